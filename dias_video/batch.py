@@ -1,0 +1,182 @@
+"""What travels between data, models and the engine: a batch of video clips, slot sequences, and random draws.
+
+Axis legend, used in every docstring and trailing comment of the project:
+
+    B batch, T frames, C channels, H W pixels, h w feature grid, N = h*w tokens, S slots, D slot width, K instances
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass
+class VideoBatch:
+    """A batch of clips. Clips shorter than the longest are padded at the end (``frame_valid`` False).
+
+    ``boxes[:, :, k]`` belongs to instance id ``k + 1`` of ``masks``; an absent instance has a zero box and
+    ``box_valid`` False. ``features`` replaces the frozen encoder's output when it was cached.
+    """
+
+    video: Tensor  # (B,T,3,H,W) uint8 RGB
+    video_id: list[str]  # B names, unique over a data set
+    frame_index: Tensor  # (B,T) int64, position in the original video
+    frame_valid: Tensor  # (B,T) bool, False = padding
+    masks: Tensor | None = None  # (B,T,H,W) int16, 0 background, -1 void
+    boxes: Tensor | None = None  # (B,T,K,4) float32 xyxy, x over W and y over H, in [0,1], edges exclusive
+    box_valid: Tensor | None = None  # (B,T,K) bool
+    features: Tensor | None = None  # (B,T,N,C) frozen-encoder tokens
+    label: Tensor | None = None  # (B,) float32, 1 = contact
+    scenario: list[str] | None = None  # B names
+
+    def __len__(self) -> int:
+        return self.video.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> VideoBatch:
+        """The same batch with every tensor on ``device``."""
+        moved = {
+            f.name: value.to(device, non_blocking=non_blocking)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    def pin_memory(self) -> VideoBatch:
+        """The same batch in pinned memory (called by ``DataLoader``)."""
+        pinned = {f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **pinned)
+
+    def frames(self, start: int, stop: int) -> VideoBatch:
+        """Frames ``start:stop`` of every clip, as views."""
+        cut = {
+            f.name: value[:, start:stop]
+            for f in fields(self)
+            if f.name != "label" and isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **cut)
+
+    @classmethod
+    def stack(cls, samples: Sequence[dict[str, Any]]) -> VideoBatch:
+        """Collate samples of the data contract (design section 3); pads T and K, never H or W.
+
+        A sample is a dict with ``video`` (T,3,H,W) uint8, ``video_id`` str, ``frame_index`` (T,) int64 and optionally
+        ``masks`` (T,H,W) int16, ``boxes`` (T,K,4) float32 with ``box_valid`` (T,K) bool, ``features`` (T,N,C),
+        ``label`` float and ``scenario`` str, as tensors.
+
+        Raises:
+            ValueError: frame sizes differ, or an optional key is present in only some samples.
+        """
+        sizes = {tuple(s["video"].shape[-2:]) for s in samples}
+        if len(sizes) > 1:
+            raise ValueError(f"frames of one batch must have one size, got {sorted(sizes)}; set a resize transform")
+        present = [k for k in ("masks", "boxes", "features", "label", "scenario") if samples[0].get(k) is not None]
+        for s in samples:
+            have = [k for k in ("masks", "boxes", "features", "label", "scenario") if s.get(k) is not None]
+            if have != present:
+                raise ValueError(f"video {s['video_id']} has {have} but {samples[0]['video_id']} has {present}")
+        num_frames = max(s["video"].shape[0] for s in samples)
+        num_boxes = max((s["boxes"].shape[1] for s in samples), default=0) if "boxes" in present else 0
+        valid = torch.stack([torch.arange(num_frames) < s["video"].shape[0] for s in samples])  # (B,T)
+
+        def padded(key: str, instances: bool = False) -> Tensor:
+            first = samples[0][key]
+            tail = (num_boxes, *first.shape[2:]) if instances else tuple(first.shape[1:])
+            out = first.new_zeros((len(samples), num_frames, *tail))
+            for row, s in zip(out, samples, strict=True):
+                value = s[key]
+                row[: value.shape[0], : value.shape[1]] = value
+            return out
+
+        frame_index = torch.zeros(len(samples), num_frames, dtype=torch.int64)
+        for row, s in zip(frame_index, samples, strict=True):
+            row[: len(s["frame_index"])] = torch.as_tensor(s["frame_index"])
+        return cls(
+            video=padded("video"),
+            video_id=[s["video_id"] for s in samples],
+            frame_index=frame_index,
+            frame_valid=valid,
+            masks=padded("masks") if "masks" in present else None,
+            boxes=padded("boxes", instances=True) if "boxes" in present else None,
+            box_valid=padded("box_valid", instances=True) if "boxes" in present else None,
+            features=padded("features") if "features" in present else None,
+            label=torch.tensor([float(s["label"]) for s in samples]) if "label" in present else None,
+            scenario=[s["scenario"] for s in samples] if "scenario" in present else None,
+        )
+
+
+@dataclass
+class CarryState:
+    """What the scan over frames hands to the next frame (and to the next window of a long video)."""
+
+    slots: Tensor  # (B,S,D)
+    mask: Tensor  # (B,S) bool, live
+    track_id: Tensor  # (B,S) int64, -1 where dead
+    age: Tensor  # (B,S) int64, frames the slot's track has lived
+    next_id: Tensor  # (B,) int64, the next unused track id
+
+
+@dataclass
+class SlotSequence:
+    """Slots of every frame of a batch of clips."""
+
+    slots: Tensor  # (B,T,S,D), zeros where dead
+    mask: Tensor  # (B,T,S) bool, live
+    track_id: Tensor  # (B,T,S) int64, -1 where dead
+    maps: Tensor  # (B,T,S,h,w) float, how much each slot owns each cell (config: decoder or aggregation attention)
+    state: CarryState  # to go on with the next window
+
+
+@dataclass
+class Tracks:
+    """One tracked video, on the CPU (``DIAS.track``)."""
+
+    masks: Tensor  # (T,H,W) int16, the track id owning each pixel
+    slots: Tensor  # (T,S,D)
+    mask: Tensor  # (T,S) bool
+    track_ids: Tensor  # (T,S) int64, -1 where dead
+    maps: Tensor  # (T,S,h,w)
+
+
+class Draws:
+    """Random numbers for one batch that do not depend on how the batch is split.
+
+    In training a draw is a function of (seed, step, place in the global batch): every process draws for the global
+    batch and keeps its slice. In evaluation it is a function of (seed, video id), whatever the batch holds.
+    Drawn on the CPU, so that every device sees the same numbers.
+    """
+
+    def __init__(self, generators: list[torch.Generator], total: int, start: int, stop: int) -> None:
+        self.generators = generators  # one for the batch, or one a sample
+        self.total, self.start, self.stop = total, start, stop
+
+    @classmethod
+    def for_step(cls, seed: int, step: int, total: int, start: int = 0, stop: int | None = None) -> Draws:
+        """Draws for samples ``start:stop`` of the ``total`` samples of a training step."""
+        state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+        return cls([torch.Generator().manual_seed(int(state >> 1))], total, start, total if stop is None else stop)
+
+    @classmethod
+    def for_videos(cls, seed: int, video_ids: Sequence[str]) -> Draws:
+        """Draws for evaluation: each sample's own stream, keyed by its video id."""
+        keys = [hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8] for name in video_ids]
+        generators = [torch.Generator().manual_seed(int.from_bytes(k, "little") >> 1) for k in keys]
+        return cls(generators, len(generators), 0, len(generators))
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers (B, *shape) float32 on the CPU."""
+        if len(self.generators) == 1 and self.total != 1:
+            return torch.randn(self.total, *shape, generator=self.generators[0])[self.start : self.stop]
+        return torch.stack([torch.randn(*shape, generator=g) for g in self.generators])
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1) (B, *shape) float32 on the CPU."""
+        if len(self.generators) == 1 and self.total != 1:
+            return torch.rand(self.total, *shape, generator=self.generators[0])[self.start : self.stop]
+        return torch.stack([torch.rand(*shape, generator=g) for g in self.generators])

@@ -1,0 +1,131 @@
+"""Models that know their own configuration, saved as json + safetensors and rebuilt without running stored code."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+Model = TypeVar("Model", bound="Configured")
+
+FORMAT_VERSION = 1
+
+
+class Configured:
+    """Mixin for modules that record their constructor's arguments as plain data.
+
+    ``module.config`` is ``{"type": class name, argument: value, ...}`` with nested modules as nested dicts. Only
+    subclasses of this mixin can be built from such a dict: the set of subclasses is the allow-list, so that a stored
+    config can never name arbitrary code.
+    """
+
+    config: dict[str, Any]
+    known: dict[str, type[Configured]] = {}  # noqa: RUF012 - the one registry, shared on purpose
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Configured.known[cls.__name__] = cls
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (weights and buffers) into ``folder``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        assert isinstance(self, torch.nn.Module)
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors")
+        described = {"format": FORMAT_VERSION, "model": self.config}
+        (folder / "config.json").write_text(json.dumps(described, indent=1) + "\n")
+
+    @classmethod
+    def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
+        """Rebuild a saved model.
+
+        Raises:
+            ValueError: a file is missing, cut off, of another class or of another shape; the message names it.
+        """
+        folder = Path(folder)
+        file = folder / "config.json"
+        if not file.is_file():
+            raise ValueError(f"{folder} holds no model: {file} is missing (a checkpoint folder has it)")
+        try:
+            described = json.loads(file.read_text())
+            config = described["model"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is damaged ({error}); use another checkpoint") from error
+        if described.get("format") != FORMAT_VERSION:
+            raise ValueError(f"{file} has format {described.get('format')}, this version reads {FORMAT_VERSION}")
+        model = build(config)
+        if not isinstance(model, cls):
+            raise ValueError(f"{folder} holds a {config['type']}, not a {cls.__name__}")
+        load_weights(model, folder / "model.safetensors")
+        return model
+
+
+def build(config: dict[str, Any]) -> Any:
+    """Instantiate a ``Configured`` class from its ``config`` dict.
+
+    Raises:
+        ValueError: the dict names a class that is not one of this project's.
+    """
+    if config.get("type") not in Configured.known:
+        raise ValueError(f"unknown class {config.get('type')!r} in a model's config")
+    arguments = {k: build(v) if isinstance(v, dict) and "type" in v else v for k, v in config.items() if k != "type"}
+    return Configured.known[config["type"]](**arguments)
+
+
+def load_weights(model: Any, file: Path) -> None:
+    """Load a safetensors file into ``model``, strictly.
+
+    Raises:
+        ValueError: missing file, damaged file, or keys and shapes that do not fit the model.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} is missing")
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged ({error}); use another checkpoint") from error
+    own = model.state_dict()
+    wrong = [f"{k} is missing" for k in own.keys() - tensors.keys()]
+    wrong += [f"{k} is unexpected" for k in tensors.keys() - own.keys()]
+    wrong += [
+        f"{k} has shape {tuple(tensors[k].shape)}, the model wants {tuple(own[k].shape)}"
+        for k in own.keys() & tensors.keys()
+        if own[k].shape != tensors[k].shape
+    ]
+    if wrong:
+        raise ValueError(f"{file} does not fit the model: {'; '.join(sorted(wrong)[:3])} ({len(wrong)} in all)")
+    model.load_state_dict(tensors)
+
+
+def _recording(init: Callable[..., None]) -> Callable[..., None]:
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def recorded(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        plain = {k: _plain(v) for k, v in list(bound.arguments.items())[1:]}
+        init(self, *args, **kwargs)
+        self.config = {"type": type(self).__name__, **plain}
+
+    return recorded
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Configured):
+        return value.config
+    if isinstance(value, (list, tuple)) or type(value).__name__ == "ListConfig":
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a {type(value).__name__} can't be part of a model's config")

@@ -1,0 +1,38 @@
+"""The entry point every script shares: Hydra composes the config, a user's error becomes one sentence and exit code 1."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+
+def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Decorate ``main(cfg)`` so that ``main()`` composes ``configs/<config_name>.yaml`` with the command line.
+
+    ValueError, FileNotFoundError and other operating-system errors are user errors here: their message is printed and
+    the process exits with 1. ``DIAS_TRACEBACK=1`` shows the traceback instead.
+    """
+
+    def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        @functools.wraps(main)
+        def guarded(cfg: DictConfig) -> Any:
+            try:
+                return main(cfg)
+            except (ValueError, OSError, OmegaConfBaseException, hydra.errors.InstantiationException) as error:
+                if os.environ.get("DIAS_TRACEBACK"):
+                    raise
+                cause = error.__cause__ if isinstance(error, hydra.errors.InstantiationException) else None
+                text = " ".join(str(cause or error).split())
+                print(f"error: {text}", file=sys.stderr, flush=True)
+                sys.exit(1)
+
+        return hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)(guarded)
+
+    return decorate
