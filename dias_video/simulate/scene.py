@@ -1,0 +1,161 @@
+"""What a simulated scene is: bodies, links, camera and light as plain data. Nothing here knows PyBullet.
+
+Lengths are metres, times seconds, angles degrees where named so; quaternions are (x, y, z, w) as in PyBullet; z is up and the
+ground is the plane z = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = tuple[float, float, float]
+Quaternion = tuple[float, float, float, float]
+IDENTITY: Quaternion = (0.0, 0.0, 0.0, 1.0)
+SHAPES = ("box", "sphere", "cylinder", "capsule", "cone")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One convex piece of a body, or one bundled mesh, placed in the body's own frame.
+
+    ``shape`` is one of ``SHAPES`` or "mesh:<number>" (PyBullet's bundled random meshes, "mesh:000" to "mesh:999"). ``size`` is
+    the full extent along the part's x, y, z; round shapes have their axis along z and take their diameter from x.
+    """
+
+    shape: str
+    size: Vector
+    position: Vector = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """A rigid body. ``mass`` 0 means that it never moves. ``texture`` is (h, w, 3) uint8 and wraps around."""
+
+    parts: tuple[Part, ...]
+    mass: float
+    position: Vector
+    texture: NDArray[np.uint8]
+    orientation: Quaternion = IDENTITY
+    velocity: Vector = (0.0, 0.0, 0.0)
+    angular_velocity: Vector = (0.0, 0.0, 0.0)
+    friction: float = 0.6
+    restitution: float = 0.4
+    rolling_friction: float = 0.01
+    about: dict[str, Any] = field(default_factory=dict)  # goes to the clip's json: color, material, role, ...
+
+
+@dataclass(frozen=True)
+class Link:
+    """A ball joint between two bodies (indices into ``Scene.bodies``) at a point given in each body's own frame."""
+
+    first: int
+    second: int
+    first_point: Vector
+    second_point: Vector
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera; ``span`` is the width in metres that the shorter side of the picture covers at the target."""
+
+    position: Vector
+    target: Vector
+    span: float
+    near: float = 0.1
+    far: float = 100.0
+
+    def view(self) -> NDArray[np.float64]:
+        """(4, 4) world to camera, the camera looking along its -z, up being +y. Not for looking straight up or down."""
+        eye, target = np.array(self.position), np.array(self.target)
+        back = (eye - target) / np.linalg.norm(eye - target)
+        right = np.cross([0.0, 0.0, 1.0], back)
+        right /= np.linalg.norm(right)
+        rotation = np.stack([right, np.cross(back, right), back])
+        matrix = np.eye(4)
+        matrix[:3, :3] = rotation
+        matrix[:3, 3] = -rotation @ eye
+        return matrix
+
+    def projection(self, size: tuple[int, int]) -> NDArray[np.float64]:
+        """(4, 4) camera to clip space (OpenGL) for a picture of ``size`` = (H, W)."""
+        height, width = size
+        distance = float(np.linalg.norm(np.array(self.position) - np.array(self.target)))
+        focal = 2 * distance / self.span  # of the shorter side, in half pictures
+        shorter = min(height, width)
+        depth = self.near - self.far
+        matrix = np.zeros((4, 4))
+        matrix[0, 0] = focal * shorter / width
+        matrix[1, 1] = focal * shorter / height
+        matrix[2, 2] = (self.far + self.near) / depth
+        matrix[2, 3] = 2 * self.far * self.near / depth
+        matrix[3, 2] = -1.0
+        return matrix
+
+    def project(self, points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+        """World points (..., 3) to pictures coordinates (..., 2) = (x, y), x over W and y over H, in [0, 1] when in view."""
+        homogeneous = np.concatenate([points, np.ones_like(points[..., :1])], axis=-1)
+        clip = homogeneous @ (self.projection(size) @ self.view()).T
+        normalised = clip[..., :2] / clip[..., 3:]
+        return np.stack([(1 + normalised[..., 0]) / 2, (1 - normalised[..., 1]) / 2], axis=-1)
+
+
+@dataclass(frozen=True)
+class Light:
+    """One distant light with a shadow; ``direction`` points from the scene to the light."""
+
+    direction: Vector
+    ambient: float = 0.5
+    diffuse: float = 0.5
+    specular: float = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Everything that physics and renderer need. Body k is instance k + 1 of the masks."""
+
+    bodies: tuple[Body, ...]
+    camera: Camera
+    light: Light
+    ground: NDArray[np.uint8]  # texture (h, w, 3)
+    sky: NDArray[np.uint8]  # two colours, top and horizon (2, 3)
+    ground_tile: float = 2.0  # metres that one copy of the ground's texture covers
+    links: tuple[Link, ...] = ()
+
+
+class Trajectory(NamedTuple):
+    """Recorded states, frame 0 being the scene as given. T frames, K bodies, float64."""
+
+    position: NDArray[np.float64]  # (T, K, 3), centre of mass
+    orientation: NDArray[np.float64]  # (T, K, 4)
+    velocity: NDArray[np.float64]  # (T, K, 3), metres a second
+
+
+class Clip(NamedTuple):
+    """A finished clip: ``video`` (T, H, W, 3) uint8, ``masks`` (T, H, W) uint8 instance ids, ``record`` the json's content."""
+
+    video: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+    record: dict[str, Any]
+
+
+def boxes_of(masks: NDArray[np.uint8], num_instances: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Boxes (T, K, 4) xyxy normalised, edges exclusive, of the visible pixels of ids 1..K, and which are there (T, K)."""
+    num_frames, height, width = masks.shape
+    ids = np.arange(1, num_instances + 1)
+    is_body = masks[:, None] == ids[:, None, None]  # (T, K, H, W)
+    rows, columns = is_body.any(axis=3), is_body.any(axis=2)  # (T, K, H), (T, K, W)
+    valid = rows.any(axis=2)
+    boxes = np.stack(
+        [
+            columns.argmax(axis=2) / width,
+            rows.argmax(axis=2) / height,
+            1 - columns[..., ::-1].argmax(axis=2) / width,
+            1 - rows[..., ::-1].argmax(axis=2) / height,
+        ],
+        axis=-1,
+    )
+    return np.where(valid[..., None], boxes, 0.0), valid

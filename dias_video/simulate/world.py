@@ -1,0 +1,246 @@
+"""PyBullet: moves a scene (``move``) and draws it (``draw``). Each call starts from a world of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dias_video.simulate.scene import Body, Part, Scene, Trajectory, Vector
+from dias_video.simulate.shapes import Mesh, bundled_mesh, plane_mesh, shape_mesh
+
+GRAVITY = -9.81
+STEPS_PER_SECOND = 240
+GROUND_EXTENT = 24.0
+
+
+@functools.cache
+def bullet() -> ModuleType:
+    """The ``pybullet`` module, imported on first use: it is an optional dependency, and greets on standard output."""
+    try:
+        with _quiet():
+            import pybullet
+    except ImportError as error:
+        raise ValueError("simulating videos needs PyBullet: install it with `pip install 'dias-video[sim]'`.") from error
+    return pybullet
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Standard output of C code goes nowhere meanwhile."""
+    kept = os.dup(1)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@functools.cache
+def _client() -> int:
+    """One physics server a process, reset before each use."""
+    return int(bullet().connect(bullet().DIRECT))
+
+
+@functools.cache
+def _texture_folder() -> tempfile.TemporaryDirectory[str]:
+    """PyBullet reads textures from files only; the folder goes with the process."""
+    return tempfile.TemporaryDirectory(prefix="dias_textures_")
+
+
+def move(scene: Scene, num_frames: int, fps: float, contact: tuple[int, int] | None = None) -> tuple[Trajectory, list[int]]:
+    """Simulate ``num_frames`` frames; frame 0 is the scene as given.
+
+    Also returns the frames in which the two bodies ``contact`` (indices) touched, a touch between frames t - 1 and t counting
+    for frame t. Steps are ``1 / STEPS_PER_SECOND`` seconds, rounded so that a whole number fits into a frame.
+    """
+    p = bullet()
+    client = _client()
+    p.resetSimulation(physicsClientId=client)
+    steps = max(1, round(STEPS_PER_SECOND / fps))
+    p.setPhysicsEngineParameter(
+        fixedTimeStep=1 / (fps * steps), deterministicOverlappingPairs=1, enableFileCaching=0, physicsClientId=client
+    )
+    p.setGravity(0, 0, GRAVITY, physicsClientId=client)
+    ground = p.createMultiBody(0, p.createCollisionShape(p.GEOM_PLANE, physicsClientId=client), physicsClientId=client)
+    p.changeDynamics(ground, -1, lateralFriction=0.8, restitution=0.8, physicsClientId=client)
+    ids = [_add_physics(p, client, body) for body in scene.bodies]
+    for link in scene.links:
+        _add_link(p, client, ids[link.first], ids[link.second], link.first_point, link.second_point)
+    states, touched = [_states(p, client, ids)], []
+    for frame in range(1, num_frames):
+        touching = False
+        for _ in range(steps):
+            p.stepSimulation(physicsClientId=client)
+            if contact is not None and not touching:
+                touching = _touch(p, client, ids[contact[0]], ids[contact[1]])
+        if touching:
+            touched.append(frame)
+        states.append(_states(p, client, ids))
+    position, orientation, velocity = (np.array(kind) for kind in zip(*states, strict=True))
+    return Trajectory(position, orientation, velocity), touched
+
+
+def _add_physics(p: ModuleType, client: int, body: Body) -> int:
+    shapes = [_collision(p, part) for part in body.parts]
+    if len(shapes) == 1:
+        collision = p.createCollisionShape(**shapes[0], physicsClientId=client)
+    else:
+        collision = p.createCollisionShapeArray(
+            shapeTypes=[shape["shapeType"] for shape in shapes],
+            halfExtents=[shape.get("halfExtents", (0, 0, 0)) for shape in shapes],
+            radii=[shape.get("radius", 0.0) for shape in shapes],
+            lengths=[shape.get("height", 0.0) for shape in shapes],
+            collisionFramePositions=[part.position for part in body.parts],
+            physicsClientId=client,
+        )
+    number = p.createMultiBody(body.mass, collision, -1, body.position, body.orientation, physicsClientId=client)
+    p.changeDynamics(
+        number,
+        -1,
+        lateralFriction=body.friction,
+        restitution=body.restitution,
+        rollingFriction=body.rolling_friction,
+        spinningFriction=body.rolling_friction,
+        activationState=p.ACTIVATION_STATE_DISABLE_SLEEPING,
+        physicsClientId=client,
+    )
+    p.resetBaseVelocity(number, body.velocity, body.angular_velocity, physicsClientId=client)
+    return int(number)
+
+
+def _collision(p: ModuleType, part: Part) -> dict[str, Any]:
+    """Arguments of ``createCollisionShape``; cones and bundled meshes are (unions of) convex hulls."""
+    diameter, _, height = part.size
+    if part.shape == "box":
+        return {"shapeType": p.GEOM_BOX, "halfExtents": [extent / 2 for extent in part.size]}
+    if part.shape == "sphere":
+        return {"shapeType": p.GEOM_SPHERE, "radius": diameter / 2}
+    if part.shape == "cylinder":
+        return {"shapeType": p.GEOM_CYLINDER, "radius": diameter / 2, "height": height}
+    if part.shape == "capsule":
+        return {"shapeType": p.GEOM_CAPSULE, "radius": diameter / 2, "height": height - diameter}
+    if part.shape.startswith("mesh:"):
+        found = bundled_mesh(part.shape)
+        scale = [part.size[0] / found.extent] * 3
+        shift = [-middle * scale[0] for middle in found.middle]
+        return {
+            "shapeType": p.GEOM_MESH, "fileName": found.path, "meshScale": scale, "collisionFramePosition": shift,
+        }  # fmt: skip
+    return {"shapeType": p.GEOM_MESH, "vertices": shape_mesh(part.shape, part.size).vertices.tolist()}
+
+
+def _add_link(p: ModuleType, client: int, first: int, second: int, first_point: Vector, second_point: Vector) -> None:
+    axis = (0, 0, 0)
+    p.createConstraint(
+        first, -1, second, -1, p.JOINT_POINT2POINT, axis, first_point, second_point, physicsClientId=client
+    )
+
+
+def _touch(p: ModuleType, client: int, first: int, second: int) -> bool:
+    """Whether two bodies are in contact: PyBullet also lists near misses, with a positive distance."""
+    points = p.getContactPoints(first, second, physicsClientId=client)
+    return any(point[8] <= 0.0 for point in points)
+
+
+def _states(p: ModuleType, client: int, ids: list[int]) -> tuple[list[Any], list[Any], list[Any]]:
+    poses = [p.getBasePositionAndOrientation(number, physicsClientId=client) for number in ids]
+    velocities = [p.getBaseVelocity(number, physicsClientId=client)[0] for number in ids]
+    return [pose[0] for pose in poses], [pose[1] for pose in poses], velocities
+
+
+def draw(
+    scene: Scene, trajectory: Trajectory, size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Render every frame of ``trajectory`` at ``size`` = (H, W).
+
+    Returns the video (T, H, W, 3) uint8 RGB and the instance ids (T, H, W) uint8, 0 for ground and sky, k + 1 for body k. Both come
+    from the same call of PyBullet's CPU renderer.
+    """
+    p = bullet()
+    client = _client()
+    p.resetSimulation(physicsClientId=client)
+    height, width = size
+    p.setPhysicsEngineParameter(enableFileCaching=0, physicsClientId=client)
+    ground = _add_visual(p, client, plane_mesh(GROUND_EXTENT, scene.ground_tile), scene.ground)
+    parts = [
+        (index, part, _add_visual(p, client, _visual(part), body.texture))
+        for index, body in enumerate(scene.bodies)
+        for part in body.parts
+    ]
+    instance = np.zeros(max([ground, *(number for _, _, number in parts)]) + 2, dtype=np.uint8)
+    for index, _, number in parts:
+        instance[number] = index + 1  # the last entry, reached by -1 (nothing hit), stays 0
+    camera = {
+        "viewMatrix": scene.camera.view().T.ravel().tolist(),  # PyBullet takes columns
+        "projectionMatrix": scene.camera.projection(size).T.ravel().tolist(),
+        "lightDirection": scene.light.direction,
+        "lightColor": (1, 1, 1),
+        "lightDistance": 12.0,
+        "shadow": 1,
+        "lightAmbientCoeff": scene.light.ambient,
+        "lightDiffuseCoeff": scene.light.diffuse,
+        "lightSpecularCoeff": scene.light.specular,
+        "renderer": p.ER_TINY_RENDERER,
+        "physicsClientId": client,
+    }
+    num_frames = len(trajectory.position)
+    video = np.empty((num_frames, height, width, 3), dtype=np.uint8)
+    masks = np.empty((num_frames, height, width), dtype=np.uint8)
+    top, horizon = scene.sky.astype(np.float64)
+    blend = np.linspace(0, 1, height)[:, None, None]
+    sky = np.broadcast_to(((1 - blend) * top + blend * horizon).astype(np.uint8), (height, width, 3))
+    for frame in range(num_frames):
+        for index, part, number in parts:
+            orientation = trajectory.orientation[frame, index]
+            position = trajectory.position[frame, index] + _rotate(orientation, part.position)
+            p.resetBasePositionAndOrientation(number, position, orientation, physicsClientId=client)
+        _, _, color, _, hit = p.getCameraImage(width, height, **camera)
+        hit = np.reshape(hit, (height, width))
+        video[frame] = np.reshape(color, (height, width, 4))[..., :3]
+        video[frame][hit < 0] = sky[hit < 0]
+        masks[frame] = instance[hit]
+    return video, masks
+
+
+def _visual(part: Part) -> Mesh:
+    if part.shape.startswith("mesh:"):
+        return bundled_mesh(part.shape).mesh_of(part.size[0])
+    return shape_mesh(part.shape, part.size)
+
+
+def _add_visual(p: ModuleType, client: int, mesh: Mesh, texture: NDArray[np.uint8]) -> int:
+    """A body that is only seen; returns its number, which the renderer writes into its segmentation mask."""
+    shape = p.createVisualShape(
+        p.GEOM_MESH,
+        vertices=mesh.vertices.tolist(),
+        normals=mesh.normals.tolist(),
+        uvs=mesh.uvs.tolist(),
+        indices=mesh.triangles.ravel().tolist(),
+        rgbaColor=(1, 1, 1, 1),
+        physicsClientId=client,
+    )
+    number = p.createMultiBody(0, -1, shape, physicsClientId=client)
+    path = Path(_texture_folder().name) / f"{number}.png"
+    Image.fromarray(texture).save(path, compress_level=1)
+    loaded = p.loadTexture(str(path), physicsClientId=client)
+    p.changeVisualShape(number, -1, textureUniqueId=loaded, physicsClientId=client)
+    return int(number)
+
+
+def _rotate(quaternion: NDArray[np.float64], vector: Vector) -> NDArray[np.float64]:
+    """``vector`` turned by a unit quaternion (x, y, z, w)."""
+    axis, real = quaternion[:3], quaternion[3]
+    turned = np.cross(axis, vector)
+    return np.asarray(vector + 2 * (real * turned + np.cross(axis, turned)))

@@ -1,0 +1,24 @@
+"""Simulate videos: physics, pictures, masks, boxes and states.
+
+python scripts/simulate.py simulate=toss root=data/simulated split=train num_videos=1000
+"""
+
+from __future__ import annotations
+
+from _main import entry
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from dias_video.simulate.writer import write_dataset
+
+
+@entry("simulate")
+def main(cfg: DictConfig) -> None:
+    folder = write_dataset(
+        instantiate(cfg.simulate, _convert_="all"), cfg.root, cfg.split, cfg.num_videos, cfg.seed, cfg.workers
+    )
+    print(folder)
+
+
+if __name__ == "__main__":
+    main()
