@@ -41,7 +41,7 @@ class VideoBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> VideoBatch:
         """The same batch with every tensor on ``device``."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device, non_blocking=non_blocking)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
@@ -50,12 +50,14 @@ class VideoBatch:
 
     def pin_memory(self) -> VideoBatch:
         """The same batch in pinned memory (called by ``DataLoader``)."""
-        pinned = {f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        pinned: dict[str, Any] = {
+            f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        }
         return replace(self, **pinned)
 
     def frames(self, start: int, stop: int) -> VideoBatch:
         """Frames ``start:stop`` of every clip, as views."""
-        cut = {
+        cut: dict[str, Any] = {
             f.name: value[:, start:stop]
             for f in fields(self)
             if f.name != "label" and isinstance(value := getattr(self, f.name), Tensor)
@@ -137,7 +139,7 @@ class SlotSequence:
 class Tracks:
     """One tracked video, on the CPU (``DIAS.track``)."""
 
-    masks: Tensor  # (T,H,W) int16, the track id owning each pixel
+    masks: Tensor  # (T,H,W) int32, the track id owning each pixel
     slots: Tensor  # (T,S,D)
     mask: Tensor  # (T,S) bool
     track_ids: Tensor  # (T,S) int64, -1 where dead
@@ -172,11 +174,11 @@ class Draws:
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers (B, *shape) float32 on the CPU."""
         if len(self.generators) == 1 and self.total != 1:
-            return torch.randn(self.total, *shape, generator=self.generators[0])[self.start : self.stop]
-        return torch.stack([torch.randn(*shape, generator=g) for g in self.generators])
+            return torch.randn((self.total, *shape), generator=self.generators[0])[self.start : self.stop]
+        return torch.stack([torch.randn(shape, generator=g) for g in self.generators])
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1) (B, *shape) float32 on the CPU."""
         if len(self.generators) == 1 and self.total != 1:
-            return torch.rand(self.total, *shape, generator=self.generators[0])[self.start : self.stop]
-        return torch.stack([torch.rand(*shape, generator=g) for g in self.generators])
+            return torch.rand((self.total, *shape), generator=self.generators[0])[self.start : self.stop]
+        return torch.stack([torch.rand(shape, generator=g) for g in self.generators])

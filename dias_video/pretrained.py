@@ -28,6 +28,7 @@ class Configured:
 
     config: dict[str, Any]
     known: dict[str, type[Configured]] = {}  # noqa: RUF012 - the one registry, shared on purpose
+    not_stored: dict[str, Any] = {}  # noqa: RUF012 - what arguments that only matter at first construction are stored as
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -116,7 +117,7 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         bound.apply_defaults()
         plain = {k: _plain(v) for k, v in list(bound.arguments.items())[1:]}
         init(self, *args, **kwargs)
-        self.config = {"type": type(self).__name__, **plain}
+        self.config = {"type": type(self).__name__, **plain, **self.not_stored}
 
     return recorded
 

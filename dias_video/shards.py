@@ -204,6 +204,11 @@ class ShardStore:
         """Dtype and shape after the frame axis of every field."""
         return self._shard(0).fields if self._files else {}
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of frames of every item, int64, in the order of ``keys``."""
+        return np.asarray(self._places[:, 2] - self._places[:, 1])
+
     def length(self, key: str) -> int:
         """Number of frames of an item."""
         _, start, stop = self._place(key)

@@ -1,0 +1,166 @@
+"""Slot Attention with every attention map, and re-initialised aggregation (paper eq. 1-2 and 8-11)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dias_video.layers import MLP, masked_softmax
+from dias_video.pretrained import Configured
+from dias_video.redundancy import LINKAGES, merge_redundant_slots
+
+
+class SlotAttention(Configured, nn.Module):
+    """phi_a of eq. 1 (Locatello et al. 2020): slots compete for tokens, a GRU and an MLP update them.
+
+    LayerNorm on queries and on tokens, q/k/v without bias, softmax over slots, weights normalised over tokens with
+    epsilon 1e-5: parameter by parameter the authors' released layout.
+    """
+
+    EPSILON = 1e-5
+
+    def __init__(self, slot_dim: int, token_dim: int, mlp_ratio: int = 4) -> None:
+        super().__init__()
+        self.norm_tokens = nn.LayerNorm(token_dim)
+        self.key = nn.Linear(token_dim, slot_dim, bias=False)
+        self.value = nn.Linear(token_dim, slot_dim, bias=False)
+        self.norm_slots = nn.LayerNorm(slot_dim)
+        self.query = nn.Linear(slot_dim, slot_dim, bias=False)
+        self.gru = nn.GRUCell(slot_dim, slot_dim)
+        self.norm_mlp = nn.LayerNorm(slot_dim)
+        self.mlp = MLP(slot_dim, mlp_ratio * slot_dim)
+
+    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Project tokens (...,N,C) to keys and values (...,N,D); once for all frames and iterations."""
+        tokens = self.norm_tokens(tokens)
+        return self.key(tokens), self.value(tokens)
+
+    def forward(self, slots: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """One iteration: S^i, A^i = phi_a(S^(i-1), Z, M) (eq. 1, 10).
+
+        Args:
+            slots: (B,S,D) queries.
+            keys, values: (B,N,D).
+            mask: (B,S) bool; a masked slot gets exactly zero attention and comes out as zeros.
+
+        Returns:
+            Slots (B,S,D) and attention (B,S,N), which sums to 1 over the live slots of each token.
+        """
+        queries = self.query(self.norm_slots(slots))
+        logits = queries * queries.shape[-1] ** -0.5 @ keys.transpose(1, 2)  # (B,S,N)
+        attention = masked_softmax(logits, mask[..., None], dim=1)  # (B,S,N)
+        weights = attention / (attention.sum(-1, keepdim=True) + self.EPSILON)
+        updates = weights.to(values.dtype) @ values  # (B,S,D)
+        updated = self.gru(updates.flatten(0, 1), slots.flatten(0, 1).to(updates.dtype)).view_as(slots)
+        updated = updated + self.mlp(self.norm_mlp(updated))
+        return updated * mask[..., None], attention
+
+
+class Aggregated(NamedTuple):
+    """Slots of one frame, and how they came about."""
+
+    slots: Tensor  # (B,S,D), zeros where dead
+    mask: Tensor  # (B,S) bool: M_r of eq. 9
+    labels: Tensor  # (B,S) int64, the slot that each slot was merged into (itself if none), -1 where it was off
+    first: Tensor  # (B,S,N) attention A_a^1 of the first iteration
+    last: Tensor  # (B,S,N) attention A_a of the last iteration, zeros for dead slots
+    maps: list[Tensor]  # attention of every iteration, each (B,S,N)
+
+
+class Aggregator(Configured, nn.Module):
+    """Re-initialised aggregation (eq. 8-10), with its two ablation switches.
+
+    Args:
+        attention: the Slot Attention layer phi_a.
+        merge_threshold: cosine distance under which slots are redundant (phi_r, eq. 9); None switches reduction off.
+        reinitialize: aggregate once more from the remaining slots (eq. 10). Off: reduction after the last iteration,
+            as in SOLV (eq. 6-7).
+        skip_merging: probability, in training, that a clip's slots are not merged (SOLV uses 0.1).
+        linkage: of the clustering, ``complete`` or ``average``.
+        bilevel: straight-through gradient to the initial queries and only the last iteration differentiated (BO-QSA).
+            The DIAS authors found it incompatible with self-distillation.
+    """
+
+    def __init__(
+        self,
+        attention: SlotAttention,
+        merge_threshold: float | None = 0.12,
+        reinitialize: bool = True,
+        skip_merging: float = 0.0,
+        linkage: str = "complete",
+        bilevel: bool = False,
+    ) -> None:
+        super().__init__()
+        if reinitialize and merge_threshold is None:
+            raise ValueError("reinitialize=true needs redundancy reduction: set merge_threshold, or reinitialize=false")
+        if not 0 <= skip_merging < 1:
+            raise ValueError(f"skip_merging is a probability below 1, got {skip_merging}")
+        if linkage not in LINKAGES:
+            raise ValueError(f"linkage must be one of {LINKAGES}, got {linkage!r}")
+        self.attention = attention
+        self.merge_threshold = merge_threshold
+        self.reinitialize = reinitialize
+        self.skip_merging = skip_merging
+        self.linkage = linkage
+        self.bilevel = bilevel
+
+    def check_iterations(self, num_iterations: int, name: str) -> None:
+        """Raise ValueError when ``num_iterations`` (config value ``name``) is too small for this aggregation."""
+        least = 2 if self.reinitialize else 1
+        if num_iterations < least:
+            why = (
+                "re-initialised aggregation aggregates, reduces and aggregates again" if least == 2 else "none is none"
+            )
+            raise ValueError(f"{name} must be at least {least} ({why}), got {num_iterations}")
+
+    def forward(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor,
+        num_iterations: int,
+        age: Tensor | None = None,
+        skip: Tensor | None = None,
+    ) -> Aggregated:
+        """Aggregate one frame.
+
+        Args:
+            queries: (B,S,D) query slots S^0, on where ``mask`` (B,S) is True.
+            keys, values: (B,N,D) of ``SlotAttention.keys_values``.
+            num_iterations: i_a, in all: i_a - 1 plain ones and the extra one when re-initialising.
+            age: (B,S) int64 frames alive, for the choice of representatives.
+            skip: (B,) bool, clips whose slots are not merged this time.
+        """
+        self.check_iterations(num_iterations, "num_iterations")
+        slots = queries * mask[..., None]
+        labels = torch.arange(slots.shape[1], device=slots.device).expand(mask.shape).masked_fill(~mask, -1)
+        maps: list[Tensor] = []
+        num_plain = num_iterations - 1 if self.reinitialize else num_iterations
+        for i in range(num_plain):  # eq. 8
+            if self.bilevel and i == num_iterations - 1:
+                slots = slots.detach() + queries - queries.detach()
+            slots, attention = self.attention(slots, keys, values, mask)
+            maps.append(attention)
+        first, last = maps[0], maps[-1]
+        if self.merge_threshold is not None:  # eq. 9
+            merged = merge_redundant_slots(slots, self.merge_threshold, mask, age, self.linkage)
+            if skip is not None:
+                merged = merged._replace(
+                    slots=torch.where(skip[:, None, None], slots, merged.slots),
+                    mask=torch.where(skip[:, None], mask, merged.mask),
+                    labels=torch.where(skip[:, None], labels, merged.labels),
+                )
+            slots, live, labels = merged
+            if self.reinitialize:  # eq. 10
+                if self.bilevel:
+                    slots = slots.detach() + queries - queries.detach()
+                slots, last = self.attention(slots, keys, values, live)
+                maps.append(last)
+            else:  # a merged slot owns what its members owned
+                member = labels[:, None, :] == torch.arange(slots.shape[1], device=slots.device)[:, None]  # (B,S,S)
+                last = member.to(last.dtype) @ last
+            mask = live
+        return Aggregated(slots, mask, labels, first, last, maps)

@@ -1,0 +1,170 @@
+"""Frozen image encoders: frames in, a grid of tokens out.
+
+Every encoder has ``grid`` (h,w), ``feature_dim`` C, and ``features(video)``: uint8 (B,T,3,H,W) of any size to tokens
+(B,T,N,C) without gradient, all frames of the batch in one call.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dias_video.layers import MLP
+from dias_video.pretrained import Configured
+
+
+class TimmEncoder(Configured, nn.Module):
+    """Any timm Vision Transformer, frozen; by default what the paper uses, DINOv2 ViT-S/14 at 224 px (16x16 tokens).
+
+    Args:
+        name: a timm model name.
+        weights: ``hub`` (timm downloads them), ``random``, or the path of a safetensors file under timm's key names
+            (position embeddings are resampled to ``input_size``). A saved model carries its weights with it.
+        input_size: (height, width) in pixels that frames are resized to, bicubically.
+        final_norm: whether tokens pass the final LayerNorm; the authors' released configuration leaves it out.
+
+    Raises:
+        ValueError: unknown model, a model without patch tokens, or weights that cannot be loaded.
+    """
+
+    not_stored = {"weights": "random"}  # noqa: RUF012 - a constant
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        name: str = "vit_small_patch14_dinov2.lvd142m",
+        weights: str = "hub",
+        input_size: tuple[int, int] = (224, 224),
+        final_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        overlay = None
+        if weights not in ("hub", "random"):
+            if not Path(weights).is_file():
+                raise ValueError(f"encoder weights {weights} not found: give a safetensors file, 'hub' or 'random'")
+            overlay = {"file": weights}
+        try:
+            self.vit: Any = timm.create_model(
+                name,
+                pretrained=weights != "random",
+                pretrained_cfg_overlay=overlay,
+                img_size=tuple(input_size),
+                num_classes=0,
+            )
+        except Exception as error:  # timm raises many kinds; each becomes one sentence
+            raise ValueError(f"timm cannot make {name} with weights {weights}: {error}") from error
+        if not hasattr(self.vit, "patch_embed"):
+            raise ValueError(f"{name} has no patch tokens; choose a Vision Transformer")
+        if not final_norm:
+            self.vit.norm = nn.Identity()
+        self.vit.requires_grad_(False)
+        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.grid: tuple[int, int] = tuple(self.vit.patch_embed.grid_size)
+        self.feature_dim: int = self.vit.num_features
+        self.num_prefix: int = self.vit.num_prefix_tokens
+        stats = self.vit.pretrained_cfg
+        self.register_buffer("pixel_mean", torch.tensor(stats["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(stats["std"]).view(3, 1, 1), persistent=False)
+
+    @torch.no_grad()
+    def features(self, video: Tensor) -> Tensor:
+        frames = resized(video, self.input_size)  # (B*T,3,H,W) in [0,1]
+        tokens = self.vit.forward_features((frames - self.pixel_mean) / self.pixel_std)
+        return rearrange(tokens[:, self.num_prefix :], "(b t) n c -> b t n c", b=video.shape[0])
+
+
+class TinyEncoder(Configured, nn.Module):
+    """A small convolutional encoder for machines without a GPU: stride 8, so 16x16 tokens at 128 px.
+
+    It learns by distillation from a large frozen encoder (``Distillation``) and is frozen afterwards.
+
+    Args:
+        feature_dim: C.
+        width: channels at full depth.
+        depth: residual blocks at full depth.
+        input_size: (height, width) in pixels, multiples of 8.
+        weights: ``random``, or a checkpoint folder of a model with a ``TinyEncoder`` named ``encoder``.
+    """
+
+    not_stored = {"weights": "random"}  # noqa: RUF012 - a constant
+
+    def __init__(
+        self,
+        feature_dim: int = 64,
+        width: int = 128,
+        depth: int = 4,
+        input_size: tuple[int, int] = (128, 128),
+        weights: str = "random",
+    ) -> None:
+        super().__init__()
+        if any(side % 8 or side < 8 for side in input_size):
+            raise ValueError(f"input_size must be multiples of 8, got {tuple(input_size)}")
+        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.grid = (self.input_size[0] // 8, self.input_size[1] // 8)
+        self.feature_dim = feature_dim
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width // 4, 5, stride=2, padding=2),
+            nn.GELU(),
+            nn.Conv2d(width // 4, width // 2, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
+        )
+        self.position = nn.Parameter(torch.zeros(1, width, *self.grid))  # the teacher's tokens know where they are
+        self.blocks = nn.Sequential(*[ConvBlock(width) for _ in range(depth)])
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, feature_dim))
+        if weights != "random":
+            self.load_state_dict(_encoder_weights(Path(weights)))
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Tokens (B,T,N,C) of uint8 video (B,T,3,H,W), with gradient (for distillation)."""
+        x = self.stem(resized(video, self.input_size) * 4 - 2)  # (B*T,width,h,w)
+        x = self.blocks(x + self.position)
+        return self.head(rearrange(x, "(b t) c h w -> b t (h w) c", b=video.shape[0]))
+
+    @torch.no_grad()
+    def features(self, video: Tensor) -> Tensor:
+        return self(video)
+
+
+class ConvBlock(nn.Module):
+    """Depthwise 7x7 convolution, LayerNorm, MLP, residual: (B,C,h,w) to the same."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.mlp = MLP(width, 4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mlp(self.norm(self.spatial(x).permute(0, 2, 3, 1)))
+        return x + y.permute(0, 3, 1, 2)
+
+
+def resized(video: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 video (B,T,3,H,W) to float frames (B*T,3,*size) in [0,1], bicubic with antialiasing when sizes differ."""
+    frames = video.flatten(0, 1).float() / 255
+    if frames.shape[-2:] != torch.Size(size):
+        frames = F.interpolate(frames, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return frames
+
+
+def _encoder_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors named ``encoder.*`` of a checkpoint folder."""
+    file = folder / "model.safetensors"
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"encoder weights {file} cannot be read: {error}") from error
+    own = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
+    if not own:
+        raise ValueError(f"{file} holds no encoder (no tensor is named encoder.*)")
+    return own

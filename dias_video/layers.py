@@ -1,0 +1,71 @@
+"""Transformer pieces that several modules share."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class MLP(nn.Sequential):
+    """Linear - GELU - Linear, ``width -> hidden -> out``."""
+
+    def __init__(self, width: int, hidden: int, out: int | None = None, bias: bool = True) -> None:
+        super().__init__(nn.Linear(width, hidden, bias), nn.GELU(), nn.Linear(hidden, out or width, bias))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over tokens (B,N,C) through the fused kernel."""
+
+    def __init__(self, width: int, num_heads: int, bias: bool = False) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"width {width} is not divisible by num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width, bias)
+        self.out = nn.Linear(width, width, bias)
+
+    def forward(self, x: Tensor, keys: Tensor | None = None, causal: bool = False) -> Tensor:
+        """``keys`` (B,N) bool: True where a token may be attended to; a row with none attends to nothing."""
+        q, k, v = rearrange(self.qkv(x), "b n (three a d) -> three b a n d", three=3, a=self.num_heads)
+        mask = None if keys is None else keys[:, None, None, :]  # (B,1,1,N)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return self.out(rearrange(y, "b a n d -> b n (a d)"))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens (B,N,C) over slots (B,S,C)."""
+
+    def __init__(self, width: int, num_heads: int, bias: bool = False) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"width {width} is not divisible by num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.q = nn.Linear(width, width, bias)
+        self.kv = nn.Linear(width, 2 * width, bias)
+        self.out = nn.Linear(width, width, bias)
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor, weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Attend to the live slots (``mask`` (B,S) bool).
+
+        Returns:
+            The update (B,N,C), and where asked for the attention (B,N,S), mean over heads, exactly 0 on dead slots.
+        """
+        q = rearrange(self.q(x), "b n (a d) -> b a n d", a=self.num_heads)
+        k, v = rearrange(self.kv(memory), "b s (two a d) -> two b a s d", two=2, a=self.num_heads)
+        if not weights:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+            return self.out(rearrange(y, "b a n d -> b n (a d)")), None
+        attention = masked_softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, mask[:, None, None, :], dim=-1)
+        y = attention.to(v.dtype) @ v
+        return self.out(rearrange(y, "b a n d -> b n (a d)")), attention.mean(1)  # (B,N,S)
+
+
+def masked_softmax(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Softmax in float32 (or wider) over the entries where ``mask`` is True; exactly 0, also in gradient, elsewhere.
+
+    Rows without any True are all zero instead of NaN.
+    """
+    wide = logits if logits.dtype.itemsize >= 4 else logits.float()
+    lowest = wide.new_tensor(-1e30)  # not -inf: a row without live entries must not become NaN
+    return wide.where(mask, lowest).softmax(dim) * mask

@@ -1,0 +1,80 @@
+"""Loss terms, one value a sample: reconstruction (eq. 4, 23) and self-distillation (eq. 14-15)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+TEACHERS = ("hard", "soft")
+
+
+def reconstruction_loss(predicted: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+    """Mean squared error (eq. 4, 23) over the counted tokens of each clip.
+
+    Args:
+        predicted, target: (B,T,N,C).
+        counted: (B,T,N) bool, the tokens that the decoding mode scores, padding frames left out.
+
+    Returns:
+        (B,) float32; the mean over the clip's counted tokens.
+    """
+    error = (predicted.float() - target.float()).square().mean(-1)  # (B,T,N)
+    weight = counted.to(error.dtype)
+    return (error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1)
+
+
+def distillation_loss(first: Tensor, last: Tensor, mask: Tensor, teacher: str, frame_valid: Tensor) -> Tensor:
+    """Self-distillation: the first iteration's attention learns from the last one's (eq. 14-15).
+
+    Args:
+        first: (B,T,S,N) attention A_a^1, softmax over the slots that were on.
+        last: (B,T,S,N) attention A_a after re-initialisation; the teacher, detached here.
+        mask: (B,T,S) bool, slots live in ``last``; dead ones are never labels.
+        teacher: ``hard``: argmax labels, Hungarian-matched to the first map's regions (the equations). ``soft``: the
+            last map as target and the first map as if it were logits, unmatched (the authors' released image code).
+        frame_valid: (B,T) bool, False for padding.
+
+    Returns:
+        (B,) float32, mean over the clip's cells.
+    """
+    if teacher not in TEACHERS:
+        raise ValueError(f"the distillation teacher must be one of {TEACHERS}, got {teacher!r}")
+    first, last = first.float(), last.detach().float()
+    if teacher == "soft":
+        per_cell = -(last * F.log_softmax(first, dim=2)).sum(2)  # (B,T,N)
+    else:
+        labels = last.masked_fill(~mask[..., None], -1).argmax(2)  # (B,T,N) bin_s(A_a)
+        regions = first.detach().argmax(2)  # (B,T,N) bin_s(A_a^1)
+        on = first.detach().amax(-1) > 0  # (B,T,S)
+        match = match_regions(labels, regions, mask, on)  # (B,T,S) the first-map slot of each last-map slot
+        target = match.gather(2, labels)  # (B,T,N) M_a* of eq. 14
+        chosen = first.gather(2, target[:, :, None, :]).squeeze(2)  # (B,T,N)
+        per_cell = -chosen.clamp_min(torch.finfo(torch.float32).tiny).log()  # eq. 15
+    weight = frame_valid.to(per_cell.dtype)
+    return (per_cell.mean(-1) * weight).sum(1) / weight.sum(1).clamp_min(1)
+
+
+def match_regions(labels: Tensor, regions: Tensor, live: Tensor, on: Tensor) -> Tensor:
+    """Hungarian assignment (eq. 14) of the last map's regions to the first map's, maximising IoU.
+
+    Args:
+        labels: (B,T,N) int64, last map's slot of each cell; ``live`` (B,T,S) bool says which slots may be labels.
+        regions: (B,T,N) int64, first map's slot of each cell; ``on`` (B,T,S) bool says which slots were on.
+
+    Returns:
+        (B,T,S) int64: for each last-map slot the first-map slot matched to it.
+
+    One round trip to the host for the whole batch: scipy solves the S x S problems.
+    """
+    num_slots = live.shape[-1]
+    last = F.one_hot(labels, num_slots).float().transpose(2, 3)  # (B,T,S,N)
+    first = F.one_hot(regions, num_slots).float()  # (B,T,N,S)
+    overlap = last @ first  # (B,T,S,S) cells shared, exact in float32
+    union = last.sum(-1)[..., :, None] + first.sum(-2)[..., None, :] - overlap
+    iou = overlap / union.clamp_min(1)
+    # A slot that was off in the first map has no probability to raise; a dead slot's row decides nothing.
+    iou = iou.masked_fill(~on[..., None, :], -1).masked_fill(~live[..., :, None], 0)
+    solved = [linear_sum_assignment(table, maximize=True)[1] for table in iou.flatten(0, 1).cpu().numpy()]
+    return torch.as_tensor(solved and [s.tolist() for s in solved], device=labels.device).view(live.shape)

@@ -1,0 +1,285 @@
+"""Temporal DIAS: encode every frame at once, aggregate frame by frame, decode every frame at once.
+
+An image is a video of one frame. Equation numbers are the paper's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dias_video.aggregator import Aggregator
+from dias_video.batch import CarryState, Draws, SlotSequence, Tracks, VideoBatch
+from dias_video.decoders import CausalDecoder, MLPDecoder, RandomARDecoder, SlotMixerDecoder
+from dias_video.encoders import TimmEncoder, TinyEncoder
+from dias_video.initializers import BoxInitializer, GaussianInitializer
+from dias_video.losses import TEACHERS, distillation_loss, reconstruction_loss
+from dias_video.masks import maps_to_masks
+from dias_video.pretrained import Configured
+from dias_video.transition import Transition
+
+Encoder = TimmEncoder | TinyEncoder
+Initializer = GaussianInitializer | BoxInitializer
+Decoder = RandomARDecoder | CausalDecoder | MLPDecoder | SlotMixerDecoder
+
+CARRIES = ("reseed", "persist")
+MASK_SOURCES = ("decoder", "aggregation")
+
+
+class Projection(Configured, nn.Module):
+    """Frozen features to the tokens that slots look at: LayerNorm and an MLP, (...,N,C) to (...,N,out_dim).
+
+    ``num_tokens`` adds a learned position to each token, for encoders whose features don't tell where they are.
+    """
+
+    def __init__(self, feature_dim: int, out_dim: int, num_tokens: int | None = None) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(feature_dim)
+        self.hidden = nn.Linear(feature_dim, out_dim)
+        self.out = nn.Linear(out_dim, out_dim)
+        self.positions = None if num_tokens is None else nn.Parameter(torch.randn(num_tokens, out_dim) * 0.02)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.hidden(self.norm(features))
+        if self.positions is not None:
+            x = x + self.positions
+        return self.out(F.gelu(x))
+
+
+class Scan(NamedTuple):
+    """What the pass over frames leaves behind, frames stacked."""
+
+    slots: Tensor  # (B,T,S,D)
+    mask: Tensor  # (B,T,S) bool
+    track_id: Tensor  # (B,T,S) int64
+    first: Tensor  # (B,T,S,N) A_a^1
+    last: Tensor  # (B,T,S,N) A_a
+    state: CarryState
+
+
+class DIAS(Configured, nn.Module):
+    """Slot attention with re-initialisation and self-distillation, carried over frames.
+
+    Args:
+        encoder: frozen; its tokens are the input and the reconstruction target Y = Z.
+        projection: tokens for Slot Attention.
+        initializer: queries of the first frame, and of freed slots later.
+        aggregator: re-initialised aggregation.
+        transition: slots of a frame to queries of the next.
+        decoder: phi_d.
+        first_iterations, later_iterations: i_a on the first frame and on the others.
+        carry: ``reseed``: a slot that is off at t starts anew from the initializer's Gaussian at t + 1; ``persist``: it
+            stays off.
+        teacher: self-distillation ``hard`` (eq. 14-15), ``soft`` (released image code), or None for none.
+        normalize_targets: standardise every target token over its channels.
+        mask_source: what masks are read from, the ``decoder``'s attention A_d or the ``aggregation``'s A_a.
+
+    Raises:
+        ValueError: an unknown choice, or fewer than 2 iterations with re-initialisation.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        projection: Projection,
+        initializer: Initializer,
+        aggregator: Aggregator,
+        transition: Transition,
+        decoder: Decoder,
+        first_iterations: int = 3,
+        later_iterations: int = 2,
+        carry: str = "reseed",
+        teacher: str | None = "hard",
+        normalize_targets: bool = False,
+        mask_source: str = "decoder",
+    ) -> None:
+        super().__init__()
+        aggregator.check_iterations(first_iterations, "first_iterations")
+        aggregator.check_iterations(later_iterations, "later_iterations")
+        for name, value, known in (
+            ("carry", carry, CARRIES),
+            ("teacher", teacher, (None, *TEACHERS)),
+            ("mask_source", mask_source, MASK_SOURCES),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {known}, got {value!r}")
+        self.encoder = encoder.requires_grad_(False)
+        self.projection = projection
+        self.initializer = initializer
+        self.aggregator = aggregator
+        self.transition = transition
+        self.decoder = decoder
+        self.first_iterations, self.later_iterations = first_iterations, later_iterations
+        self.carry, self.teacher = carry, teacher
+        self.normalize_targets, self.mask_source = normalize_targets, mask_source
+
+    @property
+    def num_slots(self) -> int:
+        return self.initializer.num_slots
+
+    @property
+    def slot_dim(self) -> int:
+        return self.initializer.slot_dim
+
+    def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
+        """Loss terms of a training step, each (B,): ``reconstruction`` and, with a teacher, ``distillation``."""
+        features = self.features(batch)  # (B,T,N,C)
+        target = self.targets(features)
+        scan = self.scan(batch, features, draws)
+        decoded = self.decoder(scan.slots, scan.mask, target, draws)  # eq. 11
+        counted = decoded.scored & batch.frame_valid[..., None]
+        terms = {"reconstruction": reconstruction_loss(decoded.reconstruction, target, counted)}
+        if self.teacher is not None:
+            terms["distillation"] = distillation_loss(scan.first, scan.last, scan.mask, self.teacher, batch.frame_valid)
+        return terms
+
+    def features(self, batch: VideoBatch) -> Tensor:
+        """Frozen tokens (B,T,N,C): the cached ones if the batch has them, else all frames in one encoder call."""
+        tokens = self.encoder.features(batch.video) if batch.features is None else batch.features
+        return tokens.float()
+
+    def targets(self, features: Tensor) -> Tensor:
+        """What the decoder reconstructs and knows: the tokens, standardised if so configured."""
+        return F.layer_norm(features, features.shape[-1:]) if self.normalize_targets else features
+
+    def scan(self, batch: VideoBatch, features: Tensor, draws: Draws, state: CarryState | None = None) -> Scan:
+        """Aggregate frame after frame, each from the slots of the one before (eq. 8-10 on every frame).
+
+        ``state`` continues an earlier window of the same videos. Where a clip has ended (``frame_valid`` False) its
+        slots are computed and mean nothing; they influence neither other clips nor its earlier frames.
+        """
+        keys, values = self.aggregator.attention.keys_values(self.projection(features))  # (B,T,N,D) all frames at once
+        outputs = []
+        for t in range(features.shape[1]):
+            queries, mask, state = self.queries(batch, t, draws, state)
+            iterations = self.later_iterations
+            if state is None:
+                iterations = self.first_iterations
+                state = CarryState(
+                    queries, mask, torch.full_like(mask, -1, dtype=torch.int64), mask.long() * 0, mask[:, 0].long() * 0
+                )
+            skip = None
+            if self.training and self.aggregator.skip_merging > 0:
+                skip = (draws.uniform() < self.aggregator.skip_merging).to(mask.device)  # (B,)
+            frame = self.aggregator(queries, keys[:, t], values[:, t], mask, iterations, state.age, skip)
+            state = carried(state, frame.slots, frame.mask)
+            outputs.append((frame.slots, frame.mask, state.track_id, frame.first, frame.last))
+        slots, masks, track_id, first, last = (torch.stack(column, 1) for column in zip(*outputs, strict=True))
+        assert state is not None
+        return Scan(slots, masks, track_id, first, last, state)
+
+    def queries(
+        self, batch: VideoBatch, t: int, draws: Draws, state: CarryState | None
+    ) -> tuple[Tensor, Tensor, CarryState | None]:
+        """Query slots (B,S,D), which of them are on (B,S), and the state with re-seeded slots' tracks ended."""
+        if state is None:
+            boxes = None if batch.boxes is None else batch.boxes[:, t]
+            valid = None if batch.box_valid is None else batch.box_valid[:, t]
+            return (*self.initializer(len(batch), draws, boxes, valid), None)
+        queries = self.transition(state.slots, state.mask)
+        if self.carry == "persist":
+            return queries, state.mask, state
+        seeds = self.initializer.reseed(len(batch), draws).to(queries.dtype)
+        return torch.where(state.mask[..., None], queries, seeds), torch.ones_like(state.mask), state
+
+    @torch.no_grad()
+    def encode(self, batch: VideoBatch, draws: Draws, state: CarryState | None = None) -> SlotSequence:
+        """Slots of every frame, without gradient.
+
+        Args:
+            batch: clips; first-frame boxes are used when it has them and the initializer takes them.
+            draws: ``Draws.for_videos``, the same object for every window of a video.
+            state: of the window before, to go on; None starts.
+        """
+        features = self.features(batch)
+        scan = self.scan(batch, features, draws, state)
+        if self.mask_source == "decoder":
+            maps = self.decoder(scan.slots, scan.mask, self.targets(features)).attention
+        else:
+            maps = scan.last
+        maps = maps.unflatten(-1, self.encoder.grid)
+        return SlotSequence(scan.slots, scan.mask, scan.track_id, maps, scan.state)
+
+    @torch.no_grad()
+    def decode_slots(self, slots: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode slots (B,T,S,D) live where ``mask`` (B,T,S), with every token masked: no feature is looked at.
+
+        Returns:
+            Reconstructed tokens (B,T,N,C) and the maps (B,T,S,h,w) of who owns which cell.
+        """
+        decoded = self.decoder(slots * mask[..., None], mask)
+        return decoded.reconstruction, decoded.attention.unflatten(-1, self.encoder.grid)
+
+    @torch.no_grad()
+    def track(
+        self,
+        video: Tensor,
+        boxes: Tensor | None = None,
+        box_valid: Tensor | None = None,
+        window: int = 24,
+        seed: int = 0,
+    ) -> Tracks:
+        """Track the objects of one video, window by window, so that memory does not grow with its length.
+
+        Args:
+            video: (T,3,H,W) uint8 RGB.
+            boxes: (K,4) normalised xyxy on the first frame, with ``box_valid`` (K,) bool (all valid by default); None
+                lets the model find objects by itself.
+            window: frames encoded and decoded at once.
+            seed: of the query noise.
+
+        Raises:
+            ValueError: a video of another shape or type, without frames, or boxes out of range.
+        """
+        if video.ndim != 4 or video.shape[1] != 3 or video.dtype != torch.uint8:
+            raise ValueError(f"video must be (T,3,H,W) uint8, got {tuple(video.shape)} {video.dtype}")
+        if len(video) == 0:
+            raise ValueError("the video has no frames")
+        if boxes is not None and (boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.min() < 0 or boxes.max() > 1):
+            raise ValueError("boxes must be (K,4) normalised xyxy in [0,1]")
+        if boxes is not None and box_valid is None:
+            box_valid = torch.ones(len(boxes), dtype=torch.bool)
+        was_training = self.training
+        self.eval()
+        device = next(self.parameters()).device
+        draws = Draws.for_videos(seed, ["video"])
+        state, parts = None, []
+        for start in range(0, len(video), window):
+            clip = video[None, start : start + window]
+            batch = VideoBatch(
+                video=clip,
+                video_id=["video"],
+                frame_index=torch.arange(start, start + clip.shape[1])[None],
+                frame_valid=torch.ones(clip.shape[:2], dtype=torch.bool),
+                boxes=None if boxes is None else boxes[None, None].float(),
+                box_valid=None if box_valid is None else box_valid[None, None],
+            ).to(device)
+            sequence = self.encode(batch, draws, state)
+            state = sequence.state
+            slots, mask, ids, maps = (x[0].cpu() for x in sequence_tensors(sequence))
+            parts.append((maps_to_masks(maps, mask, ids, (video.shape[2], video.shape[3])), slots, mask, ids, maps))
+        self.train(was_training)
+        return Tracks(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def sequence_tensors(sequence: SlotSequence) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Slots, mask, track ids and maps of a sequence."""
+    return sequence.slots, sequence.mask, sequence.track_id, sequence.maps
+
+
+def carried(state: CarryState, slots: Tensor, mask: Tensor) -> CarryState:
+    """Account for one frame: tracks end where a slot died, go on where it lived before, and begin elsewhere.
+
+    Args:
+        state: before the frame.
+        slots, mask: (B,S,D) and (B,S) after it.
+    """
+    going_on = mask & (state.track_id >= 0)
+    beginning = mask & ~going_on
+    new_ids = state.next_id[:, None] + beginning.cumsum(1) - 1  # (B,S)
+    track_id = torch.where(beginning, new_ids, state.track_id.masked_fill(~going_on, -1))
+    age = torch.where(going_on, state.age + 1, beginning.long())
+    return CarryState(slots, mask, track_id, age, state.next_id + beginning.sum(1))

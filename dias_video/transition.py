@@ -1,0 +1,24 @@
+"""From the slots of frame t to the queries of frame t + 1."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dias_video.layers import MLP, SelfAttention
+from dias_video.pretrained import Configured
+
+
+class Transition(Configured, nn.Module):
+    """One pre-norm Transformer encoder layer over the live slots of a frame; (B,S,D) -> (B,S,D), dead slots stay 0."""
+
+    def __init__(self, slot_dim: int, num_heads: int = 4, mlp_ratio: int = 4) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(slot_dim)
+        self.attention = SelfAttention(slot_dim, num_heads, bias=True)
+        self.norm2 = nn.LayerNorm(slot_dim)
+        self.mlp = MLP(slot_dim, mlp_ratio * slot_dim)
+
+    def forward(self, slots: Tensor, mask: Tensor) -> Tensor:
+        slots = slots + self.attention(self.norm1(slots), keys=mask)
+        slots = slots + self.mlp(self.norm2(slots))
+        return slots * mask[..., None]
