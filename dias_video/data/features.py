@@ -1,0 +1,196 @@
+"""Cache of a frozen encoder's features: one pass over a data set, after which training never runs the encoder.
+
+A frame costs N * C * 2 bytes of disk: 16x16 tokens of DINOv2 ViT-S/14 (384 wide) are 192 KiB, so 1,000 clips of 24
+frames are 4.5 GiB; stored flips double it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dias_video.data.source import VideoSource, fingerprint
+from dias_video.data.transforms import ClipTransform, Transform, resize_video
+from dias_video.shards import ShardStore, ShardWriter, build_index
+
+FLIPPED = "|flipped"  # end of the key of a mirrored video
+
+
+class FrozenEncoder(Protocol):
+    """What the cache needs of an encoder (a module that records its ``config``)."""
+
+    grid: tuple[int, int]
+    feature_dim: int
+    config: dict[str, Any]
+
+    def features(self, video: Tensor) -> Tensor:
+        """(B,T,3,H,W) uint8 to (B,T,N,C)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and buffers."""
+        ...
+
+
+class FeatureCache:
+    """Reads a feature cache, frame by frame, out of the shards that hold the frames.
+
+    Raises:
+        ValueError: ``path`` holds no finished feature cache.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.store = ShardStore(self.path)
+        self.header = self.store.header
+        if self.header.get("kind") != "features":
+            raise ValueError(f"{self.path} is not a feature cache; make one with scripts/cache_features.py")
+        self.size: tuple[int, int] = tuple(self.header["size"])  # (H,W) of the frames that the encoder saw
+        self.grid: tuple[int, int] = tuple(self.header["grid"])  # (h,w)
+        self.flips: bool = self.header["flips"]
+
+    def read(self, video_id: str, frames: Sequence[int], flipped: bool = False) -> Tensor:
+        """Features (T,N,C) float32 of the frames named, of the mirrored video if ``flipped``.
+
+        Raises:
+            ValueError: the cache does not hold them.
+        """
+        key = video_id + FLIPPED if flipped else video_id
+        pieces = [self.store.read(key, start, stop)["features"] for start, stop in _runs(frames)]
+        return torch.cat(pieces).float()
+
+    def check(self, source: VideoSource, transform: Transform | None) -> None:
+        """Refuse a cache that does not hold what clips of ``source`` under ``transform`` need.
+
+        Raises:
+            ValueError: other videos, another frame size, random crops, or flips that were not stored.
+        """
+        if self.header["data"] != fingerprint(source):
+            raise ValueError(f"{self.path} was made from other videos; make a cache of these with cache_features.py")
+        if not isinstance(transform, ClipTransform):
+            raise ValueError(f"with cached features the transform must be a ClipTransform to {list(self.size)}")
+        if transform.crop_area is not None:
+            raise ValueError("random crops need the encoder: set data.transform.crop_area=null or leave out the cache")
+        if transform.flip > 0 and not self.flips:
+            raise ValueError(f"{self.path} has no flips: set data.transform.flip=0 or cache again with flips=true")
+        if transform.size != self.size:
+            raise ValueError(f"{self.path} is of {list(self.size)} frames, the transform makes {transform.size}")
+
+    def check_encoder(self, encoder: FrozenEncoder) -> None:
+        """Refuse a cache that another encoder made.
+
+        Raises:
+            ValueError: weights or configuration differ.
+        """
+        if self.header["encoder"] != encoder_hash(encoder):
+            raise ValueError(f"{self.path} was made by another encoder; cache again with this model's")
+
+
+def cache_features(
+    encoder: FrozenEncoder,
+    source: VideoSource,
+    path: str | Path,
+    size: Sequence[int],
+    flips: bool = False,
+    batch_frames: int = 32,
+    device: torch.device | str = "cpu",
+    part: int = 0,
+    parts: int = 1,
+) -> None:
+    """Write the features of every frame of ``source``, resized to ``size`` (H,W), in half precision.
+
+    Continues where an interrupted run stopped. With several processes, each writes every ``parts``-th video; one of
+    them calls :func:`dias_video.shards.build_index` when all are done.
+
+    Args:
+        flips: also store the features of the mirrored frames (twice the time and disk).
+        batch_frames: frames given to the encoder at once.
+
+    Raises:
+        ValueError: a video can't be read, features overflow half precision, or the disk is too small.
+    """
+    size = (int(size[0]), int(size[1]))
+    header = {
+        "kind": "features",
+        "encoder": encoder_hash(encoder),
+        "encoder_config": encoder.config,
+        "grid": list(encoder.grid),
+        "size": list(size),
+        "flips": flips,
+        "data": fingerprint(source),
+    }
+    indices = range(part, len(source), parts)
+    with ShardWriter(path, header, part, parts) as writer:
+        names = [(index, info) for index in indices if not _done(writer, (info := source.info(index)).video_id, flips)]
+        frames = sum(info.num_frames for _, info in names)
+        _check_disk(Path(path), frames * (1 + flips) * encoder.grid[0] * encoder.grid[1] * encoder.feature_dim * 2)
+        with tqdm(total=frames, unit="frame", desc="features", disable=part > 0 or frames == 0) as bar:
+            for index, info in names:
+                pieces: dict[str, list[Tensor]] = {info.video_id: []}
+                if flips:
+                    pieces[info.video_id + FLIPPED] = []
+                for video in _chunks(source, index, info.num_frames, batch_frames, size):
+                    for name, collected in pieces.items():
+                        shown = video.flip(-1) if name.endswith(FLIPPED) else video
+                        collected.append(_encode(encoder, shown.to(device), info.video_id))
+                    bar.update(len(video))
+                for name, collected in pieces.items():
+                    if name not in writer.present:
+                        writer.write(name, features=torch.cat(collected))
+
+
+def cache_size(path: str | Path) -> int:
+    """Bytes that a cache takes on disk."""
+    return sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+
+
+def encoder_hash(encoder: FrozenEncoder) -> str:
+    """Hash (hex, 64 bits) of an encoder's configuration and weights."""
+    digest = hashlib.sha256(json.dumps(encoder.config, sort_keys=True).encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _done(writer: ShardWriter, video_id: str, flips: bool) -> bool:
+    return video_id in writer.present and (not flips or video_id + FLIPPED in writer.present)
+
+
+def _chunks(source: VideoSource, index: int, total: int, count: int, size: tuple[int, int]) -> Iterator[Tensor]:
+    """The frames of a video, ``count`` at a time, resized."""
+    for start in range(0, total, count):
+        sample = source.read(index, range(start, min(start + count, total)))
+        yield resize_video(sample["video"], size)
+
+
+@torch.no_grad()
+def _encode(encoder: FrozenEncoder, video: Tensor, name: str) -> Tensor:
+    features = encoder.features(video[None])[0].cpu().half()  # (T,N,C)
+    if not torch.isfinite(features).all():
+        raise ValueError(f"the encoder's features of {name} don't fit half precision (over 65504); use its final norm")
+    return features
+
+
+def _check_disk(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path).free
+    if needed > free:
+        raise ValueError(f"the features take {needed / 1e9:.1f} GB, {path} has {free / 1e9:.1f} GB left; free some")
+
+
+def _runs(frames: Sequence[int]) -> list[tuple[int, int]]:
+    """Runs of consecutive frames as (start, stop)."""
+    runs = [list(group) for _, group in groupby(enumerate(frames), lambda pair: pair[1] - pair[0])]
+    return [(run[0][1], run[-1][1] + 1) for run in runs]
+
+
+__all__ = ["FeatureCache", "build_index", "cache_features", "cache_size", "encoder_hash"]

@@ -1,0 +1,137 @@
+"""Reader of the simulator's videos: ``<root>/<variant>/<split>/<clip>.mp4`` + ``.masks.zip`` + ``.json``."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from dias_video.data.boxes import boxes_from_masks
+from dias_video.data.source import Sample, VideoInfo, frames_in_range
+from dias_video.data.video_file import VideoFiles
+
+REMEDY = "simulate it again with scripts/simulate.py"
+
+
+class SimulatedVideos:
+    """Simulated clips with masks, boxes and, for ``contact``, label and scenario.
+
+    Args:
+        root: folder that holds the variants.
+        split: ``variant/split``, or several joined by ``+``, for example ``toss/train+contact/training``.
+        limit: use only the first so many videos of each split; None = all.
+
+    Raises:
+        ValueError: a folder is missing or holds no clip.
+    """
+
+    def __init__(self, root: str | Path, split: str, limit: int | None = None) -> None:
+        self.root = Path(root)
+        self._clips: list[tuple[str, Path]] = []  # video id and path without extension
+        for name in split.split("+"):
+            folder = self.root / name
+            if not folder.is_dir():
+                raise ValueError(f"{folder} is missing; make it with scripts/simulate.py or check data.root")
+            stems = sorted(file.name.removesuffix(".mp4") for file in folder.glob("*.mp4"))[:limit]
+            if not stems:
+                raise ValueError(f"{folder} holds no clips (*.mp4); make some with scripts/simulate.py")
+            self._clips += [(f"{name}/{stem}", folder / stem) for stem in stems]
+        repeated = len(self._clips) - len({video_id for video_id, _ in self._clips})
+        if repeated:
+            raise ValueError(f"split {split!r} names a folder twice; name each once")
+        self._videos = VideoFiles()
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def info(self, index: int) -> VideoInfo:
+        """Facts of video ``index``, from its json."""
+        video_id, path = self._clips[index]
+        described = describe(path)
+        label = described.get("label")
+        return VideoInfo(
+            video_id,
+            int(described["num_frames"]),
+            None if label is None else float(label),
+            described.get("scenario"),
+        )
+
+    def read(self, index: int, frames: Sequence[int]) -> Sample:
+        """Frames, masks and boxes (tight around the visible pixels)."""
+        _, path = self._clips[index]
+        info = self.info(index)
+        wanted = frames_in_range(frames, info.num_frames, f"{path}.mp4")
+        video = self._videos.read(_file(path, ".mp4"), wanted)
+        masks = _read_masks(_file(path, ".masks.zip"), wanted)
+        if masks.shape[1:] != video.shape[2:]:
+            raise ValueError(f"{path}.masks.zip has masks of another size than the frames; {REMEDY}")
+        boxes, valid = boxes_from_masks(masks, num_instances(path))
+        sample: Sample = {
+            "video": video,
+            "video_id": info.video_id,
+            "frame_index": torch.tensor(wanted),
+            "masks": masks,
+            "boxes": boxes,
+            "box_valid": valid,
+        }
+        if info.label is not None:
+            sample["label"] = info.label
+        if info.scenario is not None:
+            sample["scenario"] = info.scenario
+        return sample
+
+    def files(self, index: int) -> list[Path]:
+        """The mp4, the masks and the json."""
+        path = self._clips[index][1]
+        return [_file(path, extension) for extension in (".mp4", ".masks.zip", ".json")]
+
+
+@lru_cache(maxsize=65536)
+def describe(path: Path) -> dict[str, Any]:
+    """The clip's facts (``num_frames``, ``num_instances``, ``label``, ``scenario``) out of its json.
+
+    Raises:
+        ValueError: missing or damaged.
+    """
+    file = _file(path, ".json")
+    try:
+        described = json.loads(file.read_text())
+        kept = {key: described.get(key) for key in ("label", "scenario")}
+        return {**kept, "num_frames": described["num_frames"], "num_instances": described["num_instances"]}
+    except FileNotFoundError as error:
+        raise ValueError(f"{file} is missing; {REMEDY}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error!r}); {REMEDY}") from error
+
+
+def num_instances(path: Path) -> int:
+    """Instances in the clip, whether visible or not."""
+    return int(describe(path)["num_instances"])
+
+
+def _file(path: Path, extension: str) -> Path:
+    return path.with_name(path.name + extension)
+
+
+def _read_masks(file: Path, frames: Sequence[int]) -> Tensor:
+    """Instance ids (T,H,W) int16 of the frames named: palette PNGs in a zip, in order of their names."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = sorted(archive.namelist())
+            if max(frames) >= len(names):
+                raise ValueError(f"{file} has {len(names)} masks, number {max(frames)} was asked for; {REMEDY}")
+            pictures = [np.asarray(Image.open(io.BytesIO(archive.read(names[frame])))) for frame in frames]
+    except FileNotFoundError as error:
+        raise ValueError(f"{file} is missing; {REMEDY}") from error
+    except (zipfile.BadZipFile, UnidentifiedImageError, OSError, EOFError, SyntaxError) as error:
+        raise ValueError(f"{file} is damaged ({error}); {REMEDY}") from error
+    return torch.from_numpy(np.stack(pictures).astype(np.int16))

@@ -1,0 +1,90 @@
+"""What every source of videos offers, whatever lies on disk: how many, what they are, and a few frames of one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+Sample = dict[str, Any]
+"""A clip of one video under the data contract (design section 3), as CPU tensors.
+
+``video`` (T,3,H,W) uint8 RGB, ``video_id`` str, ``frame_index`` (T,) int64; where the source has them ``masks``
+(T,H,W) int16 (0 background, -1 void), ``boxes`` (T,K,4) float32 xyxy in [0,1] with ``box_valid`` (T,K) bool, ``label``
+float and ``scenario`` str.
+"""
+
+
+class VideoInfo(NamedTuple):
+    """What is known of a video without decoding it."""
+
+    video_id: str  # unique over the source
+    num_frames: int
+    label: float | None = None  # 1.0 = contact
+    scenario: str | None = None
+
+
+@runtime_checkable
+class VideoSource(Protocol):
+    """A set of videos, read where they lie.
+
+    Sources hold no open file that can't be reopened: they are copied into DataLoader workers, and each process opens
+    its own handles when it first reads.
+    """
+
+    def __len__(self) -> int:
+        """Number of videos, at least 1."""
+        ...
+
+    def info(self, index: int) -> VideoInfo:
+        """Facts of video ``index``, without decoding it."""
+        ...
+
+    def read(self, index: int, frames: Sequence[int]) -> Sample:
+        """Decode the frames named (positions in the video, in any order) and no others.
+
+        Raises:
+            ValueError: a file can't be read; the message names it and what to do.
+        """
+        ...
+
+
+@runtime_checkable
+class FileSource(VideoSource, Protocol):
+    """A source that can say which files a video comes from (for fingerprints and for reports)."""
+
+    def files(self, index: int) -> list[Path]:
+        """The files that video ``index`` is read from."""
+        ...
+
+
+def fingerprint(source: VideoSource) -> str:
+    """Hash (hex, 64 bits) of what a source holds: ids, lengths, and names and sizes of the files.
+
+    Caches are keyed by it, so that a cache of other data is refused. File contents are not read: a set replaced by
+    another of the same names and sizes to the byte is not noticed.
+    """
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        info = source.info(index)
+        digest.update(f"{info.video_id}\t{info.num_frames}\n".encode())
+        if isinstance(source, FileSource):
+            for file in source.files(index):
+                digest.update(f"{file.name}\t{file.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def frames_in_range(frames: Sequence[int], num_frames: int, name: str) -> list[int]:
+    """``frames`` as a list of ints.
+
+    Raises:
+        ValueError: none are asked for, or one lies outside the video called ``name``.
+    """
+    wanted = [int(f) for f in frames]
+    if not wanted:
+        raise ValueError(f"no frames asked of {name}; ask for at least one")
+    wrong = [f for f in wanted if not 0 <= f < num_frames]
+    if wrong:
+        raise ValueError(f"{name} has {num_frames} frames, frame {wrong[0]} was asked for")
+    return wanted

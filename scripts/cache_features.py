@@ -1,0 +1,49 @@
+"""Write the frozen encoder's features of a data set, so that training never runs the encoder.
+
+python scripts/cache_features.py model=dinov2 data=ytvis data.root=… path=runs/features
+accelerate launch scripts/cache_features.py …    # several processes share the work
+"""
+
+from __future__ import annotations
+
+import torch
+from _main import entry
+from accelerate import PartialState
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from dias_video.data.features import build_index, cache_features, cache_size
+from dias_video.model import DIAS
+
+
+@entry("cache_features")
+def main(cfg: DictConfig) -> None:
+    """Cache ``cfg.split`` of ``cfg.data`` in ``cfg.path``."""
+    if cfg.checkpoint is None and cfg.get("model") is None:
+        raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
+    if cfg.split not in cfg.data:
+        raise ValueError(f"data has no split {cfg.split!r}; choose train or eval")
+    processes = PartialState(cpu=cfg.device == "cpu")
+    device = torch.device(cfg.device) if cfg.device else processes.device
+    source = instantiate(cfg.data[cfg.split])
+    encoder = DIAS.from_pretrained(cfg.checkpoint).encoder if cfg.checkpoint else instantiate(cfg.model.encoder)
+    encoder = encoder.to(device).eval()
+    cache_features(
+        encoder,
+        source,
+        cfg.path,
+        size=cfg.data.size,
+        flips=cfg.flips,
+        batch_frames=cfg.batch_frames,
+        device=device,
+        part=processes.process_index,
+        parts=processes.num_processes,
+    )
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        build_index(cfg.path)
+        print(f"{cfg.path}: features of {len(source)} videos, {cache_size(cfg.path) / 1e9:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The frozen-feature cache gives what the encoder gives, and refuses to be used for anything else."""
+
+import pytest
+import torch
+from data_files import LENGTHS, Counting
+from torch import nn
+
+from dias_video.data.features import FLIPPED, FeatureCache, cache_features
+from dias_video.data.loading import ClipDataset
+from dias_video.data.transforms import ClipTransform
+
+SIZE = (4, 6)
+
+
+class Patches(nn.Module):
+    """Encoder: the mean colour of a 2x3 grid of cells, times a weight."""
+
+    def __init__(self, weight: float = 0.5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+        self.grid, self.feature_dim, self.config = (2, 3), 3, {"type": "Patches"}
+
+    def features(self, video):
+        b, t = video.shape[:2]
+        cells = video.float().view(b, t, 3, 2, 2, 3, 2).mean((4, 6)) * self.weight  # (B,T,C,h,w)
+        return cells.flatten(3).transpose(2, 3)
+
+
+class Textured(Counting):
+    """Videos that differ from their mirror image."""
+
+    def read(self, index, frames):
+        sample = super().read(index, frames)
+        sample["video"][:, 2] = 20 * torch.arange(9, dtype=torch.uint8)
+        return sample
+
+
+@pytest.fixture
+def cached(tmp_path):
+    cache_features(Patches(), Textured(), tmp_path / "f", SIZE, flips=True, batch_frames=4)
+    return tmp_path / "f"
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_cached_features_are_the_encoders(cached, flip):
+    transform = ClipTransform(SIZE, flip=flip)
+    clips = ClipDataset(Textured(), 3, stride=2, transform=transform, features=FeatureCache(cached))
+    for epoch in range(4):
+        sample = clips[epoch, 1]
+        expected = Patches().features(sample["video"][None])[0]
+        torch.testing.assert_close(sample["features"], expected, atol=0.05, rtol=1e-3)  # half precision
+        assert "flipped" not in sample
+
+
+def test_two_processes_and_an_interrupted_run_write_the_same(cached, tmp_path):
+    from dias_video.shards import build_index
+
+    other = tmp_path / "other"
+    for part in (0, 1):
+        cache_features(Patches(), Textured(), other, SIZE, flips=True, part=part, parts=2)
+    cache_features(Patches(), Textured(), other, SIZE, flips=True, part=1, parts=2)  # nothing left to do
+    build_index(other)
+    one, two = FeatureCache(cached), FeatureCache(other)
+    assert list(one.store.keys) == list(two.store.keys)
+    assert len(one.store) == 2 * len(LENGTHS)
+    for key in one.store.keys:
+        assert torch.equal(one.read(key.removesuffix(FLIPPED), range(5)), two.read(key.removesuffix(FLIPPED), range(5)))
+
+
+@pytest.mark.parametrize(
+    ("transform", "sentence"),
+    [
+        (ClipTransform(SIZE, crop_area=(0.75, 1)), "random crops"),
+        (ClipTransform(SIZE, flip=0.5), "flips"),
+        (ClipTransform((6, 4)), "frames"),
+        (None, "ClipTransform"),
+    ],
+)
+def test_transforms_that_need_the_encoder_are_refused(tmp_path, transform, sentence):
+    cache_features(Patches(), Textured(), tmp_path, SIZE)
+    with pytest.raises(ValueError, match=sentence):
+        ClipDataset(Textured(), 3, transform=transform, features=FeatureCache(tmp_path))
+
+
+def test_another_encoder_or_other_videos_are_refused(cached):
+    cache = FeatureCache(cached)
+    cache.check_encoder(Patches())
+    with pytest.raises(ValueError, match="another encoder"):
+        cache.check_encoder(Patches(weight=0.25))
+
+    class Longer(Textured):
+        def info(self, index):
+            return super().info(index)._replace(num_frames=12)
+
+    with pytest.raises(ValueError, match="other videos"):
+        cache.check(Longer(), ClipTransform(SIZE))
+    with pytest.raises(ValueError, match="other settings"):
+        cache_features(Patches(weight=0.25), Textured(), cached, SIZE, flips=True)
+
+
+def test_features_too_large_for_half_precision_stop(tmp_path):
+    with pytest.raises(ValueError, match="v0 don't fit half precision"):
+        cache_features(Patches(weight=1e6), Textured(), tmp_path, SIZE)

@@ -1,0 +1,129 @@
+"""Clips: which frames, that they are the right pixels, and that they depend on the key alone."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from data_files import LENGTHS, Counting, assert_same, write_clip
+
+from dias_video.batch import VideoBatch
+from dias_video.data.loading import ClipDataset
+from dias_video.data.simulated import SimulatedVideos
+from dias_video.data.source import VideoInfo, VideoSource, fingerprint
+from dias_video.data.transforms import ClipTransform
+
+
+def test_windows_visit_every_frame_once_in_order():
+    clips = ClipDataset(Counting(), num_frames=4, sampling="windows")
+    assert len(clips) == 2 + 3 + 2
+    seen = [(s["video_id"], f) for s in (clips[0, i] for i in range(len(clips))) for f in s["frame_index"].tolist()]
+    assert seen == [(f"v{v}", f) for v, length in enumerate(LENGTHS) for f in range(length)]
+
+
+def test_strided_windows_take_every_nth_frame():
+    clips = ClipDataset(Counting(), num_frames=2, stride=3, sampling="windows")
+    frames = [s["frame_index"].tolist() for s in (clips[0, i] for i in range(len(clips)))]
+    assert frames == [[0, 3], [0, 3], [6, 9], [0, 3], [6]]
+
+
+def test_random_clips_reach_every_start_and_no_other():
+    clips = ClipDataset(Counting(), num_frames=3, stride=2)
+    starts = {int(clips[epoch, 1]["frame_index"][0]) for epoch in range(200)}
+    assert starts == set(range(11 - 4))
+    sample = clips[0, 1]
+    assert sample["frame_index"].diff().tolist() == [2, 2]
+    assert sample["video"][:, 1, 0, 0].tolist() == sample["frame_index"].tolist()
+
+
+def test_random_starts_are_uniform():
+    clips = ClipDataset(Counting(), num_frames=8)
+    starts = np.bincount([int(clips[epoch, 1]["frame_index"][0]) for epoch in range(800)], minlength=4)
+    assert starts.sum() == 800
+    assert starts.min() > 150
+
+
+def test_short_videos_give_short_clips_and_none_gives_whole_videos():
+    assert ClipDataset(Counting(), num_frames=9)[0, 0]["frame_index"].tolist() == [0, 1, 2, 3, 4]
+    whole = ClipDataset(Counting(), num_frames=None, sampling="windows")
+    assert [len(whole[0, i]["video"]) for i in range(3)] == list(LENGTHS)
+
+
+def test_a_clip_is_a_function_of_its_key():
+    transform = ClipTransform(size=(4, 7), crop_area=(0.5, 1), flip=0.5)
+    one, other = (ClipDataset(Counting(), 3, transform=transform, seed=5) for _ in range(2))
+    keys = [(epoch, index) for epoch in range(3) for index in range(3)]
+    ahead = {key: one[key] for key in keys}
+    for key in reversed(keys):
+        assert_same(other[key], ahead[key])
+    assert any(not torch.equal(ahead[0, 1]["frame_index"], ahead[e, 1]["frame_index"]) for e in (1, 2))
+    different = ClipDataset(Counting(), 3, transform=transform, seed=6)
+    assert any(not torch.equal(different[key]["frame_index"], ahead[key]["frame_index"]) for key in keys)
+
+
+@pytest.mark.parametrize("option", [{"num_frames": 0}, {"stride": 0}, {"sampling": "all"}])
+def test_wrong_options_are_refused(option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        ClipDataset(Counting(), **{"num_frames": 2, **option})
+
+
+@pytest.fixture
+def simulated(tmp_path):
+    for name in ("toss/train/00000", "toss/train/00001", "contact/training/00000"):
+        write_clip(tmp_path / name, label=1 if "contact" in name else None)
+    return tmp_path
+
+
+def test_simulated_clips_hold_frames_masks_and_boxes(simulated):
+    source = SimulatedVideos(simulated, "toss/train+contact/training")
+    assert isinstance(source, VideoSource)
+    assert [source.info(i).video_id for i in range(3)] == [
+        "toss/train/00000",
+        "toss/train/00001",
+        "contact/training/00000",
+    ]
+    assert source.info(2) == VideoInfo("contact/training/00000", 5, 1.0, "drop")
+    sample = source.read(0, [4, 1])
+    assert sample["video"].shape == (2, 3, 32, 48)
+    assert sample["video"].dtype == torch.uint8
+    assert sample["masks"].dtype == torch.int16
+    assert sample["box_valid"].tolist() == [[False, True]] * 2
+    expected = torch.tensor([[20 / 48, 8 / 32, 28 / 48, 16 / 32], [8 / 48, 8 / 32, 16 / 48, 16 / 32]])
+    torch.testing.assert_close(sample["boxes"][:, 1], expected)
+    inside = sample["masks"] == 2
+    grey = sample["video"].float().mean(1)
+    assert grey[inside].mean() > 180 > 80 > grey[~inside].mean()
+    assert "label" not in sample
+
+
+def test_simulated_clips_collate_and_survive_a_copy_to_a_worker(simulated):
+    source = SimulatedVideos(simulated, "toss/train")
+    source.read(0, [0])
+    again = pickle.loads(pickle.dumps(source))
+    assert_same(again.read(0, [2]), source.read(0, [2]))
+    clips = ClipDataset(source, 3, transform=ClipTransform((16, 24)))
+    batch = VideoBatch.stack([clips[0, 0], clips[0, 1]])
+    assert batch.video.shape == (2, 3, 3, 16, 24)
+    assert fingerprint(again) == fingerprint(source)
+
+
+@pytest.mark.parametrize("missing", [".mp4", ".masks.zip", ".json"])
+@pytest.mark.parametrize("how", ["missing", "cut"])
+def test_broken_simulated_files_are_named(simulated, missing, how):
+    file = simulated / "toss/train" / f"00000{missing}"
+    if how == "cut":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif missing != ".mp4":  # without its mp4 a clip is not there at all
+        file.unlink()
+    else:
+        pytest.skip("not a broken clip")
+    with pytest.raises(ValueError, match=f"00000{missing}.* (is missing|damaged|readable)"):
+        SimulatedVideos(simulated, "toss/train").read(0, [4])
+
+
+def test_folders_without_clips_are_named(tmp_path):
+    with pytest.raises(ValueError, match="toss/train is missing"):
+        SimulatedVideos(tmp_path, "toss/train")
+    (tmp_path / "toss/train").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds no clips"):
+        SimulatedVideos(tmp_path, "toss/train")
