@@ -31,7 +31,7 @@ class SimulatedVideos:
         limit: use only the first so many videos of each split; None = all.
 
     Raises:
-        ValueError: a folder is missing or holds no clip.
+        ValueError: a folder is missing, holds no clip, or fewer than the simulator was asked for.
     """
 
     def __init__(self, root: str | Path, split: str, limit: int | None = None) -> None:
@@ -41,9 +41,7 @@ class SimulatedVideos:
             folder = self.root / name
             if not folder.is_dir():
                 raise ValueError(f"{folder} is missing; make it with scripts/simulate.py or check data.root")
-            stems = sorted(file.name.removesuffix(".mp4") for file in folder.glob("*.mp4"))[:limit]
-            if not stems:
-                raise ValueError(f"{folder} holds no clips (*.mp4); make some with scripts/simulate.py")
+            stems = _stems(folder, limit)
             self._clips += [(f"{name}/{stem}", folder / stem) for stem in stems]
         repeated = len(self._clips) - len({video_id for video_id, _ in self._clips})
         if repeated:
@@ -93,6 +91,22 @@ class SimulatedVideos:
         """The mp4, the masks and the json."""
         path = self._clips[index][1]
         return [_file(path, extension) for extension in (".mp4", ".masks.zip", ".json")]
+
+
+def _stems(folder: Path, limit: int | None) -> list[str]:
+    """Names of the complete clips of a split (their json is written last), the first ``limit`` of them."""
+    stems = sorted(file.stem for file in folder.glob("*.json"))
+    if not stems:
+        raise ValueError(f"{folder} holds no clips; make some with scripts/simulate.py")
+    meta = folder.parent / "meta.json"
+    if meta.is_file():
+        try:
+            asked = int(json.loads(meta.read_text())["splits"][folder.name]["num_videos"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{meta} is damaged ({error!r}); {REMEDY}") from error
+        if len(stems) < min(asked, limit or asked):
+            raise ValueError(f"{folder} holds {len(stems)} of {asked} clips; finish it with scripts/simulate.py")
+    return stems[:limit]
 
 
 @lru_cache(maxsize=65536)
