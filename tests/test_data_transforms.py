@@ -64,6 +64,14 @@ def test_resized_masks_agree_with_the_picture_and_boxes():
     assert resized["video"].dtype == torch.uint8
 
 
+@pytest.mark.parametrize("size", [(7, 11), (20, 36), (33, 90)])
+def test_masks_are_resized_to_the_nearest_pixel_centre(size):
+    masks = torch.randint(-1, 9, (2, HEIGHT, WIDTH), dtype=torch.int16)
+    sample = {"video": torch.zeros(2, 3, HEIGHT, WIDTH, dtype=torch.uint8), "masks": masks}
+    expected = torch.nn.functional.interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0]
+    assert torch.equal(resize(sample, size)["masks"], expected.to(torch.int16))
+
+
 def test_flip_twice_is_nothing_and_boxes_follow():
     sample = rectangles()
     once = flip(sample)

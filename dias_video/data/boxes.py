@@ -1,8 +1,10 @@
-"""Boxes from masks and masks' instance counts."""
+"""Boxes from masks."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.ndimage import find_objects
 from torch import Tensor
 
 
@@ -17,15 +19,11 @@ def boxes_from_masks(masks: Tensor, num_instances: int) -> tuple[Tensor, Tensor]
         boxes (T,K,4) float32 xyxy in [0,1], edges exclusive, zeros where absent; valid (T,K) bool.
     """
     num_frames, height, width = masks.shape
-    frame, y, x = torch.nonzero((masks > 0) & (masks <= num_instances), as_tuple=True)
-    cell = frame * num_instances + masks[frame, y, x].long() - 1  # which (t, k) a pixel belongs to
-    count = num_frames * num_instances
-
-    def reduced(values: Tensor, how: str, start: int) -> Tensor:
-        return torch.full((count,), start).scatter_reduce(0, cell, values, reduce=how)
-
-    x0, y0 = reduced(x, "amin", width), reduced(y, "amin", height)
-    x1, y1 = reduced(x + 1, "amax", 0), reduced(y + 1, "amax", 0)
-    valid = (x1 > 0).view(num_frames, num_instances)
-    boxes = torch.stack([x0 / width, y0 / height, x1 / width, y1 / height], dim=-1).float()
-    return boxes.view(num_frames, num_instances, 4) * valid[..., None], valid
+    boxes = np.zeros((num_frames, num_instances, 4), np.float32)
+    for t, mask in enumerate(masks.numpy()):
+        for k, found in enumerate(find_objects(mask, max_label=num_instances)):
+            if found is not None:
+                y, x = found
+                boxes[t, k] = x.start / width, y.start / height, x.stop / width, y.stop / height
+    valid = boxes[..., 2] > 0
+    return torch.from_numpy(boxes), torch.from_numpy(valid)

@@ -110,9 +110,14 @@ def resize(sample: Sample, size: tuple[int, int]) -> Sample:
         return out
     out["video"] = resize_video(sample["video"], size)
     if sample.get("masks") is not None:
-        masks = sample["masks"][:, None].float()  # ids are small integers, exact in float32
-        out["masks"] = F.interpolate(masks, size, mode="nearest-exact")[:, 0].to(torch.int16)
+        rows, columns = (_nearest(old, new) for old, new in zip(sample["masks"].shape[1:], size, strict=True))
+        out["masks"] = sample["masks"][:, rows][:, :, columns]
     return out
+
+
+def _nearest(old: int, new: int) -> Tensor:
+    """Which of ``old`` pixels lies under the centre of each of ``new`` pixels, int64 (new,)."""
+    return (2 * torch.arange(new) + 1) * old // (2 * new)
 
 
 def resize_video(video: Tensor, size: tuple[int, int]) -> Tensor:
