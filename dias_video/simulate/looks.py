@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dias_video.simulate.scene import Light
+from dias_video.simulate.scene import Camera, Light
 
 TEXTURE_SIZE = 64
 MATERIALS = ("plain", "checker", "stripes", "noise")
@@ -87,9 +87,11 @@ def sky_look(rng: np.random.Generator) -> NDArray[np.uint8]:
     return np.round(255 * np.array([top, horizon])).astype(np.uint8)
 
 
-def light_look(rng: np.random.Generator) -> Light:
-    """A light from a random side, well above the ground."""
-    azimuth, elevation = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(40, 75))
+def light_look(rng: np.random.Generator, camera: Camera) -> Light:
+    """A light well above the ground, from the far side: the renderer darkens distant ground behind its shadow map."""
+    away = np.subtract(camera.target, camera.position)
+    azimuth = np.arctan2(away[1], away[0]) + np.radians(rng.uniform(-70, 70))
+    elevation = np.radians(rng.uniform(52, 78))
     direction = (
         float(np.cos(azimuth) * np.cos(elevation)),
         float(np.sin(azimuth) * np.cos(elevation)),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dias_video.simulate.scene import Vector
+from dias_video.simulate.scene import Camera, Vector
 
 
 class Mesh(NamedTuple):
@@ -78,14 +78,27 @@ def is_usable(found: BundledMesh) -> bool:
     )
 
 
-def plane_mesh(extent: float, tile: float) -> Mesh:
-    """A square of side 2 * ``extent`` at z = 0 facing up, its texture repeated every ``tile`` metres."""
-    cells = 8  # small triangles: the renderer drops those that reach behind the camera
-    edge = np.linspace(-extent, extent, cells + 1)
-    x, y = (axis.ravel() for axis in np.meshgrid(edge, edge, indexing="ij"))
-    vertices = np.stack([x, y, np.zeros_like(x)], axis=1)
-    uvs = (vertices[:, :2] + extent) / tile  # never negative: the renderer wraps positive coordinates only
-    return Mesh(vertices, np.tile([0.0, 0.0, 1.0], (len(x), 1)), uvs, _grid_triangles(cells, cells))
+def ground_mesh(camera: Camera, size: tuple[int, int], depth: float, tile: float) -> Mesh:
+    """The part of the plane z = 0 that ``camera`` sees up to ``depth`` metres behind its target, wider than a picture (H, W).
+
+    All of it lies in front of the camera. The texture repeats every ``tile`` metres and is fixed to the world.
+    """
+    away = np.subtract(camera.target, camera.position)[:2]
+    distance = float(np.linalg.norm(np.subtract(camera.target, camera.position)))
+    reach = float(np.linalg.norm(away))
+    forward = away / reach
+    half_width = camera.span / 2 * size[1] / min(size) * (distance + depth) / distance + 1.0
+    rows, columns = 4, 4
+    along, across = np.meshgrid(
+        np.linspace(-0.95 * reach, depth, rows + 1), np.linspace(half_width, -half_width, columns + 1), indexing="ij"
+    )
+    ground = np.array(camera.target[:2]) + along[..., None] * forward
+    ground += across[..., None] * np.array([-forward[1], forward[0]])
+    vertices = np.concatenate([ground, np.zeros((*along.shape, 1))], axis=-1).reshape(-1, 3)
+    uvs = (
+        vertices[:, :2] - vertices[:, :2].min(axis=0) // tile * tile
+    ) / tile  # positive: the renderer wraps those only
+    return Mesh(vertices, np.tile([0.0, 0.0, 1.0], (len(vertices), 1)), uvs, _grid_triangles(rows, columns)[:, ::-1])
 
 
 def _box(size: Vector) -> Mesh:
@@ -141,7 +154,13 @@ def _profile(shape: str, radius: float, height: float) -> list[tuple[float, floa
     if shape == "cylinder":
         half = height / 2
         side = [(radius, -half, 1.0, 0.0), (radius, half, 1.0, 0.0)]
-        return [(0.0, -half, 0.0, -1.0), (radius, -half, 0.0, -1.0), *side, (radius, half, 0.0, 1.0), (0.0, half, 0.0, 1.0)]
+        return [
+            (0.0, -half, 0.0, -1.0),
+            (radius, -half, 0.0, -1.0),
+            *side,
+            (radius, half, 0.0, 1.0),
+            (0.0, half, 0.0, 1.0),
+        ]
     if shape == "cone":  # the centre of mass of a cone lies at a quarter of its height
         bottom, top = -height / 4, 3 * height / 4
         slope = np.hypot(radius, height)

@@ -12,7 +12,7 @@ from dias_video.simulate.record import describe
 from dias_video.simulate.scene import SHAPES, Body, Camera, Clip, Part, Quaternion, Scene, Trajectory
 from dias_video.simulate.shapes import NUM_BUNDLED, bundled_mesh, is_usable
 
-MAX_ATTEMPTS = 40
+MAX_ATTEMPTS = 20
 MIN_IN_VIEW = 0.85  # of all body centres, over all frames
 PICTURE_SPAN = 5.6  # metres across the shorter side of the picture, at the middle of the scene
 
@@ -71,7 +71,7 @@ class Toss:
         return Scene(
             bodies=tuple(bodies),
             camera=camera,
-            light=looks.light_look(rng),
+            light=looks.light_look(rng, camera),
             ground=ground,
             sky=looks.sky_look(rng),
             ground_tile=rng.uniform(1.5, 4.0),
@@ -83,7 +83,7 @@ class Toss:
         position = _free_place(rng, max(part.size), others)
         aim = np.array([rng.uniform(-0.7, 0.7), rng.uniform(-0.7, 0.7)])
         towards = aim - position[:2]
-        velocity = towards / np.linalg.norm(towards) * rng.uniform(1.0, 3.2)
+        velocity = towards / np.linalg.norm(towards) * rng.uniform(1.2, 4.0)
         material = str(rng.choice(looks.MATERIALS))
         pattern = looks.texture(rng, material, color, looks.second_color(rng, color), int(rng.integers(1, 4)))
         return Body(
@@ -92,11 +92,11 @@ class Toss:
             position=(float(position[0]), float(position[1]), float(position[2])),
             texture=pattern,
             orientation=random_orientation(rng),
-            velocity=(float(velocity[0]), float(velocity[1]), rng.uniform(-1.0, 2.5)),
+            velocity=(float(velocity[0]), float(velocity[1]), rng.uniform(-1.0, 4.5)),
             angular_velocity=tuple(rng.uniform(-4, 4, size=3).tolist()),
-            friction=rng.uniform(0.4, 0.9),
-            restitution=rng.uniform(0.4, 0.85),
-            rolling_friction=0.02,
+            friction=rng.uniform(0.3, 0.8),
+            restitution=rng.uniform(0.6, 0.9),
+            rolling_friction=0.004,
             about={"color": [round(channel, 4) for channel in color], "material": material},
         )
 
@@ -125,7 +125,7 @@ def _random_mesh(rng: np.random.Generator) -> str:
 
 def _camera(rng: np.random.Generator) -> Camera:
     """A camera on a dome around the middle of the scene, looking nearly at it."""
-    azimuth, elevation = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(22, 55))
+    azimuth, elevation = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(25, 55))
     distance = rng.uniform(7.0, 10.0)
     target = (rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 0.2), rng.uniform(0.5, 0.8))
     position = (

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dias_video.simulate.scene import Body, Part, Scene, Trajectory, Vector
-from dias_video.simulate.shapes import Mesh, bundled_mesh, plane_mesh, shape_mesh
+from dias_video.simulate.shapes import Mesh, bundled_mesh, ground_mesh, shape_mesh
 
 GRAVITY = -9.81
 STEPS_PER_SECOND = 240
-GROUND_EXTENT = 24.0
+GROUND_DEPTH = 16.0  # metres behind the camera's target, where the sky begins
+LIGHT_DISTANCE = 14.0  # the shadow map spans 14 / (distance of the camera) pictures
+SHADOW_BIAS = 0.1
 
 
 @functools.cache
@@ -30,7 +32,9 @@ def bullet() -> ModuleType:
         with _quiet():
             import pybullet
     except ImportError as error:
-        raise ValueError("simulating videos needs PyBullet: install it with `pip install 'dias-video[sim]'`.") from error
+        raise ValueError(
+            "simulating videos needs PyBullet: install it with `pip install 'dias-video[sim]'`."
+        ) from error
     return pybullet
 
 
@@ -59,7 +63,9 @@ def _texture_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="dias_textures_")
 
 
-def move(scene: Scene, num_frames: int, fps: float, contact: tuple[int, int] | None = None) -> tuple[Trajectory, list[int]]:
+def move(
+    scene: Scene, num_frames: int, fps: float, contact: tuple[int, int] | None = None
+) -> tuple[Trajectory, list[int]]:
     """Simulate ``num_frames`` frames; frame 0 is the scene as given.
 
     Also returns the frames in which the two bodies ``contact`` (indices) touched, a touch between frames t - 1 and t counting
@@ -74,7 +80,7 @@ def move(scene: Scene, num_frames: int, fps: float, contact: tuple[int, int] | N
     )
     p.setGravity(0, 0, GRAVITY, physicsClientId=client)
     ground = p.createMultiBody(0, p.createCollisionShape(p.GEOM_PLANE, physicsClientId=client), physicsClientId=client)
-    p.changeDynamics(ground, -1, lateralFriction=0.8, restitution=0.8, physicsClientId=client)
+    p.changeDynamics(ground, -1, lateralFriction=0.8, restitution=0.95, physicsClientId=client)
     ids = [_add_physics(p, client, body) for body in scene.bodies]
     for link in scene.links:
         _add_link(p, client, ids[link.first], ids[link.second], link.first_point, link.second_point)
@@ -160,9 +166,7 @@ def _states(p: ModuleType, client: int, ids: list[int]) -> tuple[list[Any], list
     return [pose[0] for pose in poses], [pose[1] for pose in poses], velocities
 
 
-def draw(
-    scene: Scene, trajectory: Trajectory, size: tuple[int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def draw(scene: Scene, trajectory: Trajectory, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Render every frame of ``trajectory`` at ``size`` = (H, W).
 
     Returns the video (T, H, W, 3) uint8 RGB and the instance ids (T, H, W) uint8, 0 for ground and sky, k + 1 for body k. Both come
@@ -173,7 +177,7 @@ def draw(
     p.resetSimulation(physicsClientId=client)
     height, width = size
     p.setPhysicsEngineParameter(enableFileCaching=0, physicsClientId=client)
-    ground = _add_visual(p, client, plane_mesh(GROUND_EXTENT, scene.ground_tile), scene.ground)
+    ground = _add_visual(p, client, ground_mesh(scene.camera, size, GROUND_DEPTH, scene.ground_tile), scene.ground)
     parts = [
         (index, part, _add_visual(p, client, _visual(part), body.texture))
         for index, body in enumerate(scene.bodies)
@@ -184,10 +188,10 @@ def draw(
         instance[number] = index + 1  # the last entry, reached by -1 (nothing hit), stays 0
     camera = {
         "viewMatrix": scene.camera.view().T.ravel().tolist(),  # PyBullet takes columns
-        "projectionMatrix": scene.camera.projection(size).T.ravel().tolist(),
+        "projectionMatrix": _renderer_projection(scene.camera.projection(size)).T.ravel().tolist(),
         "lightDirection": scene.light.direction,
         "lightColor": (1, 1, 1),
-        "lightDistance": 12.0,
+        "lightDistance": LIGHT_DISTANCE,
         "shadow": 1,
         "lightAmbientCoeff": scene.light.ambient,
         "lightDiffuseCoeff": scene.light.diffuse,
@@ -212,6 +216,18 @@ def draw(
         video[frame][hit < 0] = sky[hit < 0]
         masks[frame] = instance[hit]
     return video, masks
+
+
+def _renderer_projection(projection: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The camera's projection with the depth row that the renderer's shadows need.
+
+    The renderer draws its shadow map through the camera's projection and calls a point lit when its distance exceeds the map's
+    depth (third row) by less than 0.05. So that row must be the distance itself; ``SHADOW_BIAS`` on top keeps the map's coarse
+    pixels from shading the ground that they lie on. Where a point is seen does not depend on this row.
+    """
+    matrix = projection.copy()
+    matrix[2] = (0.0, 0.0, -1.0, SHADOW_BIAS)
+    return matrix
 
 
 def _visual(part: Part) -> Mesh:

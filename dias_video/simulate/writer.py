@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import io
 import json
 import multiprocessing
@@ -71,7 +72,9 @@ def write_dataset(
     start = time.perf_counter()
     with tqdm(total=num_videos, initial=num_videos - len(missing), unit="clip", desc=f"{variant.name}/{split}") as bar:
         for done, _ in enumerate(_in_processes(jobs, workers), start=1):
-            bar.set_postfix_str(f"{done * variant.num_frames / (time.perf_counter() - start):.0f} frames/s", refresh=False)
+            bar.set_postfix_str(
+                f"{done * variant.num_frames / (time.perf_counter() - start):.0f} frames/s", refresh=False
+            )
             bar.update()
     return folder
 
@@ -131,20 +134,21 @@ def write_masks(path: Path, masks: NDArray[np.uint8]) -> None:
     """Ids (T, H, W) uint8 as indexed PNGs 00000.png, ... in an uncompressed zip whose bytes depend on the ids alone."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for frame, ids in enumerate(masks):
-            picture = Image.fromarray(ids, mode="P")
+            picture = Image.fromarray(ids).convert("P")
             picture.putpalette(_palette())
             buffer = io.BytesIO()
             picture.save(buffer, format="PNG")
             archive.writestr(zipfile.ZipInfo(f"{frame:05d}.png", ZIP_TIME), buffer.getvalue())
 
 
+@functools.cache
 def _palette() -> bytes:
     """Black for 0, then colours far apart: bit-reversed channels, as PASCAL VOC's annotations have them."""
     colors = np.zeros((256, 3), dtype=np.uint8)
     for index in range(256):
         for bit in range(8):
             for channel in range(3):
-                colors[index, channel] |= ((index >> (3 * (bit // 1) + channel)) & 1) << (7 - bit)
+                colors[index, channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
     return colors.tobytes()
 
 
