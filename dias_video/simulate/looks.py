@@ -20,8 +20,9 @@ def hsv(hue: float, saturation: float, value: float) -> Color:
 
 
 def texture(rng: np.random.Generator, material: str, color: Color, second: Color, cells: int) -> NDArray[np.uint8]:
-    """A texture that wraps around, (64, 64, 3) uint8: ``color`` mixed with ``second`` in a pattern of ``cells`` cells a side."""
+    """A texture that wraps around, (64, 64, 3) uint8: ``color`` mixed with ``second``, ``cells`` periods a side."""
     place = np.arange(TEXTURE_SIZE) * cells * 2 // TEXTURE_SIZE
+    mix: NDArray[np.floating]
     if material == "plain":
         mix = np.zeros((TEXTURE_SIZE, TEXTURE_SIZE))
     elif material == "checker":

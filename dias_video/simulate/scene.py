@@ -1,6 +1,6 @@
 """What a simulated scene is: bodies, links, camera and light as plain data. Nothing here knows PyBullet.
 
-Lengths are metres, times seconds, angles degrees where named so; quaternions are (x, y, z, w) as in PyBullet; z is up and the
+Lengths are metres, times seconds, angles degrees where named so; quaternions are (x, y, z, w) as in PyBullet; z is up, the
 ground is the plane z = 0.
 """
 
@@ -22,8 +22,9 @@ SHAPES = ("box", "sphere", "cylinder", "capsule", "cone")
 class Part:
     """One convex piece of a body, or one bundled mesh, placed in the body's own frame.
 
-    ``shape`` is one of ``SHAPES`` or "mesh:<number>" (PyBullet's bundled random meshes, "mesh:000" to "mesh:999"). ``size`` is
-    the full extent along the part's x, y, z; round shapes have their axis along z and take their diameter from x.
+    ``shape`` is one of ``SHAPES`` or "mesh:000" to "mesh:999" (PyBullet's bundled random meshes). ``size`` is the full
+    extent along the part's x, y, z; round shapes have their axis along z and take their diameter from x, meshes their
+    largest extent.
     """
 
     shape: str
@@ -96,7 +97,7 @@ class Camera:
         return matrix
 
     def project(self, points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-        """World points (..., 3) to pictures coordinates (..., 2) = (x, y), x over W and y over H, in [0, 1] when in view."""
+        """World points (..., 3) to picture coordinates (..., 2) = (x over W, y over H), in [0, 1] when in view."""
         homogeneous = np.concatenate([points, np.ones_like(points[..., :1])], axis=-1)
         clip = homogeneous @ (self.projection(size) @ self.view()).T
         normalised = clip[..., :2] / clip[..., 3:]
@@ -135,7 +136,7 @@ class Trajectory(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """A finished clip: ``video`` (T, H, W, 3) uint8, ``masks`` (T, H, W) uint8 instance ids, ``record`` the json's content."""
+    """A finished clip: ``video`` (T, H, W, 3) uint8, ``masks`` (T, H, W) uint8 ids, ``record`` the json's content."""
 
     video: NDArray[np.uint8]
     masks: NDArray[np.uint8]
@@ -143,8 +144,8 @@ class Clip(NamedTuple):
 
 
 def boxes_of(masks: NDArray[np.uint8], num_instances: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Boxes (T, K, 4) xyxy normalised, edges exclusive, of the visible pixels of ids 1..K, and which are there (T, K)."""
-    num_frames, height, width = masks.shape
+    """Boxes (T, K, 4) xyxy normalised, edges exclusive, of the visible pixels of ids 1..K; which are there (T, K)."""
+    _, height, width = masks.shape
     ids = np.arange(1, num_instances + 1)
     is_body = masks[:, None] == ids[:, None, None]  # (T, K, H, W)
     rows, columns = is_body.any(axis=3), is_body.any(axis=2)  # (T, K, H), (T, K, W)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from dias_video.simulate.scene import Camera, Vector
 
 
 class Mesh(NamedTuple):
-    """Vertices (V, 3), unit normals (V, 3), texture coordinates (V, 2), triangles (F, 3) seen counter-clockwise from outside."""
+    """Vertices (V, 3), unit normals (V, 3), texture coordinates (V, 2), triangles (F, 3) wound outwards."""
 
     vertices: NDArray[np.float64]
     normals: NDArray[np.float64]
@@ -41,7 +42,7 @@ class BundledMesh(NamedTuple):
     corners: NDArray[np.float64]  # (F, 3, 3), triangle by triangle
 
     def mesh_of(self, extent: float) -> Mesh:
-        """Flat-shaded, its largest extent ``extent``, the middle of its bounding box at the origin; textured around z."""
+        """Flat-shaded, its largest extent ``extent``, the middle of its bounding box at the origin."""
         corners = (self.corners - np.array(self.middle)) * (extent / self.extent)
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         length = np.linalg.norm(normals, axis=1, keepdims=True)
@@ -79,7 +80,7 @@ def is_usable(found: BundledMesh) -> bool:
 
 
 def ground_mesh(camera: Camera, size: tuple[int, int], depth: float, tile: float) -> Mesh:
-    """The part of the plane z = 0 that ``camera`` sees up to ``depth`` metres behind its target, wider than a picture (H, W).
+    """The part of the plane z = 0 that ``camera`` sees up to ``depth`` metres behind its target, for a picture (H, W).
 
     All of it lies in front of the camera. The texture repeats every ``tile`` metres and is fixed to the world.
     """
@@ -104,7 +105,10 @@ def ground_mesh(camera: Camera, size: tuple[int, int], depth: float, tile: float
 def _box(size: Vector) -> Mesh:
     half = np.array(size) / 2
     corner = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
-    vertices, normals, uvs, triangles = [], [], [], []
+    vertices: list[NDArray[np.float64]] = []
+    normals: list[NDArray[np.float64]] = []
+    uvs: list[NDArray[np.float64]] = []
+    triangles: list[list[int]] = []
     for axis in range(3):
         for sign in (-1.0, 1.0):
             first, second = (axis + 1) % 3, (axis + 2) % 3
@@ -121,7 +125,7 @@ def _box(size: Vector) -> Mesh:
 
 
 def _revolve(shape: str, radius: float, height: float, segments: int = 24) -> Mesh:
-    """A surface of revolution about z. Profile rows are (r, z, normal r, normal z), from the bottom pole to the top pole."""
+    """A surface of revolution about z, from a profile of rows (r, z, normal r, normal z), bottom to top."""
     profile = np.array(_profile(shape, radius, height))
     angle = np.linspace(0.0, 2 * np.pi, segments + 1)  # the seam is doubled for its texture coordinates
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)  # (A, 2)
@@ -139,8 +143,11 @@ def _revolve(shape: str, radius: float, height: float, segments: int = 24) -> Me
     return Mesh(vertices.reshape(-1, 3), normals.reshape(-1, 3), uvs.reshape(-1, 2), triangles)
 
 
-def _profile(shape: str, radius: float, height: float) -> list[tuple[float, float, float, float]]:
-    def arc(start: float, stop: float, z: float, steps: int) -> list[tuple[float, float, float, float]]:
+ProfileRow = tuple[float, float, float, float]
+
+
+def _profile(shape: str, radius: float, height: float) -> list[ProfileRow]:
+    def arc(start: float, stop: float, z: float, steps: int) -> list[ProfileRow]:
         angles = np.radians(np.linspace(start, stop, steps))
         return [
             (radius * np.cos(a), z + radius * np.sin(a), float(np.cos(a)), float(np.sin(a))) for a in angles.tolist()
@@ -163,9 +170,9 @@ def _profile(shape: str, radius: float, height: float) -> list[tuple[float, floa
         ]
     if shape == "cone":  # the centre of mass of a cone lies at a quarter of its height
         bottom, top = -height / 4, 3 * height / 4
-        slope = np.hypot(radius, height)
-        side = (height / slope, radius / slope)
-        return [(0.0, bottom, 0.0, -1.0), (radius, bottom, 0.0, -1.0), (radius, bottom, *side), (0.0, top, *side)]
+        slope = math.hypot(radius, height)
+        out, up = height / slope, radius / slope
+        return [(0.0, bottom, 0.0, -1.0), (radius, bottom, 0.0, -1.0), (radius, bottom, out, up), (0.0, top, out, up)]
     raise ValueError(f"unknown shape {shape!r}: use box, sphere, cylinder, capsule, cone or mesh:000 to mesh:999.")
 
 

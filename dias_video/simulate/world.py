@@ -68,8 +68,8 @@ def move(
 ) -> tuple[Trajectory, list[int]]:
     """Simulate ``num_frames`` frames; frame 0 is the scene as given.
 
-    Also returns the frames in which the two bodies ``contact`` (indices) touched, a touch between frames t - 1 and t counting
-    for frame t. Steps are ``1 / STEPS_PER_SECOND`` seconds, rounded so that a whole number fits into a frame.
+    Also returns the frames in which the two bodies ``contact`` (indices) touched; a touch between frames t - 1 and t
+    counts for frame t. Steps are ``1 / STEPS_PER_SECOND`` seconds, rounded so that a whole number fits into a frame.
     """
     p = bullet()
     client = _client()
@@ -169,8 +169,8 @@ def _states(p: ModuleType, client: int, ids: list[int]) -> tuple[list[Any], list
 def draw(scene: Scene, trajectory: Trajectory, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Render every frame of ``trajectory`` at ``size`` = (H, W).
 
-    Returns the video (T, H, W, 3) uint8 RGB and the instance ids (T, H, W) uint8, 0 for ground and sky, k + 1 for body k. Both come
-    from the same call of PyBullet's CPU renderer.
+    Returns the video (T, H, W, 3) uint8 RGB and the instance ids (T, H, W) uint8, 0 for ground and sky, k + 1 for body
+    k. Both come from the same call of PyBullet's CPU renderer.
     """
     p = bullet()
     client = _client()
@@ -221,9 +221,9 @@ def draw(scene: Scene, trajectory: Trajectory, size: tuple[int, int]) -> tuple[N
 def _renderer_projection(projection: NDArray[np.float64]) -> NDArray[np.float64]:
     """The camera's projection with the depth row that the renderer's shadows need.
 
-    The renderer draws its shadow map through the camera's projection and calls a point lit when its distance exceeds the map's
-    depth (third row) by less than 0.05. So that row must be the distance itself; ``SHADOW_BIAS`` on top keeps the map's coarse
-    pixels from shading the ground that they lie on. Where a point is seen does not depend on this row.
+    The renderer draws its shadow map through the camera's projection and calls a point lit when its distance exceeds
+    the map's depth (third row) by less than 0.05. So that row must be the distance itself; ``SHADOW_BIAS`` on top keeps the
+    map's coarse pixels from shading the ground that they lie on. Where a point is seen does not depend on this row.
     """
     matrix = projection.copy()
     matrix[2] = (0.0, 0.0, -1.0, SHADOW_BIAS)

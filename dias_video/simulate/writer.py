@@ -1,7 +1,7 @@
 """Writes a simulated data set: one mp4, one zip of masks and one json a clip, on all cores, resumable.
 
-``<root>/<variant>/<split>/<clip>.mp4``, ``.masks.zip`` (an indexed PNG a frame) and ``.json``; ``<root>/<variant>/meta.json`` says
-what made them. A clip's json appears last, so a clip with a json is complete.
+``<root>/<variant>/<split>/<clip>.mp4``, ``.masks.zip`` (an indexed PNG a frame) and ``.json``;
+``<root>/<variant>/meta.json`` says what made them. A clip's json appears last, so a clip with a json is complete.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def write_dataset(
 ) -> Path:
     """Write clips 0..num_videos-1 of a split, those that exist already excepted; returns the split's folder.
 
-    ``workers`` processes (default: the cores this process may use). Raises ValueError for settings that make no sense or that
-    differ from those of the clips already there.
+    ``workers`` processes (default: the cores this process may use). Raises ValueError for settings that make no sense
+    or that differ from those of the clips already there.
     """
     _check(variant, split, num_videos, seed, workers)
     folder = Path(root) / variant.name / split
