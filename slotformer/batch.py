@@ -1,0 +1,79 @@
+"""Windows of cached slots: what a dynamics model is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slotformer.cache import CachedVideo, SlotCache
+
+
+@dataclass
+class SlotBatch:
+    """A batch of slot sequences of one length."""
+
+    slots: Tensor  # (B,T,S,D) float32
+    mask: Tensor  # (B,T,S) bool, live
+    track_id: Tensor  # (B,T,S) int64, -1 where dead
+    video_id: list[str]  # B names
+
+    def __len__(self) -> int:
+        return self.slots.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> SlotBatch:
+        """The same batch with every tensor on ``device``."""
+        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in tensors.items()})
+
+    def pin_memory(self) -> SlotBatch:
+        """The same batch in pinned memory (called by ``DataLoader``)."""
+        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **{name: value.pin_memory() for name, value in tensors.items()})
+
+    @classmethod
+    def stack(cls, samples: Sequence[CachedVideo]) -> SlotBatch:
+        """Collate windows of one length."""
+        return cls(
+            slots=torch.stack([s.slots for s in samples]),
+            mask=torch.stack([s.mask for s in samples]),
+            track_id=torch.stack([s.track_id for s in samples]),
+            video_id=[s.video_id for s in samples],
+        )
+
+
+class SlotWindows:
+    """Windows of ``num_frames`` frames, ``stride`` apart, at random offsets; an epoch shows each video once.
+
+    A sample is a pure function of (seed, epoch, index) and reads only its own frames.
+    """
+
+    def __init__(self, cache: SlotCache, num_frames: int, stride: int = 1, seed: int = 0) -> None:
+        """Videos too short for one window are left out and counted in ``too_short``.
+
+        Raises:
+            ValueError: no video is long enough.
+        """
+        self.cache, self.num_frames, self.stride, self.seed = cache, num_frames, stride, seed
+        self.span = (num_frames - 1) * stride + 1
+        lengths = cache.store.lengths
+        self.index = np.flatnonzero(lengths >= self.span)
+        self.too_short = len(lengths) - len(self.index)
+        if not len(self.index):
+            raise ValueError(
+                f"{cache.path}: no video has the {self.span} frames that {num_frames} steps of stride {stride} take "
+                f"(the longest has {lengths.max(initial=0)}); lower model.burn_in, model.rollout or model.stride"
+            )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: tuple[int, int]) -> CachedVideo:
+        epoch, index = key
+        video_id = self.cache.video_ids[int(self.index[index])]
+        offsets = self.cache.num_frames(video_id) - self.span + 1
+        start = int(np.random.default_rng([self.seed, epoch, index]).integers(offsets))
+        return self.cache.read_video(video_id, start, start + self.span, self.stride)

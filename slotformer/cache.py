@@ -1,0 +1,222 @@
+"""Slot cache: the slots of whole videos on disk, the only contract between ``dias_video`` and ``slotformer``.
+
+A thin layer over :mod:`dias_video.shards`, which gives atomic shards, many writing processes, resuming, checksums and
+reading of frame ranges without loading anything else. An item is a video; its fields, all with a leading frame axis:
+
+    slots (S,D) float16 or float32, zeros where dead     mask (S) bool, live     track_id (S) int32, -1 where dead
+    label () float32, NaN = unknown     scenario () int16, place in the header's ``scenarios``, -1 = unknown
+    maps (S,h,w) float16, optional: how much each slot owns each cell of the feature grid
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dias_video.engine import shards
+
+CACHE_VERSION = 1
+DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass
+class CachedVideo:
+    """Some frames of one cached video."""
+
+    video_id: str
+    slots: Tensor  # (T,S,D) float32
+    mask: Tensor  # (T,S) bool
+    track_id: Tensor  # (T,S) int64, -1 where dead
+    maps: Tensor | None  # (T,S,h,w) float32
+    label: float | None
+    scenario: str | None
+
+
+class SlotCacheWriter:
+    """Writes a slot cache, as one of ``parts`` processes; a context manager.
+
+    A writer that was killed is started again with the same arguments and leaves out the videos in ``present``. With
+    several processes call :func:`finish` on one of them when all have closed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        dtype: str = "fp16",
+        scenarios: Sequence[str] = (),
+        part: int = 0,
+        parts: int = 1,
+        shard_bytes: int = 64 << 20,
+        **header: Any,
+    ) -> None:
+        """Open a new cache or continue an old one; ``header`` says what made it (checkpoint, data, protocol).
+
+        Raises:
+            ValueError: unknown dtype, or the folder holds something else or a cache with another header.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype={dtype} is unknown; a slot cache holds {' or '.join(DTYPES)}")
+        self.dtype = DTYPES[dtype]
+        self.scenarios = list(scenarios)
+        full = {"cache_version": CACHE_VERSION, "dtype": dtype, "scenarios": self.scenarios, **header}
+        self.writer = shards.ShardWriter(path, full, part, parts, shard_bytes)
+
+    @property
+    def present(self) -> set[str]:
+        """The video ids that are written."""
+        return self.writer.present
+
+    def write(
+        self,
+        video_id: str,
+        slots: Tensor,
+        mask: Tensor,
+        maps: Tensor | None = None,
+        track_id: Tensor | None = None,
+        label: float | None = None,
+        scenario: str | None = None,
+    ) -> None:
+        """Add one video.
+
+        Args:
+            video_id: its name, unique in the cache.
+            slots: (T,S,D) floats.
+            mask: (T,S) bool, live slots.
+            maps: (T,S,h,w) floats; given for all videos or none.
+            track_id: (T,S) integers; by default the slot's place, that is, no slot ever changes its object.
+            label: 1.0 if there is contact.
+            scenario: one of the writer's ``scenarios``.
+
+        Raises:
+            ValueError: shapes that disagree, values that are not finite, an unknown scenario, a video given twice.
+        """
+        if slots.ndim != 3 or mask.shape != slots.shape[:2] or len(slots) == 0:
+            raise ValueError(
+                f"{video_id}: slots must be (T,S,D) with T > 0 and mask (T,S), got {tuple(slots.shape)} and "
+                f"{tuple(mask.shape)}"
+            )
+        if not bool(torch.isfinite(slots).all()):
+            raise ValueError(f"{video_id}: its slots are not finite; the checkpoint that made them is broken")
+        if scenario is not None and scenario not in self.scenarios:
+            raise ValueError(f"{video_id}: scenario {scenario!r} is not one of the cache's {self.scenarios}")
+        frames, num_slots = mask.shape
+        live = mask.bool().cpu()
+        ids = torch.arange(num_slots).expand(frames, -1) if track_id is None else track_id.cpu()
+        stored = slots.detach().cpu().to(self.dtype) * live[..., None]
+        if not bool(torch.isfinite(stored).all()):
+            raise ValueError(f"{video_id}: its slots do not fit half precision; write the cache with dtype=fp32")
+        fields = {
+            "slots": stored,
+            "mask": live,
+            "track_id": torch.where(live, ids, -1).to(torch.int32),
+            "label": torch.full((frames,), math.nan if label is None else float(label)),
+            "scenario": torch.full((frames,), -1 if scenario is None else self.scenarios.index(scenario)).short(),
+        }
+        if maps is not None:
+            fields["maps"] = maps.detach().cpu().to(torch.float16)
+        self.writer.write(video_id, **fields)
+
+    def __enter__(self) -> SlotCacheWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.writer.__exit__(kind, error, trace)
+
+
+def finish(path: str | Path) -> None:
+    """Write the index of a cache that several processes wrote; call it on one of them when all have closed."""
+    shards.build_index(path)
+
+
+class SlotCache:
+    """Reads a finished slot cache; only the frames asked for are read from disk."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Map the index.
+
+        Raises:
+            ValueError: there is no cache, it is unfinished, damaged or of another version.
+        """
+        self.path = Path(path)
+        self.store = shards.ShardStore(path)
+        self.header = self.store.header
+        if self.header.get("cache_version") != CACHE_VERSION:
+            raise ValueError(
+                f"{path} is no slot cache of version {CACHE_VERSION} (it says {self.header.get('cache_version')}); "
+                f"make it again with scripts/cache_slots.py"
+            )
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    @property
+    def video_ids(self) -> Sequence[str]:
+        """All video ids, sorted; decoded from the index when asked for."""
+        return self.store.keys
+
+    @property
+    def num_slots(self) -> int:
+        """S."""
+        return self._slot_shape()[0]
+
+    @property
+    def slot_dim(self) -> int:
+        """D."""
+        return self._slot_shape()[1]
+
+    @property
+    def scenarios(self) -> list[str]:
+        """The names of the scenarios that videos may have."""
+        return list(self.header["scenarios"])
+
+    def _slot_shape(self) -> tuple[int, ...]:
+        if not len(self):
+            raise ValueError(f"{self.path} holds no videos; cache a data set that has some")
+        return self.store.fields["slots"][1]
+
+    def num_frames(self, video_id: str) -> int:
+        """T of a video."""
+        return self.store.length(video_id)
+
+    def read(self, video_id: str, start: int = 0, stop: int | None = None) -> tuple[Tensor, Tensor]:
+        """Slots (T,S,D) in the cache's dtype and mask (T,S) bool of frames ``start:stop``.
+
+        Raises:
+            ValueError: no such video, or frames outside of it.
+        """
+        fields = self.store.read(video_id, start, stop, ["slots", "mask"])
+        return fields["slots"], fields["mask"]
+
+    def read_video(
+        self, video_id: str, start: int = 0, stop: int | None = None, stride: int = 1, maps: bool = False
+    ) -> CachedVideo:
+        """Every ``stride``-th frame of ``start:stop`` with all that is known about the video."""
+        names = [n for n in self.store.fields if n != "maps" or maps]
+        fields = {name: value[::stride] for name, value in self.store.read(video_id, start, stop, names).items()}
+        label, scenario = float(fields["label"][0]), int(fields["scenario"][0])
+        return CachedVideo(
+            video_id=video_id,
+            slots=fields["slots"].float(),
+            mask=fields["mask"],
+            track_id=fields["track_id"].long(),
+            maps=fields["maps"].float() if "maps" in fields else None,
+            label=None if math.isnan(label) else label,
+            scenario=None if scenario < 0 else self.scenarios[scenario],
+        )
+
+    def verify(self) -> int:
+        """Read everything and compare with the checksums; the number of videos.
+
+        Raises:
+            ValueError: names the first damaged shard.
+        """
+        return self.store.verify()

@@ -1,0 +1,111 @@
+"""Will the agent touch the patient? Labelled slot sequences and the classifiers that read contact from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dias_video.engine import Configured
+
+FORMS = ("pairwise", "relation", "roles")
+NUM_FEATURES = 8  # of each kind that the roles readout looks at
+NEVER = -1e4  # the logit of what is not there
+
+
+@dataclass
+class LabelledSlots:
+    """Slot sequences of labelled videos; a video that ends early has no live slot on its last frames."""
+
+    video_id: list[str]  # V
+    scenario: list[str]  # V
+    label: Tensor  # (V,) float32, 1 = contact
+    slots: Tensor  # (V,T,S,D) float32
+    mask: Tensor  # (V,T,S) bool
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, index: NDArray[np.int64]) -> LabelledSlots:
+        """Some of the videos."""
+        at = torch.from_numpy(index)
+        return LabelledSlots(
+            [self.video_id[i] for i in index],
+            [self.scenario[i] for i in index],
+            self.label[at],
+            self.slots[at],
+            self.mask[at],
+        )
+
+    def first(self, num_frames: int) -> LabelledSlots:
+        """The first frames of every video."""
+        return replace(self, slots=self.slots[:, :num_frames], mask=self.mask[:, :num_frames])
+
+
+class ContactReadout(Configured, nn.Module):
+    """Logit of contact from a slot sequence: something of slot pairs at every frame, then the maximum over time.
+
+    ``form`` is
+
+    - ``pairwise``, SlotFormer's: linear on concatenated slot pairs, maximum over pairs, linear. Pairs are ordered here,
+      since the order of slots means nothing;
+    - ``relation``: a hidden layer on every ordered pair, its logit's maximum over pairs. A linear layer can't tell a
+      short distance from a long one, a hidden layer can;
+    - ``roles``: two linear scores pick the agent and the patient among the slots of the whole clip (Physion colours
+      them), and a hidden layer reads that one pair: a few linear features of both and squared projections of their
+      difference, which is what a distance is made of. Few parameters, so the best on little data.
+    """
+
+    def __init__(self, slot_dim: int, form: str = "roles", hidden: int = 32, dropout: float = 0.1) -> None:
+        super().__init__()
+        if form not in FORMS:
+            raise ValueError(f"readout form {form!r} is unknown; choose from {', '.join(FORMS)}")
+        self.form = form
+        self.register_buffer("mean", torch.zeros(slot_dim))
+        self.register_buffer("scale", torch.ones(slot_dim))
+        if form == "roles":
+            self.roles = nn.Linear(slot_dim, 2, bias=False)
+            self.difference = nn.Linear(slot_dim, NUM_FEATURES, bias=False)
+            self.linear = nn.Linear(2 * slot_dim, NUM_FEATURES, bias=False)
+            self.hidden = nn.Linear(2 * NUM_FEATURES, hidden)
+        else:
+            self.first = nn.Linear(slot_dim, hidden)  # of a pair's first slot
+            self.second = nn.Linear(slot_dim, hidden, bias=False)  # of its second: together linear on the pair
+        self.dropout = nn.Dropout(dropout)
+        self.last = nn.Linear(hidden, 1)
+
+    def standardise(self, data: LabelledSlots) -> None:
+        """Take the slots' mean and deviation per channel from ``data``."""
+        live = data.slots[data.mask]
+        self.mean.copy_(live.mean(0))
+        self.scale.copy_(live.std(0).clamp(min=1e-6))
+
+    def forward(self, slots: Tensor, mask: Tensor) -> Tensor:
+        """Slots (B,T,S,D) and live mask (B,T,S) -> logits (B,)."""
+        slots = (slots - self.mean) / self.scale * mask[..., None]
+        frame = self.role_logits(slots, mask) if self.form == "roles" else self.pair_logits(slots, mask)
+        return frame.masked_fill(~mask.any(-1), NEVER).amax(1)  # (B,T) -> (B,)
+
+    def role_logits(self, slots: Tensor, mask: Tensor) -> Tensor:
+        """(B,T) from the two slots that play agent and patient."""
+        count = mask.sum(1).clamp(min=1)[..., None]  # (B,S,1)
+        score = self.roles(slots).sum(1) / count  # (B,S,2), mean over the frames a slot lives
+        score = score[:, None].masked_fill(~mask[..., None], NEVER)  # (B,T,S,2)
+        agent, patient = (score.softmax(2).transpose(2, 3) @ slots).unbind(2)  # (B,T,D) each
+        features = [self.difference(agent - patient).square(), self.linear(torch.cat([agent, patient], -1))]
+        return self.last(self.dropout(F.gelu(self.hidden(torch.cat(features, -1)))))[..., 0]
+
+    def pair_logits(self, slots: Tensor, mask: Tensor) -> Tensor:
+        """(B,T) from all ordered pairs of live slots."""
+        pairs = self.first(slots)[:, :, :, None] + self.second(slots)[:, :, None]  # (B,T,S,S,F)
+        both = mask[:, :, :, None] & mask[:, :, None] & ~torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
+        if self.form == "pairwise":
+            best = pairs.masked_fill(~both[..., None], NEVER).flatten(2, 3).amax(2)  # (B,T,F)
+            alone = ~both.flatten(2).any(-1)  # a frame with one slot has no pair
+            return self.last(self.dropout(best))[..., 0].masked_fill(alone, NEVER)
+        logits = self.last(self.dropout(F.gelu(pairs)))[..., 0]  # (B,T,S,S)
+        return logits.masked_fill(~both, NEVER).flatten(2).amax(2)

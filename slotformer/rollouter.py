@@ -1,0 +1,207 @@
+"""SlotFormer: a Transformer over the slots of the last frames predicts the slots of the next one, again and again.
+
+After "SlotFormer: Unsupervised Visual Dynamics Simulation with Object-Centric Models" (Wu et al., ICLR 2023), section 3.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dias_video.batch import Draws
+from dias_video.engine import Configured
+from slotformer.batch import SlotBatch
+
+
+def context_live(mask: Tensor, track_id: Tensor) -> Tensor:
+    """Which context tokens a prediction may see: (B,T,S) bool from ``mask`` and ``track_id`` (B,T,S).
+
+    Which slots live is frozen at the last frame of the context: a slot counts there, and on earlier frames as long as
+    it held the same track. What it held before, another object, is hidden.
+    """
+    return mask & mask[:, -1:] & (track_id == track_id[:, -1:])
+
+
+def scored_live(mask: Tensor, track_id: Tensor, burn_in: int) -> Tensor:
+    """Which future slots are scored: (B,T-burn_in,S) bool, the tracks that live at frame ``burn_in - 1`` and still."""
+    last = slice(burn_in - 1, burn_in)
+    return mask[:, burn_in:] & mask[:, last] & (track_id[:, burn_in:] == track_id[:, last])
+
+
+def births(mask: Tensor, track_id: Tensor, burn_in: int) -> Tensor:
+    """How many tracks begin after frame ``burn_in - 1`` of each clip, (B,) int64; no prediction can know them."""
+    before = mask[:, burn_in - 1 : -1] & (track_id[:, burn_in - 1 : -1] == track_id[:, burn_in:])
+    return (mask[:, burn_in:] & ~before).sum((1, 2))
+
+
+class Dynamics(Configured, nn.Module):
+    """What every slot predictor shares: the units of the slots, the rollout loss, and how it is asked to predict.
+
+    Inside, slots are centred per channel and divided by one number (buffers ``slot_mean``, ``slot_scale``, set from
+    the cache before training), which leaves the mean squared error what it is but for a factor.
+    """
+
+    def __init__(self, slot_dim: int, burn_in: int, rollout: int, stride: int) -> None:
+        super().__init__()
+        if min(slot_dim, burn_in, rollout, stride) < 1:
+            raise ValueError("model.slot_dim, model.burn_in, model.rollout and model.stride must be at least 1")
+        self.slot_dim, self.burn_in, self.rollout_steps, self.stride = slot_dim, burn_in, rollout, stride
+        self.register_buffer("slot_mean", torch.zeros(slot_dim))
+        self.register_buffer("slot_scale", torch.ones(()))
+
+    def set_statistics(self, mean: Tensor, scale: Tensor) -> None:
+        """Slots' mean (D,) and scale (), in the units of the cache."""
+        self.slot_mean.copy_(mean)
+        self.slot_scale.copy_(scale)
+
+    def forward(self, batch: SlotBatch, draws: Draws) -> dict[str, Tensor]:
+        """Loss of a rollout without teacher: the first ``burn_in`` frames are context, all others are predicted.
+
+        Returns:
+            ``slots`` (B,), each clip's mean squared error over its scored slots, in normalised units.
+
+        Raises:
+            ValueError: the clips are too short, or of another slot width.
+        """
+        steps = batch.slots.shape[1] - self.burn_in
+        if steps < 1 or batch.slots.shape[-1] != self.slot_dim:
+            raise ValueError(
+                f"a batch of slots {tuple(batch.slots.shape)} does not fit a model of {self.burn_in} burn-in frames "
+                f"and slots {self.slot_dim} wide"
+            )
+        scored = scored_live(batch.mask, batch.track_id, self.burn_in)  # (B,R,S)
+        past = slice(0, self.burn_in)
+        live = context_live(batch.mask[:, past], batch.track_id[:, past])
+        predicted = self.predict(self.normalise(batch.slots[:, past]), live, steps)
+        error = (predicted - self.normalise(batch.slots[:, self.burn_in :])).square().mean(-1)  # (B,R,S)
+        return {"slots": (error * scored).sum((1, 2)) / scored.sum((1, 2)).clamp(min=1)}
+
+    def rollout(self, slots: Tensor, live: Tensor, steps: int) -> Tensor:
+        """Predict ``steps`` frames (``stride`` raw frames apart) after the context.
+
+        Args:
+            slots: (B,T,S,D) in the units of the cache; the last ``burn_in`` frames are used, fewer are allowed.
+            live: (B,T,S) bool, see :func:`context_live`.
+            steps: how many frames.
+
+        Returns:
+            (B,steps,S,D) in the units of the cache, zeros where a slot is dead on the last context frame.
+        """
+        slots, live = slots[:, -self.burn_in :], live[:, -self.burn_in :]
+        predicted = self.predict(self.normalise(slots), live, steps)
+        return (predicted * self.slot_scale + self.slot_mean) * live[:, -1:, :, None]
+
+    def normalise(self, slots: Tensor) -> Tensor:
+        """Slots (..., D) in the model's units."""
+        return (slots - self.slot_mean) / self.slot_scale
+
+    def predict(self, slots: Tensor, live: Tensor, steps: int) -> Tensor:
+        """The rollout in normalised units: (B,T,S,D), (B,T,S) -> (B,steps,S,D)."""
+        raise NotImplementedError
+
+
+class SlotFormer(Dynamics):
+    """The published model: all slots of a sliding window attend to each other, the last frame's tokens predict.
+
+    Linear in- and out-projection, sine positions over time and none over slots, pre-norm Transformer encoder. The
+    defaults are the Physion settings. The released code leaves a dropout of 0.1 on, PyTorch's default; here there is
+    none, since random numbers of a training step must not depend on how its batch is split over processes.
+    ``residual`` predicts the change from the last frame instead of the frame itself, which small models learn far
+    faster; it is not in the paper.
+    """
+
+    def __init__(
+        self,
+        slot_dim: int,
+        burn_in: int = 15,
+        rollout: int = 10,
+        stride: int = 3,
+        width: int = 256,
+        layers: int = 8,
+        heads: int = 8,
+        ffn_ratio: int = 4,
+        residual: bool = False,
+    ) -> None:
+        super().__init__(slot_dim, burn_in, rollout, stride)
+        self.residual = residual
+        self.in_proj = nn.Linear(slot_dim, width)
+        self.blocks = nn.ModuleList(Block(width, heads, ffn_ratio * width) for _ in range(layers))
+        self.out_proj = nn.Linear(width, slot_dim)
+        if residual:
+            nn.init.zeros_(self.out_proj.weight)
+            nn.init.zeros_(self.out_proj.bias)
+        self.register_buffer("positions", sine_positions(burn_in, width), persistent=False)
+
+    def predict(self, slots: Tensor, live: Tensor, steps: int) -> Tensor:
+        """See :class:`Dynamics`. A frame is projected once; the last layer only asks for the last frame."""
+        window = self.in_proj(slots)  # (B,T,S,E)
+        last, predicted = slots[:, -1], []
+        for _ in range(steps):
+            last = self.next_frame(window, live, last)
+            predicted.append(last)
+            window = torch.cat([window[:, 1:], self.in_proj(last)[:, None]], 1)
+            live = torch.cat([live[:, 1:], live[:, -1:]], 1)
+        return torch.stack(predicted, 1)
+
+    def next_frame(self, window: Tensor, live: Tensor, last: Tensor) -> Tensor:
+        """Slots (B,S,D) after a window (B,T,S,E) of projected slots, of which ``live`` (B,T,S) are seen."""
+        num_frames, num_slots = window.shape[1:3]
+        tokens = (window + self.positions[-num_frames:, None]).flatten(1, 2)  # (B,T*S,E)
+        bias = key_bias(live.flatten(1), tokens.dtype)  # (B,1,1,T*S)
+        for block in self.blocks[:-1]:
+            tokens = block(tokens, tokens, bias)
+        tokens = self.blocks[-1](tokens[:, -num_slots:], tokens, bias)  # (B,S,E)
+        change = self.out_proj(tokens)
+        return last + change if self.residual else change
+
+
+class Block(nn.Module):
+    """Pre-norm Transformer encoder layer (ReLU, biases, no dropout) whose queries may be fewer than its keys."""
+
+    def __init__(self, width: int, heads: int, ffn_dim: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"model.width={width} is not divisible by model.heads={heads}")
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.ffn = nn.Sequential(nn.Linear(width, ffn_dim), nn.ReLU(), nn.Linear(ffn_dim, width))
+        nn.init.xavier_uniform_(self.qkv.weight)  # as nn.MultiheadAttention starts
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, queries: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
+        """Update ``queries`` (B,Q,E), which are all or the last Q of ``tokens`` (B,L,E), by attending to ``tokens``."""
+        num_queries, width = queries.shape[1:]
+        q, k, v = self.project(self.norm1(tokens))
+        mixed = F.scaled_dot_product_attention(q[:, :, -num_queries:], k, v, bias)  # (B,heads,Q,E/heads)
+        queries = queries + self.out(mixed.transpose(1, 2).flatten(2))
+        return queries + self.ffn(self.norm2(queries))
+
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B,heads,L,E/heads)."""
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+
+def key_bias(live: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention logits so that dead keys get no weight: (B,L) bool -> (B,1,1,L).
+
+    Large but finite: where every key is dead the result is meaningless but not NaN.
+    """
+    return torch.where(live, 0.0, -1e4).to(dtype)[:, None, None]
+
+
+def sine_positions(num_frames: int, width: int) -> Tensor:
+    """Sine and cosine of a frame's age (0 = newest, last row): (T,E)."""
+    if width % 2:
+        raise ValueError(f"model.width={width} must be even for sine positions")
+    age = torch.arange(num_frames - 1, -1, -1, dtype=torch.float32)
+    frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    angle = age[:, None] * frequency  # (T,E/2)
+    return torch.cat([angle.sin(), angle.cos()], -1)
