@@ -1,9 +1,10 @@
-"""The entry point every script shares: Hydra composes the config, a user's error becomes one sentence and exit code 1."""
+"""The entry point of every script: Hydra composes the config, a user's error becomes one sentence and exit code 1."""
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,15 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
                 print(f"error: {text}", file=sys.stderr, flush=True)
                 sys.exit(1)
 
-        return hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)(guarded)
+        run = hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)(guarded)
+
+        @functools.wraps(main)
+        def started() -> Any:
+            # An experiment belongs to one script: experiment=x is configs/experiment/<script>/x.yaml. Hydra would want
+            # to be told experiment/<script>=x.
+            sys.argv[1:] = [re.sub("^experiment=", f"experiment/{config_name}=", word) for word in sys.argv[1:]]
+            return run()
+
+        return started
 
     return decorate

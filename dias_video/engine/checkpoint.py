@@ -1,0 +1,183 @@
+"""Checkpoints that appear whole or not at all.
+
+A checkpoint is a folder ``step_000123`` with ``config.json`` and ``model.safetensors``, exactly what
+``Configured.save_pretrained`` writes (with averaged weights, if the run averages), ``trainer.safetensors`` and
+``trainer.json`` with everything else needed to go on, and ``checksums.json``. It is written under a hidden name,
+brought to the disk and renamed. ``last`` and ``best`` are relative links, replaced atomically too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dias_video.engine.checks import check_flag, check_integer
+from dias_video.files import sha256, sync
+
+FORMAT_VERSION = 1
+CHECKSUMS = "checksums.json"
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When to save and what to keep: every ``every`` steps, the newest ``keep`` and the best.
+
+    ``metric`` names the validation result that decides which is best (None: no ``best`` link).
+    """
+
+    every: int = 1000
+    keep: int = 2
+    metric: str | None = None
+    higher_is_better: bool = False
+
+    def __post_init__(self) -> None:
+        check_integer("saving.every", self.every, least=1)
+        check_integer("saving.keep", self.keep, least=1)
+        check_flag("saving.higher_is_better", self.higher_is_better)
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether ``value`` beats the best so far."""
+        return best is None or (value > best if self.higher_is_better else value < best)
+
+
+class Checkpoints:
+    """The ``checkpoints`` folder of a run. Only the main process writes."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+
+    def save(
+        self, step: int, write_model: Callable[[Path], object], tensors: dict[str, Tensor], state: dict[str, Any]
+    ) -> Path:
+        """Write the checkpoint of a step, point ``last`` to it and remove the ones that are too old.
+
+        A checkpoint that the folder already holds under this name is replaced.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+        final = self.folder / f"step_{step:06d}"
+        aside = self.folder / f".{final.name}.tmp"
+        aside.mkdir()
+        try:
+            write_model(aside)
+            save_file(tensors, aside / "trainer.safetensors")
+            described = {"format": FORMAT_VERSION, "step": step, **state}
+            (aside / "trainer.json").write_text(json.dumps(described, indent=1) + "\n")
+            sums = {file.name: sha256(file) for file in sorted(aside.iterdir())}
+            (aside / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n")
+            for file in aside.iterdir():
+                sync(file)
+            sync(aside)
+            self._discard(final)
+            aside.rename(final)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        sync(self.folder)
+        self.point("last", final)
+        self._prune()
+        return final
+
+    def point(self, name: str, checkpoint: Path) -> None:
+        """Make the link ``name`` lead to a checkpoint."""
+        aside = self.folder / f".{name}.tmp"
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(checkpoint.name)
+        os.replace(aside, self.folder / name)
+        sync(self.folder)
+
+    def steps(self) -> list[Path]:
+        """Checkpoint folders, oldest first."""
+        return sorted((p for p in self.folder.glob("step_*") if p.is_dir()), key=step_of)
+
+    def newest(self) -> Path | None:
+        """The newest undamaged checkpoint, None when there is none at all; damaged ones are reported on stderr.
+
+        Raises:
+            ValueError: there are checkpoints and all are damaged.
+        """
+        found = self.steps()
+        for checkpoint in reversed(found):
+            problem = damage(checkpoint)
+            if problem is None:
+                return checkpoint
+            print(f"warning: {problem}; trying the checkpoint before it", file=sys.stderr, flush=True)
+        if found:
+            raise ValueError(f"every checkpoint in {self.folder} is damaged; delete the run folder and start again")
+        return None
+
+    def drop_after(self, step: int) -> None:
+        """Remove checkpoints of later steps: the damaged ones that a resumed run does not start from."""
+        for checkpoint in self.steps():
+            if step_of(checkpoint) > step:
+                self._discard(checkpoint)
+
+    def _prune(self) -> None:
+        best = self.folder / "best"
+        kept = self.steps()[-self.keep :]
+        for checkpoint in self.steps():
+            if checkpoint not in kept and not (best.exists() and best.resolve() == checkpoint.resolve()):
+                self._discard(checkpoint)
+
+    def _discard(self, checkpoint: Path) -> None:
+        """Remove a folder; under a hidden name first, so that half of it is never taken for a checkpoint."""
+        if checkpoint.exists():
+            hidden = self.folder / f".{checkpoint.name}.old.tmp"
+            checkpoint.rename(hidden)
+            shutil.rmtree(hidden)
+
+    def _sweep(self) -> None:
+        for left in self.folder.glob(".*.tmp"):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of completed updates that a checkpoint folder's name states."""
+    return int(checkpoint.name.removeprefix("step_"))
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint folder, or None."""
+    file = checkpoint / CHECKSUMS
+    if not file.is_file():
+        return f"{file} is missing"
+    try:
+        sums = json.loads(file.read_text())
+        for name, digest in sums.items():
+            if not (checkpoint / name).is_file():
+                return f"{checkpoint / name} is missing"
+            if sha256(checkpoint / name) != digest:
+                return f"{checkpoint / name} is damaged (its checksum differs)"
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        return f"{file} is damaged ({error})"
+    return None
+
+
+def read_state(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The trainer's tensors and plain state.
+
+    Raises:
+        ValueError: a damaged file, or one of another format version.
+    """
+    file = checkpoint / "trainer.json"
+    try:
+        state = json.loads(file.read_text())
+        tensors = load_file(checkpoint / "trainer.safetensors")
+    except (json.JSONDecodeError, SafetensorError, OSError) as error:
+        raise ValueError(f"{checkpoint} can't be resumed from ({error}); delete it to use the one before") from error
+    if state.get("format") != FORMAT_VERSION:
+        raise ValueError(f"{file} has format {state.get('format')}, this version reads {FORMAT_VERSION}")
+    return tensors, state

@@ -1,0 +1,36 @@
+"""Checks of option values, so that a wrong one is named before any work is done."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def check_integer(option: str, value: Any, least: int) -> None:
+    """Raise ValueError unless ``value`` is an int of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{option} must be an integer of at least {least}, got {value!r}")
+
+
+def check_number(
+    option: str, value: Any, least: float = -math.inf, most: float = math.inf, above: float = -math.inf
+) -> None:
+    """Raise ValueError unless ``value`` is a finite number with ``least <= value <= most`` and ``value > above``."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not least <= value <= most or not value > above:
+        wanted = [f">= {least:g}"] * (least > -math.inf)
+        wanted += [f"<= {most:g}"] * (most < math.inf)
+        wanted += [f"> {above:g}"] * (above > -math.inf)
+        raise ValueError(f"{option} must be a number {' and '.join(wanted)}, got {value!r}")
+
+
+def check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{option} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_flag(option: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{option} must be true or false, got {value!r}")

@@ -1,0 +1,175 @@
+"""Which samples a step sees, and their loading. The position in the data is the step number alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Key = tuple[int, int]  # (epoch, index)
+
+
+class KeyedDataset(Protocol):
+    """A data set whose samples are a pure function of (epoch, index)."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: Key) -> Any: ...
+
+
+class Order:
+    """The endless stream of samples: every epoch a permutation that depends on (seed, epoch) alone.
+
+    A batch may reach over the end of an epoch, so every step has the same size, whatever the data set's.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, seed: int) -> None:
+        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    def keys(self, step: int, start: int = 0, stop: int | None = None) -> list[Key]:
+        """Places ``start:stop`` of the global batch of a step."""
+        stop = self.batch_size if stop is None else stop
+        return [self._key(step * self.batch_size + place) for place in range(start, stop)]
+
+    def _key(self, position: int) -> Key:
+        epoch, place = divmod(position, self.num_samples)
+        if epoch != self._epoch[0]:
+            generator = np.random.default_rng([self.seed, epoch])
+            self._epoch = (epoch, generator.permutation(self.num_samples))
+        return epoch, int(self._epoch[1][place])
+
+
+class Share(NamedTuple):
+    """One process' part of the global batch, in ``accumulation`` micro-batches."""
+
+    batch_size: int  # global
+    start: int
+    stop: int
+    accumulation: int
+
+    @classmethod
+    def of(cls, batch_size: int, process: int, num_processes: int, accumulation: int) -> Share:
+        """The contiguous share of ``process``.
+
+        Raises:
+            ValueError: the global batch can't be divided evenly.
+        """
+        parts = num_processes * accumulation
+        if batch_size % parts:
+            raise ValueError(
+                f"batch_size={batch_size} is the sum over all processes and can't be divided by {num_processes} "
+                f"processes * {accumulation} accumulation steps; use a multiple of {parts}"
+            )
+        size = batch_size // num_processes
+        return cls(batch_size, process * size, (process + 1) * size, accumulation)
+
+    def micro_batches(self) -> list[tuple[int, int]]:
+        """Places (start, stop) in the global batch of every micro-batch."""
+        size = (self.stop - self.start) // self.accumulation
+        return [(at, at + size) for at in range(self.start, self.stop, size)]
+
+
+class _Steps(Sampler[list[Key]]):
+    def __init__(self, order: Order, share: Share, first: int, last: int) -> None:
+        self.order, self.share, self.first, self.last = order, share, first, last
+
+    def __len__(self) -> int:
+        return (self.last - self.first) * self.share.accumulation
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in range(self.first, self.last):
+            for start, stop in self.share.micro_batches():
+                yield self.order.keys(step, start, stop)
+
+
+class _Failure(NamedTuple):
+    message: str
+
+
+class _Reporting(Dataset[Any]):
+    """Carries a user's error out of a worker as a value: raised there, it would arrive wrapped in a traceback."""
+
+    def __init__(self, dataset: KeyedDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: Key) -> Any:
+        try:
+            return self.dataset[key]
+        except (ValueError, OSError) as error:
+            return _Failure(str(error))
+
+
+class _Collate:
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: list[Any]) -> Any:
+        failed = [s for s in samples if isinstance(s, _Failure)]
+        if failed:
+            return failed[0]
+        try:
+            return self.collate(samples)
+        except ValueError as error:
+            return _Failure(str(error))
+
+
+def batches(
+    dataset: KeyedDataset,
+    collate: Callable[[list[Any]], Any],
+    order: Order,
+    share: Share,
+    steps: tuple[int, int],
+    num_workers: int,
+    pin_memory: bool = False,
+) -> Iterator[Any]:
+    """This process' micro-batches of steps ``steps[0]:steps[1]``, in order, loaded ahead by worker processes.
+
+    Raises:
+        ValueError: a sample could not be read; the message is the data set's own.
+        OSError: a worker died.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Reporting(dataset),
+        batch_sampler=_Steps(order, share, *steps),
+        collate_fn=_Collate(collate),
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator().manual_seed(order.seed),  # else the loader draws from the global generator
+    )
+    iterator = iter(loader)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise OSError(
+                f"a process that loads data died ({str(error).splitlines()[0]}), often for lack of memory; "
+                "lower num_workers and go on with resume=true"
+            ) from error
+        if isinstance(batch, _Failure):
+            raise ValueError(batch.message)
+        yield batch
+
+
+def default_workers(local_processes: int) -> int:
+    """Worker processes to load with: the cores left to this process, at most 8; none on a single core."""
+    cores = len(os.sched_getaffinity(0)) // max(1, local_processes)
+    return min(8, cores) if cores > 1 else 0
+
+
+def _start_worker(number: int) -> None:
+    # A signal sent to the whole process group (Ctrl-C, a cluster's SIGTERM) is the trainer's business alone: it saves
+    # and then lets the workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,114 @@
+"""What the processes of a run agree on before every step: go on, stop, or fail together."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+MESSAGE_BYTES = 2048
+
+
+class Interrupted(SystemExit):
+    """Training was asked to stop and has saved; leaves the process with 0 after SIGTERM, 130 after SIGINT."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(130 if number == signal.SIGINT else 0)
+        self.signal = number
+
+
+class Agreed(ValueError):
+    """A problem of one process that all processes have agreed to stop for."""
+
+
+class Agreement:
+    """What came out of an agreement: the signal that any process got, 0 for none."""
+
+    signal = 0
+
+
+class Ranks:
+    """Agreement over the CPU, so that the accelerator never has to wait for it."""
+
+    def __init__(self) -> None:
+        self.count = dist.get_world_size() if dist.is_initialized() else 1
+        self._group: Any = dist.new_group(backend="gloo") if self.count > 1 else None
+
+    @contextmanager
+    def together(self, signals: Signals | None = None) -> Iterator[Agreement]:
+        """Do something that may fail on one process alone, such as reading or writing a file, then agree on it.
+
+        Every process enters the same blocks in the same order; no collective operation belongs inside.
+
+        Raises:
+            Agreed: the block failed with a ValueError or OSError on some process (alone, the error itself is raised).
+        """
+        agreement = Agreement()
+        problem: Exception | None = None
+        try:
+            yield agreement
+        except (ValueError, OSError) as error:
+            if self.count == 1:
+                raise
+            problem = error
+        agreement.signal = self._agree(signals.number if signals is not None else 0, problem)
+
+    def _agree(self, number: int, problem: Exception | None) -> int:
+        if self.count == 1:
+            return number
+        said = torch.tensor([int(problem is not None), number])
+        dist.all_reduce(said, dist.ReduceOp.MAX, group=self._group)
+        if said[0]:
+            raise Agreed(self._first_message(str(problem or ""))) from problem
+        return int(said[1])
+
+    def from_main(self, value: int) -> int:
+        """The main process' value."""
+        if self.count == 1:
+            return value
+        said = torch.tensor([value])
+        dist.broadcast(said, 0, group=self._group)
+        return int(said[0])
+
+    def _first_message(self, problem: str) -> str:
+        own = problem.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0")
+        everyone = [torch.empty(MESSAGE_BYTES, dtype=torch.uint8) for _ in range(self.count)]
+        dist.all_gather(everyone, torch.frombuffer(bytearray(own), dtype=torch.uint8), group=self._group)
+        texts = [bytes(one.tolist()).rstrip(b"\0").decode(errors="replace") for one in everyone]
+        return next(f"process {number}: {text}" for number, text in enumerate(texts) if text)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Mean of a tensor over the processes (a CPU tensor; all processes call it)."""
+        if self.count > 1:
+            dist.all_reduce(values, dist.ReduceOp.SUM, group=self._group)
+            values /= self.count
+        return values
+
+
+class Signals:
+    """Remembers SIGTERM and SIGINT while a run lasts; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,73 @@
+"""What changes over training as a pure function of the step: learning rate and loss weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dias_video.engine.checks import check_integer, check_number
+
+Weight = float | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Adam's settings. The learning rate belongs to the global batch and is never scaled by the number of processes.
+
+    ``lr`` is reached after a linear warm-up over the fraction ``warmup`` of the schedule, then falls on a cosine to
+    ``lr * floor`` at ``schedule_steps`` (None: the run's ``max_steps``), where it stays. A run that is to be continued
+    beyond ``max_steps`` on the same curve names its ``schedule_steps``. ``clip`` bounds the gradient's global norm.
+    """
+
+    lr: float = 2e-4
+    warmup: float = 0.05
+    floor: float = 1e-3
+    clip: float | None = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number("optimization.lr", self.lr, above=0)
+        check_number("optimization.warmup", self.warmup, least=0, most=1)
+        check_number("optimization.floor", self.floor, least=0, most=1)
+        if self.clip is not None:
+            check_number("optimization.clip", self.clip, above=0)
+        if self.schedule_steps is not None:
+            check_integer("optimization.schedule_steps", self.schedule_steps, least=1)
+        if not isinstance(self.betas, (list, tuple)) or len(self.betas) != 2:
+            raise ValueError(f"optimization.betas must be two numbers, got {self.betas!r}")
+        for beta in self.betas:
+            check_number("optimization.betas", beta, least=0, most=1)
+
+    def lr_at(self, step: int, schedule_steps: int) -> float:
+        """Learning rate of the update that follows ``step`` completed ones."""
+        warmup_steps = math.ceil(self.warmup * schedule_steps)
+        if step < warmup_steps:
+            return self.lr * (step + 1) / warmup_steps
+        done = min(1.0, (step - warmup_steps) / max(1, schedule_steps - warmup_steps))
+        return self.lr * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def check_weights(weights: Mapping[str, Weight]) -> None:
+    """Raise ValueError unless every weight is a number or ``{kind: linear | cosine, start: a, end: b}``."""
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"weights must map loss terms to numbers or schedules, got {weights!r}")
+    for term, weight in weights.items():
+        if not isinstance(weight, Mapping):
+            check_number(f"weights.{term}", weight, least=0)
+            continue
+        if set(weight) != {"kind", "start", "end"} or weight["kind"] not in ("linear", "cosine"):
+            raise ValueError(f"weights.{term} must be {{kind: linear | cosine, start: a, end: b}}, got {dict(weight)}")
+        check_number(f"weights.{term}.start", weight["start"], least=0)
+        check_number(f"weights.{term}.end", weight["end"], least=0)
+
+
+def weight_at(weight: Weight, progress: float) -> float:
+    """A loss term's weight when the fraction ``progress`` of the schedule is done."""
+    if not isinstance(weight, Mapping):
+        return float(weight)
+    progress = min(1.0, progress)
+    risen = progress if weight["kind"] == "linear" else 0.5 * (1 - math.cos(math.pi * progress))
+    return float(weight["start"] + (weight["end"] - weight["start"]) * risen)
