@@ -100,3 +100,14 @@ def light_look(rng: np.random.Generator, camera: Camera) -> Light:
     )
     ambient = rng.uniform(0.45, 0.6)
     return Light(direction, ambient, 1.05 - ambient, rng.uniform(0.0, 0.25))
+
+
+def prop_color(rng: np.random.Generator, others: Sequence[Color]) -> Color:
+    """A colour that is neither red nor yellow, apart from ``others``: from green over blue to purple."""
+    best, best_distance = (0.0, 0.0, 1.0), -1.0
+    for _ in range(20):
+        color = hsv(rng.uniform(0.3, 0.85), rng.uniform(0.4, 1.0), rng.uniform(0.4, 1.0))
+        distance = min((float(np.linalg.norm(np.subtract(color, other))) for other in others), default=np.inf)
+        if distance > best_distance:
+            best, best_distance = color, distance
+    return best

@@ -1,7 +1,7 @@
 """What a simulated scene is: bodies, links, camera and light as plain data. Nothing here knows PyBullet.
 
-Lengths are metres, times seconds, angles degrees where named so; quaternions are (x, y, z, w) as in PyBullet; z is up, the
-ground is the plane z = 0.
+Lengths are metres, times seconds, angles degrees where named so; quaternions are (x, y, z, w) as in PyBullet; z is up,
+the ground is the plane z = 0.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Body:
     friction: float = 0.6
     restitution: float = 0.4
     rolling_friction: float = 0.01
+    damping: float = 0.04  # share of the speed lost in a second
     about: dict[str, Any] = field(default_factory=dict)  # goes to the clip's json: color, material, role, ...
 
 
@@ -68,6 +69,17 @@ class Camera:
     span: float
     near: float = 0.1
     far: float = 100.0
+
+    @classmethod
+    def on_dome(cls, target: Vector, azimuth: float, elevation: float, distance: float, span: float) -> Camera:
+        """A camera at ``distance`` from ``target``, seen from there under azimuth and elevation in degrees."""
+        turn, rise = np.radians(azimuth), np.radians(elevation)
+        position = (
+            target[0] + float(distance * np.cos(turn) * np.cos(rise)),
+            target[1] + float(distance * np.sin(turn) * np.cos(rise)),
+            target[2] + float(distance * np.sin(rise)),
+        )
+        return cls(position, target, span)
 
     def view(self) -> NDArray[np.float64]:
         """(4, 4) world to camera, the camera looking along its -z, up being +y. Not for looking straight up or down."""
@@ -125,6 +137,7 @@ class Scene:
     sky: NDArray[np.uint8]  # two colours, top and horizon (2, 3)
     ground_tile: float = 2.0  # metres that one copy of the ground's texture covers
     links: tuple[Link, ...] = ()
+    gravity: float = -9.81
 
 
 class Trajectory(NamedTuple):

@@ -125,15 +125,9 @@ def _random_mesh(rng: np.random.Generator) -> str:
 
 def _camera(rng: np.random.Generator) -> Camera:
     """A camera on a dome around the middle of the scene, looking nearly at it."""
-    azimuth, elevation = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(25, 55))
-    distance = rng.uniform(7.0, 10.0)
+    azimuth, elevation, distance = rng.uniform(0, 360), rng.uniform(25, 55), rng.uniform(7.0, 10.0)
     target = (rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 0.2), rng.uniform(0.5, 0.8))
-    position = (
-        target[0] + float(distance * np.cos(azimuth) * np.cos(elevation)),
-        target[1] + float(distance * np.sin(azimuth) * np.cos(elevation)),
-        target[2] + float(distance * np.sin(elevation)),
-    )
-    return Camera(position, target, PICTURE_SPAN * rng.uniform(0.95, 1.08))
+    return Camera.on_dome(target, azimuth, elevation, distance, PICTURE_SPAN * rng.uniform(0.95, 1.08))
 
 
 def _free_place(rng: np.random.Generator, extent: float, others: list[Body]) -> NDArray[np.float64]:

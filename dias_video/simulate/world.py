@@ -18,7 +18,6 @@ from PIL import Image
 from dias_video.simulate.scene import Body, Part, Scene, Trajectory, Vector
 from dias_video.simulate.shapes import Mesh, bundled_mesh, ground_mesh, shape_mesh
 
-GRAVITY = -9.81
 STEPS_PER_SECOND = 240
 GROUND_DEPTH = 16.0  # metres behind the camera's target, where the sky begins
 LIGHT_DISTANCE = 14.0  # the shadow map spans 14 / (distance of the camera) pictures
@@ -78,7 +77,7 @@ def move(
     p.setPhysicsEngineParameter(
         fixedTimeStep=1 / (fps * steps), deterministicOverlappingPairs=1, enableFileCaching=0, physicsClientId=client
     )
-    p.setGravity(0, 0, GRAVITY, physicsClientId=client)
+    p.setGravity(0, 0, scene.gravity, physicsClientId=client)
     ground = p.createMultiBody(0, p.createCollisionShape(p.GEOM_PLANE, physicsClientId=client), physicsClientId=client)
     p.changeDynamics(ground, -1, lateralFriction=0.8, restitution=0.95, physicsClientId=client)
     ids = [_add_physics(p, client, body) for body in scene.bodies]
@@ -118,6 +117,8 @@ def _add_physics(p: ModuleType, client: int, body: Body) -> int:
         lateralFriction=body.friction,
         restitution=body.restitution,
         rollingFriction=body.rolling_friction,
+        linearDamping=body.damping,
+        angularDamping=body.damping,
         spinningFriction=body.rolling_friction,
         activationState=p.ACTIVATION_STATE_DISABLE_SLEEPING,
         physicsClientId=client,
@@ -149,6 +150,7 @@ def _collision(p: ModuleType, part: Part) -> dict[str, Any]:
 
 def _add_link(p: ModuleType, client: int, first: int, second: int, first_point: Vector, second_point: Vector) -> None:
     axis = (0, 0, 0)
+    p.setCollisionFilterPair(first, second, -1, -1, 0, physicsClientId=client)
     p.createConstraint(
         first, -1, second, -1, p.JOINT_POINT2POINT, axis, first_point, second_point, physicsClientId=client
     )
@@ -222,8 +224,8 @@ def _renderer_projection(projection: NDArray[np.float64]) -> NDArray[np.float64]
     """The camera's projection with the depth row that the renderer's shadows need.
 
     The renderer draws its shadow map through the camera's projection and calls a point lit when its distance exceeds
-    the map's depth (third row) by less than 0.05. So that row must be the distance itself; ``SHADOW_BIAS`` on top keeps the
-    map's coarse pixels from shading the ground that they lie on. Where a point is seen does not depend on this row.
+    the map's depth (third row) by less than 0.05. So that row must be the distance itself; ``SHADOW_BIAS`` on top keeps
+    the map's coarse pixels from shading the ground that they lie on. Where a point is seen does not depend on this row.
     """
     matrix = projection.copy()
     matrix[2] = (0.0, 0.0, -1.0, SHADOW_BIAS)

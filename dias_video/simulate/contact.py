@@ -1,0 +1,119 @@
+"""The variant ``contact``: will the red agent touch the yellow patient? Scenarios after Physion, labels balanced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dias_video.simulate import looks, world
+from dias_video.simulate.record import describe
+from dias_video.simulate.scenarios import GRAVITY, SCENARIOS, SECONDS, Cast, Stage, resting
+from dias_video.simulate.scene import Body, Camera, Clip, Scene, Trajectory
+
+MAX_ATTEMPTS = 500
+MIN_AREA = 0.004  # of the picture: agent and patient in frame 0
+
+
+@dataclass(frozen=True)
+class Contact:
+    """Clips whose first third never shows the touch; ``scenarios`` in turn, each with both outcomes in turn.
+
+    A clip shows three seconds of scenario time however long it is (``scenarios.GRAVITY``). ``size`` is (H, W).
+    """
+
+    size: tuple[int, int] = (128, 128)
+    num_frames: int = 36
+    fps: float = 12.0
+    scenarios: tuple[str, ...] = tuple(SCENARIOS)
+    max_distractors: int = 1
+
+    name = "contact"
+    splits = ("training", "readout", "test")
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.scenarios if name not in SCENARIOS]
+        if unknown or not self.scenarios:
+            raise ValueError(f"scenarios={list(self.scenarios)}: use some of {', '.join(SCENARIOS)}.")
+        if self.num_frames < 6:
+            raise ValueError(f"num_frames={self.num_frames}: contact clips need 6 frames or more, a third is observed.")
+        if not 0 <= self.max_distractors <= 3:
+            raise ValueError(f"max_distractors={self.max_distractors}: use 0 to 3.")
+
+    @property
+    def observed(self) -> int:
+        """Frames before any touch: the first third."""
+        return self.num_frames // 3
+
+    def clip(self, rng: np.random.Generator, index: int) -> Clip:
+        """One clip; ``index`` decides scenario and label, so that every 2 * len(scenarios) clips are balanced.
+
+        Raises ValueError when ``MAX_ATTEMPTS`` scenes have not shown the wanted outcome.
+        """
+        scenario = self.scenarios[index % len(self.scenarios)]
+        label = index // len(self.scenarios) % 2
+        for _ in range(MAX_ATTEMPTS):
+            scene, stage = self._scene(rng, scenario)
+            trajectory, touched = world.move(scene, self.num_frames, self.fps, (stage.agent, stage.patient))
+            if bool(touched) != bool(label) or (touched and touched[0] < self.observed):
+                continue
+            if not self._in_view(scene, stage, trajectory):
+                continue
+            first = Trajectory(*(states[:1] for states in trajectory))
+            _, masks = world.draw(scene, first, self.size)
+            if min((masks == 1 + body).mean() for body in (stage.agent, stage.patient)) < MIN_AREA:
+                continue
+            video, masks = world.draw(scene, trajectory, self.size)
+            record = describe(scene, trajectory, masks, self.fps)
+            outcome = {
+                "label": label,
+                "scenario": scenario,
+                "first_contact_frame": touched[0] if touched else None,
+                "agent": stage.agent + 1,
+                "patient": stage.patient + 1,
+                "num_observed": self.observed,
+            }
+            return Clip(video, masks, {**record, **outcome})
+        raise ValueError(
+            f"no {scenario!r} clip with label {label} in {MAX_ATTEMPTS} attempts (size={list(self.size)}, "
+            f"num_frames={self.num_frames}, fps={self.fps}): use settings nearer to the defaults or other scenarios."
+        )
+
+    def _scene(self, rng: np.random.Generator, scenario: str) -> tuple[Scene, Stage]:
+        ground, ground_color = looks.ground_look(rng)
+        pace = SECONDS / (self.num_frames / self.fps)
+        cast = Cast(rng, ground_color, pace)
+        stage = SCENARIOS[scenario](cast)
+        distractors = [_distractor(cast) for _ in range(int(rng.integers(0, self.max_distractors + 1)))]
+        side = rng.uniform(50, 130) * rng.choice([-1, 1])
+        camera = Camera.on_dome(
+            stage.target,
+            side,
+            rng.uniform(*stage.elevation),
+            rng.uniform(8.0, 10.0),
+            stage.span * rng.uniform(0.86, 0.97),
+        )
+        scene = Scene(
+            bodies=(*stage.bodies, *distractors),
+            camera=camera,
+            light=looks.light_look(rng, camera),
+            ground=ground,
+            sky=looks.sky_look(rng),
+            ground_tile=rng.uniform(1.5, 4.0),
+            links=stage.links,
+            gravity=GRAVITY * pace**2,
+        )
+        return scene, stage
+
+    def _in_view(self, scene: Scene, stage: Stage, trajectory: Trajectory) -> bool:
+        """Agent and patient are to be seen in the observed frames, and for most of the clip."""
+        places = scene.camera.project(trajectory.position[:, [stage.agent, stage.patient]], self.size)
+        in_view = ((places > 0.03) & (places < 0.97)).all(axis=-1)  # (T, 2)
+        return bool(in_view[: self.observed].all() and in_view.mean(axis=0).min() > 0.6)
+
+
+def _distractor(cast: Cast) -> Body:
+    """A body that stands well beside the action."""
+    part = cast.part(cast.uniform(0.6, 0.9), ("box", "cylinder", "sphere", "cone"))
+    side = float(cast.rng.choice([-1.0, 1.0]))
+    return cast.prop((part,), resting(part, cast.uniform(-2.0, 2.0), side * cast.uniform(2.0, 2.6)))
