@@ -51,15 +51,22 @@ def j_and_f(pred: Tensor, true: Tensor) -> JAndF:
     instances = instances[(instances != BACKGROUND) & (instances != VOID)]
     if not len(instances):
         return JAndF(math.nan, math.nan)
+    tracks = pred.unique()
     # One track more than there are ids: the empty one, for instances that get no other.
-    tracks = torch.cat([pred.unique().long(), torch.tensor([torch.iinfo(torch.int64).max], device=pred.device)])
-    per_frame = [_frame(p, t, tracks, instances) for p, t in zip(pred, true, strict=True)]
-    j = torch.stack([frame[0] for frame in per_frame]).mean(0).cpu()  # (K,M)
-    f = torch.stack([frame[1] for frame in per_frame]).mean(0).cpu()
+    j = torch.zeros(len(instances), len(tracks) + 1, dtype=torch.float64)  # (K,M)
+    f = torch.zeros_like(j)
+    for p, t in zip(pred, true, strict=True):
+        here = torch.isin(tracks, p)
+        frame_j, frame_f = (x.cpu() for x in _frame(p, t, tracks[here], instances))  # (K, tracks here + 1)
+        columns = torch.full((len(tracks) + 1,), int(here.sum()))  # tracks that are not here are as the empty one
+        columns[here.nonzero()[:, 0].cpu()] = torch.arange(int(here.sum()))
+        j += frame_j[:, columns]
+        f += frame_f[:, columns]
+    j, f = j / len(pred), f / len(pred)
     score = (j + f) / 2
     spare = score[:, -1:].expand(-1, len(instances))  # the empty track may serve any number of instances
     k, m = linear_sum_assignment(torch.cat([score[:, :-1], spare], 1).numpy(), maximize=True)
-    m = m.clip(max=len(tracks) - 1)
+    m = m.clip(max=len(tracks))
     return JAndF(float(j[k, m].mean()), float(f[k, m].mean()))
 
 
@@ -78,9 +85,9 @@ def dilate(masks: Tensor, radius: int) -> Tensor:
 
 
 def _frame(pred: Tensor, true: Tensor, tracks: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
-    """J and F (K,M) float64 of every instance with every track in one frame (H,W)."""
+    """J and F (K,M+1) float64 of every instance with each of M tracks and with an empty one, in one frame (H,W)."""
     seen = true != VOID
-    p = (pred == tracks[:, None, None]) & seen  # (M,H,W)
+    p = torch.cat([(pred == tracks[:, None, None]) & seen, torch.zeros_like(seen)[None]])  # (M+1,H,W)
     t = true == instances[:, None, None]  # (K,H,W)
     both = _count_both(t, p)
     union = t.sum((1, 2))[:, None] + p.sum((1, 2)) - both

@@ -1,0 +1,294 @@
+"""Scoring label maps of whole videos under the two protocols, on any number of processes.
+
+The loop knows nothing of models: a *method* is any callable that turns a sample into label maps (``predictors.py``
+has the model and prediction files, ``baselines.py`` two baselines). Design section 5; definitions in
+``docs/metrics.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol as Interface
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from dias_video.boundary import j_and_f
+from dias_video.data.loading import generator_of
+from dias_video.data.source import Sample, VideoSource
+from dias_video.data.transforms import Transform
+from dias_video.metrics import BACKGROUND, VOID, OverlapTable, switches_of_frames, table_of_maps
+
+FACTS = ("frames", "height", "width", "instances")  # of a video, in every row before the measures
+
+
+class Method(Interface):
+    """Turns a sample of the data contract into label maps."""
+
+    mask_source: str  # where the maps come from, for the result files
+
+    def __call__(self, sample: Sample) -> Tensor:
+        """(T,H,W) integers, one id a track; the size of ``sample["masks"]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What counts as an instance. Both protocols pool a video's frames; the per-frame variants do not."""
+
+    name: str
+    ignore_background: bool
+    description: str
+
+    @property
+    def ari_name(self) -> str:
+        return "fg_ari" if self.ignore_background else "ari"
+
+    def score(self, table: OverlapTable) -> dict[str, Tensor]:
+        """Measures of B maps, each (B,) float64."""
+        return {
+            self.ari_name: table.adjusted_rand_index(self.ignore_background),
+            "mbo": table.mean_best_overlap(self.ignore_background),
+            "miou": table.mean_iou(self.ignore_background),
+        }
+
+
+VIDEO_FG = Protocol(
+    "video-fg", True, "frames pooled; foreground pixels in FG-ARI, foreground instances in mBO and mIoU"
+)
+OCB = Protocol("ocb", False, "frames pooled; the background is one more instance in ARI, mBO and mIoU")
+PROTOCOLS = {protocol.name: protocol for protocol in (VIDEO_FG, OCB)}
+
+
+def score_video(
+    pred: Tensor, true: Tensor, protocols: Sequence[Protocol] = (VIDEO_FG, OCB), tracking: bool = True
+) -> dict[str, float]:
+    """Every measure of one video.
+
+    Args:
+        pred: (T,H,W) integers, track ids.
+        true: (T,H,W) integers, 0 background, -1 void.
+        protocols: which ones.
+        tracking: also J&F and identity switches.
+
+    Returns:
+        ``<protocol>/<measure>`` on the pooled video, ``<protocol>/per_frame/<measure>`` as the mean over the frames
+        where it is defined, ``tracking/<measure>``; NaN where undefined.
+
+    Raises:
+        ValueError: the maps' shapes differ, or they hold no integers.
+    """
+    frames = table_of_maps(pred, true)
+    video = frames.pooled()
+    scores: dict[str, float] = {}
+    for protocol in protocols:
+        scores |= {f"{protocol.name}/{name}": value.item() for name, value in protocol.score(video).items()}
+        for name, values in protocol.score(frames).items():
+            scores[f"{protocol.name}/per_frame/{name}"] = mean_of_defined(values.tolist())
+    if tracking:
+        similarity = j_and_f(pred, true)
+        switches, tracked = switches_of_frames(frames)
+        scores |= {"tracking/j_and_f": similarity.mean, "tracking/j": similarity.j, "tracking/f": similarity.f}
+        scores |= {"tracking/id_switches": switches, "tracking/tracked": tracked}
+    return scores
+
+
+def mean_of_defined(values: Sequence[float]) -> float:
+    """Mean of the values that are not NaN; NaN if there are none. The sum is exact, so its order does not matter."""
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of that mean; NaN for fewer than two values."""
+    defined = [value for value in values if not math.isnan(value)]
+    if len(defined) < 2:
+        return math.nan
+    mean = mean_of_defined(defined)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in defined) / (len(defined) - 1) / len(defined))
+
+
+class VideoScores:
+    """One row of numbers a video, collected over processes; it reports only when no video is missing."""
+
+    def __init__(self, video_ids: Sequence[str]) -> None:
+        self.video_ids = list(video_ids)
+        self.rows: dict[int, dict[str, float]] = {}
+
+    def add(self, index: int, row: Mapping[str, float]) -> None:
+        """Note the numbers of video ``index``. A video that was noted before (padding of a batch) is not counted again.
+
+        Raises:
+            ValueError: there is no such video.
+        """
+        if not 0 <= index < len(self.video_ids):
+            raise ValueError(f"video {index} was scored, but there are only {len(self.video_ids)}")
+        self.rows.setdefault(index, dict(row))
+
+    def gather(self, accelerator: Accelerator) -> None:
+        """Collect the rows of all processes in all of them, to the bit. Every process calls it."""
+        if accelerator.num_processes == 1:
+            return
+        columns = self.columns
+        mine = torch.full((len(self.video_ids), 1 + len(columns)), math.nan, dtype=torch.float64)
+        mine[:, 0] = -1  # rows that this process does not have
+        for index, row in self.rows.items():
+            mine[index] = torch.tensor([index, *(row[column] for column in columns)], dtype=torch.float64)
+        for index, *values in accelerator.gather(mine.to(accelerator.device)).tolist():
+            if index >= 0:
+                self.add(int(index), dict(zip(columns, values, strict=True)))
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the numbers, in the order in which they were given."""
+        return list(next(iter(self.rows.values()), {}))
+
+    def column(self, name: str) -> list[float]:
+        """One number of every video, in their order.
+
+        Raises:
+            ValueError: videos are missing.
+        """
+        self.check_complete()
+        return [self.rows[index][name] for index in range(len(self.video_ids))]
+
+    def check_complete(self) -> None:
+        """Refuse to go on without all videos.
+
+        Raises:
+            ValueError: names the first ones missing.
+        """
+        missing = [name for index, name in enumerate(self.video_ids) if index not in self.rows]
+        if missing:
+            shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+            raise ValueError(f"{len(missing)} of {len(self.video_ids)} videos have no score ({shown}); evaluate again")
+
+    def summary(self) -> dict[str, float]:
+        """Mean of every measure over videos, with ``_stderr`` and ``_undefined`` (videos where it is NaN).
+
+        Videos of one instance and of several are also averaged apart, as ``<protocol>/single_instance/<measure>`` and
+        ``<protocol>/multi_instance/<measure>``.
+
+        Raises:
+            ValueError: videos are missing.
+        """
+        instances = self.column("instances")
+        report: dict[str, float] = {}
+        for name in (column for column in self.columns if column not in FACTS):
+            values = self.column(name)
+            report[name] = mean_of_defined(values)
+            report[f"{name}_stderr"] = standard_error(values)
+            report[f"{name}_undefined"] = sum(map(math.isnan, values))
+            protocol, _, measure = name.partition("/")
+            if protocol not in PROTOCOLS or "/" in measure:
+                continue
+            for group, wanted in (("single_instance", lambda n: n == 1), ("multi_instance", lambda n: n > 1)):
+                part = [value for value, number in zip(values, instances, strict=True) if wanted(number)]
+                report[f"{protocol}/{group}/{measure}"] = mean_of_defined(part)
+        return report
+
+
+class Videos(Dataset[Sample]):
+    """Whole videos of a source, by index, with their index noted.
+
+    Args:
+        source: the videos.
+        transform: applied to every video (a resize); its random numbers are a function of the index.
+        max_videos: only the first so many; None = all.
+        max_frames: only the first so many frames of each; None = all.
+
+    Raises:
+        ValueError: a limit below 1.
+    """
+
+    def __init__(
+        self,
+        source: VideoSource,
+        transform: Transform | None = None,
+        max_videos: int | None = None,
+        max_frames: int | None = None,
+    ) -> None:
+        for name, limit in (("max_videos", max_videos), ("max_frames", max_frames)):
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name} must be at least 1, or null for all, got {limit}")
+        self.source, self.transform, self.max_frames = source, transform, max_frames
+        self.in_split = len(source)
+        self.indices = range(min(self.in_split, max_videos or self.in_split))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def video_ids(self) -> list[str]:
+        return [self.source.info(index).video_id for index in self.indices]
+
+    def num_frames(self, index: int) -> int:
+        """Frames of a video that are scored."""
+        total = self.source.info(index).num_frames
+        return min(total, self.max_frames or total)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The video as a sample with masks, its ``index`` and ``num_frames``, its length without ``max_frames``.
+
+        Raises:
+            ValueError: it can't be read, or has no masks to score against.
+        """
+        sample = self.source.read(index, range(self.num_frames(index)))
+        if sample.get("masks") is None:
+            raise ValueError(f"{sample['video_id']} has no masks to score against; evaluate on data that has them")
+        if self.transform is not None:
+            sample = self.transform(sample, generator_of(0, 0, index))
+        return {**sample, "index": index, "num_frames": self.source.info(index).num_frames}
+
+
+def evaluate(
+    methods: Mapping[str, Method],
+    videos: Videos,
+    protocols: Sequence[Protocol] = (VIDEO_FG, OCB),
+    tracking: bool = True,
+    num_workers: int = 0,
+    accelerator: Accelerator | None = None,
+) -> dict[str, VideoScores]:
+    """Score every method on every video; each process takes its share, and all return all results.
+
+    Given the same label maps the results are the same to the bit for any number of workers and processes.
+
+    Raises:
+        ValueError: a video can't be read, or a method gives maps of another shape; the message names the video.
+    """
+    accelerator = accelerator or Accelerator()
+    share = videos.indices[accelerator.process_index :: accelerator.num_processes]
+    scores = {name: VideoScores(videos.video_ids) for name in methods}
+    total = sum(videos.num_frames(index) for index in share)
+    with tqdm(total=total, unit="frame", desc="evaluate", disable=not accelerator.is_main_process) as bar:
+        for sample in _loaded(videos, share, num_workers):
+            facts = _facts(sample["masks"])
+            for name, method in methods.items():
+                pred = method(sample).cpu()
+                if pred.shape != sample["masks"].shape:
+                    raise ValueError(
+                        f"{sample['video_id']} has masks {tuple(sample['masks'].shape)} (T,H,W), but {name} gives maps "
+                        f"{tuple(pred.shape)}; make them of the same frames and size"
+                    )
+                scores[name].add(sample["index"], facts | score_video(pred, sample["masks"], protocols, tracking))
+            bar.update(len(sample["video"]))
+    for collected in scores.values():
+        collected.gather(accelerator)
+        collected.check_complete()
+    return scores
+
+
+def _loaded(videos: Videos, share: Sequence[int], num_workers: int) -> Iterator[Sample]:
+    """Samples in order; read in ``num_workers`` other processes if that is not 0."""
+    return iter(DataLoader(videos, batch_size=None, sampler=list(share), num_workers=num_workers))
+
+
+def _facts(true: Tensor) -> dict[str, float]:
+    ids = true.unique()
+    instances = int(((ids != BACKGROUND) & (ids != VOID)).sum())
+    return dict(zip(FACTS, (*map(float, true.shape), float(instances)), strict=True))

@@ -1,0 +1,91 @@
+"""Score a trained model, or prediction files of any program, on videos with masks, beside two baselines.
+
+python scripts/evaluate.py checkpoint=runs/x/checkpoints/last data=simulated data.root=… out_dir=runs/x/eval
+python scripts/evaluate.py predictions=path/to/maps data=ytvis data.root=… out_dir=runs/other
+accelerate launch scripts/evaluate.py …    # the processes share the videos
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from _main import entry
+from accelerate import Accelerator
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from dias_video.baselines import FixedBoxes, KMeans
+from dias_video.evaluation import PROTOCOLS, Method, Videos, evaluate
+from dias_video.files import sha256
+from dias_video.initializers import BoxInitializer
+from dias_video.model import DIAS
+from dias_video.predictors import ModelTracks, PredictionFiles
+from dias_video.results import MAIN, Setting, summary_table, write_results
+from dias_video.splits import check_split
+
+BASELINES = ("boxes_fixed", "kmeans")
+
+
+def load_model(cfg: DictConfig, accelerator: Accelerator) -> tuple[DIAS | None, str | None]:
+    """The model of ``cfg.checkpoint`` on its device, and the hash of its weights; None for prediction files."""
+    if (cfg.checkpoint is None) == (cfg.predictions is None):
+        raise ValueError("say what to score: checkpoint=<folder of a trained model> or predictions=<folder of maps>")
+    if cfg.checkpoint is None:
+        return None, None
+    model = DIAS.from_pretrained(cfg.checkpoint).to(accelerator.device).eval()
+    return model, sha256(Path(cfg.checkpoint) / "model.safetensors")
+
+
+def build_methods(cfg: DictConfig, model: DIAS | None, boxes: bool) -> dict[str, Method]:
+    """What is scored, by name: the model or the files first, then the baselines."""
+    unknown = [name for name in cfg.baselines if name not in BASELINES]
+    if unknown:
+        raise ValueError(f"unknown baseline {unknown[0]!r}; choose from {', '.join(BASELINES)}")
+    if model is None:
+        methods: dict[str, Method] = {MAIN: PredictionFiles(cfg.predictions)}
+    else:
+        methods = {MAIN: ModelTracks(model, boxes, cfg.window, cfg.seed)}
+    if "boxes_fixed" in cfg.baselines and boxes:
+        methods["baselines/boxes_fixed"] = FixedBoxes()
+    if "kmeans" in cfg.baselines and model is not None:
+        methods["baselines/kmeans"] = KMeans(model.encoder, model.num_slots, boxes, cfg.seed, window=cfg.window)
+    return methods
+
+
+@entry("evaluate")
+def main(cfg: DictConfig) -> None:
+    """Score ``cfg.data.eval`` and write ``metrics.json`` and ``videos.csv`` into ``cfg.out_dir``."""
+    unknown = [name for name in cfg.protocols if name not in PROTOCOLS]
+    if unknown or not cfg.protocols:
+        raise ValueError(f"protocols={list(cfg.protocols)} must name some of {', '.join(PROTOCOLS)}")
+    protocols = [PROTOCOLS[name] for name in cfg.protocols]
+    accelerator = Accelerator(cpu=cfg.device == "cpu")
+    model, checkpoint_hash = load_model(cfg, accelerator)
+    source = instantiate(cfg.data.eval)
+    if cfg.frozen_split is not None:
+        check_split(cfg.frozen_split, len(source))
+    videos = Videos(source, instantiate(cfg.data.get("eval_transform")), cfg.max_videos, cfg.max_frames)
+    boxes = cfg.boxes
+    if boxes is None:
+        takes_boxes = model is None or isinstance(model.initializer, BoxInitializer)
+        boxes = takes_boxes and videos[0].get("boxes") is not None
+    methods = build_methods(cfg, model, boxes)
+    scores = evaluate(methods, videos, protocols, cfg.tracking, cfg.num_workers, accelerator)
+    if not accelerator.is_main_process:
+        return
+    setting = Setting(
+        split=cfg.frozen_split or cfg.data.eval.get("split") or type(source).__name__,
+        condition="boxes" if boxes else "none",
+        mask_sources={name: method.mask_source for name, method in methods.items()},
+        checkpoint=cfg.checkpoint,
+        checkpoint_hash=checkpoint_hash,
+        num_slots=None if model is None else model.num_slots,
+        seed=cfg.seed,
+    )
+    content = write_results(cfg.out_dir, scores, videos, protocols, setting)
+    print(summary_table(content, list(methods), protocols))
+    print(f"{Path(cfg.out_dir) / 'metrics.json'}: {content['about']['videos']} videos, {setting.split}")
+
+
+if __name__ == "__main__":
+    main()
