@@ -44,11 +44,24 @@ class Dynamics(Configured, nn.Module):
     the cache before training), which leaves the mean squared error what it is but for a factor.
     """
 
-    def __init__(self, slot_dim: int, burn_in: int, rollout: int, stride: int) -> None:
+    slot_mean: Tensor
+    slot_scale: Tensor
+
+    def __init__(self, slot_dim: int, burn_in: int, rollout: int, stride: int, encoder: str = "") -> None:
+        """Remember the settings.
+
+        Args:
+            slot_dim: D.
+            burn_in: frames of context.
+            rollout: frames predicted in training.
+            stride: raw frames from one frame to the next.
+            encoder: SHA-256 of the weights whose slots these are, so that other slots can be refused.
+        """
         super().__init__()
         if min(slot_dim, burn_in, rollout, stride) < 1:
-            raise ValueError("model.slot_dim, model.burn_in, model.rollout and model.stride must be at least 1")
+            raise ValueError("slotformer.burn_in, slotformer.rollout and slotformer.stride must be at least 1")
         self.slot_dim, self.burn_in, self.rollout_steps, self.stride = slot_dim, burn_in, rollout, stride
+        self.encoder = encoder
         self.register_buffer("slot_mean", torch.zeros(slot_dim))
         self.register_buffer("slot_scale", torch.ones(()))
 
@@ -124,8 +137,9 @@ class SlotFormer(Dynamics):
         heads: int = 8,
         ffn_ratio: int = 4,
         residual: bool = False,
+        encoder: str = "",
     ) -> None:
-        super().__init__(slot_dim, burn_in, rollout, stride)
+        super().__init__(slot_dim, burn_in, rollout, stride, encoder)
         self.residual = residual
         self.in_proj = nn.Linear(slot_dim, width)
         self.blocks = nn.ModuleList(Block(width, heads, ffn_ratio * width) for _ in range(layers))
@@ -164,7 +178,7 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, ffn_dim: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"model.width={width} is not divisible by model.heads={heads}")
+            raise ValueError(f"slotformer.width={width} is not divisible by slotformer.heads={heads}")
         self.heads = heads
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
@@ -200,7 +214,7 @@ def key_bias(live: Tensor, dtype: torch.dtype) -> Tensor:
 def sine_positions(num_frames: int, width: int) -> Tensor:
     """Sine and cosine of a frame's age (0 = newest, last row): (T,E)."""
     if width % 2:
-        raise ValueError(f"model.width={width} must be even for sine positions")
+        raise ValueError(f"slotformer.width={width} must be even for sine positions")
     age = torch.arange(num_frames - 1, -1, -1, dtype=torch.float32)
     frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
     angle = age[:, None] * frequency  # (T,E/2)

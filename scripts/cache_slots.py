@@ -1,0 +1,101 @@
+"""Run a trained DIAS over whole videos and keep their slots; an interrupted run continues where it stopped.
+
+python scripts/cache_slots.py checkpoint=runs/train/checkpoints/last data=contact data.root=… split=train cache=…
+accelerate launch scripts/cache_slots.py …    # several processes share the work
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from _main import entry
+from accelerate import PartialState
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from dias_video.data.source import VideoSource
+from dias_video.encoding import encode_videos
+from dias_video.files import sha256
+from dias_video.initializers import BoxInitializer
+from dias_video.model import DIAS
+from slotformer.cache import SlotCache, SlotCacheWriter, finish
+
+
+@entry("cache_slots")
+def main(cfg: DictConfig) -> None:
+    """Cache ``cfg.split`` of ``cfg.data`` in ``cfg.cache``."""
+    if cfg.split not in cfg.data or "_target_" not in cfg.data[cfg.split]:
+        splits = [name for name, value in cfg.data.items() if isinstance(value, DictConfig) and "_target_" in value]
+        raise ValueError(f"this data has no split {cfg.split!r}; choose from {', '.join(map(str, splits))}")
+    processes = PartialState(cpu=cfg.device == "cpu")
+    device = torch.device(cfg.device) if cfg.device else processes.device
+    model = DIAS.from_pretrained(cfg.checkpoint).to(device).eval()
+    source: VideoSource = instantiate(cfg.data[cfg.split])
+    with_boxes = bool(cfg.boxes) and isinstance(model.initializer, BoxInitializer) and has_boxes(source)
+    header = describe(cfg, model, source, with_boxes)
+    rank, world = processes.process_index, processes.num_processes
+    # The header is claimed and the folder checked by the first process before the others look at it.
+    with processes.main_process_first():
+        writer = SlotCacheWriter(cfg.cache, cfg.dtype, part=rank, parts=world, **header)
+    with writer:
+        own = [i for i in range(rank, len(source), world) if source.info(i).video_id not in writer.present]
+        videos = encode_videos(
+            model,
+            source,
+            own,
+            transform=instantiate(cfg.data.eval_transform),
+            boxes=with_boxes,
+            window=cfg.window,
+            batch_size=cfg.batch_size,
+            max_frames=cfg.max_frames,
+            seed=cfg.seed,
+            num_workers=cfg.num_workers,
+        )
+        for video in tqdm(videos, total=len(own), unit="video", desc="slots", disable=rank > 0 or not own):
+            writer.write(
+                video.info.video_id,
+                video.slots,
+                video.mask,
+                maps=video.maps if cfg.maps else None,
+                track_id=video.track_id,
+                label=video.info.label,
+                scenario=video.info.scenario,
+            )
+    processes.wait_for_everyone()
+    if rank == 0:
+        finish(cfg.cache)
+        cache = SlotCache(cfg.cache)
+        start = "first-frame boxes" if with_boxes else "learned queries"
+        print(f"{cfg.cache}: {len(cache)} videos, {cache.num_slots} slots of width {cache.slot_dim}, from {start}")
+
+
+def has_boxes(source: VideoSource) -> bool:
+    """Whether the source's videos come with boxes."""
+    return source.read(0, [0]).get("boxes") is not None
+
+
+def describe(cfg: DictConfig, model: DIAS, source: VideoSource, with_boxes: bool) -> dict[str, Any]:
+    """What makes the cache, for its header."""
+    known = (source.info(i).scenario for i in range(len(source)))
+    return {
+        "scenarios": sorted({name for name in known if name is not None}),
+        "checkpoint": str(cfg.checkpoint),
+        "checkpoint_sha256": sha256(Path(cfg.checkpoint) / "model.safetensors"),
+        "model": model.config,
+        "grid": list(model.encoder.grid),
+        "data": OmegaConf.to_container(cfg.data[cfg.split], resolve=True),
+        "transform": OmegaConf.to_container(cfg.data.eval_transform, resolve=True),
+        "protocol": {
+            "queries": "boxes" if with_boxes else "learned",
+            "max_frames": cfg.max_frames,
+            "window": cfg.window,
+            "seed": cfg.seed,
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()

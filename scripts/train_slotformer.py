@@ -1,0 +1,48 @@
+"""Train a SlotFormer on cached slots.
+
+python scripts/train_slotformer.py cache=runs/slots/train out_dir=runs/slotformer slotformer=small
+python scripts/train_slotformer.py cache=runs/slots/train out_dir=runs/slotformer resume=true
+accelerate launch --multi_gpu --num_processes 8 scripts/train_slotformer.py … # the same result: batch_size is global
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from _main import entry
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from dias_video.engine import Trainer, load_weights
+from slotformer.batch import SlotBatch, SlotWindows
+from slotformer.cache import SlotCache
+from slotformer.errors import slot_statistics
+from slotformer.rollouter import Dynamics
+from slotformer.validation import RolloutValidation
+
+
+@entry("train_slotformer")
+def main(cfg: DictConfig) -> None:
+    """Train ``cfg.slotformer`` on ``cfg.cache``."""
+    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(config, dict)
+    trainer: Trainer = instantiate(cfg.trainer)
+    cache = SlotCache(cfg.cache)
+    torch.manual_seed(cfg.seed)  # initial weights
+    model: Dynamics = instantiate(
+        cfg.slotformer, slot_dim=cache.slot_dim, encoder=cache.header.get("checkpoint_sha256", "")
+    )
+    if cfg.checkpoint is not None:
+        load_weights(model, Path(cfg.checkpoint) / "model.safetensors")
+    else:
+        model.set_statistics(*slot_statistics(cache))
+    windows = SlotWindows(cache, model.burn_in + model.rollout_steps, model.stride, cfg.seed)
+    if windows.too_short and trainer.is_main:
+        print(f"{windows.too_short} of {len(cache)} videos are too short for {windows.span} frames and left out")
+    validate = RolloutValidation(SlotCache(cfg.val_cache)) if cfg.val_cache else None
+    trainer.fit(model, windows, SlotBatch.stack, cfg.out_dir, cfg.resume, config, validate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The Physion protocol: accuracy of contact readouts against how many frames of the future were predicted.
+
+Readouts are fitted on the readout videos alone (:mod:`slotformer.fitting`), and the test videos are scored once, which
+the test cache itself remembers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from slotformer.batch import SlotBatch
+from slotformer.cache import SlotCache
+from slotformer.contact import LabelledSlots
+from slotformer.errors import interval
+from slotformer.fitting import FittedReadouts, ReadoutSettings, fit
+from slotformer.rollouter import Dynamics, context_live
+
+LOOKS = "looks.jsonl"
+Wrap = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+@dataclass
+class Futures:
+    """The same videos with an encoded and with a predicted future; frames are the model's stride apart."""
+
+    observed: int  # how many of the frames are observed
+    encoded: LabelledSlots
+    predicted: LabelledSlots  # its first frames are the encoded ones
+
+    def kind(self, name: str, predicted_frames: int) -> LabelledSlots:
+        """What a readout of kind ``observed``, ``predicted`` or ``full`` is given."""
+        return (self.encoded if name == "full" else self.predicted).first(self.observed + predicted_frames)
+
+
+def futures(
+    cache: SlotCache,
+    model: Dynamics,
+    observed_frames: int,
+    predicted_frames: int,
+    batch_size: int = 64,
+    progress: Wrap = iter,  # type: ignore[assignment]
+) -> Futures:
+    """Observe the first ``observed_frames`` raw frames of every labelled video and roll out from there.
+
+    A video that ends before the last predicted frame has no live encoded slots there.
+
+    Raises:
+        ValueError: a video without label, or one that ends while it is observed.
+    """
+    stride, device = model.stride, next(model.parameters()).device
+    observed = len(range(0, observed_frames, stride))
+    if observed < 1 or predicted_frames < 1:
+        raise ValueError("observed_frames and predicted_frames must be at least 1")
+    span = (observed + predicted_frames - 1) * stride + 1
+    shape = (len(cache), observed + predicted_frames, cache.num_slots)
+    encoded, mask = torch.zeros(*shape, cache.slot_dim), torch.zeros(shape, dtype=torch.bool)
+    rolled, rolled_mask = torch.zeros_like(encoded), torch.zeros_like(mask)
+    labels, scenarios = [], []
+    for rows in progress(range(0, len(cache), batch_size)):
+        names = cache.video_ids[rows : rows + batch_size]
+        videos = [cache.read_video(v, 0, min(span, cache.num_frames(v)), stride) for v in names]
+        for row, video in enumerate(videos, start=rows):
+            if video.label is None or len(video.slots) < observed:
+                what = "no label" if video.label is None else f"fewer than {observed_frames} frames"
+                raise ValueError(f"{cache.path}: {video.video_id} has {what}; reasoning needs both")
+            encoded[row, : len(video.slots)], mask[row, : len(video.slots)] = video.slots, video.mask
+            labels.append(video.label)
+            scenarios.append(video.scenario or "unknown")
+        here = slice(rows, rows + len(videos))
+        first = max(0, observed - model.burn_in)
+        context = SlotBatch(
+            encoded[here, first:observed],
+            mask[here, first:observed],
+            torch.stack([v.track_id[first:observed] for v in videos]),
+            list(names),
+        ).to(device)
+        live = context_live(context.mask, context.track_id)
+        with torch.inference_mode():
+            future = model.rollout(context.slots, live, predicted_frames)
+        rolled[here] = torch.cat([encoded[here, :observed], future.cpu()], 1)
+        rolled_mask[here] = torch.cat([mask[here, :observed], live[:, -1:].expand(-1, predicted_frames, -1).cpu()], 1)
+    about = (list(cache.video_ids), scenarios, torch.tensor(labels))
+    return Futures(observed, LabelledSlots(*about, encoded, mask), LabelledSlots(*about, rolled, rolled_mask))
+
+
+@dataclass
+class Answers:
+    """How readouts of one kind did on the test videos."""
+
+    kind: str  # observed | predicted | full
+    predicted_frames: int  # strided frames of the future that the readout was given
+    correct: NDArray[np.float64]  # (seeds,V)
+    validation_accuracy: float  # mean over seeds
+    fitted: list[FittedReadouts]  # one a seed
+
+
+def answer(
+    readout: Futures,
+    test: Futures,
+    predicted_frames: Sequence[int],
+    candidates: Sequence[ReadoutSettings],
+    seeds: Sequence[int],
+    progress: Wrap = iter,  # type: ignore[assignment]
+) -> list[Answers]:
+    """Fit a readout for every point of the curve on ``readout`` and score it on ``test``.
+
+    The points are: observed frames only; these and each number of ``predicted_frames``; the encoded video as far as
+    the largest of them.
+    """
+    points = [("observed", 0), *(("predicted", n) for n in predicted_frames), ("full", max(predicted_frames))]
+    answers = []
+    for kind, count in progress(points):
+        train, held = readout.kind(kind, count), test.kind(kind, count)
+        fitted = [fit(train, candidates, seed) for seed in seeds]
+        correct = np.stack([f.correct(held) for f in fitted])
+        validation = float(np.mean([f.validation_accuracy for f in fitted]))
+        answers.append(Answers(kind, count, correct, validation, fitted))
+    return answers
+
+
+def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: float = 0.95) -> list[dict[str, Any]]:
+    """A row for every point of the curve and every scenario, ``all`` last: accuracy, interval, difference to observed.
+
+    Intervals are bootstrapped over videos; ``minus_observed`` compares the same videos, so its interval is paired.
+    ``std`` is over seeds.
+    """
+    observed = next(a for a in answers if a.kind == "observed")
+    groups = {name: np.array([s == name for s in scenario]) for name in sorted(set(scenario))}
+    groups["all"] = np.ones(len(scenario), bool)
+    rows = []
+    for point in answers:
+        for name, members in groups.items():
+            correct = point.correct[:, members]
+            accuracy, low, high = interval(correct.mean(0), level)
+            gain, gain_low, gain_high = interval((correct - observed.correct[:, members]).mean(0), level)
+            rows.append(
+                {
+                    "scenario": name,
+                    "kind": point.kind,
+                    "predicted_frames": point.predicted_frames,
+                    "accuracy": accuracy,
+                    "low": low,
+                    "high": high,
+                    "videos": int(members.sum()),
+                    "std": float(correct.mean(1).std()),
+                    "validation_accuracy": point.validation_accuracy,
+                    "minus_observed": gain,
+                    "minus_observed_low": gain_low,
+                    "minus_observed_high": gain_high,
+                }
+            )
+    return rows
+
+
+def record_look(cache: SlotCache, dynamics: str, settings: dict[str, Any], allow_second: bool = False) -> int:
+    """Note in the test cache that it is about to be scored; the number of this look (1 = the first).
+
+    The same settings give the same numbers, so repeating them is no new look. Other settings for the same dynamics
+    model after its test scores are known are.
+
+    Args:
+        cache: the test cache.
+        dynamics: identifies the dynamics model.
+        settings: everything else that the scores depend on.
+        allow_second: look again all the same; the number says so.
+
+    Raises:
+        ValueError: this would be a second look and ``allow_second`` is False.
+    """
+    file = cache.path / LOOKS
+    looks = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    own = [look for look in looks if look["dynamics"] == dynamics]
+    for look in own:
+        if look["settings"] == key:
+            return int(look["number"])
+    if own and not allow_second:
+        raise ValueError(
+            f"{cache.path} was scored with this dynamics model on {own[0]['time']}; settings chosen after seeing the "
+            f"test scores make them worthless, so tune on the readout set; second_look=true scores again and says so"
+        )
+    entry = {"dynamics": dynamics, "settings": key, "number": len(own) + 1, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
+    with file.open("a") as out:
+        out.write(json.dumps(entry) + "\n")
+    return len(own) + 1
+
+
+def settings_of(candidates: Sequence[ReadoutSettings], **others: Any) -> dict[str, Any]:
+    """Readout candidates and whatever else as one plain dict, for :func:`record_look`."""
+    return {"candidates": [asdict(c) for c in candidates], **others}
+
