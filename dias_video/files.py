@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -22,6 +27,30 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         aside.unlink(missing_ok=True)
     sync(path.parent)
+
+
+@contextmanager
+def writing(path: Path, remedy: str) -> Iterator[None]:
+    """Turn whatever a failed write raises inside into one sentence that names ``path``.
+
+    Raises:
+        OSError: a file could not be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise OSError(f"can't write {path} ({reason}); {remedy}") from error
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file under its name at once.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    with writing(path, "see whether the disk is full or the folder read-only"):
+        replace_file(path, lambda aside: save_file(dict(tensors), aside, metadata=dict(metadata or {})))
 
 
 def sync(path: Path) -> None:

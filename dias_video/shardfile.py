@@ -13,10 +13,9 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 
-from dias_video.files import replace_file
+from dias_video.files import save_tensors
 
 SHARD_VERSION = 1
 OFFSETS, KEY_BYTES, KEY_ENDS = "_offsets", "_key_bytes", "_key_ends"
@@ -41,7 +40,7 @@ def save_shard(file: Path, keys: Sequence[str], lengths: Sequence[int], tensors:
     everything = {**tensors, OFFSETS: ends, **pack_keys(keys)}
     digests = {name: hashlib.sha256(_raw(value)).hexdigest() for name, value in everything.items()}
     metadata = {"format": str(SHARD_VERSION), "sha256": json.dumps(digests, sort_keys=True)}
-    replace_file(file, lambda aside: save_file(everything, aside, metadata=metadata))
+    save_tensors(everything, file, metadata)
 
 
 class _Place(NamedTuple):

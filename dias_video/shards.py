@@ -29,10 +29,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dias_video.files import replace_file
+from dias_video.files import replace_file, save_tensors
 from dias_video.shardfile import KEY_BYTES, KEY_ENDS, REMEDY, Keys, Shard, pack_keys, save_shard
 
 FORMAT_VERSION = 1
@@ -159,7 +159,7 @@ def build_index(path: str | Path) -> None:
     places = torch.tensor([entry[1:] for entry in entries], dtype=torch.int64).reshape(-1, 3)
     tensors = {"places": places, **pack_keys([entry[0] for entry in entries])}
     names = json.dumps([[shard.file.name, shard.file.stat().st_size] for shard in shards])
-    replace_file(path / INDEX, lambda aside: save_file(tensors, aside, metadata={"shards": names}))
+    save_tensors(tensors, path / INDEX, {"shards": names})
     for left in path.glob(".*.tmp"):
         left.unlink(missing_ok=True)
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dias_video.engine.checks import check_flag, check_integer
-from dias_video.files import sha256, sync
+from dias_video.files import sha256, sync, writing
 
 FORMAT_VERSION = 1
 CHECKSUMS = "checksums.json"
@@ -62,17 +62,28 @@ class Checkpoints:
         """Write the checkpoint of a step, point ``last`` to it and remove the ones that are too old.
 
         A checkpoint that the folder already holds under this name is replaced.
+
+        Raises:
+            OSError: it could not be written; what was there before is untouched.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._sweep()
         final = self.folder / f"step_{step:06d}"
+        with writing(final, "make room, then go on from the checkpoint before with resume=true"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            self._write(final, write_model, tensors, {"format": FORMAT_VERSION, "step": step, **state})
+            self.point("last", final)
+            self._prune()
+        return final
+
+    def _write(
+        self, final: Path, write_model: Callable[[Path], object], tensors: dict[str, Tensor], state: dict[str, Any]
+    ) -> None:
         aside = self.folder / f".{final.name}.tmp"
         aside.mkdir()
         try:
             write_model(aside)
             save_file(tensors, aside / "trainer.safetensors")
-            described = {"format": FORMAT_VERSION, "step": step, **state}
-            (aside / "trainer.json").write_text(json.dumps(described, indent=1) + "\n")
+            (aside / "trainer.json").write_text(json.dumps(state, indent=1) + "\n")
             sums = {file.name: sha256(file) for file in sorted(aside.iterdir())}
             (aside / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n")
             for file in aside.iterdir():
@@ -84,9 +95,6 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             raise
         sync(self.folder)
-        self.point("last", final)
-        self._prune()
-        return final
 
     def point(self, name: str, checkpoint: Path) -> None:
         """Make the link ``name`` lead to a checkpoint."""

@@ -108,6 +108,12 @@ class Trainer:
         # Unused parameters are normal: learned queries are idle in a batch that brings boxes.
         ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp])
+        if self.accelerator.distributed_type not in ("NO", "MULTI_GPU", "MULTI_CPU"):
+            kind = str(self.accelerator.distributed_type.value)
+            raise ValueError(
+                f"{kind} was asked for by accelerate's configuration; this trainer replicates the model: "
+                "start it with accelerate launch --multi_gpu"
+            )
         self.ranks = Ranks()
         self.share = Share.of(batch_size, self.accelerator.process_index, self.accelerator.num_processes, accumulation)
 

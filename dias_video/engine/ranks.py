@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 MESSAGE_BYTES = 2048
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Interrupted(SystemExit):
@@ -91,6 +95,19 @@ class Ranks:
         return values
 
 
+def follow_launcher() -> None:
+    """Have Linux send SIGTERM to this process when its launcher dies, so that it saves and ends too.
+
+    Launchers that are killed, and accelerate's for one process even on SIGTERM, would leave it behind, training on.
+    """
+    try:
+        command = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    except OSError:
+        return
+    if any(name in command for name in (b"accelerate", b"torchrun", b"torch.distributed")):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
 class Signals:
     """Remembers SIGTERM and SIGINT while a run lasts; a second SIGINT interrupts at once."""
 
@@ -105,6 +122,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            follow_launcher()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
         return self
