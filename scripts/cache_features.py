@@ -36,6 +36,7 @@ def main(cfg: DictConfig) -> None:
         flips=cfg.flips,
         batch_frames=cfg.batch_frames,
         device=device,
+        precision=cfg.precision,
         part=processes.process_index,
         parts=processes.num_processes,
     )

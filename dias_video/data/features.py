@@ -103,6 +103,7 @@ def cache_features(
     flips: bool = False,
     batch_frames: int = 32,
     device: torch.device | str = "cpu",
+    precision: str = "fp32",
     part: int = 0,
     parts: int = 1,
 ) -> None:
@@ -114,10 +115,13 @@ def cache_features(
     Args:
         flips: also store the features of the mirrored frames (twice the time and disk).
         batch_frames: frames given to the encoder at once.
+        precision: ``fp32``, or ``bf16`` to run the encoder under autocast.
 
     Raises:
         ValueError: a video can't be read, features overflow half precision, or the disk is too small.
     """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision must be fp32 or bf16, got {precision!r}")
     size = (int(size[0]), int(size[1]))
     header = {
         "kind": "features",
@@ -126,6 +130,7 @@ def cache_features(
         "grid": list(encoder.grid),
         "size": list(size),
         "flips": flips,
+        "precision": precision,
         "data": fingerprint(source),
     }
     indices = range(part, len(source), parts)
@@ -141,7 +146,7 @@ def cache_features(
                 for video in _chunks(source, index, info.num_frames, batch_frames, size):
                     for name, collected in pieces.items():
                         shown = video.flip(-1) if name.endswith(FLIPPED) else video
-                        collected.append(_encode(encoder, shown.to(device), info.video_id))
+                        collected.append(_encode(encoder, shown.to(device), info.video_id, precision))
                     bar.update(len(video))
                 for name, collected in pieces.items():
                     if name not in writer.present:
@@ -174,8 +179,9 @@ def _chunks(source: VideoSource, index: int, total: int, count: int, size: tuple
 
 
 @torch.no_grad()
-def _encode(encoder: FrozenEncoder, video: Tensor, name: str) -> Tensor:
-    features = encoder.features(video[None])[0].cpu().half()  # (T,N,C)
+def _encode(encoder: FrozenEncoder, video: Tensor, name: str, precision: str) -> Tensor:
+    with torch.autocast(video.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        features = encoder.features(video[None])[0].cpu().half()  # (T,N,C)
     if not torch.isfinite(features).all():
         raise ValueError(f"the encoder's features of {name} don't fit half precision (over 65504); use its final norm")
     return features
