@@ -84,7 +84,8 @@ def main(cfg: DictConfig) -> None:
     )
     content = write_results(cfg.out_dir, scores, videos, protocols, setting)
     print(summary_table(content, list(methods), protocols))
-    print(f"{Path(cfg.out_dir) / 'metrics.json'}: {content['about']['videos']} videos, {setting.split}")
+    work = "1 process" if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes"
+    print(f"{Path(cfg.out_dir) / 'metrics.json'}: {len(videos)} videos of {setting.split}, {work}")
 
 
 if __name__ == "__main__":

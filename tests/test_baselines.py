@@ -1,0 +1,117 @@
+"""The two baselines on videos whose answer is known, and the model as a method."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans as ScikitKMeans
+from torch import Tensor, nn
+
+from dias_video.aggregator import Aggregator, SlotAttention
+from dias_video.baselines import FixedBoxes, KMeans, kmeans, squared_distances
+from dias_video.batch import Draws
+from dias_video.data.boxes import boxes_from_masks
+from dias_video.decoders import MLPDecoder
+from dias_video.encoders import TinyEncoder
+from dias_video.initializers import BoxInitializer, GaussianInitializer
+from dias_video.metrics import adjusted_rand_index
+from dias_video.model import DIAS, Projection
+from dias_video.predictors import ModelTracks
+from dias_video.transition import Transition
+
+
+class Colours(nn.Module):
+    """Features = mean colour of each 4 x 4 cell, turned into directions of 5 dimensions."""
+
+    grid = (5, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixing = nn.Parameter(torch.randn(3, 5, generator=torch.Generator().manual_seed(1)))
+
+    def features(self, video: Tensor) -> Tensor:
+        cells = nn.functional.avg_pool2d(video[0].float() / 255, 4)  # (T,3,h,w)
+        return (cells.flatten(2).transpose(1, 2) @ self.mixing)[None]
+
+
+def coloured_video(num_frames: int = 6) -> dict:
+    """Three coloured rectangles, the first of which moves, on a fourth colour."""
+    masks = torch.zeros(num_frames, 20, 32, dtype=torch.int16)
+    for t in range(num_frames):
+        masks[t, 4:12, 2 * t : 2 * t + 8] = 1
+        masks[t, 12:20, 24:32] = 2
+        masks[t, 0:4, 20:32] = 3
+    palette = torch.tensor([[20, 20, 20], [220, 20, 10], [10, 200, 30], [40, 30, 250]], dtype=torch.uint8)
+    boxes, valid = boxes_from_masks(masks, 4)
+    video = palette[masks.long()].permute(0, 3, 1, 2)
+    return {"video": video, "video_id": "v", "masks": masks, "boxes": boxes, "box_valid": valid}
+
+
+def test_fixed_boxes_hold_the_first_frame() -> None:
+    sample = coloured_video()
+    maps = FixedBoxes()(sample)
+    assert maps.shape == sample["masks"].shape
+    assert torch.equal(maps[0], sample["masks"][0].long())  # rectangles: their boxes are the masks
+    assert all(torch.equal(frame, maps[0]) for frame in maps)
+
+
+def test_small_boxes_lie_on_large_ones() -> None:
+    boxes = torch.tensor([[[0.25, 0.0, 0.5, 0.5], [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.75, 0.5], [0.0, 0.0, 0.1, 0.1]]])
+    valid = torch.tensor([[True, True, True, False]])
+    sample = {"video": torch.zeros(1, 3, 4, 8, dtype=torch.uint8), "video_id": "v", "boxes": boxes, "box_valid": valid}
+    top = [3, 3, 1, 1, 3, 3, 2, 2]
+    assert FixedBoxes()(sample)[0].tolist() == [top, top, [2] * 8, [2] * 8]
+    with pytest.raises(ValueError, match="v has no boxes"):
+        FixedBoxes()({**sample, "boxes": None})
+
+
+def test_kmeans_finds_colours_as_tracks() -> None:
+    sample = coloured_video(8)
+    maps = KMeans(Colours(), num_slots=9, boxes=True, window=3)(sample)
+    assert maps.shape == sample["masks"].shape
+    assert set(maps.unique().tolist()) <= {0, 1, 2, 3}  # three boxes are valid, and the background
+    assert adjusted_rand_index(maps[None], sample["masks"][None]).item() > 0.6
+    assert torch.equal(maps, KMeans(Colours(), 9, boxes=True, window=8)(sample))
+    assert len(KMeans(Colours(), 6, boxes=False)(sample).unique()) > 4
+
+
+def test_kmeans_is_as_tight_as_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(3)
+    middle = torch.randn(5, 7, generator=generator) * 3
+    points = (middle[:, None] + torch.randn(5, 40, 7, generator=generator)).flatten(0, 1)
+    centres = kmeans(points, 5, Draws.for_videos(0, ["a"]))
+    spread = squared_distances(points, centres).amin(1).sum().item()
+    reference = ScikitKMeans(5, n_init=10, random_state=0).fit(points.numpy())
+    assert spread == pytest.approx(reference.inertia_, rel=1e-4)
+    assert torch.equal(centres, kmeans(points, 5, Draws.for_videos(0, ["a"])))
+    assert not torch.equal(centres, kmeans(points, 5, Draws.for_videos(0, ["b"]), restarts=1, iterations=0))
+    same = torch.ones(6, 2)
+    assert np.array_equal(kmeans(same, 4, Draws.for_videos(0, ["a"])), np.ones((4, 2)))
+
+
+def small_model(initializer: nn.Module) -> DIAS:
+    attention = SlotAttention(slot_dim=16, token_dim=16)
+    return DIAS(
+        TinyEncoder(feature_dim=12, input_size=[32, 64], weights="random"),
+        Projection(12, 16),
+        initializer,
+        Aggregator(attention, merge_threshold=0.12),
+        Transition(16),
+        MLPDecoder(feature_dim=12, slot_dim=16, num_tokens=32, hidden=24),
+    ).eval()
+
+
+def test_the_model_is_a_method() -> None:
+    torch.manual_seed(0)
+    sample = coloured_video(5)
+    with_boxes = ModelTracks(small_model(BoxInitializer(5, 16)), boxes=True)
+    maps = with_boxes(sample)
+    assert maps.shape == sample["masks"].shape
+    assert with_boxes.mask_source == "decoder"
+    moved = {**sample, "boxes": sample["boxes"].flip(-1)}
+    assert not torch.equal(maps, with_boxes(moved))  # it does look at them
+    with pytest.raises(ValueError, match="takes no boxes"):
+        ModelTracks(small_model(GaussianInitializer(5, 16)), boxes=True)
+    with pytest.raises(ValueError, match="no boxes"):
+        with_boxes({**sample, "boxes": None})

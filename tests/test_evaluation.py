@@ -1,0 +1,282 @@
+"""The scoring loop: protocols, accumulation, result files, prediction files; the same bits however it is run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_files import write_clip
+from PIL import Image
+
+from dias_video.data.source import VideoInfo
+from dias_video.data.transforms import ClipTransform
+from dias_video.evaluation import OCB, VIDEO_FG, Videos, VideoScores, evaluate, score_video
+from dias_video.metrics import adjusted_rand_index, mean_best_overlap, mean_iou
+from dias_video.predictors import PredictionFiles
+from dias_video.results import MAIN, Setting, summary_table, write_results
+from dias_video.splits import SPLITS, check_split
+
+ROOT = Path(__file__).parents[1]
+INSTANCES = (3, 1, 0, 2, 4, 1, 2)  # of the videos below
+
+
+class Blocks:
+    """Videos of different lengths, some of a single instance, one of none."""
+
+    def __len__(self) -> int:
+        return len(INSTANCES)
+
+    def info(self, index: int) -> VideoInfo:
+        return VideoInfo(f"set/{index}", 3 + index)
+
+    def read(self, index: int, frames) -> dict:
+        generator = torch.Generator().manual_seed(index)
+        masks = torch.zeros(3 + index, 12, 20, dtype=torch.int16)
+        for k in range(INSTANCES[index]):
+            masks[:, 2:9, 1 + 4 * k : 4 + 4 * k] = k + 1
+        masks[0, :2] = -1
+        video = torch.randint(0, 255, (3 + index, 3, 12, 20), generator=generator, dtype=torch.uint8)
+        chosen = list(frames)
+        return {
+            "video": video[chosen],
+            "video_id": f"set/{index}",
+            "frame_index": torch.tensor(chosen),
+            "masks": masks[chosen],
+        }
+
+
+class Noisy:
+    """The truth, with ids changed at random pixels."""
+
+    mask_source = "noise"
+
+    def __call__(self, sample: dict) -> torch.Tensor:
+        ids = sample["masks"].long() * 3 + 1
+        return torch.where(sample["video"][:, 0] < 60, 0, ids)
+
+
+def scores_as_bytes(scores: VideoScores) -> bytes:
+    return b"".join(np.array(list(scores.rows[i].values())).tobytes() for i in range(len(scores.video_ids)))
+
+
+def test_protocols_are_the_measures_they_name() -> None:
+    rng = np.random.default_rng(0)
+    true = torch.from_numpy(rng.integers(-1, 4, (5, 8, 9)))
+    pred = torch.from_numpy(rng.integers(0, 6, (5, 8, 9)))
+    scores = score_video(pred, true)
+    for name, ignore, ari in (("video-fg", True, "fg_ari"), ("ocb", False, "ari")):
+        for measure, function in ((ari, adjusted_rand_index), ("mbo", mean_best_overlap), ("miou", mean_iou)):
+            pooled = function(pred[None], true[None], ignore_background=ignore).item()
+            assert scores[f"{name}/{measure}"] == pooled
+            frames = function(pred, true, ignore_background=ignore)
+            assert scores[f"{name}/per_frame/{measure}"] == pytest.approx(frames.nanmean().item(), abs=1e-15)
+    assert len([name for name in scores if name.startswith("tracking/")]) == 5
+    assert set(score_video(pred, true, [OCB], tracking=False)) == {n for n in scores if n.startswith("ocb/")}
+
+
+def test_summary_counts_what_is_undefined_and_splits_by_instances() -> None:
+    scores = evaluate({MAIN: Noisy()}, Videos(Blocks()))[MAIN]
+    summary, values = scores.summary(), scores.column("video-fg/fg_ari")
+    assert [math.isnan(value) for value in values] == [n == 0 for n in INSTANCES]
+    assert summary["video-fg/fg_ari_undefined"] == 1
+    assert summary["ocb/ari_undefined"] == 0
+    defined = np.array([value for value in values if not math.isnan(value)])
+    assert summary["video-fg/fg_ari"] == pytest.approx(defined.mean(), abs=1e-15)
+    assert summary["video-fg/fg_ari_stderr"] == pytest.approx(defined.std(ddof=1) / math.sqrt(len(defined)), abs=1e-15)
+    one = [value for value, n in zip(values, INSTANCES, strict=True) if n == 1]
+    several = [value for value, n in zip(values, INSTANCES, strict=True) if n > 1]
+    assert summary["video-fg/single_instance/fg_ari"] == pytest.approx(np.mean(one))
+    assert summary["video-fg/multi_instance/fg_ari"] == pytest.approx(np.mean(several))
+    assert scores.column("instances") == list(INSTANCES)
+    assert scores.column("frames") == [3 + index for index in range(len(INSTANCES))]
+
+
+def test_missing_videos_are_refused_and_repeated_ones_dropped() -> None:
+    scores = VideoScores(["a", "b", "c"])
+    scores.add(1, {"instances": 2.0, "ocb/ari": 0.5})
+    scores.add(1, {"instances": 2.0, "ocb/ari": 0.5 + 1e-9})  # padding of a batch, through other kernels
+    scores.add(0, {"instances": 1.0, "ocb/ari": 0.1})
+    with pytest.raises(ValueError, match=r"1 of 3 videos have no score \(c\)"):
+        scores.summary()
+    scores.add(2, {"instances": 1.0, "ocb/ari": 0.6})
+    assert scores.summary()["ocb/ari"] == pytest.approx(0.4)
+    assert scores.column("ocb/ari")[1] == 0.5
+    with pytest.raises(ValueError, match="only 3"):
+        scores.add(3, {})
+
+
+def test_workers_change_no_bit() -> None:
+    alone = evaluate({MAIN: Noisy()}, Videos(Blocks()))[MAIN]
+    helped = evaluate({MAIN: Noisy()}, Videos(Blocks()), num_workers=2)[MAIN]
+    assert scores_as_bytes(alone) == scores_as_bytes(helped)
+
+
+def test_limits_and_transform() -> None:
+    videos = Videos(Blocks(), ClipTransform(size=(6, 10)), max_videos=4, max_frames=2)
+    scores = evaluate({MAIN: Noisy()}, videos, [VIDEO_FG], tracking=False)[MAIN]
+    assert scores.column("frames") == [2] * 4
+    assert (scores.column("height"), scores.column("width")) == ([6] * 4, [10] * 4)
+    assert (len(videos), videos.in_split, videos[3]["num_frames"]) == (4, 7, 6)
+    with pytest.raises(ValueError, match="max_videos"):
+        Videos(Blocks(), max_videos=0)
+
+
+def test_a_method_of_another_shape_is_refused() -> None:
+    def cut(sample: dict) -> torch.Tensor:
+        return sample["masks"][:, :-1]
+
+    with pytest.raises(ValueError, match=r"set/0 has masks \(3, 12, 20\).*\(3, 11, 20\)"):
+        evaluate({MAIN: cut}, Videos(Blocks()))  # type: ignore[dict-item]
+
+
+def test_videos_without_masks_are_refused() -> None:
+    class Bare(Blocks):
+        def read(self, index: int, frames) -> dict:
+            return {k: v for k, v in super().read(index, frames).items() if k != "masks"}
+
+    with pytest.raises(ValueError, match="set/0 has no masks"):
+        Videos(Bare())[0]
+
+
+def test_result_files(tmp_path: Path) -> None:
+    methods = {MAIN: Noisy(), "baselines/other": Noisy()}
+    videos = Videos(Blocks(), max_videos=6)
+    scores = evaluate(methods, videos)
+    setting = Setting("toy/val", "boxes", {name: "noise" for name in methods}, "ckpt", "abc123", num_slots=4)
+    content = write_results(tmp_path / "run", scores, videos, [VIDEO_FG, OCB], setting)
+    read = json.loads((tmp_path / "run/metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert read == content
+    about = read["about"]
+    assert (about["split"], about["videos"], about["videos_in_split"], about["frames"]) == ("toy/val", 6, 7, 33)
+    assert (about["resolution"], about["checkpoint_hash"], about["condition"]) == (["12x20"], "abc123", "boxes")
+    assert about["mask_source"] == {MAIN: "noise", "baselines/other": "noise"}
+    assert set(about["protocols"]) == {"video-fg", "ocb"}
+    assert about["videos_with_more_instances_than_slots"] == 1  # four instances and the background on four slots
+    assert about["single_instance_videos"] == 2
+    assert read["video-fg/fg_ari"] == read["baselines/other/video-fg/fg_ari"]
+    with (tmp_path / "run/videos.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["video_id"] for row in rows] == [f"set/{i}" for i in range(6)] * 2
+    assert rows[2]["video-fg/fg_ari"] == ""
+    assert float(rows[3]["ocb/miou"]) == scores[MAIN].rows[3]["ocb/miou"]
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["metrics.json", "videos.csv"]
+    assert "| baselines/other |" in summary_table(content, list(methods), [VIDEO_FG, OCB])
+    del scores["baselines/other"].rows[4]
+    with pytest.raises(ValueError, match="no score"):
+        write_results(tmp_path / "none", scores, videos, [VIDEO_FG], setting)
+    assert not (tmp_path / "none").exists()
+
+
+def write_predictions(folder: Path, videos: Videos) -> None:
+    """One video as npz, the next as indexed PNGs, and so on."""
+    for index in videos.indices:
+        sample = videos[index]
+        maps = Noisy()(sample).numpy().astype(np.uint8)
+        base = folder / sample["video_id"]
+        base.parent.mkdir(parents=True, exist_ok=True)
+        if index % 2:
+            np.savez_compressed(f"{base}.npz", masks=maps)
+            continue
+        base.mkdir()
+        for t, frame in enumerate(maps):
+            image = Image.fromarray(frame)
+            image.putpalette([255 - i // 3 for i in range(768)])  # colours that are not the ids
+            image.save(base / f"{t:05d}.png")
+
+
+def test_prediction_files_score_as_the_maps_they_hold(tmp_path: Path) -> None:
+    write_predictions(tmp_path, Videos(Blocks()))
+    for limit in (None, 3):
+        videos = Videos(Blocks(), max_frames=limit)
+        scores = evaluate({MAIN: PredictionFiles(tmp_path), "direct": Noisy()}, videos)
+        assert scores_as_bytes(scores[MAIN]) == scores_as_bytes(scores["direct"])
+
+
+def test_bad_prediction_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a folder"):
+        PredictionFiles(tmp_path / "none")
+    predict, sample = PredictionFiles(tmp_path), Videos(Blocks())[1]
+    file = tmp_path / "set/1.npz"
+    file.parent.mkdir()
+    with pytest.raises(ValueError, match="no prediction for set/1"):
+        predict(sample)
+    file.write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(ValueError, match=r"1\.npz can't be read"):
+        predict(sample)
+    np.savez(file, masks=np.zeros((4, 12, 20)))
+    with pytest.raises(ValueError, match="one integer array"):
+        predict(sample)
+    np.savez(file, masks=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="can't be read"):
+        predict(sample)
+    np.savez(file, masks=np.zeros((3, 12, 20), int))
+    with pytest.raises(ValueError, match="3 frames, the video has 4"):
+        predict(sample)
+    file.unlink()
+    (tmp_path / "set/1").mkdir()
+    with pytest.raises(ValueError, match="no PNG"):
+        predict(sample)
+    Image.new("RGB", (20, 12)).save(tmp_path / "set/1/0.png")
+    with pytest.raises(ValueError, match="colour image"):
+        predict(sample)
+    with pytest.raises(ValueError, match="leads out"):
+        predict({**sample, "video_id": "../x"})
+
+
+def test_frozen_splits() -> None:
+    assert check_split("movi_d/validation", 250).videos == 250
+    assert SPLITS["ytvis_2021/train-but-300"].videos + 300 == SPLITS["ytvis_2021/train"].videos
+    with pytest.raises(ValueError, match="has 250 videos"):
+        check_split("movi_e/validation", 249)
+    with pytest.raises(ValueError, match="no split is called"):
+        check_split("movi_d/val", 250)
+
+
+def script(*words: str, launcher: tuple[str, ...] = (sys.executable,), ok: bool = True) -> str:
+    """Run ``scripts/evaluate.py``; what it printed, of an error only stderr."""
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [*launcher, str(ROOT / "scripts/evaluate.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert (done.returncode == 0) == ok, done.stderr
+    return done.stdout if ok else done.stderr
+
+
+def test_two_processes_change_no_bit(tmp_path: Path) -> None:
+    """Seven clips on two processes: the shares are unequal, so rows are padded and dropped again."""
+    for index in range(7):
+        true = write_clip(tmp_path / f"data/toss/val/{index:05d}", num_frames=4 + index % 3)
+        (tmp_path / "maps/toss/val").mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(index).integers(0, 9, true.shape)
+        np.savez(tmp_path / f"maps/toss/val/{index:05d}.npz", np.where(noise > 5, noise, true))
+    common = (f"predictions={tmp_path}/maps", f"data.root={tmp_path}/data", "data.size=[32,48]")
+    script(*common, f"out_dir={tmp_path}/one")
+    two = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--mixed_precision", "no")
+    launcher = (sys.executable, *two, "--num_machines", "1", "--main_process_port", "0")
+    said = script(*common, f"out_dir={tmp_path}/two", launcher=launcher)
+    assert "7 videos of toss/val, 2 processes" in said
+    for name in ("metrics.json", "videos.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    content = json.loads((tmp_path / "one/metrics.json").read_text())
+    assert content["about"]["videos"] == 7
+
+
+def test_user_errors_are_one_sentence_and_leave_nothing(tmp_path: Path) -> None:
+    write_clip(tmp_path / "data/toss/val/00000")
+    common = (f"data.root={tmp_path}/data", f"out_dir={tmp_path}/out")
+    for words, sentence in (
+        ((), "say what to score"),
+        ((f"predictions={tmp_path}",), "no prediction for toss/val/00000"),
+    ):
+        error = script(*common, *words, ok=False)
+        assert sentence in error
+        assert error.strip().splitlines()[-1].startswith("error: ")
+        assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
