@@ -1,0 +1,228 @@
+"""Physion (Bear et al., NeurIPS 2021): training, readout and test videos where the official archives were unpacked."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from importlib.resources import files as package_files
+from pathlib import Path
+
+import torch
+
+from dias_video.data.index import frame_counts
+from dias_video.data.pictures import natural
+from dias_video.data.problems import OnError, Problems
+from dias_video.data.source import Sample, VideoInfo, frames_in_range
+from dias_video.data.video_file import VideoFiles
+
+SPLITS = ("training", "readout", "test")
+SCENARIOS = ("collide", "contain", "dominoes", "drape", "drop", "link", "roll", "support")
+# By what a stimulus' name starts with: some names hold a second scenario's word later on.
+PREFIXES = {
+    "pilot_it2_collision": "collide",
+    "pilot-containment": "contain",
+    "pilot_dominoes": "dominoes",
+    "test": "drape",
+    "pilot_it2_drop": "drop",
+    "pilot_linking": "link",
+    "pilot_it2_rollingSliding": "roll",
+    "pilot_towers": "support",
+}
+LABELS = {"readout": "readout_labels.csv", "test": "labels.csv"}
+DOWNLOAD = "get it from the data page of the Physion authors"
+
+
+class PhysionVideos:
+    """One subset of Physion; ``readout`` and ``test`` with labels (1.0: red touches yellow before the end).
+
+    Videos of ``readout`` and ``test`` without a label are left out; they and the labels without a video are listed in
+    ``problems``, as are the stimuli on the authors' list of bad ones.
+
+    Args:
+        root: folder with ``PhysionTrainMP4s/<Scenario>_{training,readout}_MP4s/*.mp4`` and
+            ``PhysionTestMP4s/<Scenario>/mp4s-redyellow/*.mp4`` (or ``Physion/<Scenario>/…`` as the archive has it).
+        split: ``training``, ``readout`` or ``test``.
+        scenarios: only these, of ``collide contain dominoes drape drop link roll support``; None = all.
+        labels: the table of labels inside ``root``; None = ``readout_labels.csv`` or ``labels.csv`` beside the videos.
+        exclude_bad: leave out the 26 test stimuli that the authors found faulty.
+        limit: use only the first so many videos of each scenario; None = all.
+        on_error: ``raise``, or ``skip_and_report`` to leave out videos that can't be opened.
+
+    Raises:
+        ValueError: folders or labels are missing or damaged, or (``raise``) a video can't be opened.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "training",
+        scenarios: Sequence[str] | None = None,
+        labels: str | None = None,
+        exclude_bad: bool = True,
+        limit: int | None = None,
+        on_error: OnError = "raise",
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        unknown = set(scenarios or ()) - set(SCENARIOS)
+        if unknown:
+            raise ValueError(f"unknown scenario {sorted(unknown)[0]!r}; choose from {', '.join(SCENARIOS)}")
+        self.root, self.split = Path(root), split
+        self.problems = Problems(on_error)
+        folder, found = self._find()
+        if split in LABELS:
+            table = read_labels(self._labels_file(folder, labels))
+            found = self._matched(found, table)
+        if split == "test" and exclude_bad:
+            found = self._without_bad(found)
+        if scenarios is not None:
+            found = [(file, scenario) for file, scenario in found if scenario in scenarios]
+        if limit is not None:
+            found = [pair for name in SCENARIOS for pair in [p for p in found if p[1] == name][:limit]]
+        self._videos = VideoFiles()
+        counts = frame_counts(
+            self.root, f"physion-{split}", [file for file, _ in found], self._videos.num_frames, self.problems
+        )
+        self._files = [file for file, _ in found if file in counts]
+        if not self._files:
+            raise ValueError(f"{folder} leaves no {split} video; check data.root and data.scenarios")
+        names = dict(found)
+        self._infos = [
+            VideoInfo(
+                f"{split}/{names[file]}/{file.stem}",
+                counts[file],
+                table[stimulus(file.stem)] if split in LABELS else None,
+                names[file],
+            )
+            for file in self._files
+        ]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def info(self, index: int) -> VideoInfo:
+        """Id (split/scenario/stem), length, label and scenario."""
+        return self._infos[index]
+
+    def read(self, index: int, frames: Sequence[int]) -> Sample:
+        """The frames asked for; nothing before the key frame that precedes them is decoded."""
+        info = self._infos[index]
+        wanted = frames_in_range(frames, info.num_frames, str(self._files[index]))
+        sample: Sample = {
+            "video": self._videos.read(self._files[index], wanted),
+            "video_id": info.video_id,
+            "frame_index": torch.tensor(wanted),
+            "scenario": info.scenario,
+        }
+        if info.label is not None:
+            sample["label"] = info.label
+        return sample
+
+    def files(self, index: int) -> list[Path]:
+        """The mp4."""
+        return [self._files[index]]
+
+    def _find(self) -> tuple[Path, list[tuple[Path, str]]]:
+        """The folder of the subset, and its videos with their scenarios, in natural order.
+
+        Raises:
+            ValueError: no such folder.
+        """
+        if self.split == "test":
+            names, pattern = ["PhysionTestMP4s", "PhysionTestMP4s/Physion", "Physion", "."], "*/mp4s-redyellow"
+        else:
+            names, pattern = ["PhysionTrainMP4s", "videos", "."], f"*_{self.split}_MP4s"
+        for name in names:
+            folders = sorted((self.root / name).glob(pattern))
+            if folders:
+                break
+        else:
+            raise ValueError(f"{self.root} holds no {names[0]}/{pattern}; unpack the archive there or check data.root")
+        videos: list[tuple[Path, str]] = []
+        for folder in folders:
+            place = (folder.parent.name if self.split == "test" else folder.name.split("_")[0]).lower()
+            for file in sorted(folder.glob("*.mp4"), key=natural):
+                scenario = scenario_of(file.stem) or place
+                if scenario != place:
+                    self.problems.note(str(file), f"{file} lies in {folder} but is named as {scenario}; taken as that")
+                videos.append((file, scenario))
+        return self.root / name, videos
+
+    def _labels_file(self, folder: Path, labels: str | None) -> Path:
+        name = LABELS[self.split]
+        places = [self.root / labels] if labels else [folder / name, folder.parent / name, self.root / name]
+        for place in places:
+            if place.is_file():
+                return place
+        raise ValueError(f"{places[0]} is missing, without it {self.split} videos have no labels; {DOWNLOAD}")
+
+    def _matched(self, found: list[tuple[Path, str]], table: dict[str, float]) -> list[tuple[Path, str]]:
+        """The videos that have a label; mismatches are noted, and a stimulus that is there twice is a problem."""
+        seen: dict[str, Path] = {}
+        kept = []
+        for file, scenario in found:
+            name = stimulus(file.stem)
+            if name in seen:
+                self.problems.found(str(file), f"{file} and {seen[name]} are one stimulus; remove one")
+            elif name not in table:
+                self.problems.note(str(file), f"{file} has no label; it is left out")
+            else:
+                kept.append((file, scenario))
+            seen.setdefault(name, file)
+        for name in table:
+            if name not in seen:
+                self.problems.note(name, f"the label of {name} has no video")
+        return kept
+
+    def _without_bad(self, found: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
+        bad = bad_stimuli()
+        for file, _ in found:
+            if stimulus(file.stem) in bad:
+                self.problems.note(str(file), f"{file} is on the authors' list of bad stimuli; it is left out")
+        return [(file, scenario) for file, scenario in found if stimulus(file.stem) not in bad]
+
+
+def stimulus(name: str) -> str:
+    """The stimulus that a file stem or a row of a label table names: without ``-redyellow`` and ``_img``."""
+    return re.sub(r"-redyellow(?=_\d+$)", "", name.strip().removesuffix("_img"))
+
+
+def scenario_of(name: str) -> str | None:
+    """Scenario by the start of a stimulus' name; None where no rule fits."""
+    for prefix, scenario in PREFIXES.items():
+        if name.startswith(prefix):
+            return scenario
+    return None
+
+
+def bad_stimuli() -> frozenset[str]:
+    """The test stimuli that the authors found faulty."""
+    text = (package_files("dias_video.data") / "physion_bad_stimuli.txt").read_text()
+    return frozenset(line for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def read_labels(file: Path) -> dict[str, float]:
+    """Labels by stimulus, out of a table whose first column names it.
+
+    The label is in the column ``ground truth outcome`` or ``label``, as True or False.
+
+    Raises:
+        ValueError: another layout, another value, or a stimulus with two labels.
+    """
+    with file.open(newline="") as opened:
+        rows = list(csv.reader(opened))
+    columns = [rows[0].index(name) for name in ("ground truth outcome", "label") if rows and name in rows[0]]
+    if not columns:
+        raise ValueError(f"{file} has no column 'ground truth outcome' in its first line; {DOWNLOAD}")
+    table: dict[str, float] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        if not row:
+            continue
+        value = {"true": 1.0, "false": 0.0}.get(row[columns[0]].strip().lower() if len(row) > columns[0] else "")
+        name = stimulus(row[0])
+        if value is None:
+            raise ValueError(f"{file}, line {number}: the label must be True or False; {DOWNLOAD}")
+        if table.setdefault(name, value) != value:
+            raise ValueError(f"{file}, line {number}: {name} has two labels; correct the table")
+    return table
