@@ -5,6 +5,9 @@ An image is a video of one frame. Equation numbers are the paper's.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -116,6 +119,11 @@ class DIAS(Configured, nn.Module):
         self.carry, self.teacher = carry, teacher
         self.normalize_targets, self.mask_source = normalize_targets, mask_source
 
+    @classmethod
+    def shipped(cls) -> DIAS:
+        """The small model that comes with the package (``dias_video/assets/dias``, see the card beside it)."""
+        return cls.from_pretrained(Path(__file__).parent / "assets" / "dias")
+
     @property
     def num_slots(self) -> int:
         return self.initializer.num_slots
@@ -213,7 +221,6 @@ class DIAS(Configured, nn.Module):
         decoded = self.decoder(slots * mask[..., None], mask)
         return decoded.reconstruction, decoded.attention.unflatten(-1, self.encoder.grid)
 
-    @torch.no_grad()
     def track(
         self,
         video: Tensor,
@@ -222,52 +229,56 @@ class DIAS(Configured, nn.Module):
         window: int = 24,
         seed: int = 0,
     ) -> Tracks:
-        """Track the objects of one video, window by window, so that memory does not grow with its length.
+        """Track the objects of one video (T,3,H,W) uint8 RGB, encoding and decoding ``window`` frames at once.
+
+        The other arguments and the errors are those of ``track_windows``.
+        """
+        if video.ndim != 4 or len(video) == 0:
+            raise ValueError(f"the video has no frames (its shape is {tuple(video.shape)}, it must be (T,3,H,W))")
+        pieces = [tracks for _, tracks in self.track_windows(video.split(window), boxes, box_valid, seed)]
+        return Tracks(**{f.name: torch.cat([getattr(p, f.name) for p in pieces]) for f in fields(Tracks)})
+
+    @torch.no_grad()
+    def track_windows(
+        self, windows: Iterable[Tensor], boxes: Tensor | None = None, box_valid: Tensor | None = None, seed: int = 0
+    ) -> Iterator[tuple[Tensor, Tracks]]:
+        """Track the objects of one video that comes in windows, so that memory does not grow with its length.
 
         Args:
-            video: (T,3,H,W) uint8 RGB.
+            windows: consecutive pieces (t,3,H,W) uint8 RGB of the video.
             boxes: (K,4) normalised xyxy on the first frame, with ``box_valid`` (K,) bool (all valid by default); None
                 lets the model find objects by itself.
-            window: frames encoded and decoded at once.
             seed: of the query noise.
 
+        Yields:
+            Each window and its tracks.
+
         Raises:
-            ValueError: a video of another shape or type, without frames, or boxes out of range.
+            ValueError: frames of another shape or type, or boxes out of range.
         """
-        if video.ndim != 4 or video.shape[1] != 3 or video.dtype != torch.uint8:
-            raise ValueError(f"video must be (T,3,H,W) uint8, got {tuple(video.shape)} {video.dtype}")
-        if len(video) == 0:
-            raise ValueError("the video has no frames")
-        if boxes is not None and (boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.min() < 0 or boxes.max() > 1):
+        if boxes is not None and (
+            boxes.ndim != 2 or boxes.shape[1] != 4 or bool((boxes < 0).any() | (boxes > 1).any())
+        ):
             raise ValueError("boxes must be (K,4) normalised xyxy in [0,1]")
         if boxes is not None and box_valid is None:
             box_valid = torch.ones(len(boxes), dtype=torch.bool)
-        was_training = self.training
         self.eval()
         device = next(self.parameters()).device
-        draws = Draws.for_videos(seed, ["video"])
-        state, parts = None, []
-        for start in range(0, len(video), window):
-            clip = video[None, start : start + window]
-            batch = VideoBatch(
-                video=clip,
-                video_id=["video"],
-                frame_index=torch.arange(start, start + clip.shape[1])[None],
-                frame_valid=torch.ones(clip.shape[:2], dtype=torch.bool),
-                boxes=None if boxes is None else boxes[None, None].float(),
-                box_valid=None if box_valid is None else box_valid[None, None],
-            ).to(device)
-            sequence = self.encode(batch, draws, state)
+        draws, state = Draws.for_videos(seed, ["video"]), None
+        for frames in windows:
+            if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8:
+                raise ValueError(f"video must be (T,3,H,W) uint8, got {tuple(frames.shape)} {frames.dtype}")
+            index = torch.arange(len(frames))[None]
+            batch = VideoBatch(frames[None], ["video"], index, torch.ones_like(index, dtype=torch.bool))
+            if boxes is not None and box_valid is not None:
+                batch.boxes, batch.box_valid = boxes[None, None].float(), box_valid[None, None]
+            sequence = self.encode(batch.to(device), draws, state)
             state = sequence.state
-            slots, mask, ids, maps = (x[0].cpu() for x in sequence_tensors(sequence))
-            parts.append((maps_to_masks(maps, mask, ids, (video.shape[2], video.shape[3])), slots, mask, ids, maps))
-        self.train(was_training)
-        return Tracks(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def sequence_tensors(sequence: SlotSequence) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Slots, mask, track ids and maps of a sequence."""
-    return sequence.slots, sequence.mask, sequence.track_id, sequence.maps
+            slots, mask, ids, maps = (
+                x[0].cpu() for x in (sequence.slots, sequence.mask, sequence.track_id, sequence.maps)
+            )
+            masks = maps_to_masks(maps, mask, ids, (frames.shape[2], frames.shape[3]))
+            yield frames, Tracks(masks, slots, mask, ids, maps)
 
 
 def carried(state: CarryState, slots: Tensor, mask: Tensor) -> CarryState:

@@ -1,0 +1,70 @@
+"""First-frame queries: Gaussians and boxes."""
+
+import pytest
+import torch
+
+from dias_video.batch import Draws
+from dias_video.initializers import BoxInitializer, GaussianInitializer, largest_boxes
+
+B, S, D, K = 3, 4, 5, 2
+
+
+def test_gaussians() -> None:
+    shared = GaussianInitializer(S, D)
+    queries, mask = shared(B, Draws.for_step(0, 0, B))
+    assert queries.shape == (B, S, D)
+    assert mask.all()
+    noise = Draws.for_step(0, 0, B).normal(S, D)
+    torch.testing.assert_close(queries, shared.mean + noise * shared.log_std.exp())
+    separate = GaussianInitializer(S, D, shared=False)
+    assert not torch.allclose(separate(B, Draws.for_step(0, 0, B))[0], separate.mean.expand(B, -1, -1))
+    separate.eval()
+    torch.testing.assert_close(separate(B, Draws.for_step(0, 0, B))[0], separate.mean.expand(B, S, D))
+
+
+def test_boxes_become_their_own_slots_and_absent_ones_are_off() -> None:
+    initializer = BoxInitializer(S, D)
+    boxes = torch.rand(B, K, 4, generator=torch.Generator().manual_seed(0)).sort(-1).values
+    valid = torch.tensor([[True, False], [True, True], [False, False]])
+    queries, mask = initializer(B, Draws.for_step(0, 0, B), boxes, valid)
+    assert mask.tolist() == [[True, True, False, False], [True, True, True, False], [True, False, False, False]]
+    torch.testing.assert_close(queries[:, 0], initializer.background.expand(B, -1))
+    torch.testing.assert_close(queries[1, 2], initializer.embed(boxes[1, 1]))
+
+
+def test_without_boxes_all_slots_start_from_the_seed() -> None:
+    initializer = BoxInitializer(S, D)
+    queries, mask = initializer(B, Draws.for_step(0, 0, B))
+    torch.testing.assert_close(queries, initializer.seed(B, Draws.for_step(0, 0, B))[0])
+    assert mask.all()
+
+
+def test_dropped_boxes_in_training_only() -> None:
+    initializer = BoxInitializer(S, D, box_dropout=0.5)
+    boxes, valid = torch.rand(64, K, 4), torch.zeros(64, K, dtype=torch.bool)
+    _, mask = initializer(64, Draws.for_step(0, 0, 64), boxes, valid)
+    dropped = mask.all(1)
+    assert 16 < int(dropped.sum()) < 48
+    assert (mask[~dropped].sum(1) == 1).all()
+    initializer.eval()
+    assert (initializer(64, Draws.for_step(0, 0, 64), boxes, valid)[1].sum(1) == 1).all()
+
+
+def test_too_many_boxes_keep_the_largest_in_their_order() -> None:
+    sides = torch.tensor([0.3, 0.1, 0.5, 0.4])
+    boxes = torch.stack([torch.zeros(4), torch.zeros(4), sides, sides], -1)[None]
+    kept, valid = largest_boxes(boxes, torch.tensor([[True, True, False, True]]), 2)
+    torch.testing.assert_close(kept[0, :, 2], torch.tensor([0.3, 0.4]))
+    assert valid.all()
+    kept, valid = largest_boxes(boxes, torch.tensor([[False, True, False, False]]), 2)
+    assert valid.sum() == 1
+    assert kept[valid][0, 2] == 0.1
+
+
+def test_user_errors() -> None:
+    with pytest.raises(ValueError, match="num_slots"):
+        GaussianInitializer(0, D)
+    with pytest.raises(ValueError, match="at least 2"):
+        BoxInitializer(1, D)
+    with pytest.raises(ValueError, match="box_valid"):
+        BoxInitializer(S, D)(B, Draws.for_step(0, 0, B), torch.zeros(B, K, 4))

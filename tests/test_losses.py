@@ -1,0 +1,113 @@
+"""Loss terms against per-sample loops written from the equations."""
+
+from itertools import permutations
+
+import pytest
+import torch
+
+from dias_video.losses import distillation_loss, match_regions, reconstruction_loss
+
+B, T, S, N, C = 3, 2, 4, 61, 5
+
+
+def attention(seed: int, off: torch.Tensor | None = None) -> torch.Tensor:
+    logits = 3 * torch.randn(B, T, S, N, generator=torch.Generator().manual_seed(seed))
+    if off is not None:
+        logits = logits.masked_fill(off[..., None], -torch.inf)
+    return logits.softmax(2)
+
+
+def test_reconstruction_is_a_mean_over_counted_tokens_of_each_sample() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = torch.randn(2, B, T, N, C, generator=generator)
+    counted = torch.rand(B, T, N, generator=generator) < 0.4
+    got = reconstruction_loss(predicted, target, counted)
+    for b in range(B):
+        errors = [((predicted - target)[b, t, n] ** 2).mean() for t in range(T) for n in range(N) if counted[b, t, n]]
+        torch.testing.assert_close(got[b], torch.stack(errors).mean())
+
+
+def slow_hard(first: torch.Tensor, last: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Eq. 14-15 for one frame: first, last (S,N), mask (S,); the matching by trying every assignment."""
+    live = [s for s in range(S) if mask[s]]
+    on = [s for s in range(S) if first[s].max() > 0]
+    label = [max(live, key=lambda s: float(last[s, n])) for n in range(N)]
+    region = [int(first[:, n].argmax()) for n in range(N)]
+
+    def iou(a: int, b: int) -> float:
+        both = sum(x == a and y == b for x, y in zip(label, region, strict=True))
+        either = sum(x == a or y == b for x, y in zip(label, region, strict=True))
+        return both / either if either else 0.0
+
+    best = max(permutations(on, len(live)), key=lambda p: sum(iou(a, b) for a, b in zip(live, p, strict=True)))
+    matched = dict(zip(live, best, strict=True))
+    return torch.stack([-first[matched[label[n]], n].log() for n in range(N)]).mean()
+
+
+@pytest.mark.parametrize("case", ["all on", "some off"])
+def test_hard_distillation_equals_the_equations(case: str) -> None:
+    off = torch.zeros(B, T, S, dtype=torch.bool)
+    dead = torch.zeros(B, T, S, dtype=torch.bool)
+    if case == "some off":
+        off[0, :, 3] = off[2, 0, 1] = True
+        dead = off.clone()
+        dead[1, 1, 0] = dead[0, 1, 2] = True
+    for seed in range(8):
+        first, last = attention(seed, off), attention(seed + 100, dead)
+        got = distillation_loss(first, last, ~dead, "hard", torch.ones(B, T, dtype=torch.bool))
+        for b in range(B):
+            expected = torch.stack([slow_hard(first[b, t], last[b, t], ~dead[b, t]) for t in range(T)]).mean()
+            torch.testing.assert_close(got[b], expected)
+
+
+def test_dead_slots_are_never_labels() -> None:
+    first = attention(0)
+    last = torch.full((B, T, S, N), 0.01)
+    last[:, :, 2] = 0.9  # the strongest slot of the last map is dead
+    mask = torch.ones(B, T, S, dtype=torch.bool)
+    mask[:, :, 2] = False
+    moved = last.clone()
+    moved[:, :, 2] = 0.02
+    valid = torch.ones(B, T, dtype=torch.bool)
+    a, b = (distillation_loss(first, x, mask, "hard", valid) for x in (last, moved))
+    assert torch.equal(a, b)
+
+
+def test_soft_distillation_is_cross_entropy_on_the_first_map_as_logits() -> None:
+    first, last = attention(1), attention(2)
+    got = distillation_loss(first, last, torch.ones(B, T, S, dtype=torch.bool), "soft", torch.ones(B, T).bool())
+    for b in range(B):
+        expected = torch.nn.functional.cross_entropy(first[b], last[b])  # frames as batch, slots as classes
+        torch.testing.assert_close(got[b], expected)
+
+
+@pytest.mark.parametrize("teacher", ["hard", "soft"])
+def test_teacher_is_detached_and_padding_left_out(teacher: str) -> None:
+    first, last = attention(1).requires_grad_(True), attention(2).requires_grad_(True)
+    mask = torch.ones(B, T, S, dtype=torch.bool)
+    valid = torch.ones(B, T, dtype=torch.bool)
+    valid[1, 1] = False
+    loss = distillation_loss(first, last, mask, teacher, valid)
+    loss.sum().backward()
+    assert last.grad is None
+    assert first.grad is not None
+    assert (first.grad[1, 1] == 0).all()
+    alone = distillation_loss(first[:, :1], last[:, :1], mask[:, :1], teacher, valid[:, :1])
+    torch.testing.assert_close(loss[1], alone[1])
+
+
+def test_perfect_first_map_needs_no_learning() -> None:
+    labels = torch.randint(0, S, (B, T, N), generator=torch.Generator().manual_seed(3))
+    labels[..., :S] = torch.arange(S)
+    sharp = torch.nn.functional.one_hot(labels, S).float().transpose(2, 3)
+    shuffled = sharp[:, :, torch.tensor([2, 0, 3, 1])]  # another naming of the same regions
+    mask = torch.ones(B, T, S, dtype=torch.bool)
+    loss = distillation_loss(sharp, shuffled, mask, "hard", torch.ones(B, T, dtype=torch.bool))
+    torch.testing.assert_close(loss, torch.zeros(B))
+
+
+def test_matching_one_slot_and_unknown_teacher() -> None:
+    one = torch.zeros(1, 1, N, dtype=torch.int64)
+    assert match_regions(one, one, torch.ones(1, 1, 1).bool(), torch.ones(1, 1, 1).bool()).tolist() == [[[0]]]
+    with pytest.raises(ValueError, match="teacher"):
+        distillation_loss(attention(0), attention(1), torch.ones(B, T, S).bool(), "medium", torch.ones(B, T).bool())
