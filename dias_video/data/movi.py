@@ -140,7 +140,7 @@ class MoviVideos:
             raise ValueError(f"{self._name(index)}: {name} is damaged ({error}); {REMEDY}") from error
 
     def _boxes(self, index: int, num_frames: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Boxes (T,K,4) xyxy and valid (T,K) of all frames; the file has (ymin, xmin, ymax, xmax), instance by instance."""
+        """Boxes (T,K,4) xyxy and valid (T,K) of all frames; the file has (ymin, xmin, ymax, xmax) by instance."""
         lengths = self._numbers("instances/bboxes/ragged_row_lengths_0", index)
         values = self._numbers("instances/bboxes/ragged_flat_values", index).reshape(-1, 4)
         frames = self._numbers("instances/bbox_frames/ragged_flat_values", index)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import decord
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 REMEDY = "download it again or remove it"
+MATROSKA = frozenset({".webm", ".mkv"})
+SHORTFALL = 0.1  # part of the declared duration that may be missing
+
+decord.logging.set_level(decord.logging.QUIET)  # ffmpeg's; what matters is raised
 
 
 class VideoFiles:
@@ -73,10 +78,25 @@ class VideoFiles:
             raise ValueError(f"{path} is not a readable video (half downloaded?); {REMEDY}") from error
         if len(reader) == 0:
             raise ValueError(f"{path} has no frames; {REMEDY}")
+        if path.suffix.lower() in MATROSKA:
+            _check_duration(path, reader)
         while len(self._readers) >= self.max_open:
             self._readers.popitem(last=False)
         self._readers[path] = reader
         return reader
+
+
+def _check_duration(path: Path, reader: Any) -> None:
+    """A cut-off Matroska file opens as a shorter one, without complaint: compare with the duration in its header.
+
+    Raises:
+        ValueError: frames are missing at the end.
+    """
+    with av.open(str(path)) as container:
+        declared = container.duration  # in microseconds, None in a live recording
+    ends = float(reader.get_frame_timestamp(len(reader) - 1)[1])
+    if declared is not None and ends < declared / 1e6 * (1 - SHORTFALL) - 2 / reader.get_avg_fps():
+        raise ValueError(f"{path} ends after {ends:.1f} of {declared / 1e6:.1f} seconds (half downloaded?); {REMEDY}")
 
 
 def _decoded(reader: Any, frames: list[int]) -> NDArray[np.uint8]:
