@@ -5,6 +5,8 @@ python scripts/simulate.py simulate=toss root=data/simulated split=train num_vid
 
 from __future__ import annotations
 
+import sys
+
 from _main import entry
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -14,9 +16,12 @@ from dias_video.simulate.writer import write_dataset
 
 @entry("simulate")
 def main(cfg: DictConfig) -> None:
-    folder = write_dataset(
-        instantiate(cfg.simulate, _convert_="all"), cfg.root, cfg.split, cfg.num_videos, cfg.seed, cfg.workers
-    )
+    variant = instantiate(cfg.simulate, _convert_="all")
+    try:
+        folder = write_dataset(variant, cfg.root, cfg.split, cfg.num_videos, cfg.seed, cfg.workers)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
     print(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,14 +47,16 @@ class Contact:
         return self.num_frames // 3
 
     def clip(self, rng: np.random.Generator, index: int) -> Clip:
-        """One clip; ``index`` decides scenario and label, so that every 2 * len(scenarios) clips are balanced.
+        """One clip; ``index`` decides scenario, label and version, so that every 2 * len(scenarios) clips are balanced.
 
         Raises ValueError when ``MAX_ATTEMPTS`` scenes have not shown the wanted outcome.
         """
         scenario = self.scenarios[index % len(self.scenarios)]
         label = index // len(self.scenarios) % 2
+        versions = SCENARIOS[scenario]
+        version = versions[index // (2 * len(self.scenarios)) % len(versions)]
         for _ in range(MAX_ATTEMPTS):
-            scene, stage = self._scene(rng, scenario)
+            scene, stage = self._scene(rng, version)
             trajectory, touched = world.move(scene, self.num_frames, self.fps, (stage.agent, stage.patient))
             if bool(touched) != bool(label) or (touched and touched[0] < self.observed):
                 continue
@@ -79,11 +82,11 @@ class Contact:
             f"num_frames={self.num_frames}, fps={self.fps}): use settings nearer to the defaults or other scenarios."
         )
 
-    def _scene(self, rng: np.random.Generator, scenario: str) -> tuple[Scene, Stage]:
+    def _scene(self, rng: np.random.Generator, version: Callable[[Cast], Stage]) -> tuple[Scene, Stage]:
         ground, ground_color = looks.ground_look(rng)
         pace = SECONDS / (self.num_frames / self.fps)
         cast = Cast(rng, ground_color, pace)
-        stage = SCENARIOS[scenario](cast)
+        stage = version(cast)
         distractors = [_distractor(cast) for _ in range(int(rng.integers(0, self.max_distractors + 1)))]
         side = rng.uniform(50, 130) * rng.choice([-1, 1])
         camera = Camera.on_dome(
@@ -108,7 +111,7 @@ class Contact:
     def _in_view(self, scene: Scene, stage: Stage, trajectory: Trajectory) -> bool:
         """Agent and patient are to be seen in the observed frames, and for most of the clip."""
         places = scene.camera.project(trajectory.position[:, [stage.agent, stage.patient]], self.size)
-        in_view = ((places > 0.03) & (places < 0.97)).all(axis=-1)  # (T, 2)
+        in_view = np.all((places > 0.03) & (places < 0.97), axis=-1)  # (T, 2)
         return bool(in_view[: self.observed].all() and in_view.mean(axis=0).min() > 0.6)
 
 

@@ -106,7 +106,7 @@ def prop_color(rng: np.random.Generator, others: Sequence[Color]) -> Color:
     """A colour that is neither red nor yellow, apart from ``others``: from green over blue to purple."""
     best, best_distance = (0.0, 0.0, 1.0), -1.0
     for _ in range(20):
-        color = hsv(rng.uniform(0.3, 0.85), rng.uniform(0.4, 1.0), rng.uniform(0.4, 1.0))
+        color = hsv(rng.uniform(0.3, 0.8), rng.uniform(0.4, 1.0), rng.uniform(0.4, 1.0))
         distance = min((float(np.linalg.norm(np.subtract(color, other))) for other in others), default=np.inf)
         if distance > best_distance:
             best, best_distance = color, distance

@@ -26,7 +26,7 @@ SHADOW_BIAS = 0.1
 
 @functools.cache
 def bullet() -> ModuleType:
-    """The ``pybullet`` module, imported on first use: it is an optional dependency, and greets on standard output."""
+    """The ``pybullet`` module, imported on first use: it is an optional dependency, and greets on standard error."""
     try:
         with _quiet():
             import pybullet
@@ -39,14 +39,14 @@ def bullet() -> ModuleType:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Standard output of C code goes nowhere meanwhile."""
-    kept = os.dup(1)
+    """Standard error of C code goes nowhere meanwhile."""
+    kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
-        os.dup2(kept, 1)
+        os.dup2(kept, 2)
         os.close(kept)
 
 

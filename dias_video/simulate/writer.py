@@ -15,9 +15,11 @@ import io
 import json
 import multiprocessing
 import os
+import signal
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -33,6 +35,7 @@ from dias_video.simulate.scene import Clip
 FORMAT = 1
 MIN_SIDE, MAX_SIDE = 16, 2048
 CRF = 12  # close to lossless for the eye
+X264 = "no-mbtree=1"  # with it, x264 gives different bytes for the same small pictures from run to run
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -64,14 +67,21 @@ def write_dataset(
     """
     _check(variant, split, num_videos, seed, workers)
     folder = Path(root) / variant.name / split
-    folder.mkdir(parents=True, exist_ok=True)
-    _claim(variant, folder.parent, split, num_videos, seed)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _claim(variant, folder.parent, split, num_videos, seed)
+    except OSError as error:
+        raise ValueError(f"root={root} cannot be written to ({error.strerror}): choose another folder.") from error
     missing = [index for index in range(num_videos) if not (folder / f"{index:05d}.json").exists()]
     workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(missing)))
     jobs = [(variant, folder, split, seed, index) for index in missing]
     start = time.perf_counter()
-    with tqdm(total=num_videos, initial=num_videos - len(missing), unit="clip", desc=f"{variant.name}/{split}") as bar:
-        for done, _ in enumerate(_in_processes(jobs, workers), start=1):
+    made = num_videos - len(missing)
+    with (
+        contextlib.closing(_in_processes(jobs, workers)) as clips,
+        tqdm(total=num_videos, initial=made, unit="clip", desc=f"{variant.name}/{split}") as bar,
+    ):
+        for done, _ in enumerate(clips, start=1):
             bar.set_postfix_str(
                 f"{done * variant.num_frames / (time.perf_counter() - start):.0f} frames/s", refresh=False
             )
@@ -82,25 +92,26 @@ def write_dataset(
 Job = tuple[Variant, Path, str, int, int]
 
 
-def _in_processes(jobs: list[Job], workers: int) -> Iterator[None]:
+def _in_processes(jobs: list[Job], workers: int) -> Generator[None]:
+    """Write the clips, in any order; closing it drops those that have not begun and waits for the others."""
     if workers == 1:
         yield from map(write_clip, jobs)
         return
     context = multiprocessing.get_context("spawn")  # a forked physics server would be shared
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupts) as pool:
         futures = [pool.submit(write_clip, job) for job in jobs]
         try:
             for future in concurrent.futures.as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise ChildProcessError("a simulating process was killed (out of memory?): run again to go on.") from error
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _one_thread() -> None:
+def _ignore_interrupts() -> None:
     """Ctrl-C reaches the whole process group; the parent alone answers it and lets clips under way finish."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -109,12 +120,15 @@ def write_clip(job: Job) -> None:
     variant, folder, split, seed, index = job
     clip = variant.clip(clip_generator(variant, split, seed, index), index)
     stem = f"{index:05d}"
-    with _aside(folder / f"{stem}.mp4") as path:
-        encode_mp4(path, clip.video, variant.fps)
-    with _aside(folder / f"{stem}.masks.zip") as path:
-        write_masks(path, clip.masks)
-    with _aside(folder / f"{stem}.json") as path:
-        path.write_text(json.dumps(clip.record, separators=(",", ":")))
+    try:
+        with _aside(folder / f"{stem}.mp4") as path:
+            encode_mp4(path, clip.video, variant.fps)
+        with _aside(folder / f"{stem}.masks.zip") as path:
+            write_masks(path, clip.masks)
+        with _aside(folder / f"{stem}.json") as path:
+            path.write_text(json.dumps(clip.record, separators=(",", ":")))
+    except OSError as error:
+        raise OSError(f"{folder / stem} could not be written ({error}): free some space and run again.") from error
 
 
 def encode_mp4(path: Path, video: NDArray[np.uint8], fps: float) -> None:
@@ -124,7 +138,8 @@ def encode_mp4(path: Path, video: NDArray[np.uint8], fps: float) -> None:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
-        stream.options = {"crf": str(CRF), "preset": "veryfast", "threads": "1"}
+        stream.options = {"crf": str(CRF), "preset": "veryfast", "x264-params": X264}
+        stream.codec_context.thread_count = 1
         for picture in video:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
