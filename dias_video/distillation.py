@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dias_video.batch import Draws, VideoBatch
@@ -13,9 +14,10 @@ from dias_video.pretrained import Configured
 class Distillation(Configured, nn.Module):
     """A student encoder whose tokens are the coordinates of the teacher's tokens in a subspace that it learns.
 
-    The teacher's tokens come with the batch (``features``, from the frozen-feature cache). The decoding matrix has
-    orthonormal rows, so the student's C numbers a token are a rotation of the teacher's leading principal components:
-    distances between them are distances between the teacher's tokens.
+    The teacher's tokens come with the batch (``features``, from the frozen-feature cache) and are standardised over
+    their channels. The decoding matrix has orthonormal columns, so the student's C numbers a token are a rotation of
+    the teacher's leading principal components, scaled to unit variance on average: distances between them are
+    distances between the teacher's tokens.
     """
 
     def __init__(self, encoder: TinyEncoder, teacher_dim: int) -> None:
@@ -23,11 +25,12 @@ class Distillation(Configured, nn.Module):
         if encoder.feature_dim > teacher_dim:
             raise ValueError(f"the student's {encoder.feature_dim} features exceed the teacher's {teacher_dim}")
         self.encoder = encoder
-        self.basis = nn.Parameter(torch.randn(encoder.feature_dim, teacher_dim))
+        self.scale = (teacher_dim / encoder.feature_dim) ** 0.5
+        self.basis = nn.Parameter(torch.randn(teacher_dim, encoder.feature_dim))
         self.offset = nn.Parameter(torch.zeros(teacher_dim))
 
     def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
-        """The squared error to the teacher's tokens (B,), relative to their variance in the batch.
+        """``distillation`` (B,): the squared error to the teacher's tokens, whose mean square is 1.
 
         Raises:
             ValueError: the batch has no cached features, or they are on another grid.
@@ -36,10 +39,9 @@ class Distillation(Configured, nn.Module):
         if batch.features is None or batch.features.shape[:3] != tokens.shape[:3]:
             got = None if batch.features is None else tuple(batch.features.shape)
             raise ValueError(f"distillation needs cached teacher features {tuple(tokens.shape[:3])} + (C,), got {got}")
-        rows, upper = torch.linalg.qr(self.basis.T.float())  # (C_teacher,C) orthonormal columns
-        rows = rows * upper.diagonal().sign()  # the one QR that is continuous in the basis
-        target = batch.features.float()
-        error = (tokens @ rows.T + self.offset - target).square().sum(-1)  # (B,T,N)
-        spread = (target - self.offset).square().sum(-1).mean().detach()
+        columns, upper = torch.linalg.qr(self.basis.float())  # (C_teacher,C) orthonormal
+        columns = columns * upper.diagonal().sign()  # of all QR the one that is continuous in the basis
+        target = F.layer_norm(batch.features.float(), batch.features.shape[-1:])
+        error = (self.scale * tokens @ columns.T + self.offset - target).square().mean(-1)  # (B,T,N)
         valid = batch.frame_valid[..., None].to(error.dtype)
-        return {"distillation": (error * valid).sum((1, 2)) / (valid.sum((1, 2)) * error.shape[-1]) / spread}
+        return {"distillation": (error * valid).sum((1, 2)) / (valid.sum((1, 2)) * error.shape[-1])}

@@ -100,7 +100,7 @@ class TinyEncoder(Configured, nn.Module):
     def __init__(
         self,
         feature_dim: int = 64,
-        width: int = 128,
+        width: int = 96,
         depth: int = 4,
         input_size: tuple[int, int] = (128, 128),
         weights: str = "random",
