@@ -20,6 +20,7 @@ class Problem(NamedTuple):
 
     name: str  # video id or file
     sentence: str  # what, and what to do
+    harmless: bool = False  # left out on purpose, or only worth knowing
 
 
 class Problems(list[Problem]):
@@ -45,9 +46,9 @@ class Problems(list[Problem]):
             raise ValueError(sentence)
         self.note(name, sentence)
 
-    def note(self, name: str, sentence: str) -> None:
+    def note(self, name: str, sentence: str, harmless: bool = False) -> None:
         """Something worth telling that leaves the rest usable."""
-        self.append(Problem(name, sentence))
+        self.append(Problem(name, sentence, harmless))
 
 
 def problems_of(source: VideoSource) -> list[Problem]:

@@ -48,7 +48,7 @@ class AnnotatedVideos:
     def problems(self) -> list[Problem]:
         """What the json has wrong, and overlapping instances."""
         overlaps = [
-            Problem(name, f"{name}: instances overlap in {count} frames; the later one is on top")
+            Problem(name, f"{name}: instances overlap in {count} frames; the later one is on top", harmless=True)
             for name, count in self._annotations.overlaps.items()
         ]
         return self._annotations.problems + overlaps

@@ -1,0 +1,66 @@
+"""The first thing to run on a new download: counts, sizes, lengths, instances, a contact sheet, every problem found.
+
+python scripts/inspect_data.py data=physion data.root=path/to/it
+python scripts/inspect_data.py data=ytvis data.root=… check=true    # read everything; exit code 1 if anything is wrong
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from _main import entry
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from dias_video.data.inspection import Inspection, save_picture, table
+from dias_video.data.problems import Problem
+from dias_video.files import replace_file
+
+
+@entry("inspect_data")
+def main(cfg: DictConfig) -> None:
+    """Inspect the sources of ``cfg.data`` and write what was seen into ``cfg.out_dir``."""
+    cfg.data.on_error = "skip_and_report"  # to list every problem, not the first
+    names = [str(name) for name, value in cfg.data.items() if isinstance(value, DictConfig) and is_source(value)]
+    if cfg.split is not None and cfg.split not in names:
+        raise ValueError(f"this data has no split {cfg.split!r}; choose from {', '.join(names)}")
+    report: dict[str, Any] = {}
+    for name in names if cfg.split is None else [cfg.split]:
+        facts, problems = inspect(cfg, name)
+        report[name] = {"facts": facts, "problems": [problem._asdict() for problem in problems]}
+        print(f"{name}\n{table(facts, problems)}")
+    path = Path(cfg.out_dir) / "report.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda aside: aside.write_text(json.dumps(report, indent=1) + "\n"))
+    print(path)
+    wrong = any(not problem["harmless"] for seen in report.values() for problem in seen["problems"])
+    if (cfg.check and wrong) or all(seen["facts"]["videos"] == 0 for seen in report.values()):
+        sys.exit(1)
+
+
+def is_source(value: DictConfig) -> bool:
+    """Whether a part of the data config makes videos."""
+    return "root" in value and "_target_" in value
+
+
+def inspect(cfg: DictConfig, name: str) -> tuple[dict[str, Any], list[Problem]]:
+    """Facts and problems of one source; its contact sheet is written. A source that can't be opened is a problem."""
+    try:
+        source = instantiate(cfg.data[name])
+    except InstantiationException as error:
+        return {"videos": 0}, [Problem(name, " ".join(str(error.__cause__ or error).split()))]
+    seen = Inspection(source, cfg.videos, cfg.check)
+    facts = seen.facts()
+    if seen.samples:
+        sheet = Path(cfg.out_dir) / f"{name}.png"
+        save_picture(sheet, seen.contact_sheet())
+        facts["contact sheet"] = str(sheet)
+    return facts, seen.problems
+
+
+if __name__ == "__main__":
+    main()
