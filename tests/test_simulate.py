@@ -204,7 +204,11 @@ def test_agent_is_red_patient_yellow_and_both_are_seen(contact_clips: list[tuple
 
 
 def test_labels_agree_with_distances_between_replayed_bodies(contact_clips: list[tuple[dict, np.ndarray]]) -> None:
-    for record, _ in contact_clips:
+    towed = Contact(
+        size=(40, 56), num_frames=15, fps=5.0, scenarios=("link",)
+    )  # the second version of link comes third
+    more = [towed.clip(clip_generator(towed, "test", 0, index), index).record for index in (2, 3)]
+    for record in [record for record, _ in contact_clips] + more:
         gaps = replayed_gaps(record)
         first = record["first_contact_frame"]
         assert record["num_observed"] == 5

@@ -235,20 +235,20 @@ def dominoes(cast: Cast) -> Stage:
 
 def pendulum(cast: Cast) -> Stage:
     """The agent hangs from a rod and swings towards the patient."""
-    agent, patient = cast.part(cast.uniform(0.7, 0.9), ("sphere", "box")), cast.part(cast.uniform(0.8, 1.0), STANDING)
+    agent, patient = cast.part(cast.uniform(0.65, 0.8), ("sphere", "box")), cast.part(cast.uniform(0.7, 0.85), STANDING)
     radius = agent.size[0] / 2
     length = cast.uniform(1.5, 1.9)
     pivot = (cast.uniform(-0.4, 0.2), 0.0, length + radius + cast.uniform(0.1, 0.35))
-    angle = np.radians(cast.uniform(40, 60))  # of the rod against the plumb line
+    angle = np.radians(cast.uniform(25, 45))  # of the rod against the plumb line
     along = np.array([-np.sin(angle), 0.0, -np.cos(angle)])
     rod = Part("box", (0.14, 0.14, length))
     swing = cast.uniform(-1.8, 1.8)  # m/s at the agent, along the swing
     tangent = np.array([np.cos(angle), 0.0, -np.sin(angle)])
-    side = cast.uniform(-1.2, 1.2)
+    side = cast.uniform(-2.0, 2.0)
     velocity = swing * tangent + np.array([0.0, side, 0.0])
     middle, end = np.array(pivot) + along * length / 2, np.array(pivot) + along * length
     turn: Quaternion = (0.0, float(np.sin(angle / 2)), 0.0, float(np.cos(angle / 2)))
-    place = (pivot[0] + cast.uniform(0.9, 1.6), cast.uniform(-0.4, 0.4))
+    place = (pivot[0] + cast.uniform(1.1, 1.6), cast.uniform(-0.4, 0.4))
     return Stage(
         (
             cast.agent(agent, _vector(end), _vector(velocity), restitution=0.3),

@@ -30,7 +30,7 @@ def shape_mesh(shape: str, size: Vector) -> Mesh:
 
 
 NUM_BUNDLED = 1000
-MAX_BUNDLED_TRIANGLES = 1200  # the few larger ones would take most of the rendering time
+MAX_BUNDLED_TRIANGLES = 800  # the few larger ones would take most of the rendering time
 
 
 class BundledMesh(NamedTuple):
