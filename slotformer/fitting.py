@@ -110,7 +110,9 @@ class Readouts:
                 with torch.no_grad():
                     everything = torch.arange(len(label)).split(256)
                     losses = [self._losses(members[0].eval(), weights, buffers, index) for index in everything]
-                held_out = ((torch.cat(losses, 1) * ~self.own).sum(1) / (~self.own).sum(1)).nan_to_num(torch.inf)  # (M,)
+                held_out = ((torch.cat(losses, 1) * ~self.own).sum(1) / (~self.own).sum(1)).nan_to_num(
+                    torch.inf
+                )  # (M,)
                 better = held_out < lowest
                 lowest = torch.where(better, held_out, lowest)
                 for name, value in best.items():
@@ -135,9 +137,7 @@ class Readouts:
         answers = vmap(logits, randomness="different")(weights, buffers)  # (M,B)
         return F.binary_cross_entropy_with_logits(answers, label.expand_as(answers), reduction="none")
 
-    def _extract(
-        self, skeleton: ContactReadout, best: dict[str, Tensor], lowest: Tensor, fold: int
-    ) -> ContactReadout:
+    def _extract(self, skeleton: ContactReadout, best: dict[str, Tensor], lowest: Tensor, fold: int) -> ContactReadout:
         member = int(lowest.masked_fill(self.fold != fold, torch.inf).argmin())
         readout = copy.deepcopy(skeleton).eval()
         readout.load_state_dict({name: value[member] for name, value in best.items()}, strict=False)

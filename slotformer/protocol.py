@@ -198,4 +198,3 @@ def record_look(cache: SlotCache, dynamics: str, settings: dict[str, Any], allow
 def settings_of(candidates: Sequence[ReadoutSettings], **others: Any) -> dict[str, Any]:
     """Readout candidates and whatever else as one plain dict, for :func:`record_look`."""
     return {"candidates": [asdict(c) for c in candidates], **others}
-

@@ -66,9 +66,7 @@ def cache_errors(
         ValueError: no video is.
     """
     device = next(model.parameters()).device
-    parts = [
-        rollout_errors(model, batch.to(device))[0] for batch in progress(batches(cache, model, steps, batch_size))
-    ]
+    parts = [rollout_errors(model, batch.to(device))[0] for batch in progress(batches(cache, model, steps, batch_size))]
     if not parts:
         raise ValueError(f"{cache.path}: no video has {model.burn_in} + {steps} frames, {model.stride} apart")
     return join_errors(parts)

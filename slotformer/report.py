@@ -1,0 +1,97 @@
+"""Tables and curves as files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402 - after the backend is chosen
+from matplotlib.axes import Axes  # noqa: E402
+
+LABELS = {"model": "SlotFormer", "repeat_last": "repeat the last frame", "constant_velocity": "constant velocity"}
+COLOURS = {"model": "tab:blue", "repeat_last": "tab:gray", "constant_velocity": "tab:orange"}
+Row = Mapping[str, Any]
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Rows with the keys of the first as columns, numbers with six digits; appears whole or not at all."""
+
+    def write(aside: Path) -> None:
+        with aside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+    _whole(path, write)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Indented json; appears whole or not at all."""
+    _whole(path, lambda aside: aside.write_text(json.dumps(content, indent=1) + "\n"))
+
+
+def plot_errors(path: Path, rows: Sequence[Row], stride: int) -> None:
+    """Normalised error and error relative to repeating the last frame, against predicted steps, with intervals."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    steps = [row["step"] for row in rows]
+    for name in LABELS:
+        _curve(left, steps, rows, name, LABELS[name], COLOURS[name])
+        if name != "repeat_last":
+            _curve(right, steps, rows, f"{name}_relative", LABELS[name], COLOURS[name])
+    right.axhline(1, color=COLOURS["repeat_last"], linewidth=1)
+    # Extrapolation can be off by orders of magnitude; the picture is about the others.
+    highest = max(max(row["model_high"], row["repeat_last_high"]) for row in rows)
+    left.set(ylabel="squared error / squared norm", title="slots", ylim=(0, 1.3 * highest))
+    ratio = max([1.0, *(row["model_relative_high"] for row in rows)])
+    right.set(ylabel="error / error of repeating the last frame", title="relative", ylim=(0, 1.3 * ratio))
+    for axes in (left, right):
+        axes.set_xlabel(f"predicted step ({stride} frame{'s' if stride > 1 else ''} each)")
+        axes.grid(alpha=0.3)
+    left.legend()
+    _whole(path, lambda aside: figure.savefig(aside, format="png", dpi=120))
+    pyplot.close(figure)
+
+
+def plot_accuracy(path: Path, rows: Sequence[Row], stride: int) -> None:
+    """Accuracy against predicted frames: pooled with its interval and with the observed-only and full readouts."""
+    names = sorted({row["scenario"] for row in rows} - {"all"})
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for name in [*names, "all"]:
+        own = [r for r in rows if r["scenario"] == name and r["kind"] != "full"]
+        bold = name == "all"
+        frames = [r["predicted_frames"] for r in own]
+        (line,) = axes.plot(
+            frames, [r["accuracy"] for r in own], "o-", label=name, linewidth=3 if bold else 1, alpha=1 if bold else 0.6
+        )
+        if bold:
+            low, high = [r["low"] for r in own], [r["high"] for r in own]
+            axes.fill_between(frames, low, high, color=line.get_color(), alpha=0.2)
+            full = next(r for r in rows if r["scenario"] == "all" and r["kind"] == "full")
+            axes.axhline(full["accuracy"], linestyle="--", color="black", linewidth=1, label="full video")
+            axes.axhline(own[0]["accuracy"], linestyle=":", color="black", linewidth=1, label="observed only")
+    axes.axhline(0.5, color="tab:gray", linewidth=1)
+    axes.set(xlabel=f"predicted frames ({stride} raw each)", ylabel="accuracy on test", title="will they touch?")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", ncols=2)
+    _whole(path, lambda aside: figure.savefig(aside, format="png", dpi=120))
+    pyplot.close(figure)
+
+
+def _curve(axes: Axes, steps: Sequence[int], rows: Sequence[Row], name: str, label: str, colour: str) -> None:
+    axes.plot(steps, [row[name] for row in rows], label=label, color=colour)
+    low, high = [row[f"{name}_low"] for row in rows], [row[f"{name}_high"] for row in rows]
+    axes.fill_between(steps, low, high, color=colour, alpha=0.2)
+
+
+def _whole(path: Path, write: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp")
+    write(aside)
+    os.replace(aside, path)
