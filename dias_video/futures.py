@@ -1,8 +1,7 @@
-"""Masks of encoded and of predicted slots, decoded alike: with every token masked, so that nothing of the future leaks."""
+"""Masks of encoded and of predicted slots, decoded alike: with every token masked, so nothing of the future leaks."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dias_video.masks import maps_to_masks

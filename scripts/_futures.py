@@ -51,6 +51,7 @@ def gif(path: Path, sample: Sample, masks: dict[str, Tensor], burn_in: int, fps:
     truth = overlay(video, masks["encoded"])  # (T,H,W,3)
     observed = torch.cat([truth[:burn_in], truth[burn_in - 1 : burn_in].expand(steps, -1, -1, -1)])
     predicted = torch.cat([truth[:burn_in], colour_masks(masks["model"])])
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_gif(path, side_by_side([observed, truth, predicted], ["observed", "true future", "predicted"]), fps)
 
 

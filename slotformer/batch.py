@@ -65,7 +65,7 @@ class SlotWindows:
         if not len(self.index):
             raise ValueError(
                 f"{cache.path}: no video has the {self.span} frames that {num_frames} steps of stride {stride} take "
-                f"(the longest has {lengths.max(initial=0)}); lower slotformer.burn_in, slotformer.rollout or slotformer.stride"
+                f"(the longest has {lengths.max(initial=0)}); lower slotformer.burn_in, .rollout or .stride"
             )
 
     def __len__(self) -> int:

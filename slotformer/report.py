@@ -12,8 +12,8 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402 - after the backend is chosen
-from matplotlib.axes import Axes  # noqa: E402
+from matplotlib import pyplot
+from matplotlib.axes import Axes
 
 LABELS = {"model": "SlotFormer", "repeat_last": "repeat the last frame", "constant_velocity": "constant velocity"}
 COLOURS = {"model": "tab:blue", "repeat_last": "tab:gray", "constant_velocity": "tab:orange"}

@@ -1,6 +1,6 @@
 """SlotFormer: a Transformer over the slots of the last frames predicts the slots of the next one, again and again.
 
-After "SlotFormer: Unsupervised Visual Dynamics Simulation with Object-Centric Models" (Wu et al., ICLR 2023), section 3.
+After "SlotFormer: Unsupervised Visual Dynamics Simulation with Object-Centric Models" (Wu et al., 2023), section 3.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class Block(nn.Module):
 
     def forward(self, queries: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
         """Update ``queries`` (B,Q,E), which are all or the last Q of ``tokens`` (B,L,E), by attending to ``tokens``."""
-        num_queries, width = queries.shape[1:]
+        num_queries = queries.shape[1]
         q, k, v = self.project(self.norm1(tokens))
         mixed = F.scaled_dot_product_attention(q[:, :, -num_queries:], k, v, bias)  # (B,heads,Q,E/heads)
         queries = queries + self.out(mixed.transpose(1, 2).flatten(2))
