@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from dias_video.data.source import Sample, VideoInfo
 
+SHARED = Path(__file__).parents[2] / "shared" / "data"  # real data for tests marked `data`
 LENGTHS = (5, 11, 8)
 
 
