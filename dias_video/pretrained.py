@@ -33,7 +33,7 @@ class Configured:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         Configured.known[cls.__name__] = cls
-        if "__init__" in cls.__dict__:
+        if "__init__" in cls.__dict__ or not hasattr(cls.__init__, "__wrapped__"):
             cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -110,12 +110,15 @@ def load_weights(model: Any, file: Path) -> None:
 
 def _recording(init: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(init)
+    # ``self``, and the catch-alls of a constructor inherited from ``nn.Module``, are no configuration.
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    skipped = {"self"} | {name for name, p in signature.parameters.items() if p.kind not in named}
 
     @functools.wraps(init)
     def recorded(self: Any, *args: Any, **kwargs: Any) -> None:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
-        plain = {k: _plain(v) for k, v in list(bound.arguments.items())[1:]}
+        plain = {k: _plain(v) for k, v in bound.arguments.items() if k not in skipped}
         init(self, *args, **kwargs)
         self.config = {"type": type(self).__name__, **plain, **self.not_stored}
 

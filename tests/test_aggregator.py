@@ -138,9 +138,7 @@ def test_skipped_clips_are_not_merged() -> None:
     slots, keys, values = inputs(attention)
     slots[:] = slots[:, :1]
     mask = torch.ones(B, S, dtype=torch.bool)
-    got = Aggregator(attention, 0.1, skip_merging=0.5)(
-        slots, keys, values, mask, 2, skip=torch.tensor([True, False])
-    )
+    got = Aggregator(attention, 0.1, skip_merging=0.5)(slots, keys, values, mask, 2, skip=torch.tensor([True, False]))
     assert got.mask.sum(1).tolist() == [S, 1]
     assert got.labels.tolist() == [[0, 1, 2, 3, 4], [0] * 5]
 
