@@ -283,9 +283,26 @@ def evaluate(
     return scores
 
 
+class _Reported(Dataset[Sample | str]):
+    """Hands over what went wrong as a sentence, which a worker's exception would bury in its traceback."""
+
+    def __init__(self, videos: Videos) -> None:
+        self.videos = videos
+
+    def __getitem__(self, index: int) -> Sample | str:
+        try:
+            return self.videos[index]
+        except (ValueError, OSError) as error:
+            return str(error)
+
+
 def _loaded(videos: Videos, share: Sequence[int], num_workers: int) -> Iterator[Sample]:
     """Samples in order; read in ``num_workers`` other processes if that is not 0."""
-    return iter(DataLoader(videos, batch_size=None, sampler=list(share), num_workers=num_workers))
+    loader = DataLoader(_Reported(videos), batch_size=None, sampler=list(share), num_workers=num_workers)
+    for sample in loader:
+        if isinstance(sample, str):
+            raise ValueError(sample)
+        yield sample
 
 
 def _facts(true: Tensor) -> dict[str, float]:

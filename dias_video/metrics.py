@@ -19,6 +19,7 @@ BACKGROUND = 0  # true id of the background
 CHUNK_PIXELS = 1 << 19  # counted at a time: keeps working memory at a few megabytes
 MAX_CELLS = 1 << 23  # of a table held at a time: 64 MB, and a few times that while scoring
 MAX_CELLS_OF_ONE_VIDEO = 1 << 26
+COUNTED_BY_BINCOUNT = ("cpu",)  # elsewhere bincount would wait for the device on every call
 FIXED_POINT = 1 << 48  # averages are summed in these units: an integer sum has no order
 
 
@@ -266,9 +267,9 @@ def _shifted(ids: Tensor, bounds: tuple[int, int]) -> Tensor:
 
 
 def _add_counts(counts: Tensor, index: Tensor) -> None:
-    if counts.device.type == "cpu":
+    if counts.device.type in COUNTED_BY_BINCOUNT:
         counts += torch.bincount(index, minlength=len(counts))
-    else:  # bincount would wait for the device on every call
+    else:
         index = index.long()
         counts.scatter_add_(0, index, torch.ones_like(index))
 

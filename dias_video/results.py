@@ -21,7 +21,7 @@ class Setting:
     """What was scored, and how: stands in every result file."""
 
     split: str  # as the data source names it, or a frozen split of ``splits.py``
-    condition: str  # what the model was told: "boxes" of the first frame, or "none"
+    condition: str  # what the model was told: "boxes" of the first frame, "none", or "not stated" for files
     mask_sources: Mapping[str, str]  # of every method
     checkpoint: str | None = None  # folder
     checkpoint_hash: str | None = None  # SHA-256 of its model.safetensors

@@ -59,6 +59,9 @@ def main(cfg: DictConfig) -> None:
     if unknown or not cfg.protocols:
         raise ValueError(f"protocols={list(cfg.protocols)} must name some of {', '.join(PROTOCOLS)}")
     protocols = [PROTOCOLS[name] for name in cfg.protocols]
+    out_dir = Path(cfg.out_dir)
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ValueError(f"out_dir={out_dir} is a file; name a folder")
     accelerator = Accelerator(cpu=cfg.device == "cpu")
     model, checkpoint_hash = load_model(cfg, accelerator)
     source = instantiate(cfg.data.eval)
@@ -75,17 +78,17 @@ def main(cfg: DictConfig) -> None:
         return
     setting = Setting(
         split=cfg.frozen_split or cfg.data.eval.get("split") or type(source).__name__,
-        condition="boxes" if boxes else "none",
+        condition="not stated" if model is None and cfg.boxes is None else "boxes" if boxes else "none",
         mask_sources={name: method.mask_source for name, method in methods.items()},
         checkpoint=cfg.checkpoint,
         checkpoint_hash=checkpoint_hash,
         num_slots=None if model is None else model.num_slots,
         seed=cfg.seed,
     )
-    content = write_results(cfg.out_dir, scores, videos, protocols, setting)
+    content = write_results(out_dir, scores, videos, protocols, setting)
     print(summary_table(content, list(methods), protocols))
     work = "1 process" if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes"
-    print(f"{Path(cfg.out_dir) / 'metrics.json'}: {len(videos)} videos of {setting.split}, {work}")
+    print(f"{out_dir / 'metrics.json'}: {len(videos)} videos of {setting.split}, {work}")
 
 
 if __name__ == "__main__":

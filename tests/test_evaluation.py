@@ -142,8 +142,9 @@ def test_videos_without_masks_are_refused() -> None:
         def read(self, index: int, frames) -> dict:
             return {k: v for k, v in super().read(index, frames).items() if k != "masks"}
 
-    with pytest.raises(ValueError, match="set/0 has no masks"):
-        Videos(Bare())[0]
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match=r"^set/0 has no masks to score against; evaluate on data that has them$"):
+            evaluate({MAIN: Noisy()}, Videos(Bare()), num_workers=workers)
 
 
 def test_result_files(tmp_path: Path) -> None:

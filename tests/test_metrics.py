@@ -288,3 +288,24 @@ def test_contours_and_disks() -> None:
     y, x = np.mgrid[:11, :13]
     assert np.array_equal(dilate(dot, 3)[0], np.hypot(y - 5, x - 6) <= 3)
     assert contour(dot)[0].nonzero().tolist() == [[4, 5], [4, 6], [5, 5], [5, 6]]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_device_changes_no_bit(measure) -> None:
+    rng = np.random.default_rng(7)
+    pairs = [random_maps(rng, (3, 10, 14)) for _ in range(9)]
+    pred, true = (torch.from_numpy(np.stack(maps)) for maps in zip(*pairs, strict=True))
+    there = measure(pred.cuda(), true.cuda())
+    assert there.is_cuda
+    assert there.cpu().numpy().tobytes() == measure(pred, true).numpy().tobytes()
+
+
+def test_counting_by_scattering_equals_bincount(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of counting that other devices take, on the CPU."""
+    rng = np.random.default_rng(8)
+    pred, true = (torch.from_numpy(m)[None] for m in random_maps(rng, (3, 10, 14)))
+    want = metrics.table_of_maps(pred, true).counts
+    monkeypatch.setattr(metrics, "COUNTED_BY_BINCOUNT", ())
+    assert torch.equal(metrics.table_of_maps(pred, true).counts, want)
