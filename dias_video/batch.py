@@ -70,7 +70,8 @@ class VideoBatch:
 
         A sample is a dict with ``video`` (T,3,H,W) uint8, ``video_id`` str, ``frame_index`` (T,) int64 and optionally
         ``masks`` (T,H,W) int16, ``boxes`` (T,K,4) float32 with ``box_valid`` (T,K) bool, ``features`` (T,N,C),
-        ``label`` float and ``scenario`` str, as tensors.
+        ``label`` float and ``scenario`` str, as tensors. Where only some samples have a label or a scenario, as when
+        data sets are mixed, the others get NaN and "".
 
         Raises:
             ValueError: frame sizes differ, or an optional key is present in only some samples.
@@ -78,9 +79,9 @@ class VideoBatch:
         sizes = {tuple(s["video"].shape[-2:]) for s in samples}
         if len(sizes) > 1:
             raise ValueError(f"frames of one batch must have one size, got {sorted(sizes)}; set a resize transform")
-        present = [k for k in ("masks", "boxes", "features", "label", "scenario") if samples[0].get(k) is not None]
+        present = [k for k in ("masks", "boxes", "features") if samples[0].get(k) is not None]
         for s in samples:
-            have = [k for k in ("masks", "boxes", "features", "label", "scenario") if s.get(k) is not None]
+            have = [k for k in ("masks", "boxes", "features") if s.get(k) is not None]
             if have != present:
                 raise ValueError(f"video {s['video_id']} has {have} but {samples[0]['video_id']} has {present}")
         num_frames = max(s["video"].shape[0] for s in samples)
@@ -96,6 +97,10 @@ class VideoBatch:
                 row[: value.shape[0], : value.shape[1]] = value
             return out
 
+        def any_of(values: list[Any]) -> bool:
+            return any(value is not None for value in values)
+
+        labels, scenarios = ([s.get(k) for s in samples] for k in ("label", "scenario"))
         frame_index = torch.zeros(len(samples), num_frames, dtype=torch.int64)
         for row, s in zip(frame_index, samples, strict=True):
             row[: len(s["frame_index"])] = torch.as_tensor(s["frame_index"])
@@ -108,8 +113,8 @@ class VideoBatch:
             boxes=padded("boxes", instances=True) if "boxes" in present else None,
             box_valid=padded("box_valid", instances=True) if "boxes" in present else None,
             features=padded("features") if "features" in present else None,
-            label=torch.tensor([float(s["label"]) for s in samples]) if "label" in present else None,
-            scenario=[s["scenario"] for s in samples] if "scenario" in present else None,
+            label=torch.tensor([float("nan") if x is None else float(x) for x in labels]) if any_of(labels) else None,
+            scenario=[x or "" for x in scenarios] if any_of(scenarios) else None,
         )
 
 
