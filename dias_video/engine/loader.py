@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -127,8 +127,10 @@ def batches(
     steps: tuple[int, int],
     num_workers: int,
     pin_memory: bool = False,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """This process' micro-batches of steps ``steps[0]:steps[1]``, in order, loaded ahead by worker processes.
+
+    Close the generator to end the workers.
 
     Raises:
         ValueError: a sample could not be read; the message is the data set's own.

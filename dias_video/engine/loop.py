@@ -7,7 +7,7 @@ import random
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,17 +218,18 @@ class _Run:
             workers = default_workers(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         order = Order(len(dataset), trainer.batch_size, trainer.seed)
         steps, pin = (state.step, trainer.max_steps), self.accelerator.device.type == "cuda"
-        data = batches(dataset, collate, order, trainer.share, steps, workers, pin)
         self.records = Records(self.ranks, trainer.batch_size)
         self.bar = self._progress()
-        while state.step < trainer.max_steps:
-            with self.ranks.together(signals) as agreed, self.records.waiting():
-                micro_batches = [next(data) for _ in range(trainer.share.accumulation)]
-            if agreed.signal:
-                self._save({})
-                raise Interrupted(agreed.signal)
-            self._update(micro_batches)
-            self._after_step(epoch=(state.step * trainer.batch_size) // len(dataset))
+        # Closing ends the workers; left alone they would outlast an exception, since signals don't end them.
+        with closing(batches(dataset, collate, order, trainer.share, steps, workers, pin)) as data:
+            while state.step < trainer.max_steps:
+                with self.ranks.together(signals) as agreed, self.records.waiting():
+                    micro_batches = [next(data) for _ in range(trainer.share.accumulation)]
+                if agreed.signal:
+                    self._save({})
+                    raise Interrupted(agreed.signal)
+                self._update(micro_batches)
+                self._after_step(epoch=(state.step * trainer.batch_size) // len(dataset))
 
     def _update(self, micro_batches: list[Any]) -> None:
         trainer, step = self.trainer, self.state.step
