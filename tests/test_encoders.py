@@ -1,0 +1,102 @@
+"""Frozen encoders, and the tiny one that learns from a large one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from dias_video.batch import Draws, VideoBatch
+from dias_video.distillation import Distillation
+from dias_video.encoders import TimmEncoder, TinyEncoder
+
+WEIGHTS = Path(__file__).parents[2] / "shared/weights/dinov2_vits14_fp16.safetensors"
+TINY_VIT = "vit_tiny_patch16_224.augreg_in21k"
+
+
+def video(batch: int = 2, frames: int = 3, height: int = 20, width: int = 32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (batch, frames, 3, height, width), generator=generator, dtype=torch.uint8)
+
+
+def test_timm_tokens_are_the_patch_tokens_of_the_model() -> None:
+    encoder = TimmEncoder(TINY_VIT, weights="random", input_size=(32, 48), final_norm=True).eval()
+    assert encoder.grid == (2, 3)
+    got = encoder.features(video(height=32, width=48))
+    assert got.shape == (2, 3, 6, 192)
+    pixels = (video(height=32, width=48)[1, 2].float() / 255 - 0.5) / 0.5  # this model's statistics
+    expected = encoder.vit.forward_features(pixels[None])[0, 1:]  # without the class token
+    torch.testing.assert_close(got[1, 2], expected)
+    assert not any(p.requires_grad for p in encoder.parameters())
+
+
+def test_timm_weights_from_a_file(tmp_path: Path) -> None:
+    donor = timm.create_model(TINY_VIT, num_classes=0, img_size=224)
+    save_file({k: v.contiguous() for k, v in donor.state_dict().items()}, tmp_path / "vit.safetensors")
+    encoder = TimmEncoder(TINY_VIT, str(tmp_path / "vit.safetensors"), (32, 48)).eval()
+    assert torch.equal(encoder.vit.blocks[0].attn.qkv.weight, donor.blocks[0].attn.qkv.weight)
+    assert encoder.config["weights"] == "random"  # a saved model does not need the file again
+
+
+def test_timm_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not found"):
+        TimmEncoder(TINY_VIT, str(tmp_path / "nothing.safetensors"))
+    with pytest.raises(ValueError, match="no_such_vit"):
+        TimmEncoder("no_such_vit", "random")
+    (tmp_path / "broken.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="broken"):
+        TimmEncoder(TINY_VIT, str(tmp_path / "broken.safetensors"))
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason="no DINOv2 weights beside the repository")
+def test_dinov2_from_a_local_file() -> None:
+    encoder = TimmEncoder(weights=str(WEIGHTS)).eval()
+    assert (encoder.grid, encoder.feature_dim) == ((16, 16), 384)
+    plain = torch.zeros(1, 1, 3, 256, 256, dtype=torch.uint8)
+    half = plain.clone()
+    half[..., 128:] = 200
+    a, b = encoder.features(plain), encoder.features(half)
+    assert torch.isfinite(a).all()
+    assert not torch.allclose(a, b, atol=0.1)
+
+
+def test_tiny_encoder_sizes_and_training() -> None:
+    encoder = TinyEncoder(feature_dim=5, width=12, depth=2, input_size=(16, 24))
+    assert encoder.grid == (2, 3)
+    assert encoder(video()).shape == (2, 3, 6, 5)
+    assert encoder(video()).requires_grad
+    assert not encoder.features(video()).requires_grad
+    one = encoder.features(video()[1:, 2:])
+    torch.testing.assert_close(encoder.features(video())[1:, 2:], one)
+    with pytest.raises(ValueError, match="multiples of 8"):
+        TinyEncoder(input_size=(20, 24))
+
+
+def test_distillation_learns_the_teacher_and_hands_its_encoder_on(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    student = Distillation(TinyEncoder(6, width=16, depth=1, input_size=(16, 24)), teacher_dim=10)
+    frames = video(batch=4, frames=1)
+    mixing = torch.randn(3, 10, generator=torch.Generator().manual_seed(1))
+    cells = torch.nn.functional.adaptive_avg_pool2d(frames[:, 0].float() / 255, (2, 3)).flatten(2).transpose(1, 2)
+    features = (cells @ mixing)[:, None]  # (4,1,6,10): a teacher that sees average colours
+    index = torch.zeros(4, 1, dtype=torch.int64)
+    batch = VideoBatch(frames, list("abcd"), index, torch.ones(4, 1, dtype=torch.bool), features=features)
+    optimizer = torch.optim.Adam(student.parameters(), 3e-3)
+    losses = []
+    for step in range(150):
+        loss = student(batch, Draws.for_step(0, step, 4))["distillation"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 < losses[0]
+    student.save_pretrained(tmp_path)
+    loaded = TinyEncoder(6, width=16, depth=1, input_size=(16, 24), weights=str(tmp_path))
+    assert torch.equal(loaded.features(frames), student.encoder.features(frames))
+    batch.features = None
+    with pytest.raises(ValueError, match="teacher features"):
+        student(batch, Draws.for_step(0, 0, 4))
