@@ -1,0 +1,113 @@
+"""A slot predictor whose past never changes: a predicted frame costs one frame, however long the context.
+
+SlotFormer's window slides, so every step moves all positions and everything is computed again. Here a frame attends to
+itself and to earlier frames only, and time enters as the distance between frames (rotary embedding, Su et al. 2021),
+so keys and values of past frames are computed once and kept.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slotformer.rollouter import Block, Dynamics, key_bias
+
+
+class CausalSlotFormer(Dynamics):
+    """Frame-causal attention with relative temporal positions and cached keys and values.
+
+    A predicted frame attends to itself and to the ``context - 1`` frames before it, burn-in or predicted; by default as
+    many as training ever shows. Otherwise as :class:`slotformer.rollouter.SlotFormer`.
+    """
+
+    def __init__(
+        self,
+        slot_dim: int,
+        burn_in: int = 15,
+        rollout: int = 10,
+        stride: int = 3,
+        context: int | None = None,
+        width: int = 256,
+        layers: int = 8,
+        heads: int = 8,
+        ffn_ratio: int = 4,
+        residual: bool = False,
+        encoder: str = "",
+    ) -> None:
+        super().__init__(slot_dim, burn_in, rollout, stride, encoder)
+        self.context = context or burn_in + rollout - 1
+        if self.context < burn_in:
+            raise ValueError(f"slotformer.context={context} must be at least slotformer.burn_in={burn_in}")
+        if width % heads or (width // heads) % 2:
+            raise ValueError(f"slotformer.width={width} over slotformer.heads={heads} must be an even number")
+        self.residual = residual
+        self.in_proj = nn.Linear(slot_dim, width)
+        self.blocks = nn.ModuleList(Block(width, heads, ffn_ratio * width) for _ in range(layers))
+        self.out_proj = nn.Linear(width, slot_dim)
+        if residual:
+            nn.init.zeros_(self.out_proj.weight)
+            nn.init.zeros_(self.out_proj.bias)
+
+    def predict(self, slots: Tensor, live: Tensor, steps: int) -> Tensor:
+        """See :class:`slotformer.rollouter.Dynamics`."""
+        num_frames, num_slots = slots.shape[1:3]
+        past = Past(len(self.blocks), self.context * num_slots)
+        frames = torch.arange(num_frames, device=slots.device).repeat_interleave(num_slots)  # (T*S,)
+        later = torch.where(frames[:, None] >= frames, 0.0, -1e4).to(slots.dtype)  # (T*S,T*S)
+        bias = key_bias(live.flatten(1), slots.dtype) + later
+        tokens = self.advance(self.in_proj(slots).flatten(1, 2), frames, bias, past)  # (B,T*S,E)
+        seen, last, predicted = live.flatten(1), slots[:, -1], []
+        for step in range(steps):
+            change = self.out_proj(tokens[:, -num_slots:])  # (B,S,D)
+            last = last + change if self.residual else change
+            predicted.append(last)
+            if step + 1 < steps:
+                seen = torch.cat([seen, live[:, -1]], 1)[:, -past.limit :]
+                now = frames[-num_slots:] + step + 1
+                tokens = self.advance(self.in_proj(last), now, key_bias(seen, slots.dtype), past)
+        return torch.stack(predicted, 1)
+
+    def advance(self, tokens: Tensor, frames: Tensor, bias: Tensor, past: Past) -> Tensor:
+        """New tokens (B,L,E) of ``frames`` (L,) through all layers; their keys and values join the past."""
+        turn = rotation(frames, tokens.shape[-1] // self.blocks[0].heads, tokens.dtype)
+        for layer, block in enumerate(self.blocks):
+            q, k, v = block.project(block.norm1(tokens))
+            k, v = past.extend(layer, rotate(k, turn), v)
+            mixed = F.scaled_dot_product_attention(rotate(q, turn), k, v, bias)  # (B,heads,L,E/heads)
+            tokens = tokens + block.out(mixed.transpose(1, 2).flatten(2))
+            tokens = tokens + block.ffn(block.norm2(tokens))
+        return tokens
+
+
+class Past:
+    """Keys and values of every layer, at most ``limit`` tokens each; the oldest are dropped."""
+
+    def __init__(self, layers: int, limit: int) -> None:
+        self.limit = limit
+        self.kept: list[tuple[Tensor, Tensor] | None] = [None] * layers
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append (B,heads,L,E/heads) and return all that is kept, the new ones last."""
+        kept = self.kept[layer]
+        if kept is not None:
+            k, v = torch.cat([kept[0], k], 2)[:, :, -self.limit :], torch.cat([kept[1], v], 2)[:, :, -self.limit :]
+        self.kept[layer] = (k, v)
+        return k, v
+
+
+def rotation(frames: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (L,width/2) by which the channels of tokens of ``frames`` (L,) are turned.
+
+    Wavelengths grow from 6 to 6,000 frames: the first tells neighbouring frames apart.
+    """
+    frequency = 1000.0 ** -(torch.arange(0, width, 2, device=frames.device) / width)
+    angle = frames[:, None] * frequency
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn channel pairs of x (B,heads,L,E/heads), so that products depend on the distance of frames alone."""
+    cosine, sine = turn
+    one, other = x.chunk(2, -1)
+    return torch.cat([one * cosine - other * sine, one * sine + other * cosine], -1)

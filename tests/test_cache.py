@@ -1,0 +1,163 @@
+"""The slot cache: what is written is read, nothing is lost or doubled, and errors say what to do."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from slotformer.batch import SlotBatch, SlotWindows
+from slotformer.cache import SlotCache, SlotCacheWriter, finish
+
+T, S, D = 5, 3, 7
+
+
+def video(seed: int, frames: int = T) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    slots = torch.randn(frames, S, D, generator=generator)
+    return slots, torch.rand(frames, S, generator=generator) > 0.3
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    slots, mask = video(0)
+    maps = torch.rand(T, S, 2, 4)
+    ids = torch.randint(0, 9, (T, S))
+    with SlotCacheWriter(tmp_path / "c", dtype="fp32", scenarios=["drop", "roll"], made_by="x") as writer:
+        writer.write("a/b", slots, mask, maps, ids, label=1.0, scenario="roll")
+        writer.write("a/a", *video(1, frames=2), maps=maps[:2])
+    cache = SlotCache(tmp_path / "c")
+    assert list(cache.video_ids) == ["a/a", "a/b"]
+    assert (len(cache), cache.num_slots, cache.slot_dim) == (2, S, D)
+    assert cache.header["made_by"] == "x"
+    read_slots, read_mask = cache.read("a/b", 1, 4)
+    assert torch.equal(read_mask, mask[1:4])
+    assert torch.equal(read_slots, slots[1:4] * mask[1:4, :, None])
+    whole = cache.read_video("a/b", 0, T, stride=2, maps=True)
+    assert torch.equal(whole.slots, (slots * mask[..., None])[::2])
+    assert torch.equal(whole.track_id, torch.where(mask, ids, -1)[::2])
+    assert whole.maps is not None
+    assert torch.allclose(whole.maps, maps[::2], atol=1e-3)
+    assert (whole.label, whole.scenario) == (1.0, "roll")
+    other = cache.read_video("a/a")
+    assert (other.label, other.scenario, other.maps) == (None, None, None)
+    assert cache.verify() == 2
+
+
+def test_half_precision_is_half_the_size_and_close(tmp_path: Path) -> None:
+    for dtype in ("fp16", "fp32"):
+        with SlotCacheWriter(tmp_path / dtype, dtype=dtype) as writer:
+            for n in range(20):
+                writer.write(f"v{n}", *video(n, frames=50))
+    half, full = SlotCache(tmp_path / "fp16"), SlotCache(tmp_path / "fp32")
+    assert half.read("v7")[0].dtype == torch.float16
+    assert torch.allclose(half.read("v7")[0].float(), full.read("v7")[0], atol=2e-3)
+
+    def size(name: str) -> int:
+        return sum(f.stat().st_size for f in (tmp_path / name).glob("shard*"))
+
+    assert size("fp32") - size("fp16") == 20 * 50 * S * D * 2
+
+
+def test_an_interrupted_writer_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), SlotCacheWriter(tmp_path / "c", shard_bytes=1) as writer:
+        for n in range(3):
+            writer.write(f"v{n}", *video(n))
+        raise RuntimeError
+    with pytest.raises(ValueError, match="unfinished"):
+        SlotCache(tmp_path / "c")
+    with SlotCacheWriter(tmp_path / "c", shard_bytes=1) as writer:
+        assert writer.present == {"v0", "v1", "v2"}
+        for n in range(3, 5):
+            writer.write(f"v{n}", *video(n))
+    cache = SlotCache(tmp_path / "c")
+    assert list(cache.video_ids) == [f"v{n}" for n in range(5)]
+    assert torch.equal(cache.read("v1")[1], video(1)[1])
+
+
+def test_two_writers_share_the_work(tmp_path: Path) -> None:
+    for part in range(2):
+        with SlotCacheWriter(tmp_path / "c", part=part, parts=2) as writer:
+            for n in range(part, 7, 2):
+                writer.write(f"v{n}", *video(n))
+    finish(tmp_path / "c")
+    assert list(SlotCache(tmp_path / "c").video_ids) == [f"v{n}" for n in range(7)]
+
+
+def test_another_header_is_refused_and_named(tmp_path: Path) -> None:
+    with SlotCacheWriter(tmp_path / "c", checkpoint="old") as writer:
+        writer.write("v", *video(0))
+    with pytest.raises(ValueError, match="checkpoint is 'old', now 'new'"):
+        SlotCacheWriter(tmp_path / "c", checkpoint="new")
+
+
+def test_a_cache_of_another_version_is_refused(tmp_path: Path) -> None:
+    with SlotCacheWriter(tmp_path / "c") as writer:
+        writer.write("v", *video(0))
+    file = tmp_path / "c" / "header.json"
+    described = json.loads(file.read_text())
+    described["header"]["cache_version"] = 99
+    file.write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="version 1"):
+        SlotCache(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mask": torch.ones(T, S + 1, dtype=torch.bool)}, "must be"),
+        ({"slots": torch.full((T, S, D), math.nan)}, "not finite"),
+        ({"slots": torch.full((T, S, D), 1e6), "mask": torch.ones(T, S, dtype=torch.bool)}, "dtype=fp32"),
+        ({"scenario": "fly"}, "fly"),
+        ({"slots": torch.zeros(0, S, D), "mask": torch.zeros(0, S, dtype=torch.bool)}, "T > 0"),
+    ],
+)
+def test_bad_input_is_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    slots, mask = video(0)
+    arguments: dict[str, object] = {"slots": slots, "mask": mask, **change}
+    with SlotCacheWriter(tmp_path / "c", scenarios=["drop"]) as writer:
+        writer.write("fine", slots, mask)
+        with pytest.raises(ValueError, match=message) as raised:
+            writer.write("v", **arguments)  # type: ignore[arg-type]
+        assert "v:" in str(raised.value)
+    assert list(SlotCache(tmp_path / "c").video_ids) == ["fine"]
+
+
+def test_an_unknown_dtype_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="fp16 or fp32"):
+        SlotCacheWriter(tmp_path / "c", dtype="int8")
+
+
+@pytest.fixture
+def lengths(tmp_path: Path) -> SlotCache:
+    with SlotCacheWriter(tmp_path / "c", dtype="fp32") as writer:
+        for n, frames in enumerate((30, 6, 12, 7)):
+            slots = torch.arange(frames).float()[:, None, None].expand(-1, S, D) + 100 * n
+            writer.write(f"v{n}", slots, torch.ones(frames, S, dtype=torch.bool))
+    return SlotCache(tmp_path / "c")
+
+
+def test_windows_are_a_function_of_their_key(lengths: SlotCache) -> None:
+    windows = SlotWindows(lengths, num_frames=4, stride=2, seed=1)  # a window spans 7 frames
+    assert (len(windows), windows.too_short) == (3, 1)
+    again = SlotWindows(lengths, num_frames=4, stride=2, seed=1)
+    starts = set()
+    for epoch in range(20):
+        sample = windows[(epoch, 0)]
+        assert torch.equal(sample.slots, again[(epoch, 0)].slots)
+        frames = sample.slots[:, 0, 0]
+        assert torch.equal(frames - frames[0], torch.tensor([0.0, 2.0, 4.0, 6.0]))
+        starts.add(int(frames[0]))
+        assert windows[(epoch, 2)].slots[0, 0, 0] == 300  # v3 has one window only
+    assert len(starts) > 5
+    assert max(starts) <= 23
+    batch = SlotBatch.stack([windows[(0, 0)], windows[(0, 1)]])
+    assert (len(batch), tuple(batch.slots.shape)) == (2, (2, 4, S, D))
+
+
+def test_windows_longer_than_any_video_are_refused(lengths: SlotCache) -> None:
+    with pytest.raises(ValueError, match="longest has 30"):
+        SlotWindows(lengths, num_frames=31)

@@ -1,0 +1,259 @@
+"""Contact readouts, how they are fitted, and the protocol around them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from slotformer.cache import SlotCache, SlotCacheWriter
+from slotformer.contact import FORMS, ContactReadout, LabelledSlots
+from slotformer.fitting import FittedReadouts, ReadoutSettings, best_threshold, evaluate, fit, stratified_parts
+from slotformer.protocol import Answers, accuracy_rows, answer, futures, record_look, settings_of
+from slotformer.rollouter import SlotFormer
+from slotformer.toy import toy_cache, toy_clip
+from slotformer.validation import cache_errors, check_same_encoder, longest_rollout
+
+V, T, S, D = 24, 6, 4, 5
+QUICK = ReadoutSettings(epochs=40, folds=3, restarts=2, hidden=8, batch_size=8)
+
+
+def easy(seed: int = 0, videos: int = V) -> LabelledSlots:
+    """The agent (channel 0 is 3) meets the patient (channel 1 is 3) at one frame, or does not: channel 2 tells where."""
+    rng = np.random.default_rng(seed)
+    slots = rng.normal(0, 0.1, (videos, T, S, D))
+    label = np.arange(videos) % 2
+    slots[..., 2] += rng.uniform(2, 4, (videos, 1, S)) * rng.choice([-1, 1], (videos, 1, S))
+    for v in range(videos):
+        agent, patient = rng.permutation(S)[:2]
+        slots[v, :, agent, 0], slots[v, :, patient, 1] = 3, 3
+        slots[v, :, agent, 2], slots[v, :, patient, 2] = 3, -3
+        if label[v]:
+            slots[v, rng.integers(T), [agent, patient], 2] = 0
+    return LabelledSlots(
+        [f"v{n}" for n in range(videos)],
+        ["drop" if n % 3 else "roll" for n in range(videos)],
+        torch.from_numpy(label).float(),
+        torch.from_numpy(slots).float(),
+        torch.ones(videos, T, S, dtype=torch.bool),
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_readout_does_not_see_dead_slots_or_the_order_of_slots(form: str) -> None:
+    torch.manual_seed(0)
+    data = easy()
+    readout = ContactReadout(D, form, hidden=7).eval()
+    readout.standardise(data)
+    mask = data.mask.clone()
+    mask[:, :, 1] = False
+    mask[:, 4:] = False
+    with torch.no_grad():
+        logits = readout(data.slots, mask)
+        assert logits.shape == (V,)
+        changed = torch.where(mask[..., None], data.slots, 77.0)
+        assert torch.allclose(logits, readout(changed, mask), atol=1e-5)
+        assert torch.allclose(logits, readout(data.slots[:, :4], mask[:, :4]), atol=1e-5)
+        order = torch.tensor([3, 1, 0, 2])
+        assert torch.allclose(logits, readout(data.slots[:, :, order], mask[:, :, order]), atol=1e-5)
+        assert torch.isfinite(readout(data.slots, torch.zeros_like(mask))).all()
+
+
+def test_pairwise_is_slotformers_readout() -> None:
+    """Against a loop over ordered pairs."""
+    torch.manual_seed(0)
+    readout = ContactReadout(D, "pairwise", hidden=7).eval()
+    slots = torch.randn(2, 3, S, D)
+    weight = torch.cat([readout.first.weight, readout.second.weight], 1)
+    expected = torch.full((2,), -torch.inf)
+    for b in range(2):
+        for t in range(3):
+            pairs = [
+                torch.cat([slots[b, t, i], slots[b, t, j]]) @ weight.T + readout.first.bias
+                for i in range(S)
+                for j in range(S)
+                if i != j
+            ]
+            expected[b] = torch.maximum(expected[b], readout.last(torch.stack(pairs).amax(0))[0])
+    assert torch.allclose(readout(slots, torch.ones(2, 3, S, dtype=torch.bool)), expected, atol=1e-5)
+
+
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(ValueError, match="pairwise, relation, roles"):
+        ContactReadout(D, "magic")
+
+
+def test_the_threshold_is_the_most_accurate_one_nearest_to_zero() -> None:
+    label = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    assert best_threshold(torch.tensor([-2.0, 1.0, 3.0, 5.0]), label) == 2.0
+    assert best_threshold(torch.tensor([-2.0, -1.0, 3.0, 5.0]), label) == 0.0
+
+
+def test_parts_have_their_share_of_everything() -> None:
+    data = easy()
+    part = stratified_parts(data, 4, seed=3)
+    for scenario in ("drop", "roll"):
+        for label in (0.0, 1.0):
+            chosen = [s == scenario and a == label for s, a in zip(data.scenario, data.label.tolist(), strict=True)]
+            counts = np.bincount(part[chosen], minlength=4)
+            assert counts.max() - counts.min() <= 1
+    assert not np.array_equal(part, stratified_parts(data, 4, seed=4))
+    with pytest.raises(ValueError, match="folds"):
+        stratified_parts(data, 1, seed=0)
+
+
+def test_fitting_learns_and_repeats_itself() -> None:
+    data, test = easy(videos=60), easy(seed=1, videos=60)
+    fitted = fit(data, [replace(QUICK, batch_size=20)], seed=0)
+    assert len(fitted.readouts) == QUICK.folds
+    assert fitted.correct(test).mean() > 0.8
+    once, again = (fit(data, [replace(QUICK, epochs=2)], seed=1) for _ in range(2))
+    assert torch.equal(once.logits(test), again.logits(test))
+
+
+def test_validation_parts_are_never_trained_on() -> None:
+    """With labels that mean nothing, held-out accuracy stays at chance however well the rest is memorised."""
+    data = easy(videos=120)
+    data.label = torch.from_numpy(np.random.default_rng(5).permutation(np.arange(120) % 2)).float()
+    data.slots = torch.randn_like(data.slots)
+    fitted = fit(data, [ReadoutSettings(epochs=30, folds=2, restarts=1, weight_decay=0.0, batch_size=20)], seed=0)
+    part = stratified_parts(data, 2, seed=0)
+    for number, readout in enumerate(fitted.readouts):
+        held_out = data.take(np.flatnonzero(part == number))
+        accuracy = ((evaluate(readout, held_out) > 0) == held_out.label.bool()).float().mean()
+        assert 0.3 < accuracy < 0.7
+
+
+def test_one_answer_only_is_refused() -> None:
+    data = easy()
+    data.label = torch.ones(V)
+    with pytest.raises(ValueError, match="both"):
+        fit(data, [QUICK], seed=0)
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> tuple[SlotCache, SlotCache]:
+    folder = tmp_path_factory.mktemp("caches")
+    return tuple(toy_cache(folder / n, 16, seed, balanced=True, num_frames=20) for seed, n in enumerate("ab"))  # type: ignore[return-value]
+
+
+def test_futures_continue_what_was_observed(caches: tuple[SlotCache, SlotCache]) -> None:
+    cache, _ = caches
+    torch.manual_seed(0)
+    model = SlotFormer(cache.slot_dim, burn_in=3, rollout=2, stride=2, width=8, layers=1, heads=2).eval()
+    ends = futures(cache, model, observed_frames=10, predicted_frames=4, batch_size=5)
+    assert ends.observed == 5
+    assert ends.encoded.slots.shape == ends.predicted.slots.shape == (16, 9, 4, cache.slot_dim)
+    slots = torch.stack([cache.read_video(v).slots for v in cache.video_ids])
+    assert torch.equal(ends.encoded.slots, slots[:, 0:17:2])
+    assert torch.equal(ends.predicted.slots[:, :5], slots[:, 0:10:2])
+    with torch.no_grad():
+        rolled = model.rollout(slots[:, 4:10:2], torch.ones(16, 3, 4, dtype=torch.bool), 4)
+    assert torch.allclose(ends.predicted.slots[:, 5:], rolled, atol=1e-5)
+    assert ends.kind("observed", 0).slots.shape[1] == 5
+    assert torch.equal(ends.kind("full", 4).slots, ends.encoded.slots)
+    assert torch.equal(ends.kind("predicted", 2).slots, ends.predicted.slots[:, :7])
+
+
+def test_a_video_that_ends_early_has_no_live_slots_there(tmp_path: Path) -> None:
+    with SlotCacheWriter(tmp_path / "c", dtype="fp32") as writer:
+        for name, frames in (("a", 9), ("b", 5)):
+            writer.write(name, torch.randn(frames, S, D), torch.ones(frames, S, dtype=torch.bool), label=1.0)
+    model = SlotFormer(D, burn_in=3, rollout=2, stride=1, width=8, layers=1, heads=2)
+    ends = futures(SlotCache(tmp_path / "c"), model, 3, 6)
+    assert ends.encoded.mask.any(-1).sum(1).tolist() == [9, 5]
+    assert ends.predicted.mask.all()
+    with pytest.raises(ValueError, match="b has fewer than 6 frames"):
+        futures(SlotCache(tmp_path / "c"), model, 6, 2)
+
+
+def test_videos_without_label_are_refused(tmp_path: Path) -> None:
+    with SlotCacheWriter(tmp_path / "c") as writer:
+        writer.write("a", torch.randn(9, S, D), torch.ones(9, S, dtype=torch.bool))
+    model = SlotFormer(D, burn_in=3, rollout=2, stride=1, width=8, layers=1, heads=2)
+    with pytest.raises(ValueError, match="a has no label"):
+        futures(SlotCache(tmp_path / "c"), model, 3, 2)
+
+
+def test_rows_by_hand() -> None:
+    scenario = ["drop", "drop", "roll", "roll"]
+    observed = np.array([[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]])
+    predicted = np.array([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
+    nothing: list[FittedReadouts] = []
+    rows = accuracy_rows(
+        [Answers("observed", 0, observed, 0.5, nothing), Answers("predicted", 8, predicted, 0.5, nothing)], scenario
+    )
+    assert [(r["scenario"], r["kind"], r["videos"]) for r in rows] == [
+        (name, kind, count)
+        for kind in ("observed", "predicted")
+        for name, count in (("drop", 2), ("roll", 2), ("all", 4))
+    ]
+    assert rows[2]["accuracy"] == pytest.approx(3 / 8)
+    assert rows[2]["std"] == pytest.approx(1 / 8)
+    assert rows[5]["accuracy"] == pytest.approx(3 / 4)
+    assert rows[5]["minus_observed"] == pytest.approx(3 / 8)
+    assert rows[5]["minus_observed_low"] <= 3 / 8 <= rows[5]["minus_observed_high"]
+    assert rows[2]["minus_observed_low"] == rows[2]["minus_observed_high"] == 0  # paired with itself
+
+
+def test_the_curve_has_all_points(caches: tuple[SlotCache, SlotCache]) -> None:
+    readout, test = caches
+    model = SlotFormer(readout.slot_dim, burn_in=3, rollout=2, stride=2, width=8, layers=1, heads=2).eval()
+    ends = [futures(cache, model, 6, 5) for cache in (readout, test)]
+    quick = [ReadoutSettings(form=form, epochs=2, folds=2, restarts=1, hidden=4) for form in FORMS]
+    answers = answer(ends[0], ends[1], [2, 5], quick, seeds=[0, 1])
+    assert [(a.kind, a.predicted_frames) for a in answers] == [
+        ("observed", 0),
+        ("predicted", 2),
+        ("predicted", 5),
+        ("full", 5),
+    ]
+    assert all(a.correct.shape == (2, 16) for a in answers)
+    rows = accuracy_rows(answers, ends[1].encoded.scenario)
+    assert {r["scenario"] for r in rows} == {"bounce", "glide", "all"}
+
+
+def test_a_second_look_at_the_test_videos_needs_a_word(caches: tuple[SlotCache, SlotCache]) -> None:
+    _, test = caches
+    first = settings_of([QUICK], points=[2])
+    assert record_look(test, "model", first) == 1
+    assert record_look(test, "model", first) == 1  # the same again is no new look
+    assert record_look(test, "other model", first) == 1
+    changed = settings_of([ReadoutSettings(hidden=9)], points=[2])
+    with pytest.raises(ValueError, match="second_look=true"):
+        record_look(test, "model", changed)
+    assert record_look(test, "model", changed, allow_second=True) == 2
+    assert SlotCache(test.path).verify() == 16
+
+
+def test_slots_of_another_encoder_are_refused(caches: tuple[SlotCache, SlotCache]) -> None:
+    cache, _ = caches
+    size = {"burn_in": 3, "rollout": 2, "stride": 1, "width": 8, "layers": 1, "heads": 2}
+    check_same_encoder(SlotFormer(cache.slot_dim, **size), cache)
+    with pytest.raises(ValueError, match="width 12"):
+        check_same_encoder(SlotFormer(D, **size), cache)
+    with pytest.raises(ValueError, match="abc"):
+        check_same_encoder(SlotFormer(cache.slot_dim, encoder="abc", **size), cache)
+
+
+def test_errors_of_a_cache(caches: tuple[SlotCache, SlotCache]) -> None:
+    cache, _ = caches
+    model = SlotFormer(cache.slot_dim, burn_in=3, rollout=2, stride=3, width=8, layers=1, heads=2, residual=True).eval()
+    steps = longest_rollout(cache, model)
+    assert steps == 4  # frames 0 3 6 | 9 12 15 18 of 20
+    errors = cache_errors(model, cache, steps, batch_size=7)
+    assert errors.errors["model"].shape == (16, 4)
+    assert np.allclose(errors.errors["model"], errors.errors["repeat_last"], atol=1e-6)  # an untrained residual model
+    row = errors.table()[-1]
+    assert row["model_low"] <= row["model"] <= row["model_high"]
+    assert row["model_relative"] == pytest.approx(1, abs=1e-5)
+    assert (row["videos"], row["scored_slots"]) == (16, 64)
+
+
+def test_the_toy_world_is_linear_and_labelled_by_distance() -> None:
+    slots, _ = toy_clip(3, num_frames=8, speed=0.001)
+    speed = slots[1:] - slots[:-1]
+    assert torch.allclose(speed[0], speed[-1], atol=1e-4)

@@ -1,0 +1,248 @@
+"""SlotFormer against a slow reference, dead slots, the loss, baselines and errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dias_video.batch import Draws
+from slotformer.batch import SlotBatch
+from slotformer.cache import SlotCacheWriter
+from slotformer.causal import CausalSlotFormer, Past, rotation
+from slotformer.errors import constant_velocity, normalised_error, ratio_interval, repeat_last, slot_statistics
+from slotformer.rollouter import Dynamics, SlotFormer, births, context_live, key_bias, scored_live
+
+B, T, S, D, E = 2, 5, 3, 6, 8
+SETTINGS = {"slot_dim": D, "burn_in": T, "rollout": 4, "stride": 1, "width": E, "layers": 3, "heads": 2}
+MODELS: list[type[Dynamics]] = [SlotFormer, CausalSlotFormer]
+
+
+def build(cls: type[Dynamics], **changes: object) -> Dynamics:
+    torch.manual_seed(0)
+    model = cls(**{**SETTINGS, **changes})  # type: ignore[arg-type]
+    for parameter in model.parameters():  # biases and norms too, so that none is forgotten
+        nn.init.normal_(parameter, std=0.3)
+    model.set_statistics(torch.randn(D), torch.tensor(1.7))
+    return model.eval()
+
+
+def slots_and_live(seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    live = torch.rand(B, T, S, generator=generator) > 0.3
+    live[:, -1, 0] = True
+    return torch.randn(B, T, S, D, generator=generator), live & live[:, -1:]
+
+
+def reference(model: SlotFormer, slots: Tensor, steps: int) -> Tensor:
+    """The published loop with PyTorch's own encoder, all slots live."""
+    layer = nn.TransformerEncoderLayer(E, 2, 4 * E, dropout=0.0, norm_first=True, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
+    for theirs, ours in zip(encoder.layers, model.blocks, strict=True):
+        pairs = [
+            (theirs.self_attn.out_proj, ours.out),
+            (theirs.norm1, ours.norm1),
+            (theirs.norm2, ours.norm2),
+            (theirs.linear1, ours.ffn[0]),
+            (theirs.linear2, ours.ffn[2]),
+        ]
+        for one, other in pairs:
+            one.load_state_dict(other.state_dict())
+        theirs.self_attn.in_proj_weight.data.copy_(ours.qkv.weight)
+        theirs.self_attn.in_proj_bias.data.copy_(ours.qkv.bias)
+    age = torch.arange(T - 1, -1, -1.0)
+    position = torch.zeros(T, E)
+    for channel in range(E // 2):
+        angle = age / 10000 ** (2 * channel / E)
+        position[:, channel], position[:, E // 2 + channel] = angle.sin(), angle.cos()
+    window, predicted = (slots - model.slot_mean) / model.slot_scale, []
+    for _ in range(steps):
+        tokens = model.in_proj(window) + position[:, None]
+        tokens = encoder(tokens.reshape(B, T * S, E)).reshape(B, T, S, E)
+        following = model.out_proj(tokens[:, -1])
+        predicted.append(following * model.slot_scale + model.slot_mean)
+        window = torch.cat([window[:, 1:], following[:, None]], 1)
+    return torch.stack(predicted, 1)
+
+
+def test_the_published_model_matches_a_slow_reference() -> None:
+    model = build(SlotFormer)
+    slots, _ = slots_and_live()
+    with torch.no_grad():
+        ours = model.rollout(slots, torch.ones(B, T, S, dtype=torch.bool), 7)
+        theirs = reference(model, slots, 7)  # type: ignore[arg-type]
+    assert ours.shape == (B, 7, S, D)
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_cached_keys_change_nothing() -> None:
+    """Every step from scratch, with a mask for frames that are too old, gives what the cache gives."""
+    model = build(CausalSlotFormer, context=6)
+    assert isinstance(model, CausalSlotFormer)
+    slots, live = slots_and_live()
+    with torch.no_grad():
+        ours = model.rollout(slots, live, 5)
+        window, seen = model.normalise(slots), live
+        for step in range(5):
+            frames = torch.arange(window.shape[1]).repeat_interleave(S)
+            distance = frames[:, None] - frames
+            hidden = (distance < 0) | (distance >= 6)
+            bias = key_bias(seen.flatten(1), window.dtype) + torch.where(hidden, -1e4, 0.0)
+            tokens = model.in_proj(window).flatten(1, 2)
+            following = model.out_proj(model.advance(tokens, frames, bias, Past(3, 10**6))[:, -S:])
+            predicted = (following * model.slot_scale + model.slot_mean) * live[:, -1, :, None]
+            assert torch.allclose(ours[:, step], predicted, atol=1e-4)
+            window, seen = torch.cat([window, following[:, None]], 1), torch.cat([seen, live[:, -1:]], 1)
+
+
+def test_rotary_products_depend_on_distance_alone() -> None:
+    from slotformer.causal import rotate
+
+    q, k = torch.randn(1, 1, 1, 10), torch.randn(1, 1, 1, 10)
+
+    def product(i: int, j: int) -> Tensor:
+        turned = [rotate(x, rotation(torch.tensor([n]), 10, x.dtype)) for x, n in ((q, i), (k, j))]
+        return (turned[0] * turned[1]).sum()
+
+    assert torch.allclose(product(3, 1), product(9, 7), atol=1e-5)
+    assert not torch.allclose(product(3, 1), product(3, 2), atol=1e-3)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_dead_slots_neither_attend_nor_come_back(cls: type[Dynamics]) -> None:
+    model = build(cls)
+    slots, live = slots_and_live()
+    assert not live.all()
+    other = torch.where(live[..., None], slots, 50.0)
+    with torch.no_grad():
+        one, two = model.rollout(slots, live, 3), model.rollout(other, live, 3)
+        nothing = model.rollout(slots, torch.zeros_like(live), 3)
+    assert torch.allclose(one, two, atol=1e-5)
+    assert (one[~live[:, -1:].expand(-1, 3, -1)] == 0).all()
+    assert (nothing == 0).all()  # and not NaN
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_the_order_of_slots_means_nothing(cls: type[Dynamics]) -> None:
+    model = build(cls)
+    slots, live = slots_and_live()
+    order = torch.tensor([2, 0, 1])
+    with torch.no_grad():
+        straight = model.rollout(slots, live, 3)
+        mixed = model.rollout(slots[:, :, order], live[:, :, order], 3)
+    assert torch.allclose(straight[:, :, order], mixed, atol=1e-4)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_only_the_last_frames_are_context_and_fewer_will_do(cls: type[Dynamics]) -> None:
+    model = build(cls)
+    slots, live = slots_and_live()
+    longer = torch.cat([torch.randn(B, 2, S, D), slots], 1)
+    with torch.no_grad():
+        same = model.rollout(longer, torch.cat([live[:, :2], live], 1), 3)
+        assert torch.allclose(same, model.rollout(slots, live, 3), atol=1e-5)
+        assert model.rollout(slots[:, -2:], live[:, -2:], 3).shape == (B, 3, S, D)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_a_residual_model_starts_as_repeat_the_last_frame(cls: type[Dynamics]) -> None:
+    model = cls(**SETTINGS, residual=True)  # type: ignore[arg-type]
+    slots, live = slots_and_live()
+    with torch.no_grad():
+        assert torch.allclose(model.rollout(slots, live, 4), repeat_last(slots, live, 4), atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_a_saved_model_predicts_the_same(cls: type[Dynamics], tmp_path: Path) -> None:
+    model = build(cls, encoder="abc")
+    model.save_pretrained(tmp_path)
+    again = Dynamics.from_pretrained(tmp_path).eval()
+    slots, live = slots_and_live()
+    with torch.no_grad():
+        assert torch.equal(model.rollout(slots, live, 3), again.rollout(slots, live, 3))
+    assert again.encoder == "abc"
+
+
+def test_what_lives_is_frozen_at_the_last_context_frame() -> None:
+    """Slot 0 stays; slot 1 changes its track at frame 1; slot 2 dies at frame 3; slot 3 is born at frame 3."""
+    track = torch.tensor([[[0, 1, 2, -1], [0, 4, 2, -1], [0, 4, 2, -1], [0, 4, -1, 5], [0, 6, -1, 5]]])
+    mask = track >= 0
+    burn_in = 3
+    seen = context_live(mask[:, :burn_in], track[:, :burn_in])
+    expected = [[1, 0, 1, 0], [1, 1, 1, 0], [1, 1, 1, 0]]
+    assert torch.equal(seen[0], torch.tensor(expected, dtype=torch.bool))
+    scored = scored_live(mask, track, burn_in)
+    assert torch.equal(scored[0], torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]], dtype=torch.bool))
+    assert births(mask, track, burn_in).tolist() == [2]  # track 5 at frame 3 and track 6 at frame 4
+
+
+def test_the_loss_counts_scored_slots_only() -> None:
+    model = build(SlotFormer, burn_in=2, residual=True)
+    nn.init.zeros_(model.out_proj.weight)  # type: ignore[arg-type]
+    nn.init.zeros_(model.out_proj.bias)  # type: ignore[arg-type]
+    slots = torch.zeros(B, 4, S, D)
+    slots[0, 2, 0] = 3.0  # one of 2 scored slot-frames is off by 3
+    slots[0, 2, 1] = 99.0  # dead at the last context frame
+    mask = torch.ones(B, 4, S, dtype=torch.bool)
+    mask[0, :, 2] = False
+    mask[0, 1, 1] = False
+    terms = model(SlotBatch(slots, mask, torch.where(mask, 0, -1), ["a", "b"]), Draws.for_step(0, 0, B))
+    assert set(terms) == {"slots"}
+    assert torch.allclose(terms["slots"], torch.tensor([9 / 1.7**2 / 2, 0.0]), atol=1e-5)
+
+
+def test_wrong_shapes_and_settings_are_named() -> None:
+    model = build(SlotFormer)
+    slots = torch.zeros(B, T, S, D)
+    batch = SlotBatch(slots, torch.ones(B, T, S, dtype=torch.bool), torch.zeros(B, T, S).long(), ["a", "b"])
+    with pytest.raises(ValueError, match="burn-in"):
+        model(batch, Draws.for_step(0, 0, B))
+    with pytest.raises(ValueError, match="divisible"):
+        build(SlotFormer, heads=3)
+    with pytest.raises(ValueError, match="at least 1"):
+        build(SlotFormer, stride=0)
+    with pytest.raises(ValueError, match="context"):
+        build(CausalSlotFormer, context=2)
+
+
+def test_constant_velocity_is_exact_on_straight_lines() -> None:
+    time = torch.arange(9.0)[None, :, None, None]
+    slots = torch.randn(B, 1, S, D) + time * torch.randn(B, 1, S, D)
+    live = torch.ones(B, 4, S, dtype=torch.bool)
+    live[0, 2, 0] = False  # was not there on the frame before last: stands still
+    guess = constant_velocity(slots[:, :4], live, 5)
+    assert torch.allclose(guess[1], slots[1, 4:], atol=1e-4)
+    assert torch.equal(guess[0, :, 0], slots[0, 3, 0].expand(5, -1))
+
+
+def test_the_normalised_error_by_hand() -> None:
+    encoded = torch.tensor([[[[3.0, 4.0], [6.0, 8.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]]])  # (1,2,3,2)
+    predicted = encoded + torch.tensor([1.0, 2.0])
+    scored = torch.tensor([[[True, True, False], [False, False, False]]])
+    error = normalised_error(predicted, encoded, scored)
+    assert error[0, 0] == pytest.approx(10 / 125)
+    assert torch.isnan(error[0, 1])
+
+
+def test_intervals_hold_the_mean_and_shrink() -> None:
+    values = np.random.default_rng(0).normal(3, 1, 400)
+    mean, low, high = ratio_interval(values, np.ones(400))
+    assert low < mean < high
+    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)
+    assert ratio_interval(2 * values, values) == pytest.approx((2, 2, 2))  # paired
+    assert np.isnan(ratio_interval(np.full(3, np.nan), np.ones(3))[0])
+
+
+def test_statistics_are_those_of_live_slots(tmp_path: Path) -> None:
+    slots, mask = torch.randn(40, S, D) * 3 + 5, torch.rand(40, S) > 0.5
+    with SlotCacheWriter(tmp_path / "c", dtype="fp32") as writer:
+        writer.write("v", slots, mask)
+    from slotformer.cache import SlotCache
+
+    mean, scale = slot_statistics(SlotCache(tmp_path / "c"))
+    live = slots[mask]
+    assert torch.allclose(mean, live.mean(0), atol=1e-5)
+    assert scale == pytest.approx(live.var(0, unbiased=False).mean().sqrt().item(), rel=1e-5)
