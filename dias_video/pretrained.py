@@ -64,7 +64,10 @@ class Configured:
             raise ValueError(f"{file} is damaged ({error}); use another checkpoint") from error
         if described.get("format") != FORMAT_VERSION:
             raise ValueError(f"{file} has format {described.get('format')}, this version reads {FORMAT_VERSION}")
-        model = build(config)
+        try:
+            model = build(config)
+        except ValueError as error:
+            raise ValueError(f"{file} describes no model that this version can build: {error}") from error
         if not isinstance(model, cls):
             raise ValueError(f"{folder} holds a {config['type']}, not a {cls.__name__}")
         load_weights(model, folder / "model.safetensors")
@@ -75,12 +78,17 @@ def build(config: dict[str, Any]) -> Any:
     """Instantiate a ``Configured`` class from its ``config`` dict.
 
     Raises:
-        ValueError: the dict names a class that is not one of this project's.
+        ValueError: the dict names a class that is not one of this project's, or arguments that it does not take.
     """
-    if config.get("type") not in Configured.known:
-        raise ValueError(f"unknown class {config.get('type')!r} in a model's config")
+    kind = config.get("type") if isinstance(config, dict) else None
+    if not isinstance(kind, str) or kind not in Configured.known:
+        raise ValueError(f"unknown class {kind!r} in a model's config")
     arguments = {k: build(v) if isinstance(v, dict) and "type" in v else v for k, v in config.items() if k != "type"}
-    return Configured.known[config["type"]](**arguments)
+    try:
+        inspect.signature(Configured.known[kind]).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"the arguments of {kind} don't fit ({error})") from error
+    return Configured.known[kind](**arguments)
 
 
 def load_weights(model: Any, file: Path) -> None:

@@ -1,0 +1,121 @@
+"""Models that describe themselves: what is saved comes back, what is wrong is named, nothing stored is run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dias_video.pretrained import Configured, build, load_weights
+
+
+class Part(Configured, nn.Module):
+    def __init__(self, width: int, scale: float = 2.0) -> None:
+        super().__init__()
+        self.scale = scale
+        self.linear = nn.Linear(3, width)
+        self.register_buffer("count", torch.arange(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,3) -> (B,width)."""
+        return self.linear(x) * self.scale
+
+
+class Whole(Configured, nn.Module):
+    def __init__(self, part: Part, sizes: tuple[int, ...] = (5, 7), name: str | None = None) -> None:
+        super().__init__()
+        self.part, self.sizes, self.name = part, sizes, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,3) -> (B,width)."""
+        return self.part(x)
+
+
+class Special(Whole):
+    """A subclass that keeps its parent's constructor."""
+
+
+def test_the_config_is_the_constructor() -> None:
+    model = Whole(Part(4, scale=0.5), sizes=[2, 3])
+    part = {"type": "Part", "width": 4, "scale": 0.5}
+    assert model.config == {"type": "Whole", "part": part, "sizes": [2, 3], "name": None}
+    assert json.loads(json.dumps(model.config)) == model.config
+    assert Special(Part(4)).config["type"] == "Special"
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    model = Special(Part(4, scale=0.5), name="x")
+    model.part.count += 3
+    model.save_pretrained(tmp_path / "a/b")
+    again = Whole.from_pretrained(tmp_path / "a/b")
+    assert type(again) is Special
+    assert again.config == model.config
+    x = torch.randn(6, 3)
+    assert torch.equal(again(x), model(x))
+    assert torch.equal(again.part.count, model.part.count)
+    assert {p.name for p in (tmp_path / "a/b").iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_only_classes_of_the_project_are_built(tmp_path: Path) -> None:
+    for kind in ("Linear", "os.system", None, ["Part"], "__builtins__"):
+        with pytest.raises(ValueError, match="unknown class"):
+            build({"type": kind, "width": 3})
+    Part(4).save_pretrained(tmp_path)
+    config = {"format": 1, "model": {"type": "subprocess.run", "_target_": "os.system", "command": "touch hacked"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"unknown class 'subprocess\.run'"):
+        Part.from_pretrained(tmp_path)
+
+
+def test_things_that_are_not_data_are_refused() -> None:
+    with pytest.raises(TypeError, match="a function can't be part of a model's config"):
+        Part(4, scale=lambda: 2)  # type: ignore[arg-type]
+
+
+CONFIGS: list[tuple[Any, str]] = [
+    (None, r"holds no model: .*config\.json is missing"),
+    ("{", r"config\.json is damaged"),
+    ("[1]", r"config\.json is damaged"),
+    ({"format": 1}, r"config\.json is damaged"),
+    ({"format": 2, "model": {"type": "Part", "width": 4}}, "has format 2, this version reads 1"),
+    ({"format": 1, "model": {"type": "Whole", "part": {"type": "Part", "width": 4}}}, "holds a Whole, not a Part"),
+    ({"format": 1, "model": {"type": "Part", "width": 5}}, r"linear\.bias has shape \(4,\), the model wants \(5,\)"),
+    ({"format": 1, "model": {"type": "Part", "wide": 4}}, r"config\.json"),
+    ({"format": 1, "model": ["Part"]}, r"config\.json"),
+]
+
+
+@pytest.mark.parametrize(("config", "message"), CONFIGS)
+def test_wrong_configs_are_named(tmp_path: Path, config: Any, message: str) -> None:
+    Part(4).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.unlink()
+    if config is not None:
+        file.write_text(config if isinstance(config, str) else json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        Part.from_pretrained(tmp_path)
+
+
+def test_wrong_weights_are_named(tmp_path: Path) -> None:
+    model = Part(4)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors, content = load_file(file), file.read_bytes()
+    save_file({**tensors, "more": torch.zeros(2)}, file)
+    with pytest.raises(ValueError, match="more is unexpected"):
+        load_weights(model, file)
+    save_file({k: v for k, v in tensors.items() if k != "count"}, file)
+    with pytest.raises(ValueError, match="count is missing"):
+        load_weights(model, file)
+    for broken in (b"", content[:20], content[:-3]):
+        file.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged .*use another checkpoint"):
+            Part.from_pretrained(tmp_path)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
+        Part.from_pretrained(tmp_path)
