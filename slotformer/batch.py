@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,13 +26,14 @@ class SlotBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> SlotBatch:
         """The same batch with every tensor on ``device``."""
-        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in tensors.items()})
+        return self._mapped(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> SlotBatch:
         """The same batch in pinned memory (called by ``DataLoader``)."""
-        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **{name: value.pin_memory() for name, value in tensors.items()})
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> SlotBatch:
+        return SlotBatch(change(self.slots), change(self.mask), change(self.track_id), self.video_id)
 
     @classmethod
     def stack(cls, samples: Sequence[CachedVideo]) -> SlotBatch:

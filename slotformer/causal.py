@@ -41,7 +41,7 @@ class CausalSlotFormer(Dynamics):
             raise ValueError(f"slotformer.context={context} must be at least slotformer.burn_in={burn_in}")
         if width % heads or (width // heads) % 2:
             raise ValueError(f"slotformer.width={width} over slotformer.heads={heads} must be an even number")
-        self.residual = residual
+        self.residual, self.head_dim = residual, width // heads
         self.in_proj = nn.Linear(slot_dim, width)
         self.blocks = nn.ModuleList(Block(width, heads, ffn_ratio * width) for _ in range(layers))
         self.out_proj = nn.Linear(width, slot_dim)
@@ -70,8 +70,9 @@ class CausalSlotFormer(Dynamics):
 
     def advance(self, tokens: Tensor, frames: Tensor, bias: Tensor, past: Past) -> Tensor:
         """New tokens (B,L,E) of ``frames`` (L,) through all layers; their keys and values join the past."""
-        turn = rotation(frames, tokens.shape[-1] // self.blocks[0].heads, tokens.dtype)
+        turn = rotation(frames, self.head_dim, tokens.dtype)
         for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
             q, k, v = block.project(block.norm1(tokens))
             k, v = past.extend(layer, rotate(k, turn), v)
             mixed = F.scaled_dot_product_attention(rotate(q, turn), k, v, bias)  # (B,heads,L,E/heads)

@@ -60,6 +60,9 @@ class ContactReadout(Configured, nn.Module):
       difference, which is what a distance is made of. Few parameters, so the best on little data.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, slot_dim: int, form: str = "roles", hidden: int = 32, dropout: float = 0.1) -> None:
         super().__init__()
         if form not in FORMS:

@@ -97,7 +97,7 @@ class Readouts:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             members = [self._member() for _ in self.fold]
-            weights, buffers = stack_module_state(members)  # type: ignore[arg-type]
+            weights, buffers = stack_module_state(members)
             optimizer = torch.optim.AdamW(weights.values(), settings.lr, weight_decay=settings.weight_decay)
             best = {name: value.detach().clone() for name, value in weights.items()}
             lowest = torch.full((len(members),), torch.inf)

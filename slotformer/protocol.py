@@ -47,7 +47,7 @@ def futures(
     observed_frames: int,
     predicted_frames: int,
     batch_size: int = 64,
-    progress: Wrap = iter,  # type: ignore[assignment]
+    progress: Wrap = iter,
 ) -> Futures:
     """Observe the first ``observed_frames`` raw frames of every labelled video and roll out from there.
 
@@ -109,7 +109,7 @@ def answer(
     predicted_frames: Sequence[int],
     candidates: Sequence[ReadoutSettings],
     seeds: Sequence[int],
-    progress: Wrap = iter,  # type: ignore[assignment]
+    progress: Wrap = iter,
 ) -> list[Answers]:
     """Fit a readout for every point of the curve on ``readout`` and score it on ``test``.
 

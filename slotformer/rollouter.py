@@ -126,6 +126,8 @@ class SlotFormer(Dynamics):
     faster; it is not in the paper.
     """
 
+    positions: Tensor
+
     def __init__(
         self,
         slot_dim: int,

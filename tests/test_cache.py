@@ -63,10 +63,14 @@ def test_half_precision_is_half_the_size_and_close(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_writer_goes_on(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), SlotCacheWriter(tmp_path / "c", shard_bytes=1) as writer:
-        for n in range(3):
-            writer.write(f"v{n}", *video(n))
-        raise RuntimeError
+    def killed() -> None:
+        with SlotCacheWriter(tmp_path / "c", shard_bytes=1) as writer:
+            for n in range(3):
+                writer.write(f"v{n}", *video(n))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        killed()
     with pytest.raises(ValueError, match="unfinished"):
         SlotCache(tmp_path / "c")
     with SlotCacheWriter(tmp_path / "c", shard_bytes=1) as writer:

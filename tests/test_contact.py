@@ -22,7 +22,7 @@ QUICK = ReadoutSettings(epochs=40, folds=3, restarts=2, hidden=8, batch_size=8)
 
 
 def easy(seed: int = 0, videos: int = V) -> LabelledSlots:
-    """The agent (channel 0 is 3) meets the patient (channel 1 is 3) at one frame, or does not: channel 2 tells where."""
+    """The agent (channel 0 is 3) meets the patient (channel 1 is 3) at a frame, or does not: channel 2 tells where."""
     rng = np.random.default_rng(seed)
     slots = rng.normal(0, 0.1, (videos, T, S, D))
     label = np.arange(videos) % 2
