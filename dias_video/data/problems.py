@@ -123,6 +123,7 @@ def usable(source: VideoSource, on_error: OnError = "raise", report: str | Path 
     problems = [*problems_of(source), *(problem for _, problem in bad)]
     kept = Chosen(source, (index for index in range(len(source)) if index not in excluded), problems)
     if report is not None:
-        listed = {"videos": len(kept), "excluded": len(bad), "problems": [problem._asdict() for problem in problems]}
+        serious = sum(not problem.harmless for problem in problems)
+        listed = {"videos": len(kept), "excluded": serious, "problems": [problem._asdict() for problem in problems]}
         replace_file(Path(report), lambda aside: aside.write_text(json.dumps(listed, indent=1) + "\n"))
     return kept

@@ -1,0 +1,232 @@
+"""Folders of videos, GIFs and pictures: every format gives its frames, damaged files are named, memory stays flat."""
+
+import os
+
+import av
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import torch
+from data_files import SHARED
+from PIL import Image
+
+from dias_video.data.folder import FolderVideos, open_video
+from dias_video.data.images import ImageFolder
+from dias_video.data.loading import ClipDataset
+from dias_video.data.problems import usable
+from dias_video.data.video_file import VideoFiles
+
+NUM_FRAMES = 20
+
+
+def pictures(height=46, width=70, count=NUM_FRAMES):
+    """A bright square that moves right by two pixels a frame over noise."""
+    rng = np.random.default_rng(height)
+    video = rng.integers(0, 30, (count, height, width, 3), dtype=np.uint8)
+    for t in range(count):
+        video[t, 10:26, 2 * t : 2 * t + 16] = (220, 40, 90)
+    return video
+
+
+def write_video(path, codec, size=(46, 70), container=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options=container or {}) as file:
+        stream = file.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        stream.gop_size = 6
+        for picture in pictures(*size):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode())
+    return path
+
+
+def decoded(path):
+    with av.open(str(path)) as file:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+
+
+FORMATS = [
+    ("a.mp4", "libx264"),
+    ("b.webm", "libvpx-vp9"),
+    ("c.mov", "libx264"),
+    ("d.avi", "mpeg4"),
+    ("e.mkv", "libx264"),
+]
+
+
+@pytest.mark.parametrize(("name", "codec"), FORMATS)
+@pytest.mark.parametrize("size", [(46, 70), (34, 48)])  # rows of 48 pixels are padded by the decoder
+def test_any_frames_of_any_video_file(tmp_path, name, codec, size):
+    path = write_video(tmp_path / name, codec, size)
+    expected = decoded(path)
+    source = open_video(path)
+    assert source.info().num_frames == NUM_FRAMES
+    frames = [19, 0, 7, 8, 3]
+    sample = source.read(0, frames)
+    assert sample["frame_index"].tolist() == frames
+    assert np.array_equal(sample["video"].permute(0, 2, 3, 1).numpy(), expected[frames])
+
+
+def test_gifs(tmp_path):
+    imageio.imwrite(tmp_path / "a.gif", pictures(), duration=100, loop=0)
+    expected = np.stack([np.asarray(frame)[..., :3] for frame in imageio.imiter(tmp_path / "a.gif")])
+    source = open_video(tmp_path / "a.gif")
+    assert source.info().num_frames == NUM_FRAMES
+    sample = source.read(0, [11, 2])
+    assert np.array_equal(sample["video"].permute(0, 2, 3, 1).numpy(), expected[[11, 2]])
+
+
+def test_folders_of_pictures_are_videos_in_natural_order(tmp_path):
+    for t, picture in enumerate(pictures(count=12)):
+        folder = tmp_path / "deep/clip"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / f"frame{t}.png")  # frame10 comes after frame9
+    write_video(tmp_path / "x/run.mp4", "libx264")
+    write_video(tmp_path / "x/run.webm", "libvpx-vp9", size=(30, 64))
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "notes.txt").write_text("not a video")
+    source = FolderVideos(tmp_path)
+    assert [source.info(i).video_id for i in range(3)] == ["deep/clip", "x/run.mp4", "x/run.webm"]
+    expected = pictures(count=12)[[10, 2]]
+    assert np.array_equal(source.read(0, [10, 2])["video"].permute(0, 2, 3, 1).numpy(), expected)
+    assert source.read(2, [0])["video"].shape == (1, 3, 30, 64)
+    assert [file.name for file in source.files(0)][9:] == ["frame9.png", "frame10.png", "frame11.png"]
+
+
+def test_lengths_are_found_once(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4", "libx264")
+    write_video(tmp_path / "b.mp4", "libx264")
+    FolderVideos(tmp_path)
+    opened = []
+    monkeypatch.setattr(VideoFiles, "num_frames", lambda self, path: opened.append(path.name) or 7)
+    assert FolderVideos(tmp_path).info(0).num_frames == NUM_FRAMES
+    os.utime(tmp_path / "b.mp4", ns=(1, 1))
+    assert FolderVideos(tmp_path).info(1).num_frames == 7
+    assert opened == ["b.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "container"),
+    [("a.mp4", "libx264", {}), ("b.mp4", "libx264", {"movflags": "faststart"}), ("c.webm", "libvpx-vp9", {})],
+)
+def test_half_downloaded_videos_are_named(tmp_path, name, codec, container):
+    path = write_video(tmp_path / name, codec, container=container)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(ValueError, match=rf"{name} .*(half downloaded|cut off).*download it again or remove it"):
+        open_video(path)
+
+
+def test_a_download_with_a_hole_is_named(tmp_path):
+    path = write_video(tmp_path / "a.mp4", "libx264", container={"movflags": "faststart"})
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    source = open_video(path)
+    with pytest.raises(ValueError, match=r"a.mp4 can't be decoded up to frame 19, it may be cut off"):
+        source.read(0, range(NUM_FRAMES))
+
+
+def empty_mp4(path):
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("zero.mp4", empty_mp4),
+        ("text.mp4", lambda path: path.write_text("this is no video")),
+        ("nothing.mp4", lambda path: path.write_bytes(b"")),
+        ("text.gif", lambda path: path.write_text("this is no GIF")),
+        ("gone.mp4", lambda path: None),
+        ("empty_folder", lambda path: path.mkdir()),
+    ],
+)
+def test_what_is_no_video_is_named(tmp_path, name, write):
+    write(tmp_path / name)
+    with pytest.raises(ValueError, match=name):
+        open_video(tmp_path / name)
+
+
+def test_frames_of_two_sizes_are_named(tmp_path):
+    Image.fromarray(pictures()[0]).save(tmp_path / "0.png")
+    Image.fromarray(pictures(40, 30)[0]).save(tmp_path / "1.png")
+    with pytest.raises(ValueError, match=r"1.png is 30x40, 0.png is 70x46; one video needs one size"):
+        open_video(tmp_path).read(0, [0, 1])
+
+
+def test_frames_outside_the_video_are_refused(tmp_path):
+    path = write_video(tmp_path / "a.mp4", "libx264")
+    with pytest.raises(ValueError, match="has 20 frames, frame 20 was asked for"):
+        open_video(path).read(0, [3, 20])
+
+
+def test_bad_videos_stop_or_are_left_out_and_reported(tmp_path):
+    write_video(tmp_path / "data/good.mp4", "libx264")
+    hole = write_video(tmp_path / "data/hole.mp4", "libx264", container={"movflags": "faststart"})
+    data = hole.read_bytes()
+    hole.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    (tmp_path / "data/text.mp4").write_text("no video")
+    with pytest.raises(ValueError, match=r"text.mp4"):
+        FolderVideos(tmp_path / "data")
+    source = FolderVideos(tmp_path / "data", on_error="skip_and_report")
+    assert [source.info(i).video_id for i in range(len(source))] == ["good", "hole"]
+    assert usable(source) is source
+    kept = usable(source, "skip_and_report", tmp_path / "excluded.json")
+    assert [kept.info(i).video_id for i in range(len(kept))] == ["good"]
+    report = (tmp_path / "excluded.json").read_text()
+    assert "text.mp4" in report
+    assert "hole.mp4" in report
+    assert '"excluded": 2' in report
+    with pytest.raises(ValueError, match="on_error"):
+        FolderVideos(tmp_path / "data", on_error="ignore")
+
+
+def test_nothing_left_is_an_error(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(ValueError, match="holds no"):
+        FolderVideos(tmp_path, on_error="skip_and_report")
+    with pytest.raises(ValueError, match="not a folder"):
+        FolderVideos(tmp_path / "nowhere")
+
+
+def test_images_are_videos_of_one_frame(tmp_path):
+    (tmp_path / "b").mkdir()
+    Image.fromarray(pictures()[0]).save(tmp_path / "2.png")
+    Image.fromarray(pictures()[1][..., 0]).save(tmp_path / "10.png")  # gray
+    Image.fromarray(pictures(30, 50)[0]).save(tmp_path / "b/3.png")
+    source = ImageFolder(tmp_path)
+    assert [source.info(i).video_id for i in range(3)] == ["2.png", "10.png", "b/3.png"]
+    assert source.read(1, [0])["video"].shape == (1, 3, 46, 70)
+    assert len(ClipDataset(source, 5)[0, 2]["video"]) == 1
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_2000_clips(tmp_path):
+    for number in range(8):
+        write_video(tmp_path / f"{number}.mp4", "libx264", size=(64, 64))
+    clips = ClipDataset(FolderVideos(tmp_path), 4)
+
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    for clip in range(200):
+        clips[0, clip % 8]
+    before, threads = resident(), len(os.listdir("/proc/self/task"))
+    for clip in range(1800):
+        clips[clip, clip % 8]
+    assert resident() - before < 32 << 20
+    assert len(os.listdir("/proc/self/task")) <= threads + 2
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not (SHARED / "physion_sample").is_dir(), reason="no shared data here")
+def test_real_videos_of_physion(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIAS_CACHE", str(tmp_path))
+    source = FolderVideos(SHARED / "physion_sample")
+    assert len(source) == 10
+    assert source.info(0).num_frames == 163  # metadata.json
+    sample = source.read(0, [60, 0])
+    expected = decoded(SHARED / "physion_sample/0000_img.mp4")[[60, 0]]
+    assert torch.equal(sample["video"].permute(0, 2, 3, 1), torch.from_numpy(expected))

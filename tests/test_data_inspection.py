@@ -1,0 +1,85 @@
+"""The first look at a data set, by the library and by its script; training data with problems left out."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from data_files import Counting, write_clip
+from data_records import write_movi
+from PIL import Image
+
+from dias_video.data.inspection import Inspection, save_picture, table
+from dias_video.data.movi import MoviVideos
+from dias_video.data.problems import Chosen, Problem, usable
+from dias_video.data.source import fingerprint
+
+SCRIPT = Path(__file__).parents[1] / "scripts/inspect_data.py"
+
+
+def test_facts_and_contact_sheet(tmp_path):
+    write_movi(tmp_path)
+    seen = Inspection(MoviVideos(tmp_path, "train"), num_looked_at=2, check=True)
+    facts = seen.facts()
+    assert facts["videos"] == 3
+    assert facts["frames"] == 15
+    assert facts["frame sizes (height x width)"] == "12x20: 2"
+    assert facts["instances a video"] == "3"
+    assert facts["files"] == 2
+    assert seen.problems == []
+    save_picture(tmp_path / "out/sheet.png", seen.contact_sheet())
+    with Image.open(tmp_path / "out/sheet.png") as sheet:
+        # four frames and their masks a row, 12x20 scaled to a height of 128, with a line of 2 pixels between
+        assert sheet.size == (8 * (round(20 * 128 / 12) + 2), 2 * 130)
+    assert "problems" in table(facts, seen.problems)
+
+
+class Broken(Counting):
+    """The second video can't be read beyond its first frames."""
+
+    def read(self, index, frames):
+        if index == 1 and max(frames) > 6:
+            raise ValueError("v1 can't be decoded; remove it")
+        return super().read(index, frames)
+
+
+def test_unreadable_videos_are_problems():
+    seen = Inspection(Broken(), num_looked_at=3, check=True)
+    assert [problem.sentence for problem in seen.problems] == ["v1 can't be decoded; remove it"]
+    assert len(seen.samples) == 2
+    assert "PROBLEM: v1 can't be decoded" in table(seen.facts(), seen.problems)
+
+
+def test_usable_leaves_out_what_can_not_be_read(tmp_path):
+    kept = usable(Broken(), "skip_and_report", tmp_path / "r.json")
+    assert [kept.info(i).video_id for i in range(len(kept))] == ["v0", "v2"]
+    assert kept.read(1, [3])["video_id"] == "v2"
+    assert json.loads((tmp_path / "r.json").read_text())["excluded"] == 1
+    assert fingerprint(kept) != fingerprint(Counting())
+    with pytest.raises(ValueError, match="no video is left, 1 have problems; the first: v"):
+        Chosen(Counting(), [], [Problem("v", "v is bad")])
+
+
+def inspect(*options):
+    command = [sys.executable, str(SCRIPT), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.slow
+def test_the_script_reports_problems_and_exits_with_1(tmp_path):
+    for split in ("train", "val"):
+        for number in range(2):
+            write_clip(tmp_path / f"sim/toss/{split}/{number:05d}")
+    options = ["data=simulated", f"data.root={tmp_path}/sim", f"out_dir={tmp_path}/out", "check=true"]
+    broken = tmp_path / "sim/toss/val/00001.mp4"
+    broken.write_bytes(broken.read_bytes()[:200])
+    done = inspect(*options)
+    assert done.returncode == 1
+    assert "PROBLEM: " in done.stdout
+    assert "00001.mp4 is not a readable video" in done.stdout
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["train"]["problems"] == []
+    assert len(report["eval"]["problems"]) == 1
+    assert "videos                        2" in done.stdout
+    assert (tmp_path / "out/train.png").is_file()
