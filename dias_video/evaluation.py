@@ -116,37 +116,33 @@ def standard_error(values: Sequence[float]) -> float:
 class VideoScores:
     """One row of numbers a video, collected over processes; it reports only when no video is missing."""
 
-    def __init__(self, video_ids: Sequence[str]) -> None:
-        self.video_ids = list(video_ids)
+    def __init__(self, video_ids: Sequence[str], columns: Sequence[str]) -> None:
+        self.video_ids, self.columns = list(video_ids), list(columns)
         self.rows: dict[int, dict[str, float]] = {}
 
     def add(self, index: int, row: Mapping[str, float]) -> None:
-        """Note the numbers of video ``index``. A video that was noted before (padding of a batch) is not counted again.
+        """Note the numbers of video ``index``. A video noted before (padding of a batch) is not counted again.
 
         Raises:
-            ValueError: there is no such video.
+            ValueError: there is no such video, or a number is missing.
         """
         if not 0 <= index < len(self.video_ids):
             raise ValueError(f"video {index} was scored, but there are only {len(self.video_ids)}")
-        self.rows.setdefault(index, dict(row))
+        if row.keys() != set(self.columns):
+            raise ValueError(f"{self.video_ids[index]} was scored by {list(row)}, the others by {self.columns}")
+        self.rows.setdefault(index, {name: row[name] for name in self.columns})
 
     def gather(self, accelerator: Accelerator) -> None:
-        """Collect the rows of all processes in all of them, to the bit. Every process calls it."""
+        """Collect the rows of all processes in all of them, to the bit. Every process calls it, even with no row."""
         if accelerator.num_processes == 1:
             return
-        columns = self.columns
-        mine = torch.full((len(self.video_ids), 1 + len(columns)), math.nan, dtype=torch.float64)
+        mine = torch.full((len(self.video_ids), 1 + len(self.columns)), math.nan, dtype=torch.float64)
         mine[:, 0] = -1  # rows that this process does not have
         for index, row in self.rows.items():
-            mine[index] = torch.tensor([index, *(row[column] for column in columns)], dtype=torch.float64)
+            mine[index] = torch.tensor([index, *row.values()], dtype=torch.float64)
         for index, *values in accelerator.gather(mine.to(accelerator.device)).tolist():
             if index >= 0:
-                self.add(int(index), dict(zip(columns, values, strict=True)))
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the numbers, in the order in which they were given."""
-        return list(next(iter(self.rows.values()), {}))
+                self.add(int(index), dict(zip(self.columns, values, strict=True)))
 
     def column(self, name: str) -> list[float]:
         """One number of every video, in their order.
@@ -263,7 +259,9 @@ def evaluate(
     """
     accelerator = accelerator or Accelerator()
     share = videos.indices[accelerator.process_index :: accelerator.num_processes]
-    scores = {name: VideoScores(videos.video_ids) for name in methods}
+    nothing = torch.zeros(1, 1, 1, dtype=torch.int64)
+    columns = [*FACTS, *score_video(nothing, nothing, protocols, tracking)]
+    scores = {name: VideoScores(videos.video_ids, columns) for name in methods}
     total = sum(videos.num_frames(index) for index in share)
     with tqdm(total=total, unit="frame", desc="evaluate", disable=not accelerator.is_main_process) as bar:
         for sample in _loaded(videos, share, num_workers):

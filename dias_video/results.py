@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dias_video.data.problems import problems_of
 from dias_video.evaluation import FACTS, Protocol, Videos, VideoScores
 from dias_video.files import replace_file
 
@@ -20,7 +21,8 @@ MAIN = "model"  # the method whose measures carry no prefix
 class Setting:
     """What was scored, and how: stands in every result file."""
 
-    split: str  # as the data source names it, or a frozen split of ``splits.py``
+    source: str  # class of the data source
+    split: str  # as the source names it, or a frozen split of ``splits.py``
     condition: str  # what the model was told: "boxes" of the first frame, "none", or "not stated" for files
     mask_sources: Mapping[str, str]  # of every method
     checkpoint: str | None = None  # folder
@@ -49,9 +51,11 @@ def report(
     sizes = {f"{int(h)}x{int(w)}" for h, w in zip(any_method.column("height"), any_method.column("width"), strict=True)}
     about: dict[str, Any] = {
         "protocols": {protocol.name: protocol.description for protocol in protocols},
+        "source": setting.source,
         "split": setting.split,
         "videos": len(instances),
         "videos_in_split": videos.in_split,
+        "excluded": [problem.name for problem in problems_of(videos.source) if not problem.harmless],
         "frames": int(sum(any_method.column("frames"))),
         "max_frames": videos.max_frames,
         "resolution": sorted(sizes),  # HxW of the masks scored

@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dias_video.baselines import FixedBoxes, KMeans
+from dias_video.data.problems import usable
 from dias_video.evaluation import PROTOCOLS, Method, Videos, evaluate
 from dias_video.files import sha256
 from dias_video.initializers import BoxInitializer
@@ -64,7 +65,7 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"out_dir={out_dir} is a file; name a folder")
     accelerator = Accelerator(cpu=cfg.device == "cpu")
     model, checkpoint_hash = load_model(cfg, accelerator)
-    source = instantiate(cfg.data.eval)
+    source = usable(instantiate(cfg.data.eval), cfg.data.get("on_error", "raise"))
     if cfg.frozen_split is not None:
         check_split(cfg.frozen_split, len(source))
     videos = Videos(source, instantiate(cfg.data.get("eval_transform")), cfg.max_videos, cfg.max_frames)
@@ -77,7 +78,8 @@ def main(cfg: DictConfig) -> None:
     if not accelerator.is_main_process:
         return
     setting = Setting(
-        split=cfg.frozen_split or cfg.data.eval.get("split") or type(source).__name__,
+        source=cfg.data.eval._target_.rpartition(".")[2],
+        split=cfg.frozen_split or cfg.data.eval.get("split") or "all",
         condition="not stated" if model is None and cfg.boxes is None else "boxes" if boxes else "none",
         mask_sources={name: method.mask_source for name, method in methods.items()},
         checkpoint=cfg.checkpoint,

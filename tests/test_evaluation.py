@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_summary_counts_what_is_undefined_and_splits_by_instances() -> None:
 
 
 def test_missing_videos_are_refused_and_repeated_ones_dropped() -> None:
-    scores = VideoScores(["a", "b", "c"])
+    scores = VideoScores(["a", "b", "c"], ["instances", "ocb/ari"])
     scores.add(1, {"instances": 2.0, "ocb/ari": 0.5})
     scores.add(1, {"instances": 2.0, "ocb/ari": 0.5 + 1e-9})  # padding of a batch, through other kernels
     scores.add(0, {"instances": 1.0, "ocb/ari": 0.1})
@@ -111,6 +112,31 @@ def test_missing_videos_are_refused_and_repeated_ones_dropped() -> None:
     assert scores.column("ocb/ari")[1] == 0.5
     with pytest.raises(ValueError, match="only 3"):
         scores.add(3, {})
+    with pytest.raises(ValueError, match="b was scored by"):
+        scores.add(1, {"ocb/ari": 0.5})
+
+
+def test_gathering_takes_every_row_once() -> None:
+    """Two processes by turns: one has two videos, of which the other has one too; a third process has none."""
+
+    class Together:
+        num_processes, device = 3, "cpu"
+        sent: ClassVar[list[torch.Tensor]] = []
+
+        def gather(self, rows: torch.Tensor) -> torch.Tensor:
+            self.sent.append(rows)
+            return torch.cat(self.sent)
+
+    value = 0.1 + 0.2
+    parts = [VideoScores(["a", "b"], ["instances", "ocb/ari"]) for _ in range(3)]
+    parts[0].add(1, {"instances": 2.0, "ocb/ari": value})
+    parts[0].add(0, {"instances": 1.0, "ocb/ari": math.nan})
+    parts[1].add(1, {"instances": 2.0, "ocb/ari": value})
+    for part in parts:
+        part.gather(Together())  # type: ignore[arg-type]
+    assert parts[2].column("ocb/ari")[1] == value
+    assert math.isnan(parts[2].column("ocb/ari")[0])
+    assert parts[2].summary()["ocb/ari"] == value
 
 
 def test_workers_change_no_bit() -> None:
@@ -151,7 +177,7 @@ def test_result_files(tmp_path: Path) -> None:
     methods = {MAIN: Noisy(), "baselines/other": Noisy()}
     videos = Videos(Blocks(), max_videos=6)
     scores = evaluate(methods, videos)
-    setting = Setting("toy/val", "boxes", {name: "noise" for name in methods}, "ckpt", "abc123", num_slots=4)
+    setting = Setting("Blocks", "toy/val", "boxes", {name: "noise" for name in methods}, "ckpt", "abc123", num_slots=4)
     content = write_results(tmp_path / "run", scores, videos, [VIDEO_FG, OCB], setting)
     read = json.loads((tmp_path / "run/metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert read == content
@@ -269,15 +295,9 @@ def test_two_processes_change_no_bit(tmp_path: Path) -> None:
     assert content["about"]["videos"] == 7
 
 
-def test_user_errors_are_one_sentence_and_leave_nothing(tmp_path: Path) -> None:
+def test_a_user_error_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     write_clip(tmp_path / "data/toss/val/00000")
-    common = (f"data.root={tmp_path}/data", f"out_dir={tmp_path}/out")
-    for words, sentence in (
-        ((), "say what to score"),
-        ((f"predictions={tmp_path}",), "no prediction for toss/val/00000"),
-    ):
-        error = script(*common, *words, ok=False)
-        assert sentence in error
-        assert error.strip().splitlines()[-1].startswith("error: ")
-        assert "Traceback" not in error
+    error = script(f"data.root={tmp_path}/data", f"out_dir={tmp_path}/out", f"predictions={tmp_path}", ok=False)
+    assert error.strip().splitlines()[-1].startswith("error: no prediction for toss/val/00000")
+    assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
