@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from torch import Tensor
 from toy import Numbers, Points, Toy, train
 
 from dias_video.batch import Draws
-from dias_video.engine import Logging, Optimization, Saving, Trainer, load_weights
+from dias_video.engine import Interrupted, Logging, Optimization, Saving, Trainer, load_weights
 from dias_video.engine.checkpoint import damage
 from dias_video.engine.loader import Order
 
@@ -120,6 +123,23 @@ def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["best", "last", "step_000004", "step_000006", "step_000008"]
     assert (folder / "best").readlink() == Path("step_000004")
     assert {row["step"]: row["error"] for row in rows(tmp_path / "run") if "error" in row} == results
+
+
+def test_a_signal_leaves_validation_at_once(tmp_path: Path) -> None:
+    finished = []
+
+    def validate(model: Toy, step: int) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+        finished.append(step)
+        return {}
+
+    trainer = Trainer(8, 4, saving=Saving(every=3), num_workers=0, ema=0.5)
+    with pytest.raises(Interrupted) as caught:
+        trainer.fit(Toy(), Points(), Numbers.stack, tmp_path / "run", validate=validate)
+    assert caught.value.code == 0
+    assert finished == []
+    assert (tmp_path / "run/checkpoints/last").readlink() == Path("step_000003")
 
 
 def test_averaged_weights(tmp_path: Path) -> None:

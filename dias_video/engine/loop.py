@@ -142,7 +142,8 @@ class Trainer:
             resume: Go on from the newest undamaged checkpoint of ``out_dir``, or start there if it holds none.
             config: The resolved configuration, kept in the run folder.
             validate: ``validate(model, step) -> {name: value}``, called before each checkpoint on the main process
-                with the model in evaluation mode and, if the run averages, with averaged weights.
+                with the model in evaluation mode and, if the run averages, with averaged weights. Left at once when
+                a signal comes.
 
         Raises:
             ValueError: an option, a sample or a checkpoint is wrong, or a loss became non-finite.
@@ -152,8 +153,8 @@ class Trainer:
         run = _Run(self, model, Path(out_dir), validate)
         try:
             with Signals() as signals:
-                run.start(dataset, resume, config or {})
-                run.train(dataset, collate, signals)
+                run.start(dataset, resume, config or {}, signals)
+                run.train(dataset, collate)
                 return run.checkpoints.folder / f"step_{run.state.step:06d}"
         except Agreed:
             if not self.is_main:  # one message is enough
@@ -174,8 +175,9 @@ class _Run:
         self.saved: int | None = None
         self.bar: tqdm[Any] | None = None
 
-    def start(self, dataset: KeyedDataset, resume: bool, config: Mapping[str, Any]) -> None:
+    def start(self, dataset: KeyedDataset, resume: bool, config: Mapping[str, Any], signals: Signals) -> None:
         """Check the run folder, set up model and optimizer, load the checkpoint to go on from."""
+        self.signals = signals
         with self.ranks.together():
             if self.trainer.is_main:
                 check_folder(self.out_dir, resume)
@@ -210,7 +212,7 @@ class _Run:
         if trainer.compile and _has_compiler():
             self.plain_model.compile()
 
-    def train(self, dataset: KeyedDataset, collate: Callable[[list[Any]], Any], signals: Signals) -> None:
+    def train(self, dataset: KeyedDataset, collate: Callable[[list[Any]], Any]) -> None:
         """The loop. Each turn: load, agree with the other processes, update, log, save."""
         trainer, state = self.trainer, self.state
         workers = trainer.num_workers
@@ -223,7 +225,7 @@ class _Run:
         # Closing ends the workers; left alone they would outlast an exception, since signals don't end them.
         with closing(batches(dataset, collate, order, trainer.share, steps, workers, pin)) as data:
             while state.step < trainer.max_steps:
-                with self.ranks.together(signals) as agreed, self.records.waiting():
+                with self.ranks.together(self.signals) as agreed, self.records.waiting():
                     micro_batches = [next(data) for _ in range(trainer.share.accumulation)]
                 if agreed.signal:
                     self._save({})
@@ -270,7 +272,7 @@ class _Run:
         saves = last or step % trainer.saving.every == 0
         found: dict[str, float] = {}
         if saves and self.validate is not None:
-            with self.ranks.together(), self.records.paused():
+            with self.ranks.together(), self.records.paused(), self.signals.abandoning():
                 found = self._validate(self.validate)
         if last or step == 1 or step % trainer.logging.every == 0 or (saves and self.validate is not None):
             row = self.records.row()

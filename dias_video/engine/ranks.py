@@ -108,17 +108,36 @@ def follow_launcher() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
+class Abandoned(Exception):
+    """A signal came while something was going on that need not be finished."""
+
+
 class Signals:
     """Remembers SIGTERM and SIGINT while a run lasts; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.number = 0
         self._before: dict[int, Any] = {}
+        self._abandoning = False
+
+    @contextmanager
+    def abandoning(self) -> Iterator[None]:
+        """Leave the block as soon as a signal comes (validation may take long, and there are seconds to save in)."""
+        self._abandoning = True
+        try:
+            yield
+        except Abandoned:
+            pass
+        finally:
+            self._abandoning = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
+        if self._abandoning:
+            self._abandoning = False
+            raise Abandoned
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
