@@ -278,9 +278,14 @@ def test_the_run_describes_itself(tmp_path: Path) -> None:
     import yaml
 
     assert yaml.safe_load((tmp_path / "run/config.yaml").read_text()) == config
-    start = json.loads((tmp_path / "run/run.json").read_text())["starts"][0]
+    start = json.loads((tmp_path / "run/run.json").read_text())
     assert start["packages"]["torch"] == torch.__version__.split("+")[0]
     assert start["first_step"] == 0
+    assert start["num_processes"] == 1
+    for _ in range(2):
+        Trainer(1, 4, num_workers=0).fit(Toy(), Points(), Numbers.stack, tmp_path / "run", resume=True, config=config)
+    start = json.loads((tmp_path / "run/run.json").read_text())
+    assert [earlier["first_step"] for earlier in start["earlier_starts"]] == [0, 1]
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [

@@ -171,7 +171,7 @@ class _Run:
         self.trainer, self.plain_model, self.out_dir, self.validate = trainer, model, out_dir, validate
         self.accelerator, self.ranks = trainer.accelerator, trainer.ranks
         self.checkpoints = Checkpoints(out_dir / "checkpoints", trainer.saving.keep)
-        self.log = RunLog(out_dir, trainer.logging.tracking, trainer.is_main)
+        self.log = RunLog(out_dir, trainer.logging.tracking, trainer.is_main, self.ranks.count)
         self.saved: int | None = None
         self.bar: tqdm[Any] | None = None
 

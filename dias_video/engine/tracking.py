@@ -38,8 +38,8 @@ def check_folder(out_dir: str | Path, resume: bool) -> None:
 class RunLog:
     """The record of a run. Every method does nothing on processes other than the main one."""
 
-    def __init__(self, out_dir: Path, tracking: str, active: bool) -> None:
-        self.out_dir, self.active = out_dir, active
+    def __init__(self, out_dir: Path, tracking: str, active: bool, num_processes: int) -> None:
+        self.out_dir, self.active, self.num_processes = out_dir, active, num_processes
         self.file = out_dir / "metrics.jsonl"
         self.tracking = tracking
         self._tracker: Any = None
@@ -85,18 +85,19 @@ class RunLog:
 
     def _write_start(self, first_step: int) -> None:
         file = self.out_dir / "run.json"
-        starts = json.loads(file.read_text())["starts"] if file.exists() else []
-        starts.append(
-            {
-                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "first_step": first_step,
-                "command": sys.argv,
-                "git_commit": git_commit(),
-                "python": platform.python_version(),
-                "packages": {name: _version(name) for name in PACKAGES},
-            }
-        )
-        replace_file(file, lambda aside: aside.write_text(json.dumps({"starts": starts}, indent=1) + "\n"))
+        before = json.loads(file.read_text()) if file.exists() else None
+        start = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "first_step": first_step,
+            "num_processes": self.num_processes,
+            "command": sys.argv,
+            "git_commit": git_commit(),
+            "python": platform.python_version(),
+            "packages": {name: _version(name) for name in PACKAGES},
+        }
+        if before is not None:
+            start["earlier_starts"] = [*before.pop("earlier_starts", []), before]
+        replace_file(file, lambda aside: aside.write_text(json.dumps(start, indent=1) + "\n"))
 
     def _open_tracker(self, config: dict[str, Any]) -> None:
         if self.tracking == "wandb":
