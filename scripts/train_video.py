@@ -16,7 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from dias_video.batch import VideoBatch
 from dias_video.data.loading import ClipDataset
+from dias_video.data.problems import problems_of, usable
 from dias_video.engine import Trainer, load_weights
+from dias_video.model import DIAS
 
 
 @entry("train_video")
@@ -25,18 +27,23 @@ def main(cfg: DictConfig) -> None:
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
     trainer: Trainer = instantiate(cfg.trainer)
+    source = usable(instantiate(cfg.data.train), cfg.data.get("on_error", "raise"))
+    config["excluded"] = {problem.name: problem.sentence for problem in problems_of(source) if not problem.harmless}
+    features = instantiate(cfg.data.get("features"))
     dataset = ClipDataset(
-        instantiate(cfg.data.train),
+        source,
         cfg.data.clip.num_frames,
         cfg.data.clip.stride,
         instantiate(cfg.data.transform),
         seed=cfg.seed,
-        features=instantiate(cfg.data.get("features")),
+        features=features,
     )
     torch.manual_seed(cfg.seed)  # initial weights
     model = instantiate(cfg.model)
     if cfg.checkpoint is not None:
         load_weights(model, Path(cfg.checkpoint) / "model.safetensors")
+    if features is not None and isinstance(model, DIAS):  # a distilled encoder learns from another's features
+        features.check_encoder(model.encoder)
     trainer.fit(model, dataset, VideoBatch.stack, cfg.out_dir, cfg.resume, config)
 
 

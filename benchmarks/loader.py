@@ -1,0 +1,188 @@
+"""What reading a clip costs: 6 of 24 frames against all 24, shuffled against in order, start-up with 10,000 videos.
+
+python benchmarks/loader.py
+
+CPU time of this process is counted, so that other work on the machine matters little; files are in the page cache.
+Pictures are 256x256, as in MOVi. Decoding every frame stands for loaders that take a clip out of a decoded video.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from dias_video.data.folder import FolderVideos
+from dias_video.data.loading import ClipDataset
+from dias_video.data.movi import MoviVideos
+from dias_video.data.source import VideoSource
+from dias_video.data.tfrecord import crc32c, masked
+from dias_video.data.ytvis import YouTubeVIS
+
+VIDEOS, FRAMES, CLIP, SIDE, ROUNDS = 8, 24, 6, 256, 5
+MANY = 10_000
+
+
+def main() -> None:
+    """Print a table of ratios and rates."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["DIAS_CACHE"] = str(folder / "cache")
+        sources: dict[str, VideoSource] = {
+            "PNG in TFRecords (movi)": MoviVideos(write_movi(folder / "movi", VIDEOS, SIDE, with_flow=True)),
+            "JPEG (ytvis)": YouTubeVIS(write_ytvis(folder / "ytvis", VIDEOS, FRAMES, SIDE)),
+            "mp4, one key frame (folder)": FolderVideos(write_mp4(folder / "long", gop=FRAMES)),
+            "mp4, key frame every 6 (folder)": FolderVideos(write_mp4(folder / "short", gop=CLIP)),
+        }
+        print(f"{'':34}{'clips/s':>9}{'MB/s':>8}{'against all frames':>20}{'shuffled / in order':>21}")
+        for title, source in sources.items():
+            rate, gain, order = clip_rates(source)
+            megabytes = rate * CLIP * SIDE * SIDE * 3 / 1e6
+            print(f"{title:34}{rate:9.1f}{megabytes:8.0f}{gain:19.1f}x{order:20.2f}x")
+        write_movi(folder / "many", MANY, 8, with_flow=False)
+        write_ytvis(folder / "many_clips", MANY, 10, 8, frames_on_disk=False)
+        starts: dict[str, Callable[[], VideoSource]] = {
+            "movi": lambda: MoviVideos(folder / "many"),
+            "ytvis": lambda: YouTubeVIS(folder / "many_clips"),
+        }
+        for title, start in starts.items():
+            first, again = seconds(start), min(seconds(start) for _ in range(3))
+            print(f"start-up with {MANY:,} videos, {title}: {again * 1000:.0f} ms ({first:.1f} s the first time)")
+
+
+def clip_rates(source: VideoSource) -> tuple[float, float, float]:
+    """Clips a second, how many times the rate of decoding all frames, and time shuffled over time in order."""
+    clips = ClipDataset(source, CLIP)
+    shuffled = np.random.default_rng(0).permutation(len(source)).tolist()
+
+    def read_clips(indices: list[int]) -> None:
+        for index in indices:
+            clips[0, index]
+
+    def read_all(indices: list[int]) -> None:
+        for index in indices:
+            source.read(index, range(FRAMES))
+
+    ordered = list(range(len(source)))
+    read_all(ordered)
+    some, everything, mixed = [], [], []
+    for _ in range(ROUNDS):
+        some.append(seconds(lambda: read_clips(ordered)))
+        everything.append(seconds(lambda: read_all(ordered)))
+        mixed.append(seconds(lambda: read_clips(shuffled)))
+    return len(ordered) / min(some), min(everything) / min(some), min(mixed) / min(some)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """CPU time of this process for one call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def pictures(seed: int, count: int, side: int) -> Iterator[np.ndarray]:
+    """A disc that moves over a textured ground: compresses about as MOVi's frames do."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    ground = (np.sin(x / 9) * np.cos(y / 7) * 60 + 120)[..., None] + rng.normal(0, 6, (side, side, 3))
+    for t in range(count):
+        picture = ground.copy()
+        picture[(x - 30 - 6 * t) ** 2 + (y - side / 2) ** 2 < (side / 6) ** 2] = (200, 60, 40)
+        yield picture.clip(0, 255).astype(np.uint8)
+
+
+def encoded(picture: np.ndarray, kind: str) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, format=kind)
+    return data.getvalue()
+
+
+def write_movi(root: Path, count: int, side: int, with_flow: bool) -> Path:
+    """A split of ``count`` videos in files of up to 1,000; small ones share their pictures."""
+    root.mkdir()
+    shards = -(-count // 1000)
+    flow = struct.pack("<B", 0xFF) * 2 + b"\x03"  # 65535
+    features: dict[str, list[bytes]] = {}
+    for number in range(shards):
+        with (root / f"movi_d-train.tfrecord-{number:05d}-of-{shards:05d}").open("wb") as file:
+            for index in range(number * 1000, min(count, (number + 1) * 1000)):
+                if not features or count == VIDEOS:
+                    video = list(pictures(index, FRAMES, side))
+                    features["video"] = [encoded(picture, "PNG") for picture in video]
+                    features["segmentations"] = [
+                        encoded((picture[..., 2] == 40).astype(np.uint8), "PNG") for picture in video
+                    ]
+                entries = {
+                    key: delimited(1, b"".join(delimited(1, value) for value in values))
+                    for key, values in features.items()
+                }
+                entries["metadata/video_name"] = delimited(1, delimited(1, str(index).encode()))
+                entries["instances/bboxes/ragged_flat_values"] = delimited(
+                    2, delimited(1, struct.pack("<4f", 0, 0, 1, 1))
+                )
+                for key, value in (("bboxes/ragged_row_lengths_0", 1), ("bbox_frames/ragged_flat_values", 0)):
+                    entries[f"instances/{key}"] = delimited(3, delimited(1, bytes([value])))
+                if with_flow:
+                    entries["forward_flow"] = delimited(3, delimited(1, flow * (FRAMES * side * side * 2)))
+                file.write(record(entries))
+    return root
+
+
+def record(entries: dict[str, bytes]) -> bytes:
+    """A TFRecord of one ``tf.train.Example``."""
+    named = [delimited(1, delimited(1, name.encode()) + delimited(2, value)) for name, value in entries.items()]
+    data = delimited(1, b"".join(named))
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", masked(crc32c(length))) + data + struct.pack("<I", masked(crc32c(data)))
+
+
+def delimited(number: int, data: bytes) -> bytes:
+    """A protobuf field of bytes."""
+    size, length = bytearray(), len(data)
+    while length >= 0x80:
+        size.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes([number << 3 | 2, *size, length]) + data
+
+
+def write_ytvis(root: Path, count: int, frames: int, side: int, frames_on_disk: bool = True) -> Path:
+    """A split of ``count`` clips with one square instance each."""
+    videos, annotations = [], []
+    runs = [0, side * side // 2, side * side - side * side // 2]
+    for index in range(count):
+        names = [f"clip{index}/{t:05d}.jpg" for t in range(frames)]
+        videos.append({"id": index, "height": side, "width": side, "file_names": names})
+        masks = [{"size": [side, side], "counts": runs}] * frames
+        annotations.append({"video_id": index, "segmentations": masks})
+        folder = root / "train/JPEGImages" / (f"clip{index}" if frames_on_disk else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in zip(names, pictures(index, frames, side) if frames_on_disk else (), strict=False):
+            (root / "train/JPEGImages" / name).write_bytes(encoded(picture, "JPEG"))
+    (root / "train/instances.json").write_text(json.dumps({"videos": videos, "annotations": annotations}))
+    return root
+
+
+def write_mp4(root: Path, gop: int) -> Path:
+    """Videos in H.264 with a key frame every ``gop`` frames."""
+    root.mkdir()
+    for index in range(VIDEOS):
+        with av.open(str(root / f"{index}.mp4"), "w") as file:
+            stream = file.add_stream("libx264", rate=12, options={"g": str(gop), "keyint_min": str(gop)})
+            stream.height, stream.width, stream.pix_fmt = SIDE, SIDE, "yuv420p"
+            for picture in pictures(index, FRAMES, SIDE):
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            file.mux(stream.encode())
+    return root
+
+
+if __name__ == "__main__":
+    main()
