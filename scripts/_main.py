@@ -11,7 +11,7 @@ from typing import Any
 
 import hydra
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 
 def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
@@ -31,6 +31,8 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
                     raise
                 cause = error.__cause__ if isinstance(error, hydra.errors.InstantiationException) else None
                 text = " ".join(str(cause or error).split())
+                if isinstance(error, MissingMandatoryValue):
+                    text = f"{error.full_key} is missing; add {error.full_key}=<value> to the command"
                 print(f"error: {text}", file=sys.stderr, flush=True)
                 sys.exit(1)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from toy import Numbers, Points, Toy, train
@@ -308,6 +310,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"keep": None}, r"saving\.keep must be an integer"),
     ({"log_every": 0}, r"logging\.every must be an integer"),
     ({"tracking": "excel"}, r"logging\.tracking must be one of none, wandb, tensorboard"),
+    ({"metric": 3}, r"saving\.metric must name"),
+    ({"resume": "maybe"}, "resume must be true or false"),
     ({"count": 0}, "training set is empty"),
 ]
 
@@ -316,6 +320,37 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 def test_wrong_options_are_named(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(tmp_path / "run", **options)
+
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(-2, 9), st.floats(), st.text(max_size=3), st.just([]), st.just({}),
+    st.dictionaries(st.sampled_from(["fit", "kind", "start"]), st.one_of(st.floats(), st.text(max_size=2)), max_size=3),
+)  # fmt: skip
+SETTINGS = {
+    Optimization: ["lr", "warmup", "floor", "clip", "betas", "schedule_steps"],
+    Saving: ["every", "keep", "metric", "higher_is_better"],
+    Logging: ["every", "tracking"],
+    Trainer: ["max_steps", "batch_size", "seed", "optimization", "saving", "logging", "weights", "precision",
+              "accumulation", "ema", "compile", "num_workers"],
+}  # fmt: skip
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_any_value_is_taken_or_named(data: st.DataObject) -> None:
+    """Fuzz: an option of any kind is either valid or named in a ValueError."""
+    kind = data.draw(st.sampled_from(list(SETTINGS)))
+    option = data.draw(st.sampled_from(SETTINGS[kind]))
+    value = data.draw(ANYTHING)
+    required: dict[str, Any] = {"max_steps": 4, "batch_size": 4} if kind is Trainer else {}
+    if option == "precision" and value == "bf16":
+        return
+    message = option
+    try:
+        kind(**{**required, option: value})
+    except ValueError as error:
+        message = str(error)
+    assert option in message
 
 
 def test_a_tracker_that_fails_never_stops_a_run(

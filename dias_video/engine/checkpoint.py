@@ -43,6 +43,8 @@ class Saving:
     def __post_init__(self) -> None:
         check_integer("saving.every", self.every, least=1)
         check_integer("saving.keep", self.keep, least=1)
+        if self.metric is not None and not isinstance(self.metric, str):
+            raise ValueError(f"saving.metric must name a validation result, got {self.metric!r}")
         check_flag("saving.higher_is_better", self.higher_is_better)
 
     def improves(self, value: float, best: float | None) -> bool:

@@ -96,6 +96,7 @@ class Trainer:
         if num_workers is not None:
             check_integer("num_workers", num_workers, least=0)
         check_weights(weights or {})
+        _check_settings(optimization, saving, logging)
         if precision == "fp16" and not torch.cuda.is_available():
             raise ValueError("precision=fp16 needs a GPU; use bf16 or no")
         self.max_steps, self.batch_size, self.seed = max_steps, batch_size, seed
@@ -150,6 +151,7 @@ class Trainer:
             OSError: a file could not be read or written.
             Interrupted: SIGTERM or SIGINT came; the state is saved.
         """
+        check_flag("resume", resume)
         run = _Run(self, model, Path(out_dir), validate)
         try:
             with Signals() as signals:
@@ -336,6 +338,13 @@ class _Run:
         if self.bar is not None:
             self.bar.close()
         self.log.close()
+
+
+def _check_settings(optimization: object, saving: object, logging: object) -> None:
+    given = {"optimization": (optimization, Optimization), "saving": (saving, Saving), "logging": (logging, Logging)}
+    for option, (value, kind) in given.items():
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{option} must be a group of options ({kind.__name__}), got {value!r}")
 
 
 def _seed_generators(seed: int, step: int, process: int) -> None:
