@@ -95,9 +95,12 @@ class RandomARDecoder(Configured, nn.Module):
         num_tokens: N, for the learned 1-D positions E_p.
         width: of the Transformer; the released configuration uses C, and then tokens leave it without a readout.
         mode: ``parallel``: every unknown token is predicted at once (as released); the known prefix has uniform length
-            with probability 1/2, otherwise 10 % of N. ``next_token``: one mask token follows the known prefix, and
-            only it is predicted (eq. 18-23 to the letter; n# is uniform in 0..N-1, since after all N none is next).
+            with probability 1/2, otherwise ``short_prefix`` of N. ``next_token``: one mask token follows the known
+            prefix, and only it is predicted (eq. 18-23 to the letter; n# is uniform in 0..N-1, since after all N none
+            is next).
         scored: which tokens the loss of ``parallel`` counts, ``all`` (as released) or ``unknown``.
+        short_prefix: 0.1 as released. 0 trains what predicted slots are decoded with, no token known at all, and makes
+            the decoder rely on slots where a few tokens tell much of an image.
     """
 
     def __init__(
@@ -111,12 +114,16 @@ class RandomARDecoder(Configured, nn.Module):
         mlp_ratio: int = 4,
         mode: str = "parallel",
         scored: str = "all",
+        short_prefix: float = 0.1,
     ) -> None:
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"the decoding mode must be one of {MODES}, got {mode!r}")
         if scored not in SCORED:
             raise ValueError(f"scored must be one of {SCORED}, got {scored!r}")
+        if not 0 <= short_prefix < 1:
+            raise ValueError(f"short_prefix is a part of the tokens, from 0 to below 1, got {short_prefix}")
+        self.short_prefix = short_prefix
         self.mode, self.scored, self.num_tokens = mode, scored, num_tokens
         self.project_tokens = nn.Sequential(nn.Linear(feature_dim, width, bias=False), nn.LayerNorm(width))
         self.mask_token = nn.Parameter(torch.randn(width) * width**-0.5)  # E_m
@@ -160,7 +167,7 @@ class RandomARDecoder(Configured, nn.Module):
         uniform = (draws.uniform(num_frames) * self.num_tokens).long()  # 0..N-1
         if self.mode == "next_token":
             return uniform
-        short = torch.full_like(uniform, int(0.1 * self.num_tokens))
+        short = torch.full_like(uniform, int(self.short_prefix * self.num_tokens))
         return torch.where(draws.uniform(num_frames) < 0.5, uniform, short)
 
     def _decoded(self, x: Tensor, attention: Tensor, scored: Tensor, shape: tuple[int, int, int]) -> Decoded:

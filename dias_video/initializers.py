@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dias_video.batch import Draws
-from dias_video.layers import MLP
+from dias_video.layers import MLP, fourier_features
 from dias_video.pretrained import Configured
 
 
@@ -56,7 +56,7 @@ class BoxInitializer(Configured, nn.Module):
         if num_slots < 2:
             raise ValueError(f"boxes need at least 2 slots (background and one object), got {num_slots}")
         self.num_slots, self.slot_dim, self.box_dropout = num_slots, slot_dim, box_dropout
-        self.embed = MLP(4, hidden, slot_dim)
+        self.embed = MLP(fourier_features(torch.zeros(4)).numel(), hidden, slot_dim)
         self.background = nn.Parameter(torch.randn(slot_dim) * slot_dim**-0.5)
         self.seed = GaussianInitializer(num_slots, slot_dim)
 
@@ -74,7 +74,7 @@ class BoxInitializer(Configured, nn.Module):
         if box_valid is None or boxes.shape != (batch_size, box_valid.shape[-1], 4):
             raise ValueError(f"boxes must be ({batch_size},K,4) with box_valid (B,K), got {tuple(boxes.shape)}")
         boxes, box_valid = largest_boxes(boxes, box_valid, self.num_slots - 1)  # (B,S-1,4) (B,S-1)
-        objects = self.embed(boxes.to(self.background))
+        objects = self.embed(fourier_features(boxes.to(self.background)))
         queries = torch.cat([self.background.expand(batch_size, 1, -1), objects], 1)  # (B,S,D)
         mask = torch.cat([all_on[:, :1], box_valid], 1)
         if self.training and self.box_dropout > 0:

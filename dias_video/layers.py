@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -69,3 +72,12 @@ def masked_softmax(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
     wide = logits if logits.dtype.itemsize >= 4 else logits.float()
     lowest = wide.new_tensor(-1e30)  # not -inf: a row without live entries must not become NaN
     return wide.where(mask, lowest).softmax(dim) * mask
+
+
+def fourier_features(coordinates: Tensor, num_octaves: int = 4) -> Tensor:
+    """Coordinates (...,A) in [0,1] with their sines and cosines at each octave: (..., A * (1 + 2 * num_octaves)).
+
+    Near places get near features, which a learned table of positions would have to find out first.
+    """
+    angles = coordinates[..., None] * math.pi * 2.0 ** torch.arange(num_octaves, device=coordinates.device)
+    return torch.cat([coordinates, angles.sin().flatten(-2), angles.cos().flatten(-2)], -1)

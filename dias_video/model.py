@@ -19,6 +19,7 @@ from dias_video.batch import CarryState, Draws, SlotSequence, Tracks, VideoBatch
 from dias_video.decoders import CausalDecoder, MLPDecoder, RandomARDecoder, SlotMixerDecoder
 from dias_video.encoders import TimmEncoder, TinyEncoder
 from dias_video.initializers import BoxInitializer, GaussianInitializer
+from dias_video.layers import fourier_features
 from dias_video.losses import TEACHERS, distillation_loss, reconstruction_loss
 from dias_video.masks import maps_to_masks
 from dias_video.pretrained import Configured
@@ -35,20 +36,28 @@ MASK_SOURCES = ("decoder", "aggregation")
 class Projection(Configured, nn.Module):
     """Frozen features to the tokens that slots look at: LayerNorm and an MLP, (...,N,C) to (...,N,out_dim).
 
-    ``num_tokens`` adds a learned position to each token, for encoders whose features don't tell where they are.
+    With a ``grid`` (h,w) every token is told where it is, for encoders whose features don't tell: a learned linear map
+    of the Fourier features of its cell's centre is added in the hidden layer.
     """
 
-    def __init__(self, feature_dim: int, out_dim: int, num_tokens: int | None = None) -> None:
+    centres: Tensor
+
+    def __init__(self, feature_dim: int, out_dim: int, grid: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(feature_dim)
         self.hidden = nn.Linear(feature_dim, out_dim)
         self.out = nn.Linear(out_dim, out_dim)
-        self.positions = None if num_tokens is None else nn.Parameter(torch.randn(num_tokens, out_dim) * 0.02)
+        self.position = None
+        if grid is not None:
+            y, x = ((torch.arange(n) + 0.5) / n for n in grid)
+            centres = torch.cartesian_prod(y, x).flip(-1)  # (N,2) x and y, in the order of the tokens
+            self.register_buffer("centres", fourier_features(centres), persistent=False)  # (N,F)
+            self.position = nn.Linear(self.centres.shape[1], out_dim, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.hidden(self.norm(features))
-        if self.positions is not None:
-            x = x + self.positions
+        if self.position is not None:
+            x = x + self.position(self.centres)
         return self.out(F.gelu(x))
 
 

@@ -23,7 +23,7 @@ def tiny_dias(boxes: bool = False, seed: int = 0, threshold: float | None = 0.1,
     initializer = BoxInitializer(S, D, hidden=9) if boxes else GaussianInitializer(S, D)
     return DIAS(
         TinyEncoder(C, width=12, depth=1, input_size=(HEIGHT, WIDTH)),
-        Projection(C, D, N),
+        Projection(C, D, GRID),
         initializer,
         Aggregator(SlotAttention(D, D), threshold, reinitialize=threshold is not None),
         Transition(D, num_heads=2),
