@@ -19,6 +19,7 @@ from dias_video.model import DIAS
 from dias_video.visualize import colour_masks, overlay, side_by_side, write_gif
 from slotformer.cache import CachedVideo, SlotCache
 from slotformer.errors import interval
+from slotformer.fast import fast_rollout
 from slotformer.report import write_csv
 from slotformer.rollouter import Dynamics, context_live
 
@@ -28,8 +29,7 @@ def predict(model: Dynamics, video: CachedVideo) -> tuple[Tensor, Tensor]:
     past, device = slice(0, model.burn_in), next(model.parameters()).device
     live = context_live(video.mask[None, past], video.track_id[None, past])
     steps = len(video.slots) - model.burn_in
-    with torch.inference_mode():
-        slots = model.rollout(video.slots[None, past].to(device), live.to(device), steps)
+    slots = fast_rollout(model, video.slots[None, past].to(device), live.to(device), steps)
     return slots[0].cpu(), live[0, -1:].expand(steps, -1)
 
 

@@ -76,25 +76,51 @@ class CausalSlotFormer(Dynamics):
             q, k, v = block.project(block.norm1(tokens))
             k, v = past.extend(layer, rotate(k, turn), v)
             mixed = F.scaled_dot_product_attention(rotate(q, turn), k, v, bias)  # (B,heads,L,E/heads)
-            tokens = tokens + block.out(mixed.transpose(1, 2).flatten(2))
-            tokens = tokens + block.ffn(block.norm2(tokens))
+            tokens = block.update(tokens, mixed)
         return tokens
 
 
 class Past:
-    """Keys and values of every layer, at most ``limit`` tokens each; the oldest are dropped."""
+    """Keys and values of every layer, the last ``limit`` tokens of each; older ones are dropped."""
 
     def __init__(self, layers: int, limit: int) -> None:
         self.limit = limit
         self.kept: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self.rooms: list[Room | None] = [None] * layers
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append (B,heads,L,E/heads) and return all that is kept, the new ones last."""
+        if not torch.is_grad_enabled():
+            room = self.rooms[layer]
+            if room is None:
+                room = self.rooms[layer] = Room(k, self.limit)
+            return room.append(k, v)
         kept = self.kept[layer]
         if kept is not None:
             k, v = torch.cat([kept[0], k], 2)[:, :, -self.limit :], torch.cat([kept[1], v], 2)[:, :, -self.limit :]
         self.kept[layer] = (k, v)
         return k, v
+
+
+class Room:
+    """Room for four times the tokens that are kept, so that the kept ones are moved only once in a while."""
+
+    def __init__(self, like: Tensor, limit: int) -> None:
+        self.limit, self.end = limit, 0
+        size = 4 * max(limit, like.shape[2])
+        self.tokens = like.new_empty(2, *like.shape[:2], size, like.shape[3])  # keys and values (B,heads,·,E/heads)
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Past.extend`; the result is a view."""
+        count = k.shape[2]
+        if self.end + count > self.tokens.shape[3]:
+            self.tokens[:, :, :, : self.limit] = self.tokens[:, :, :, self.end - self.limit : self.end].clone()
+            self.end = self.limit
+        self.tokens[0, :, :, self.end : self.end + count] = k
+        self.tokens[1, :, :, self.end : self.end + count] = v
+        self.end += count
+        kept = self.tokens[:, :, :, max(0, self.end - self.limit) : self.end]
+        return kept[0], kept[1]
 
 
 def rotation(frames: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

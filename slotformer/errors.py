@@ -11,6 +11,7 @@ from torch import Tensor
 
 from slotformer.batch import SlotBatch
 from slotformer.cache import SlotCache
+from slotformer.fast import fast_rollout
 from slotformer.rollouter import Dynamics, births, context_live, scored_live
 
 Values = NDArray[np.float64]
@@ -104,8 +105,7 @@ def rollout_errors(model: Dynamics, batch: SlotBatch) -> tuple[RolloutErrors, Te
     scored = scored_live(batch.mask, batch.track_id, model.burn_in)
     future = batch.slots[:, model.burn_in :]
     steps = future.shape[1]
-    with torch.inference_mode():
-        predicted = model.rollout(batch.slots[:, past], live, steps)
+    predicted = fast_rollout(model, batch.slots[:, past], live, steps)
     guesses = {
         "model": predicted,
         "repeat_last": repeat_last(batch.slots[:, past], live, steps),

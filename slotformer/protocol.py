@@ -21,6 +21,7 @@ from slotformer.batch import SlotBatch
 from slotformer.cache import SlotCache
 from slotformer.contact import LabelledSlots
 from slotformer.errors import interval
+from slotformer.fast import fast_rollout
 from slotformer.fitting import FittedReadouts, ReadoutSettings, fit
 from slotformer.rollouter import Dynamics, context_live
 
@@ -84,8 +85,7 @@ def futures(
             list(names),
         ).to(device)
         live = context_live(context.mask, context.track_id)
-        with torch.inference_mode():
-            future = model.rollout(context.slots, live, predicted_frames)
+        future = fast_rollout(model, context.slots, live, predicted_frames)
         rolled[here] = torch.cat([encoded[here, :observed], future.cpu()], 1)
         rolled_mask[here] = torch.cat([mask[here, :observed], live[:, -1:].expand(-1, predicted_frames, -1).cpu()], 1)
     about = (list(cache.video_ids), scenarios, torch.tensor(labels))

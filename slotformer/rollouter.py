@@ -193,11 +193,24 @@ class Block(nn.Module):
 
     def forward(self, queries: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
         """Update ``queries`` (B,Q,E), which are all or the last Q of ``tokens`` (B,L,E), by attending to ``tokens``."""
-        num_queries = queries.shape[1]
-        q, k, v = self.project(self.norm1(tokens))
-        mixed = F.scaled_dot_product_attention(q[:, :, -num_queries:], k, v, bias)  # (B,heads,Q,E/heads)
+        if queries is tokens:
+            q, k, v = self.project(self.norm1(tokens))
+        else:
+            q, k, v = self.project_last(self.norm1(tokens), queries.shape[1])
+        return self.update(queries, F.scaled_dot_product_attention(q, k, v, bias))
+
+    def update(self, queries: Tensor, mixed: Tensor) -> Tensor:
+        """Add attended values (B,heads,Q,E/heads) and then the feed-forward layer to ``queries`` (B,Q,E)."""
         queries = queries + self.out(mixed.transpose(1, 2).flatten(2))
         return queries + self.ffn(self.norm2(queries))
+
+    def project_last(self, tokens: Tensor, num_queries: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the last tokens (B,heads,Q,E/heads), keys and values of all (B,heads,L,E/heads)."""
+        width = tokens.shape[-1]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = F.linear(tokens[:, -num_queries:], weight[:width], bias[:width]).unflatten(-1, (self.heads, -1))
+        k, v = F.linear(tokens, weight[width:], bias[width:]).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return q.transpose(1, 2), k, v
 
     def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B,heads,L,E/heads)."""

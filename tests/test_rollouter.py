@@ -14,6 +14,7 @@ from slotformer.batch import SlotBatch
 from slotformer.cache import SlotCacheWriter
 from slotformer.causal import CausalSlotFormer, Past, rotation
 from slotformer.errors import constant_velocity, normalised_error, ratio_interval, repeat_last, slot_statistics
+from slotformer.fast import fast_rollout
 from slotformer.rollouter import Dynamics, SlotFormer, births, context_live, key_bias, scored_live
 
 B, T, S, D, E = 2, 5, 3, 6, 8
@@ -96,6 +97,9 @@ def test_cached_keys_change_nothing() -> None:
             predicted = (following * model.slot_scale + model.slot_mean) * live[:, -1, :, None]
             assert torch.allclose(ours[:, step], predicted, atol=1e-4)
             window, seen = torch.cat([window, following[:, None]], 1), torch.cat([seen, live[:, -1:]], 1)
+    with_gradient = model.rollout(slots, live, 40)  # kept another way
+    with torch.no_grad():
+        assert torch.allclose(with_gradient, model.rollout(slots, live, 40), rtol=1e-3, atol=1e-3)
 
 
 def test_rotary_products_depend_on_distance_alone() -> None:
@@ -246,3 +250,19 @@ def test_statistics_are_those_of_live_slots(tmp_path: Path) -> None:
     live = slots[mask]
     assert torch.allclose(mean, live.mean(0), atol=1e-5)
     assert scale == pytest.approx(live.var(0, unbiased=False).mean().sqrt().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_fast_rollout_is_the_same(layers: int, residual: bool) -> None:
+    model = build(SlotFormer, layers=layers, residual=residual)
+    assert isinstance(model, SlotFormer)
+    generator = torch.Generator().manual_seed(2)
+    live = torch.rand(7, T, S, generator=generator) > 0.4
+    live &= live[:, -1:]
+    live[3] = False
+    slots = torch.randn(7, T, S, D, generator=generator)
+    with torch.no_grad():
+        slow = model.rollout(slots, live, 9)
+    fast = fast_rollout(model, slots, live, 9, batch_size=3)
+    assert torch.allclose(slow, fast, atol=1e-4 * float(slow.abs().max()))
