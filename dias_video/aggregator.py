@@ -17,17 +17,23 @@ class SlotAttention(Configured, nn.Module):
 
     LayerNorm on queries and on tokens, q/k/v without bias, softmax over slots, weights normalised over tokens with
     epsilon 1e-5: parameter by parameter the authors' released layout.
+
+    ``sharpness`` scales the initial weights of queries and keys. At 1, the usual initialisation, the first attention is
+    almost uniform, and small models take long to leave that state.
     """
 
     EPSILON = 1e-5
 
-    def __init__(self, slot_dim: int, token_dim: int, mlp_ratio: int = 4) -> None:
+    def __init__(self, slot_dim: int, token_dim: int, mlp_ratio: int = 4, sharpness: float = 1.0) -> None:
         super().__init__()
         self.norm_tokens = nn.LayerNorm(token_dim)
         self.key = nn.Linear(token_dim, slot_dim, bias=False)
         self.value = nn.Linear(token_dim, slot_dim, bias=False)
         self.norm_slots = nn.LayerNorm(slot_dim)
         self.query = nn.Linear(slot_dim, slot_dim, bias=False)
+        with torch.no_grad():
+            self.query.weight *= sharpness
+            self.key.weight *= sharpness
         self.gru = nn.GRUCell(slot_dim, slot_dim)
         self.norm_mlp = nn.LayerNorm(slot_dim)
         self.mlp = MLP(slot_dim, mlp_ratio * slot_dim)

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dias_video.batch import VideoBatch
 from dias_video.data.loading import ClipDataset
+from dias_video.data.memory import InMemory
 from dias_video.data.problems import problems_of, usable
 from dias_video.engine import Trainer, load_weights
 from dias_video.model import DIAS
@@ -31,7 +32,7 @@ def main(cfg: DictConfig) -> None:
     config["excluded"] = {problem.name: problem.sentence for problem in problems_of(source) if not problem.harmless}
     features = instantiate(cfg.data.get("features"))
     dataset = ClipDataset(
-        source,
+        InMemory(source) if cfg.data.in_memory else source,
         cfg.data.clip.num_frames,
         cfg.data.clip.stride,
         instantiate(cfg.data.transform),

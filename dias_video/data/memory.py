@@ -1,0 +1,41 @@
+"""A small data set decoded once and kept in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dias_video.data.source import FileSource, Sample, VideoInfo, VideoSource, frames_in_range
+
+
+class InMemory:
+    """Serves the videos of ``source`` from memory after each was read once, whole.
+
+    For sets that fit: a frame of 128 x 128 px with masks takes 80 KiB. Every data-loading process keeps its own copy,
+    so ``trainer.num_workers=0`` goes with it.
+    """
+
+    def __init__(self, source: VideoSource) -> None:
+        self.source = source
+        self._videos: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def info(self, index: int) -> VideoInfo:
+        """Facts of video ``index``."""
+        return self.source.info(index)
+
+    def read(self, index: int, frames: Sequence[int]) -> Sample:
+        """Frames of video ``index``, copied out of memory."""
+        if index not in self._videos:
+            self._videos[index] = self.source.read(index, range(self.source.info(index).num_frames))
+        whole = self._videos[index]
+        wanted = torch.tensor(frames_in_range(frames, len(whole["frame_index"]), whole["video_id"]))
+        return {key: value[wanted] if torch.is_tensor(value) else value for key, value in whole.items()}
+
+    def files(self, index: int) -> list[Path]:
+        """The files that video ``index`` was read from."""
+        return self.source.files(index) if isinstance(self.source, FileSource) else []
