@@ -13,6 +13,7 @@ from PIL import Image
 from dias_video.data.inspection import Inspection, save_picture, table
 from dias_video.data.movi import MoviVideos
 from dias_video.data.problems import Chosen, Problem, usable
+from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import fingerprint
 
 SCRIPT = Path(__file__).parents[1] / "scripts/inspect_data.py"
@@ -49,6 +50,14 @@ def test_unreadable_videos_are_problems():
     assert [problem.sentence for problem in seen.problems] == ["v1 can't be decoded; remove it"]
     assert len(seen.samples) == 2
     assert "PROBLEM: v1 can't be decoded" in table(seen.facts(), seen.problems)
+
+
+def test_missing_files_are_found_without_reading(tmp_path):
+    write_clip(tmp_path / "toss/train/00000")
+    (tmp_path / "toss/train/00000.masks.zip").unlink()
+    seen = Inspection(SimulatedVideos(tmp_path, "toss/train"), num_looked_at=1, check=True)
+    assert len(seen.problems) == 1
+    assert "00000.masks.zip is missing (1 of 3 files)" in seen.problems[0].sentence
 
 
 def test_usable_leaves_out_what_can_not_be_read(tmp_path):

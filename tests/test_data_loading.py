@@ -135,3 +135,27 @@ def test_an_unfinished_simulation_is_refused_unless_limited(simulated):
     with pytest.raises(ValueError, match="holds 2 of 9 clips"):
         SimulatedVideos(simulated, "toss/train")
     assert len(SimulatedVideos(simulated, "toss/train", limit=2)) == 2
+
+
+class Keys(torch.utils.data.Dataset):
+    """Clips by a running number, as a map-style dataset."""
+
+    def __init__(self, clips):
+        self.clips = clips
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, number):
+        return self.clips[divmod(number, 3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_give_the_same_clips(simulated, context):
+    source = SimulatedVideos(simulated, "toss/train+contact/training")
+    clips = Keys(ClipDataset(source, 2, transform=ClipTransform((16, 24), (0.5, 1), flip=0.5)))
+    expected = [clips[number] for number in range(12)]  # opens files in this process first
+    loader = torch.utils.data.DataLoader(clips, None, num_workers=2, multiprocessing_context=context)
+    for one, other in zip(loader, expected, strict=True):
+        assert_same(one, other)

@@ -28,7 +28,10 @@ class ImageFolder:
         self.problems: list[Problem] = Problems(on_error)
         if not self.root.is_dir():
             raise ValueError(f"{self.root} is not a folder; check data.root")
-        files = [file for folder, _, _ in os.walk(self.root) for file in pictures_in(Path(folder))]
+        files: list[Path] = []
+        for folder, folders, _ in os.walk(self.root):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            files += pictures_in(Path(folder))
         files.sort(key=lambda file: [natural(Path(part)) for part in file.relative_to(self.root).parts])
         self._files = files[:limit]
         if not self._files:

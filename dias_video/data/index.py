@@ -18,6 +18,7 @@ from dias_video.data.problems import Problems
 from dias_video.files import replace_file
 
 FORMAT_VERSION = 1
+COUNTS_KEY = [FORMAT_VERSION, "frame_counts"]
 Index = tuple[dict[str, Any], dict[str, Tensor]]  # json-like facts, and tensors
 
 
@@ -80,20 +81,21 @@ def frame_counts(
         problems: told of each file that can't be read.
     """
     place = index_file(root, name)
-    known, _ = _load(place, [FORMAT_VERSION, "frame_counts"]) or ({}, {})
+    known, _ = _load(place, COUNTS_KEY) or ({}, {})
     counts: dict[str, list[int]] = {}
-    for file in tqdm(files, desc="opening videos", unit="video", delay=2):
-        stat = file.stat()
-        entry = known.get(str(file.relative_to(root)))
-        if entry is not None and entry[:2] == [stat.st_size, stat.st_mtime_ns]:
-            counts[str(file.relative_to(root))] = entry
-            continue
-        try:
-            counts[str(file.relative_to(root))] = [stat.st_size, stat.st_mtime_ns, count(file)]
-        except ValueError as error:
-            problems.found(str(file), str(error))
-    if counts != {key: known.get(key) for key in counts}:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"key": json.dumps([FORMAT_VERSION, "frame_counts"]), "facts": json.dumps({**known, **counts})}
-        replace_file(place, lambda aside: save_file({}, aside, metadata=metadata))
+    try:
+        for file in tqdm(files, desc="opening videos", unit="video", delay=2):
+            stat, key = file.stat(), str(file.relative_to(root))
+            if key in known and known[key][:2] == [stat.st_size, stat.st_mtime_ns]:
+                counts[key] = known[key]
+                continue
+            try:
+                counts[key] = [stat.st_size, stat.st_mtime_ns, count(file)]
+            except ValueError as error:
+                problems.found(str(file), str(error))
+    finally:  # what was opened before an interruption or an error need not be opened again
+        if any(known.get(key) != entry for key, entry in counts.items()):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            metadata = {"key": json.dumps(COUNTS_KEY), "facts": json.dumps({**known, **counts})}
+            replace_file(place, lambda aside: save_file({}, aside, metadata=metadata))
     return {root / key: entry[2] for key, entry in counts.items()}

@@ -34,10 +34,11 @@ class Inspection:
 
     def __init__(self, source: VideoSource, num_looked_at: int = 16, check: bool = False) -> None:
         self.source = source
-        self.problems: list[Problem] = problems_of(source)
+        self.problems: list[Problem] = problems_of(source) + missing_files(source)
         self.num_checked = len(source) if check else 0
         if check:
-            self.problems += [problem for _, problem in check_videos(source)]
+            known = {problem.name for problem in self.problems if not problem.harmless}
+            self.problems += [problem for _, problem in check_videos(source) if problem.name not in known]
         self.samples = self._look(num_looked_at)
 
     def facts(self) -> dict[str, Any]:
@@ -53,9 +54,9 @@ class Inspection:
             ),
         }
         if isinstance(self.source, FileSource):
-            files = {file for index in range(len(infos)) for file in self.source.files(index)}
+            files = {file for index in range(len(infos)) for file in self.source.files(index) if file.is_file()}
             facts["files"] = len(files)
-            facts["megabytes"] = round(sum(file.stat().st_size for file in files if file.is_file()) / 1e6, 1)
+            facts["megabytes"] = round(sum(file.stat().st_size for file in files) / 1e6, 1)
         if scenarios := [info.scenario for info in infos if info.scenario is not None]:
             facts["scenarios"] = _counted(scenarios)
         if labels := [info.label for info in infos if info.label is not None]:
@@ -94,9 +95,23 @@ class Inspection:
             try:
                 samples.append(self.source.read(index, frames))
             except ValueError as error:
-                problem = Problem(info.video_id, str(error))
-                self.problems += [problem] if problem not in self.problems else []
+                if all(problem.name != info.video_id or problem.harmless for problem in self.problems):
+                    self.problems.append(Problem(info.video_id, str(error)))
         return samples
+
+
+def missing_files(source: VideoSource) -> list[Problem]:
+    """The videos of which files are not there."""
+    if not isinstance(source, FileSource):
+        return []
+    found = []
+    for index in range(len(source)):
+        files = source.files(index)
+        missing = [file for file in files if not file.is_file()]
+        if missing:
+            sentence = f"{missing[0]} is missing ({len(missing)} of {len(files)} files); download it again"
+            found.append(Problem(source.info(index).video_id, sentence))
+    return found
 
 
 def save_picture(path: str | Path, picture: Tensor) -> None:

@@ -19,6 +19,9 @@ REMEDY = "download it again or remove it"
 MATROSKA = frozenset({".webm", ".mkv"})
 SHORTFALL = 0.1  # part of the declared duration that may be missing
 
+# Readers of the parent process. Their threads don't exist after a fork, and closing one would wait for them forever.
+_INHERITED: list[OrderedDict[Path, Any]] = []
+
 decord.logging.set_level(decord.logging.QUIET)  # ffmpeg's; what matters is raised
 
 
@@ -66,6 +69,7 @@ class VideoFiles:
 
     def _open(self, path: Path) -> Any:
         if self._pid != os.getpid():
+            _INHERITED.append(self._readers)
             self._readers, self._pid = OrderedDict(), os.getpid()
         if path in self._readers:
             self._readers.move_to_end(path)
