@@ -13,6 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 
+READABLE = 0o644  # safetensors makes files that nobody else can read
+
+
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a hidden file beside ``path``, then move it into place.
 
@@ -22,6 +25,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(aside)
+        aside.chmod(READABLE)
         sync(aside)
         os.replace(aside, path)
     finally:

@@ -86,22 +86,28 @@ def test_signal_to_one_of_two(tmp_path: Path) -> None:
     TABLE.append(("SIGTERM to one of two processes", 2, 2, 0, longest))
 
 
-def test_kill_at_random_times(tmp_path: Path, whole: Path) -> None:
+def test_kill_at_random_times(tmp_path: Path) -> None:
     chance = random.Random(0)
-    out, lost = tmp_path / "run", 0
-    for _ in range(TRIES):
-        run = Run(out, resume=True, slow=0.01, **SMALL)
-        time.sleep(chance.uniform(0.0, 0.4))
+    out, lost, options = tmp_path / "run", 0, {"max_steps": 300, "every": 3}
+    for attempt in range(TRIES):
+        reached = rows(out)[-1]["step"] if rows(out) else 0
+        run = Run(out, resume=True, slow=0.005, **options)
+        if attempt % 4 and reached < 290:  # every fourth is killed while it starts
+            run.reach(reached + 1)
+            time.sleep(chance.uniform(0.0, 0.1))
+        else:
+            time.sleep(chance.uniform(0.0, 0.3))
         run.signal(signal.SIGKILL)
         run.end()
-        if (out / "checkpoints/last").exists() and rows(out):
-            lost = max(lost, rows(out)[-1]["step"] - saved_step(out))
-    finished(out, resume=True, **SMALL)
-    assert equal(out, whole)
-    assert [row["step"] for row in rows(out)] == list(range(1, 41))
+        if rows(out):
+            saved = saved_step(out) if (out / "checkpoints/last").exists() else 0
+            lost = max(lost, rows(out)[-1]["step"] - saved)
+    finished(out, resume=True, **options)
+    assert equal(out, finished(tmp_path / "whole", **options))
+    assert [row["step"] for row in rows(out)] == list(range(1, 301))
     assert lost <= 3
     assert not list((out / "checkpoints").glob(".*"))
-    TABLE.append((f"kill -9 at random times, every {SMALL['every']} steps saved", TRIES, TRIES, lost, 0.0))
+    TABLE.append((f"kill -9 at random times, every {options['every']} steps saved", TRIES, TRIES, lost, 0.0))
 
 
 def test_kill_one_of_two(tmp_path: Path) -> None:

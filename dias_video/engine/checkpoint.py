@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dias_video.engine.checks import check_flag, check_integer
-from dias_video.files import sha256, sync, writing
+from dias_video.files import READABLE, sha256, sync, writing
 
 FORMAT_VERSION = 1
 CHECKSUMS = "checksums.json"
@@ -89,6 +89,7 @@ class Checkpoints:
             sums = {file.name: sha256(file) for file in sorted(aside.iterdir())}
             (aside / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n")
             for file in aside.iterdir():
+                file.chmod(READABLE)
                 sync(file)
             sync(aside)
             self._discard(final)

@@ -151,12 +151,14 @@ def batches(
             batch = next(iterator)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # A dead worker shows as PyTorch's own RuntimeError or, when it died while sending, as a broken connection.
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise OSError(
-                f"a process that loads data died ({str(error).splitlines()[0]}), often for lack of memory; "
-                "lower num_workers and go on with resume=true"
+                f"a process that loads data died ({reason}), often for lack of memory; lower num_workers and go on with "
+                "resume=true"
             ) from error
         if isinstance(batch, _Failure):
             raise ValueError(batch.message)
