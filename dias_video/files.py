@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-
 READABLE = 0o644  # safetensors makes files that nobody else can read
 
 

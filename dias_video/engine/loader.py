@@ -157,8 +157,8 @@ def batches(
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise OSError(
-                f"a process that loads data died ({reason}), often for lack of memory; lower num_workers and go on with "
-                "resume=true"
+                f"a process that loads data died ({reason}), often for lack of memory; lower num_workers and go on "
+                "with resume=true"
             ) from error
         if isinstance(batch, _Failure):
             raise ValueError(batch.message)
