@@ -16,7 +16,7 @@ from processes import Run, finished, rows, weights
 
 ROOT = Path(__file__).parents[1]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONWARNINGS": "ignore"}
-OPTIONS: dict[str, Any] = {"batch_size": 8, "max_steps": 50, "double": True, "ema": 0.9}
+OPTIONS: dict[str, Any] = {"batch_size": 8, "max_steps": 50, "double": True, "ema": 0.9, "log_every": 10}
 
 
 def assert_close(one: Path, other: Path) -> None:
@@ -34,7 +34,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
 def test_resume_with_another_number_of_processes(tmp_path: Path) -> None:
     whole = finished(tmp_path / "whole", schedule_steps=20, **{**OPTIONS, "max_steps": 20})
-    finished(tmp_path / "run", schedule_steps=20, **{**OPTIONS, "max_steps": 9})
+    finished(tmp_path / "run", schedule_steps=20, **{**OPTIONS, "max_steps": 10})
     finished(tmp_path / "run", schedule_steps=20, resume=True, processes=2, **{**OPTIONS, "max_steps": 20})
     assert_close(whole, tmp_path / "run")
 
