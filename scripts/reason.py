@@ -6,20 +6,31 @@ python scripts/reason.py dynamics=runs/slotformer/checkpoints/last readout_cache
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from _cached import device_of
 from _main import entry
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from dias_video.data.physion import stimulus
 from dias_video.files import sha256
 from slotformer.cache import SlotCache
+from slotformer.contact import LabelledSlots
 from slotformer.fitting import ReadoutSettings
-from slotformer.protocol import Answers, accuracy_rows, answer, futures, record_look, settings_of
+from slotformer.human import human_rows, read_human
+from slotformer.protocol import Answers, accuracy_rows, answer, futures, join_answers, record_look, settings_of
 from slotformer.report import plot_accuracy, write_csv, write_json
 from slotformer.rollouter import Dynamics
 from slotformer.validation import check_same_encoder
+
+
+class Reasoned(NamedTuple):
+    """What one dynamics model leads to."""
+
+    answers: list[Answers]
+    about: dict[str, Any]
+    test: LabelledSlots
 
 
 def describe(point: Answers) -> dict[str, Any]:
@@ -34,53 +45,64 @@ def describe(point: Answers) -> dict[str, Any]:
     }
 
 
-@entry("reason")
-def main(cfg: DictConfig) -> None:
-    """Write ``accuracy.csv``, ``accuracy.png`` and ``reason.json`` into ``cfg.out_dir``."""
-    caches = {"readout": SlotCache(cfg.readout_cache), "test": SlotCache(cfg.test_cache)}
-    model = Dynamics.from_pretrained(cfg.dynamics).to(device_of(cfg.device)).eval()
+def reason(cfg: DictConfig, folder: str, caches: dict[str, SlotCache], candidates: list[ReadoutSettings]) -> Reasoned:
+    """Roll out with one dynamics model, fit readouts, score the test videos."""
+    model = Dynamics.from_pretrained(folder).to(device_of(cfg.device)).eval()
     for cache in caches.values():
         check_same_encoder(model, cache)
-    points = sorted({int(n) for n in cfg.predicted_frames})
-    common = OmegaConf.to_container(cfg.readout)
-    assert isinstance(common, dict)
-    candidates = [ReadoutSettings(**{**common, **dict(readout)}) for readout in cfg.readouts]
-    seeds, observed = [int(s) for s in cfg.seeds], cfg.observed_frames or model.burn_in * model.stride
+    points, seeds = sorted({int(n) for n in cfg.predicted_frames}), [int(s) for s in cfg.seeds]
+    observed = int(cfg.observed_frames or model.burn_in * model.stride)
 
     def bar(items: Any) -> Any:
         return tqdm(items, unit="batch", desc="rollout")
 
     ends = {name: futures(cache, model, observed, max(points), progress=bar) for name, cache in caches.items()}
     settings = settings_of(candidates, points=points, seeds=seeds, observed=observed)
-    checkpoint = sha256(Path(cfg.dynamics) / "model.safetensors")
+    checkpoint = sha256(Path(folder) / "model.safetensors")
     look = record_look(caches["test"], checkpoint, settings, cfg.second_look)
     answers = answer(
         ends["readout"], ends["test"], points, candidates, seeds, lambda p: tqdm(p, unit="point", desc="readouts")
     )
-    rows = accuracy_rows(answers, ends["test"].encoded.scenario)
-    out_dir = Path(cfg.out_dir)
-    write_csv(out_dir / "accuracy.csv", rows)
-    plot_accuracy(out_dir / "accuracy.png", rows, model.stride)
     about = {
+        "dynamics": folder,
+        "dynamics_sha256": checkpoint,
         "look": look,  # 1: the first time that this model was scored on these test videos
-        "test_videos": len(caches["test"]),
-        "readout_videos": len(caches["readout"]),
         "observed_raw_frames": observed,
         "stride": model.stride,
-        "seeds": seeds,
         "settings": settings,
-        "dynamics": cfg.dynamics,
-        "dynamics_sha256": checkpoint,
         "points": [describe(point) for point in answers],
     }
-    write_json(out_dir / "reason.json", about)
+    return Reasoned(answers, about, ends["test"].encoded)
+
+
+@entry("reason")
+def main(cfg: DictConfig) -> None:
+    """Write ``accuracy.csv``, ``accuracy.png`` and ``reason.json`` into ``cfg.out_dir``."""
+    caches = {"readout": SlotCache(cfg.readout_cache), "test": SlotCache(cfg.test_cache)}
+    common = OmegaConf.to_container(cfg.readout)
+    assert isinstance(common, dict)
+    candidates = [ReadoutSettings(**{**common, **dict(readout)}) for readout in cfg.readouts]
+    folders = [cfg.dynamics] if isinstance(cfg.dynamics, str) else list(cfg.dynamics)
+    parts = [reason(cfg, folder, caches, candidates) for folder in folders]
+    test, out_dir = parts[0].test, Path(cfg.out_dir)
+    rows = accuracy_rows(join_answers([part.answers for part in parts]), test.scenario)
+    if cfg.human:
+        rows += human_rows(read_human(Path(cfg.human), stimulus), test.video_id, test.scenario, stimulus)
+    write_csv(out_dir / "accuracy.csv", rows)
+    plot_accuracy(out_dir / "accuracy.png", rows, parts[0].about["stride"])
+    counts = {f"{name}_videos": len(cache) for name, cache in caches.items()}
+    write_json(out_dir / "reason.json", {**counts, "runs": [part.about for part in parts]})
     for row in rows:
         if row["scenario"] == "all":
-            print(
-                f"{row['kind']:>9} {row['predicted_frames']:>3} frames: accuracy {row['accuracy']:.3f} "
-                f"[{row['low']:.3f}, {row['high']:.3f}], minus observed {row['minus_observed']:+.3f} "
+            gain = "minus_observed" in row and (
+                f", minus observed {row['minus_observed']:+.3f} "
                 f"[{row['minus_observed_low']:+.3f}, {row['minus_observed_high']:+.3f}]"
             )
+            print(
+                f"{row['kind']:>9} {row['predicted_frames']:>3} frames: accuracy {row['accuracy']:.3f} "
+                f"[{row['low']:.3f}, {row['high']:.3f}]{gain or ''}"
+            )
+    look = max(part.about["look"] for part in parts)
     print(f"{out_dir / 'accuracy.csv'}: {len(caches['test'])} test videos, look {look}")
 
 

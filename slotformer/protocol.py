@@ -127,11 +127,22 @@ def answer(
     return answers
 
 
+def join_answers(parts: Sequence[Sequence[Answers]]) -> list[Answers]:
+    """The answers of several dynamics models at the same points as those of one with more seeds."""
+    joined = []
+    for same in zip(*parts, strict=True):
+        correct = np.concatenate([point.correct for point in same])
+        validation = float(np.mean([point.validation_accuracy for point in same]))
+        fitted = [readouts for point in same for readouts in point.fitted]
+        joined.append(Answers(same[0].kind, same[0].predicted_frames, correct, validation, fitted))
+    return joined
+
+
 def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: float = 0.95) -> list[dict[str, Any]]:
     """A row for every point of the curve and every scenario, ``all`` last: accuracy, interval, difference to observed.
 
     Intervals are bootstrapped over videos; ``minus_observed`` compares the same videos, so its interval is paired.
-    ``std`` is over seeds.
+    ``std`` is over seeds (of dynamics models and readouts).
     """
     observed = next(a for a in answers if a.kind == "observed")
     groups = {name: np.array([s == name for s in scenario]) for name in sorted(set(scenario))}

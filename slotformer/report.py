@@ -25,7 +25,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
     def write(aside: Path) -> None:
         with aside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]), restval="")
             writer.writeheader()
             writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
@@ -64,7 +64,7 @@ def plot_accuracy(path: Path, rows: Sequence[Row], stride: int) -> None:
     names = sorted({row["scenario"] for row in rows} - {"all"})
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for name in [*names, "all"]:
-        own = [r for r in rows if r["scenario"] == name and r["kind"] != "full"]
+        own = [r for r in rows if r["scenario"] == name and r["kind"] in ("observed", "predicted")]
         bold = name == "all"
         frames = [r["predicted_frames"] for r in own]
         (line,) = axes.plot(
@@ -76,6 +76,9 @@ def plot_accuracy(path: Path, rows: Sequence[Row], stride: int) -> None:
             full = next(r for r in rows if r["scenario"] == "all" and r["kind"] == "full")
             axes.axhline(full["accuracy"], linestyle="--", color="black", linewidth=1, label="full video")
             axes.axhline(own[0]["accuracy"], linestyle=":", color="black", linewidth=1, label="observed only")
+    for row in rows:
+        if row["kind"] == "human" and row["scenario"] == "all":
+            axes.axhline(row["accuracy"], linestyle="-.", color="tab:red", linewidth=1, label="people")
     axes.axhline(0.5, color="tab:gray", linewidth=1)
     axes.set(xlabel=f"predicted frames ({stride} raw each)", ylabel="accuracy on test", title="will they touch?")
     axes.grid(alpha=0.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from dias_video.data.physion import stimulus
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.contact import FORMS, ContactReadout, LabelledSlots
 from slotformer.fitting import FittedReadouts, ReadoutSettings, best_threshold, evaluate, fit, stratified_parts
-from slotformer.protocol import Answers, accuracy_rows, answer, futures, record_look, settings_of
+from slotformer.human import human_rows, read_human
+from slotformer.protocol import Answers, accuracy_rows, answer, futures, join_answers, record_look, settings_of
 from slotformer.rollouter import SlotFormer
 from slotformer.toy import toy_cache, toy_clip
 from slotformer.validation import cache_errors, check_same_encoder, longest_rollout
@@ -257,3 +260,47 @@ def test_the_toy_world_is_linear_and_labelled_by_distance() -> None:
     slots, _ = toy_clip(3, num_frames=8, speed=0.001)
     speed = slots[1:] - slots[:-1]
     assert torch.allclose(speed[0], speed[-1], atol=1e-4)
+
+
+def test_people_are_joined_by_stimulus(tmp_path: Path) -> None:
+    file = tmp_path / "people.csv"
+    file.write_text("stim_ID,correct\na_0001_img,0.5\nb_0002,1.0\nc_0003,0.25\n")
+    table = read_human(file, lambda name: name.removesuffix("_img"))
+    assert table == {"a_0001": 0.5, "b_0002": 1.0, "c_0003": 0.25}
+    ids = ["test/drop/a_0001", "test/roll/b_0002", "test/roll/unseen"]
+    rows = human_rows(table, ids, ["drop", "roll", "roll"], lambda name: name)
+    assert [(r["scenario"], r["accuracy"], r["videos"]) for r in rows] == [
+        ("drop", 0.5, 1),
+        ("roll", 1.0, 1),
+        ("all", 0.75, 2),
+    ]
+    file.write_text("stim_ID,correct\na,1.5\n")
+    with pytest.raises(ValueError, match="line 2"):
+        read_human(file, str)
+    file.write_text("name\na\n")
+    with pytest.raises(ValueError, match="stim_ID"):
+        read_human(file, str)
+
+
+@pytest.mark.data
+def test_people_of_the_real_table() -> None:
+    """All 1,200 stimuli, 150 a scenario, each with a value."""
+    file = Path(__file__).parents[1] / "../shared/data/physion_sample/stimulus_names_and_labels.csv"
+    if not file.is_file():
+        pytest.skip("no shared data")
+    table = read_human(file, stimulus)
+    assert len(table) == 1200
+    with file.open() as opened:
+        rows = list(csv.DictReader(opened))
+    ids = [f"test/{row['scenario']}/{row['stim_ID']}" for row in rows]
+    people = human_rows(table, ids, [row["scenario"] for row in rows], stimulus)
+    assert [r["videos"] for r in people] == [150] * 8 + [1200]
+    assert people[-1]["accuracy"] == pytest.approx(np.mean([float(row["correct"]) for row in rows]))
+
+
+def test_several_dynamics_models_are_several_seeds() -> None:
+    one = [Answers("observed", 0, np.array([[1.0, 0.0]]), 0.5, [])]
+    other = [Answers("observed", 0, np.array([[1.0, 1.0]]), 0.7, [])]
+    (joined,) = join_answers([one, other])
+    assert joined.correct.tolist() == [[1, 0], [1, 1]]
+    assert joined.validation_accuracy == pytest.approx(0.6)

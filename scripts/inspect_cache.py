@@ -1,0 +1,47 @@
+"""What a slot cache holds, what made it, and whether every byte is as it was written.
+
+python scripts/inspect_cache.py cache=runs/slots/test
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+from _main import entry
+from omegaconf import DictConfig
+
+from slotformer.cache import SlotCache
+
+SAMPLE = 200  # videos that slot statistics are read from
+
+
+@entry("inspect_cache")
+def main(cfg: DictConfig) -> None:
+    """Print facts of ``cfg.cache``; exit code 1 and the damaged file's name if a checksum differs."""
+    cache = SlotCache(cfg.cache)
+    lengths = np.asarray(cache.store.lengths)
+    if cfg.verify:
+        print(f"{cache.verify()} videos agree with their checksums")
+    size = sum(file.stat().st_size for file in cache.path.glob("*.safetensors"))
+    print(f"{len(cache)} videos, {lengths.sum()} frames, {size / 1e6:.1f} MB")
+    if not len(cache):
+        return
+    print(f"{lengths.min()} to {lengths.max()} frames a video, {cache.num_slots} slots of width {cache.slot_dim}")
+    for name, (dtype, shape) in sorted(cache.store.fields.items()):
+        print(f"  {name:9s} {str(dtype).removeprefix('torch.'):8s} a frame {tuple(shape)}")
+    every = np.unique(np.linspace(0, len(cache) - 1, SAMPLE).astype(int))
+    videos = [cache.read_video(cache.video_ids[int(i)]) for i in every]
+    live = np.mean([video.mask.float().mean().item() for video in videos])
+    tracks = np.mean([len(video.track_id[video.mask].unique()) for video in videos])
+    print(f"of {len(videos)} videos: {live:.1%} of the slots live, {tracks:.1f} tracks a video")
+    counts = Counter((video.scenario, video.label) for video in videos)
+    for (scenario, label), count in sorted(counts.items(), key=str):
+        if (scenario, label) != (None, None):
+            print(f"  {scenario or 'no scenario'}, label {'unknown' if label is None else int(label)}: {count}")
+    print(json.dumps({k: v for k, v in cache.header.items() if k != "model"}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
