@@ -149,6 +149,13 @@ def test_damaged_files_can_be_left_out_and_are_listed(tmp_path):
     assert "wrong checksum" in MoviVideos(tmp_path, "train", on_error="skip_and_report").problems[0].sentence  # cached
 
 
+def test_a_part_of_the_files_will_do_if_asked_for(tmp_path):
+    write_movi(tmp_path, shards=((0, 1), (2,), (3,)))[0].unlink()
+    source = MoviVideos(tmp_path, "train", on_error="skip_and_report")
+    assert [source.info(i).video_id for i in range(len(source))] == ["train/scene_2", "train/scene_3"]
+    assert "00000-of-00003 is missing (1 of 3 files)" in source.problems[0].sentence
+
+
 def without_a_chunk(features):
     data = features["video"][2]
     at = data.find(b"IDAT") - 4

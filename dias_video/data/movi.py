@@ -44,7 +44,7 @@ class MoviVideos:
             components, and ``depth`` (T,1,H,W) float32 in metres.
         verify: compare every record's checksum in the first pass (once; 100 to 300 MB a second).
         limit: use only the first so many videos; None = all.
-        on_error: ``raise``, or ``skip_and_report`` to leave out files that are damaged.
+        on_error: ``raise``, or ``skip_and_report`` to leave out files that are damaged or missing.
 
     Raises:
         ValueError: folder, files or features are missing, or (``raise``) a file is damaged.
@@ -64,13 +64,13 @@ class MoviVideos:
             raise ValueError(f"unknown extra {sorted(unknown)[0]!r}; choose from {', '.join(EXTRAS)}")
         self.split, self.extras = split, tuple(extras)
         self.root = dataset_folder(Path(root))
-        files = shards(self.root, split)
+        incomplete, problems = Problems(on_error), Problems(on_error)
+        files = shards(self.root, split, incomplete)
         place = index_file(self.root, f"records-{split}")
-        problems = Problems(on_error)
         facts, tensors = cached_index(
             place, [signature(files), verify, on_error], lambda: build_index(self.root, split, files, verify, problems)
         )
-        self.problems = [Problem(*problem) for problem in facts["problems"]]
+        self.problems = [*incomplete, *(Problem(*problem) for problem in facts["problems"])]
         self._features: dict[str, int] = {name: column for column, name in enumerate(facts["features"])}
         self._names: list[str] = facts["names"][:limit]
         self._where = tensors["where"].numpy()  # (videos,) which file

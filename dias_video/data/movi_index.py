@@ -40,11 +40,11 @@ def dataset_folder(root: Path) -> Path:
     return found[0]
 
 
-def shards(root: Path, split: str) -> list[Path]:
-    """The files of a split, in order.
+def shards(root: Path, split: str, problems: Problems) -> list[Path]:
+    """The files of a split, in order; ``problems`` is told if some are missing.
 
     Raises:
-        ValueError: the split is empty or a file is missing.
+        ValueError: the split is empty, or files are missing and ``problems`` stops at that.
     """
     files = sorted(root.glob(f"*-{split}.tfrecord-*-of-*"))
     if not files:
@@ -53,35 +53,39 @@ def shards(root: Path, split: str) -> list[Path]:
         )
         raise ValueError(f"{root} holds no split {split!r}; it has {', '.join(splits)}")
     total = int(files[0].name.rsplit("-", 1)[1])
-    present = {int(file.name.split("-of-")[0].rsplit("-", 1)[1]) for file in files}
-    missing = sorted(set(range(total)) - present)
+    missing = sorted(set(range(total)) - {_number(file) for file in files})
     if missing:
         name = re.sub(r"\d+-of-", f"{missing[0]:05d}-of-", files[0].name)
-        raise ValueError(f"{root / name} is missing ({len(missing)} of {total} files); download it")
+        problems.found(name, f"{root / name} is missing ({len(missing)} of {total} files); download it")
     return files
 
 
-def _shard_lengths(root: Path, split: str, count: int) -> list[int | None]:
-    """How many records each file should have, by ``dataset_info.json``; None where it doesn't say."""
+def _number(file: Path) -> int:
+    """Which of the split's files this is."""
+    return int(file.name.split("-of-")[0].rsplit("-", 1)[1])
+
+
+def _shard_lengths(root: Path, split: str) -> list[int]:
+    """How many records each file of a split should have, by ``dataset_info.json``; empty where it doesn't say."""
     info = root / "dataset_info.json"
     if not info.is_file():
-        return [None] * count
+        return []
     try:
         entries = {entry["name"]: entry.get("shardLengths", []) for entry in json.loads(info.read_text())["splits"]}
-        lengths = [int(length) for length in entries.get(split, [])]
+        return [int(length) for length in entries.get(split, [])]
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{info} is damaged ({error!r}); download it again") from error
-    return list(lengths) if len(lengths) == count else [None] * count
 
 
 def build_index(root: Path, split: str, files: Sequence[Path], verify: bool, problems: Problems) -> Index:
-    lengths = _shard_lengths(root, split, len(files))
+    """Go over the files once; those that are damaged are left out, if ``problems`` lets that pass."""
+    lengths = dict(enumerate(_shard_lengths(root, split)))
     index = _Builder()
     total = sum(file.stat().st_size for file in files)
     with tqdm(total=total, desc="indexing", unit="B", unit_scale=True, delay=2) as bar:
         for number, file in enumerate(files):
             try:
-                index.add_file(number, file, lengths[number], verify, bar)
+                index.add_file(number, file, lengths.get(_number(file)), verify, bar)
             except ValueError as error:
                 problems.found(str(file), str(error))
     return index.facts(problems), index.tensors()
