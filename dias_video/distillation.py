@@ -45,3 +45,33 @@ class Distillation(Configured, nn.Module):
         error = (self.scale * tokens @ columns.T + self.offset - target).square().mean(-1)  # (B,T,N)
         valid = batch.frame_valid[..., None].to(error.dtype)
         return {"distillation": (error * valid).sum((1, 2)) / (valid.sum((1, 2)) * error.shape[-1])}
+
+
+@torch.no_grad()
+def whiten(encoder: TinyEncoder, tokens: Tensor) -> Tensor:
+    """Turn an encoder's features, in place, into uncorrelated ones of mean 0 and variance 1.
+
+    A few directions of DINOv2's features hold nearly all the variance and say little about objects; whitened, a squared
+    error and a distance look at all directions alike. The map is folded into the encoder's last layer.
+
+    Args:
+        encoder: whose features these are.
+        tokens: (M,C) float, a sample of them, M much larger than C.
+
+    Returns:
+        (C,) the share of the variance that each direction had before, falling.
+
+    Raises:
+        ValueError: fewer tokens than features.
+    """
+    if len(tokens) <= encoder.feature_dim:
+        raise ValueError(f"whitening {encoder.feature_dim} features needs more than {len(tokens)} tokens")
+    mean = tokens.double().mean(0)
+    variance, directions = torch.linalg.eigh(torch.cov(tokens.double().T))
+    variance, directions = variance.flip(0).clamp_min(1e-12), directions.flip(1)
+    matrix = (directions / variance.sqrt()).T  # (C,C)
+    last = encoder.head[1]
+    assert isinstance(last, nn.Linear)
+    last.weight.copy_(matrix @ last.weight.double())
+    last.bias.copy_(matrix @ (last.bias.double() - mean))
+    return variance / variance.sum()

@@ -53,7 +53,7 @@ class TimmEncoder(Configured, nn.Module):
                 raise ValueError(f"encoder weights {weights} not found: give a safetensors file, 'hub' or 'random'")
             overlay = {"file": weights}
         try:
-            self.vit: Any = timm.create_model(
+            vit: Any = timm.create_model(
                 name,
                 pretrained=weights != "random",
                 pretrained_cfg_overlay=overlay,
@@ -62,17 +62,18 @@ class TimmEncoder(Configured, nn.Module):
             )
         except Exception as error:  # timm raises many kinds; each becomes one sentence
             raise ValueError(f"timm cannot make {name} with weights {weights}: {error}") from error
-        if not hasattr(self.vit, "patch_embed"):
+        if not hasattr(vit, "patch_embed"):
             raise ValueError(f"{name} has no patch tokens; choose a Vision Transformer")
         if not final_norm:
-            self.vit.norm = nn.Identity()
-        self.vit.requires_grad_(False)
+            vit.norm = nn.Identity()
+        vit.requires_grad_(False)
         self.input_size = (int(input_size[0]), int(input_size[1]))
-        self.grid: tuple[int, int] = tuple(self.vit.patch_embed.grid_size)
-        self.feature_dim: int = self.vit.num_features
-        self.num_prefix: int = self.vit.num_prefix_tokens
-        stats = self.vit.pretrained_cfg
+        self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
+        self.feature_dim: int = vit.num_features
+        self.num_prefix: int = vit.num_prefix_tokens
+        stats = vit.pretrained_cfg
         self.register_buffer("pixel_mean", torch.tensor(stats["mean"]).view(3, 1, 1), persistent=False)
+        self.vit = vit
         self.register_buffer("pixel_std", torch.tensor(stats["std"]).view(3, 1, 1), persistent=False)
 
     @torch.no_grad()

@@ -16,6 +16,14 @@ class MLP(nn.Sequential):
     def __init__(self, width: int, hidden: int, out: int | None = None, bias: bool = True) -> None:
         super().__init__(nn.Linear(width, hidden, bias), nn.GELU(), nn.Linear(hidden, out or width, bias))
 
+    def begin_at_zero(self) -> None:
+        """Make the output 0 whatever the input, until training changes it."""
+        last = self[2]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        if last.bias is not None:
+            nn.init.zeros_(last.bias)
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention over tokens (B,N,C) through the fused kernel."""

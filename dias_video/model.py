@@ -37,16 +37,24 @@ class Projection(Configured, nn.Module):
     """Frozen features to the tokens that slots look at: LayerNorm and an MLP, (...,N,C) to (...,N,out_dim).
 
     With a ``grid`` (h,w) every token is told where it is, for encoders whose features don't tell: a learned linear map
-    of the Fourier features of its cell's centre is added in the hidden layer.
+    of the Fourier features of its cell's centre is added in the hidden layer. ``residual`` adds the MLP, which begins
+    at zero, to the normalised features (of the same width), for features whose distances already tell objects apart.
     """
 
     centres: Tensor
 
-    def __init__(self, feature_dim: int, out_dim: int, grid: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, feature_dim: int, out_dim: int, grid: tuple[int, int] | None = None, residual: bool = False
+    ) -> None:
         super().__init__()
+        if residual and feature_dim != out_dim:
+            raise ValueError(f"a residual projection keeps the width: out_dim {out_dim} must be {feature_dim}")
+        self.residual = residual
         self.norm = nn.LayerNorm(feature_dim)
         self.hidden = nn.Linear(feature_dim, out_dim)
         self.out = nn.Linear(out_dim, out_dim)
+        if residual:
+            nn.init.zeros_(self.out.weight)
         self.position = None
         if grid is not None:
             y, x = ((torch.arange(n) + 0.5) / n for n in grid)
@@ -55,10 +63,12 @@ class Projection(Configured, nn.Module):
             self.position = nn.Linear(self.centres.shape[1], out_dim, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        x = self.hidden(self.norm(features))
+        features = self.norm(features)
+        x = self.hidden(features)
         if self.position is not None:
             x = x + self.position(self.centres)
-        return self.out(F.gelu(x))
+        x = self.out(F.gelu(x))
+        return features + x if self.residual else x
 
 
 class Scan(NamedTuple):
@@ -168,10 +178,11 @@ class DIAS(Configured, nn.Module):
         ``state`` continues an earlier window of the same videos. Where a clip has ended (``frame_valid`` False) its
         slots are computed and mean nothing; they influence neither other clips nor its earlier frames.
         """
-        keys, values = self.aggregator.attention.keys_values(self.projection(features))  # (B,T,N,D) all frames at once
+        tokens = self.projection(features)  # (B,T,N,C) all frames at once
+        keys, values = self.aggregator.attention.keys_values(tokens)  # (B,T,N,D)
         outputs = []
         for t in range(features.shape[1]):
-            queries, mask, state = self.queries(batch, t, draws, state)
+            queries, mask, state = self.queries(batch, t, tokens[:, t], draws, state)
             iterations = self.later_iterations
             if state is None:
                 iterations = self.first_iterations
@@ -189,13 +200,13 @@ class DIAS(Configured, nn.Module):
         return Scan(slots, masks, track_id, first, last, state)
 
     def queries(
-        self, batch: VideoBatch, t: int, draws: Draws, state: CarryState | None
+        self, batch: VideoBatch, t: int, tokens: Tensor, draws: Draws, state: CarryState | None
     ) -> tuple[Tensor, Tensor, CarryState | None]:
         """Query slots (B,S,D), which of them are on (B,S), and the state with re-seeded slots' tracks ended."""
         if state is None:
             boxes = None if batch.boxes is None else batch.boxes[:, t]
             valid = None if batch.box_valid is None else batch.box_valid[:, t]
-            return (*self.initializer(len(batch), draws, boxes, valid), None)
+            return (*self.initializer(tokens, draws, boxes, valid), None)
         queries = self.transition(state.slots, state.mask)
         if self.carry == "persist":
             return queries, state.mask, state

@@ -9,7 +9,10 @@ from dias_video.pretrained import Configured
 
 
 class Transition(Configured, nn.Module):
-    """One pre-norm Transformer encoder layer over the live slots of a frame; (B,S,D) -> (B,S,D), dead slots stay 0."""
+    """One pre-norm Transformer encoder layer over the live slots of a frame; (B,S,D) -> (B,S,D), dead slots stay 0.
+
+    Both branches begin at zero: before it has learned anything, a slot's query is the slot of the frame before.
+    """
 
     def __init__(self, slot_dim: int, num_heads: int = 4, mlp_ratio: int = 4) -> None:
         super().__init__()
@@ -17,6 +20,9 @@ class Transition(Configured, nn.Module):
         self.attention = SelfAttention(slot_dim, num_heads, bias=True)
         self.norm2 = nn.LayerNorm(slot_dim)
         self.mlp = MLP(slot_dim, mlp_ratio * slot_dim)
+        self.mlp.begin_at_zero()
+        nn.init.zeros_(self.attention.out.weight)
+        nn.init.zeros_(self.attention.out.bias)
 
     def forward(self, slots: Tensor, mask: Tensor) -> Tensor:
         slots = slots + self.attention(self.norm1(slots), keys=mask)

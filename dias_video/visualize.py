@@ -8,7 +8,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -101,6 +101,7 @@ def write_gif(path: str | Path, pictures: Tensor | Iterable[Tensor], fps: float 
     pieces = [pictures] if isinstance(pictures, Tensor) else pictures
 
     def write(aside: Path) -> None:
+        writer: Any
         with imageio.get_writer(aside, format="GIF", mode="I", duration=1000 / fps, loop=0) as writer:
             for piece in pieces:
                 for picture in piece.numpy():

@@ -1,0 +1,34 @@
+"""Make a distilled encoder's features uncorrelated, each of variance 1, and save it for training.
+
+python scripts/whiten_encoder.py checkpoint=runs/distill/checkpoints/last data.root=… out_dir=runs/encoder
+"""
+
+from __future__ import annotations
+
+import torch
+from _main import entry
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from dias_video.data.source import VideoSource
+from dias_video.distillation import Distillation, whiten
+
+
+@entry("whiten_encoder")
+def main(cfg: DictConfig) -> None:
+    """Whiten the encoder of ``cfg.checkpoint`` on frames of ``cfg.data.train``."""
+    model = Distillation.from_pretrained(cfg.checkpoint).eval()
+    source: VideoSource = instantiate(cfg.data.train)
+    chosen = torch.linspace(0, len(source) - 1, min(cfg.videos, len(source))).long().tolist()
+    tokens = []
+    for index in tqdm(chosen, unit="video", desc="tokens"):
+        frames = range(0, source.info(index).num_frames, cfg.stride)
+        tokens.append(model.encoder.features(source.read(index, frames)["video"][None]).flatten(0, 2))
+    share = whiten(model.encoder, torch.cat(tokens))
+    model.save_pretrained(cfg.out_dir)
+    print(f"{cfg.out_dir}: whitened; two directions held {float(share[:2].sum()):.0%} of the variance before")
+
+
+if __name__ == "__main__":
+    main()
