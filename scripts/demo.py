@@ -20,8 +20,8 @@ ASSETS = Path("dias_video/assets")
 STAGES = (
     ("Simulate toss videos to train on", f"simulate simulate=toss root={DATA} split=train num_videos=48"),
     ("Simulate unseen toss videos", f"simulate simulate=toss root={DATA} split=val num_videos=16"),
-    ("Simulate contact videos for the dynamics", f"simulate simulate=contact root={DATA} split=training num_videos=50"),
-    ("Simulate contact videos for the readout", f"simulate simulate=contact root={DATA} split=readout num_videos=140"),
+    ("Simulate contact videos for the dynamics", f"simulate simulate=contact root={DATA} split=training num_videos=42"),
+    ("Simulate contact videos for the readout", f"simulate simulate=contact root={DATA} split=readout num_videos=126"),
     ("Simulate contact videos for the test", f"simulate simulate=contact root={DATA} split=test num_videos=70"),
     (
         "Train DIAS a little further",
@@ -46,7 +46,8 @@ STAGES = (
     ),
     (
         "Train SlotFormer",
-        f"train_slotformer experiment=demo cache={ROOT}/slots/training out_dir={ROOT}/slotformer",
+        f"train_slotformer experiment=demo checkpoint={ASSETS}/slotformer cache={ROOT}/slots/training"
+        f" out_dir={ROOT}/slotformer",
     ),
     (
         "Predict the future",
@@ -77,7 +78,11 @@ def scores() -> list[str]:
     metrics = json.loads((ROOT / "evaluate/metrics.json").read_text())
     columns = ("video-fg/fg_ari", "video-fg/mbo", "video-fg/miou", "ocb/ari", "ocb/mbo", "ocb/miou")
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, prefix in (("DIAS", ""), ("first boxes held fixed", "baselines/boxes_fixed/"), ("k-means", "baselines/kmeans/")):
+    for name, prefix in (
+        ("DIAS", ""),
+        ("first boxes held fixed", "baselines/boxes_fixed/"),
+        ("k-means", "baselines/kmeans/"),
+    ):
         values = [f"{metrics[prefix + c]:.3f}" if prefix + c in metrics else "" for c in columns]
         lines.append(f"| {name} | " + " | ".join(values) + " |")
     return lines
