@@ -66,7 +66,9 @@ def encode_videos(
     jobs = list(windows(lengths, window, batch_size))
     batches = DataLoader(_Windows(source, jobs, transform), batch_size=None, num_workers=num_workers)
     device = next(model.parameters()).device
-    parts, draws, state = [], None, None
+    parts: list[list[Tensor]] = []
+    draws: Draws | None = None
+    state = None
     for job, batch in zip(jobs, batches, strict=True):
         batch = batch.to(device) if boxes else replace(batch, boxes=None, box_valid=None).to(device)
         if job.start == 0:

@@ -19,6 +19,7 @@ from slotformer.cache import SlotCache
 from slotformer.contact import LabelledSlots
 from slotformer.fitting import ReadoutSettings
 from slotformer.human import human_rows, read_human
+from slotformer.places import PlaceProbe, fit_probe
 from slotformer.protocol import Answers, accuracy_rows, answer, futures, join_answers, record_look, settings_of
 from slotformer.report import plot_accuracy, write_csv, write_json
 from slotformer.rollouter import Dynamics
@@ -45,7 +46,13 @@ def describe(point: Answers) -> dict[str, Any]:
     }
 
 
-def reason(cfg: DictConfig, folder: str, caches: dict[str, SlotCache], candidates: list[ReadoutSettings]) -> Reasoned:
+def reason(
+    cfg: DictConfig,
+    folder: str,
+    caches: dict[str, SlotCache],
+    candidates: list[ReadoutSettings],
+    probe: PlaceProbe | None,
+) -> Reasoned:
     """Roll out with one dynamics model, fit readouts, score the test videos."""
     model = Dynamics.from_pretrained(folder).to(device_of(cfg.device)).eval()
     for cache in caches.values():
@@ -58,6 +65,8 @@ def reason(cfg: DictConfig, folder: str, caches: dict[str, SlotCache], candidate
 
     ends = {name: futures(cache, model, observed, max(points), progress=bar) for name, cache in caches.items()}
     settings = settings_of(candidates, points=points, seeds=seeds, observed=observed)
+    if probe is not None:
+        ends = {name: end.with_places(probe) for name, end in ends.items()}
     checkpoint = sha256(Path(folder) / "model.safetensors")
     look = record_look(caches["test"], checkpoint, settings, cfg.second_look)
     answers = answer(
@@ -83,7 +92,9 @@ def main(cfg: DictConfig) -> None:
     assert isinstance(common, dict)
     candidates = [ReadoutSettings(**{**common, **dict(readout)}) for readout in cfg.readouts]
     folders = [cfg.dynamics] if isinstance(cfg.dynamics, str) else list(cfg.dynamics)
-    parts = [reason(cfg, folder, caches, candidates) for folder in folders]
+    needs_places = any(candidate.form == "places" for candidate in candidates)
+    probe = fit_probe(caches["readout"]) if needs_places else None
+    parts = [reason(cfg, folder, caches, candidates, probe) for folder in folders]
     test, out_dir = parts[0].test, Path(cfg.out_dir)
     rows = accuracy_rows(join_answers([part.answers for part in parts]), test.scenario)
     if cfg.human:
@@ -91,7 +102,9 @@ def main(cfg: DictConfig) -> None:
     write_csv(out_dir / "accuracy.csv", rows)
     plot_accuracy(out_dir / "accuracy.png", rows, parts[0].about["stride"])
     counts = {f"{name}_videos": len(cache) for name, cache in caches.items()}
-    write_json(out_dir / "reason.json", {**counts, "runs": [part.about for part in parts]})
+    explained = None if probe is None else [round(v, 4) for v in probe.explained.tolist()]
+    about = {**counts, "places_explained": explained, "runs": [part.about for part in parts]}
+    write_json(out_dir / "reason.json", about)
     for row in rows:
         if row["scenario"] == "all":
             gain = "minus_observed" in row and (

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dias_video.engine import Configured
+from slotformer.places import NUM_PAIR, PlaceProbe, place_features
 
-FORMS = ("pairwise", "relation", "roles")
+FORMS = ("pairwise", "relation", "roles", "places")
 NUM_FEATURES = 8  # of each kind that the roles readout looks at
 NEVER = -1e4  # the logit of what is not there
+SHARPNESS = 3.0  # of the choice of agent and patient
 
 
 @dataclass
@@ -26,6 +28,7 @@ class LabelledSlots:
     label: Tensor  # (V,) float32, 1 = contact
     slots: Tensor  # (V,T,S,D) float32
     mask: Tensor  # (V,T,S) bool
+    num_places: int = 0  # how many of the last channels are the slot's place (slotformer.places)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -39,7 +42,13 @@ class LabelledSlots:
             self.label[at],
             self.slots[at],
             self.mask[at],
+            self.num_places,
         )
+
+    def with_places(self, probe: PlaceProbe) -> LabelledSlots:
+        """The same videos with every slot's place as its last channels, (V,T,S,D+4)."""
+        places = probe(self.slots)
+        return replace(self, slots=torch.cat([self.slots, places], -1), num_places=places.shape[-1])
 
     def first(self, num_frames: int) -> LabelledSlots:
         """The first frames of every video."""
@@ -57,27 +66,37 @@ class ContactReadout(Configured, nn.Module):
       short distance from a long one, a hidden layer can;
     - ``roles``: two linear scores pick the agent and the patient among the slots of the whole clip (Physion colours
       them), and a hidden layer reads that one pair: a few linear features of both and squared projections of their
-      difference, which is what a distance is made of. Few parameters, so the best on little data.
+      difference, which is what a distance is made of;
+    - ``places``: as ``roles``, but all it reads of the pair is how their places lie to each other, told by a probe that
+      needs no answers (:mod:`slotformer.places`). The fewest parameters, so the best on little data.
+
+    Forms other than ``places`` do not look at places.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, slot_dim: int, form: str = "roles", hidden: int = 32, dropout: float = 0.1) -> None:
+    def __init__(
+        self, slot_dim: int, form: str = "roles", hidden: int = 32, dropout: float = 0.1, num_places: int = 0
+    ) -> None:
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"readout form {form!r} is unknown; choose from {', '.join(FORMS)}")
-        self.form = form
+        if form == "places" and not num_places:
+            raise ValueError("readout form places needs slots with places, from caches with maps=true")
+        self.form, self.num_places = form, num_places
+        own_dim = slot_dim - num_places
         self.register_buffer("mean", torch.zeros(slot_dim))
         self.register_buffer("scale", torch.ones(slot_dim))
-        if form == "roles":
-            self.roles = nn.Linear(slot_dim, 2, bias=False)
-            self.difference = nn.Linear(slot_dim, NUM_FEATURES, bias=False)
-            self.linear = nn.Linear(2 * slot_dim, NUM_FEATURES, bias=False)
-            self.hidden = nn.Linear(2 * NUM_FEATURES, hidden)
+        if form in ("roles", "places"):
+            self.roles = nn.Linear(own_dim, 2, bias=False)
+            self.hidden = nn.Linear(NUM_PAIR if form == "places" else 2 * NUM_FEATURES, hidden)
+            if form == "roles":
+                self.difference = nn.Linear(own_dim, NUM_FEATURES, bias=False)
+                self.linear = nn.Linear(2 * own_dim, NUM_FEATURES, bias=False)
         else:
-            self.first = nn.Linear(slot_dim, hidden)  # of a pair's first slot
-            self.second = nn.Linear(slot_dim, hidden, bias=False)  # of its second: together linear on the pair
+            self.first = nn.Linear(own_dim, hidden)  # of a pair's first slot
+            self.second = nn.Linear(own_dim, hidden, bias=False)  # of its second: together linear on the pair
         self.dropout = nn.Dropout(dropout)
         self.last = nn.Linear(hidden, 1)
 
@@ -89,18 +108,28 @@ class ContactReadout(Configured, nn.Module):
 
     def forward(self, slots: Tensor, mask: Tensor) -> Tensor:
         """Slots (B,T,S,D) and live mask (B,T,S) -> logits (B,)."""
-        slots = (slots - self.mean) / self.scale * mask[..., None]
-        frame = self.role_logits(slots, mask) if self.form == "roles" else self.pair_logits(slots, mask)
+        own_dim = slots.shape[-1] - self.num_places
+        places = slots[..., own_dim:] * mask[..., None]
+        slots = ((slots - self.mean) / self.scale * mask[..., None])[..., :own_dim]
+        if self.form in ("roles", "places"):
+            frame = self.role_logits(slots, mask, places)
+        else:
+            frame = self.pair_logits(slots, mask)
         return frame.masked_fill(~mask.any(-1), NEVER).amax(1)  # (B,T) -> (B,)
 
-    def role_logits(self, slots: Tensor, mask: Tensor) -> Tensor:
+    def role_logits(self, slots: Tensor, mask: Tensor, places: Tensor) -> Tensor:
         """(B,T) from the two slots that play agent and patient."""
         count = mask.sum(1).clamp(min=1)[..., None]  # (B,S,1)
-        score = self.roles(slots).sum(1) / count  # (B,S,2), mean over the frames a slot lives
+        score = SHARPNESS * self.roles(slots).sum(1) / count  # (B,S,2), mean over the frames a slot lives
         score = score[:, None].masked_fill(~mask[..., None], NEVER)  # (B,T,S,2)
-        agent, patient = (score.softmax(2).transpose(2, 3) @ slots).unbind(2)  # (B,T,D) each
-        features = [self.difference(agent - patient).square(), self.linear(torch.cat([agent, patient], -1))]
-        return self.last(self.dropout(F.gelu(self.hidden(torch.cat(features, -1)))))[..., 0]
+        weight = score.softmax(2).transpose(2, 3)  # (B,T,2,S)
+        if self.form == "places":
+            features = place_features(*(weight @ places).unbind(2))  # of (B,T,4) each
+        else:
+            agent, patient = (weight @ slots).unbind(2)  # (B,T,D) each
+            linear = self.linear(torch.cat([agent, patient], -1))
+            features = torch.cat([self.difference(agent - patient).square(), linear], -1)
+        return self.last(self.dropout(F.gelu(self.hidden(features))))[..., 0]
 
     def pair_logits(self, slots: Tensor, mask: Tensor) -> Tensor:
         """(B,T) from all ordered pairs of live slots."""

@@ -23,12 +23,12 @@ class ReadoutSettings:
     form: str = "roles"
     hidden: int = 32
     dropout: float = 0.1
-    weight_decay: float = 0.3
-    lr: float = 0.01
+    weight_decay: float = 1.0
+    lr: float = 0.02
     batch_size: int = 32
-    epochs: int = 100
+    epochs: int = 60
     folds: int = 4  # parts of the readout set; each is the validation part of some readouts
-    restarts: int = 6  # readouts a fold, from different random weights; the best on its validation part is kept
+    restarts: int = 4  # readouts a fold, from different random weights; the best on its validation part is kept
 
 
 @dataclass
@@ -121,7 +121,11 @@ class Readouts:
 
     def _member(self) -> ContactReadout:
         readout = ContactReadout(
-            self.data.slots.shape[-1], self.settings.form, self.settings.hidden, self.settings.dropout
+            self.data.slots.shape[-1],
+            self.settings.form,
+            self.settings.hidden,
+            self.settings.dropout,
+            self.data.num_places,
         )
         readout.standardise(self.data)
         return readout

@@ -23,6 +23,7 @@ from slotformer.contact import LabelledSlots
 from slotformer.errors import interval
 from slotformer.fast import fast_rollout
 from slotformer.fitting import FittedReadouts, ReadoutSettings, fit
+from slotformer.places import PlaceProbe
 from slotformer.rollouter import Dynamics, context_live
 
 LOOKS = "looks.jsonl"
@@ -40,6 +41,10 @@ class Futures:
     def kind(self, name: str, predicted_frames: int) -> LabelledSlots:
         """What a readout of kind ``observed``, ``predicted`` or ``full`` is given."""
         return (self.encoded if name == "full" else self.predicted).first(self.observed + predicted_frames)
+
+    def with_places(self, probe: PlaceProbe) -> Futures:
+        """The same with the slots' places, told from encoded and predicted slots alike."""
+        return Futures(self.observed, self.encoded.with_places(probe), self.predicted.with_places(probe))
 
 
 def futures(
