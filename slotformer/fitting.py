@@ -21,7 +21,7 @@ class ReadoutSettings:
     """How a readout is fitted."""
 
     form: str = "roles"
-    hidden: int = 32
+    hidden: int = 16
     dropout: float = 0.1
     weight_decay: float = 1.0
     lr: float = 0.02

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from dias_video.batch import Draws
-from slotformer.batch import SlotBatch
-from slotformer.cache import SlotCacheWriter
-from slotformer.causal import CausalSlotFormer, Past, rotation
+from slotformer.batch import SlotBatch, SlotWindows
+from slotformer.cache import SlotCache, SlotCacheWriter
+from slotformer.causal import CausalSlotFormer, Past, rotate, rotation
 from slotformer.errors import constant_velocity, normalised_error, ratio_interval, repeat_last, slot_statistics
 from slotformer.fast import fast_rollout
 from slotformer.rollouter import Dynamics, SlotFormer, births, context_live, key_bias, scored_live
+from slotformer.toy import toy_cache
+from slotformer.validation import cache_errors
 
 B, T, S, D, E = 2, 5, 3, 6, 8
 SETTINGS = {"slot_dim": D, "burn_in": T, "rollout": 4, "stride": 1, "width": E, "layers": 3, "heads": 2}
@@ -103,8 +105,6 @@ def test_cached_keys_change_nothing() -> None:
 
 
 def test_rotary_products_depend_on_distance_alone() -> None:
-    from slotformer.causal import rotate
-
     q, k = torch.randn(1, 1, 1, 10), torch.randn(1, 1, 1, 10)
 
     def product(i: int, j: int) -> Tensor:
@@ -244,8 +244,6 @@ def test_statistics_are_those_of_live_slots(tmp_path: Path) -> None:
     slots, mask = torch.randn(40, S, D) * 3 + 5, torch.rand(40, S) > 0.5
     with SlotCacheWriter(tmp_path / "c", dtype="fp32") as writer:
         writer.write("v", slots, mask)
-    from slotformer.cache import SlotCache
-
     mean, scale = slot_statistics(SlotCache(tmp_path / "c"))
     live = slots[mask]
     assert torch.allclose(mean, live.mean(0), atol=1e-5)
@@ -266,3 +264,27 @@ def test_the_fast_rollout_is_the_same(layers: int, residual: bool) -> None:
         slow = model.rollout(slots, live, 9)
     fast = fast_rollout(model, slots, live, 9, batch_size=3)
     assert torch.allclose(slow, fast, atol=1e-4 * float(slow.abs().max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", MODELS)
+def test_bouncing_points_are_learned(cls: type[Dynamics], tmp_path: Path) -> None:
+    """Far better than repeating the last frame, and than constant velocity once points have bounced."""
+    cache, unseen = toy_cache(tmp_path / "a", 200, num_frames=20), toy_cache(tmp_path / "b", 50, seed=1, num_frames=20)
+    torch.manual_seed(0)
+    size = {"burn_in": 4, "rollout": 6, "stride": 1, "width": 48, "layers": 2, "heads": 4, "ffn_ratio": 2}
+    model = cls(cache.slot_dim, **size, residual=True)  # type: ignore[arg-type]
+    model.set_statistics(*slot_statistics(cache))
+    windows, optimizer = SlotWindows(cache, 10), torch.optim.Adam(model.parameters(), 3e-3)
+    for step in range(300):
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * (1 - step / 300)
+        batch = SlotBatch.stack([windows[(step, i % len(windows))] for i in range(16 * step, 16 * step + 16)])
+        loss = model(batch, Draws.for_step(0, step, 16))["slots"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    rows = cache_errors(model.eval(), unseen, steps=8).table()
+    assert rows[2]["model_relative"] < 0.3
+    assert rows[7]["model_relative"] < 0.5
+    assert rows[7]["model"] < rows[7]["constant_velocity"]
