@@ -22,8 +22,7 @@ from slotformer.human import human_rows, read_human
 from slotformer.places import PlaceProbe, fit_probe
 from slotformer.protocol import Answers, accuracy_rows, answer, futures, join_answers, record_look, settings_of
 from slotformer.report import plot_accuracy, write_csv, write_json
-from slotformer.rollouter import Dynamics
-from slotformer.validation import check_same_encoder
+from slotformer.validation import check_same_encoder, load_dynamics
 
 
 class Reasoned(NamedTuple):
@@ -54,7 +53,7 @@ def reason(
     probe: PlaceProbe | None,
 ) -> Reasoned:
     """Roll out with one dynamics model, fit readouts, score the test videos."""
-    model = Dynamics.from_pretrained(folder).to(device_of(cfg.device)).eval()
+    model = load_dynamics(folder).to(device_of(cfg.device))
     for cache in caches.values():
         check_same_encoder(model, cache)
     points, seeds = sorted({int(n) for n in cfg.predicted_frames}), [int(s) for s in cfg.seeds]

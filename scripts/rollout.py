@@ -18,7 +18,7 @@ from slotformer.cache import SlotCache
 from slotformer.errors import RolloutErrors
 from slotformer.report import plot_errors, write_csv, write_json
 from slotformer.rollouter import Dynamics
-from slotformer.validation import cache_errors, check_same_encoder, longest_rollout
+from slotformer.validation import cache_errors, check_same_encoder, load_dynamics, longest_rollout
 
 
 def curve(cfg: DictConfig, model: Dynamics, cache: SlotCache, steps: int, out_dir: Path) -> RolloutErrors:
@@ -44,7 +44,7 @@ def curve(cfg: DictConfig, model: Dynamics, cache: SlotCache, steps: int, out_di
 def main(cfg: DictConfig) -> None:
     """Roll out ``cfg.checkpoint`` on ``cfg.cache``."""
     cache, out_dir = SlotCache(cfg.cache), Path(cfg.out_dir)
-    model = Dynamics.from_pretrained(cfg.checkpoint).to(device_of(cfg.device)).eval()
+    model = load_dynamics(cfg.checkpoint).to(device_of(cfg.device))
     check_same_encoder(model, cache)
     cfg.predicted_frames = cfg.predicted_frames or longest_rollout(cache, model)
     errors = curve(cfg, model, cache, cfg.predicted_frames, out_dir)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from slotformer.batch import SlotBatch
 from slotformer.cache import SlotCache
+from slotformer.causal import CausalSlotFormer
 from slotformer.errors import RolloutErrors, join_errors, rollout_errors
-from slotformer.rollouter import Dynamics
+from slotformer.rollouter import Dynamics, SlotFormer
+
+MODELS = (SlotFormer, CausalSlotFormer)  # importing them is what makes their checkpoints readable
+
+
+def load_dynamics(folder: str | Path) -> Dynamics:
+    """Any of ``MODELS`` from a checkpoint folder, in evaluation mode.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    return Dynamics.from_pretrained(folder).eval()
 
 
 def check_same_encoder(model: Dynamics, cache: SlotCache) -> None:
