@@ -43,7 +43,14 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
             # An experiment belongs to one script: experiment=x is configs/experiment/<script>/x.yaml. Hydra would want
             # to be told experiment/<script>=x.
             sys.argv[1:] = [re.sub("^experiment=", f"experiment/{config_name}=", word) for word in sys.argv[1:]]
-            return run()
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise what Hydra would print over several lines
+            try:
+                return run()
+            except hydra.errors.HydraException as error:
+                if os.environ.get("DIAS_TRACEBACK"):
+                    raise
+                print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+                sys.exit(1)
 
         return started
 
