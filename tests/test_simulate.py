@@ -140,12 +140,29 @@ def test_free_fall_follows_gravity() -> None:
         (Part("sphere", (0.5, 0.5, 0.5)),), 1.0, (0.0, 0.0, 4.0), texture, velocity=(1.0, 0.0, 2.0), damping=0.0
     )
     scene = Scene((body,), Camera((5, 0, 3), (0, 0, 1), 5.0), Light((0, 0, 1)), texture, np.zeros((2, 3), np.uint8))
-    trajectory, touched = world.move(scene, 9, 10.0)
+    trajectory, meeting = world.move(scene, 9, 10.0)
     seconds = np.arange(9) / 10
     np.testing.assert_allclose(trajectory.position[:, 0, 0], seconds, atol=1e-3)
     np.testing.assert_allclose(trajectory.position[:, 0, 2], 4 + 2 * seconds - 9.81 / 2 * seconds**2, atol=0.03)
     np.testing.assert_allclose(trajectory.velocity[:, 0, 2], 2 - 9.81 * seconds, atol=1e-3)
-    assert touched == []
+    assert meeting == ([], False)
+
+
+def test_two_balls_touch_or_pass_at_a_known_distance() -> None:
+    """Two balls of 0.5 m fly at each other with 2 m/s, their centres 3 m apart: surfaces meet after 1.25 s."""
+    texture = np.full((8, 8, 3), 128, np.uint8)
+    part = Part("sphere", (0.5, 0.5, 0.5))
+
+    def meeting(offset: float, reach: float) -> world.Meeting:
+        left = Body((part,), 1.0, (-1.5, 0.0, 3.0), texture, velocity=(1.0, 0.0, 0.0), damping=0.0)
+        right = Body((part,), 1.0, (1.5, offset, 3.0), texture, velocity=(-1.0, 0.0, 0.0), damping=0.0)
+        camera, sky = Camera((0, 5, 3), (0, 0, 3), 5.0), np.zeros((2, 3), np.uint8)
+        scene = Scene((left, right), camera, Light((0, 0, 1)), texture, sky, gravity=0.0)
+        return world.move(scene, 20, 10.0, (0, 1), reach)[1]
+
+    assert meeting(0.0, 0.0).touched[0] == 13
+    assert meeting(0.8, 0.29) == ([], False)  # they pass 0.3 m apart
+    assert meeting(0.8, 0.31) == ([], True)
 
 
 @pytest.mark.parametrize(

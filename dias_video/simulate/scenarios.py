@@ -28,7 +28,7 @@ class Stage(NamedTuple):
     target: Vector
     span: float
     links: tuple[Link, ...] = ()
-    elevation: tuple[float, float] = (18.0, 42.0)  # of the camera, degrees
+    elevation: tuple[float, float] = (25.0, 50.0)  # of the camera, degrees; lower ones hide how far bodies stand apart
 
 
 class Cast:

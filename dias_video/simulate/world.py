@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,13 +62,20 @@ def _texture_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="dias_textures_")
 
 
+class Meeting(NamedTuple):
+    """What two bodies did to each other while a scene moved."""
+
+    touched: list[int]  # the frames in which they touched; a touch between frames t - 1 and t counts for frame t
+    near: bool  # whether they ever came nearer to each other than asked for
+
+
 def move(
-    scene: Scene, num_frames: int, fps: float, contact: tuple[int, int] | None = None
-) -> tuple[Trajectory, list[int]]:
+    scene: Scene, num_frames: int, fps: float, pair: tuple[int, int] | None = None, reach: float = 0.0
+) -> tuple[Trajectory, Meeting]:
     """Simulate ``num_frames`` frames; frame 0 is the scene as given.
 
-    Also returns the frames in which the two bodies ``contact`` (indices) touched; a touch between frames t - 1 and t
-    counts for frame t. Steps are ``1 / STEPS_PER_SECOND`` seconds, rounded so that a whole number fits into a frame.
+    Also tells how the two bodies ``pair`` (indices) met, and whether they came nearer than ``reach`` metres. Steps are
+    ``1 / STEPS_PER_SECOND`` seconds, rounded so that a whole number fits into a frame.
     """
     p = bullet()
     client = _client()
@@ -83,18 +90,20 @@ def move(
     ids = [_add_physics(p, client, body) for body in scene.bodies]
     for link in scene.links:
         _add_link(p, client, ids[link.first], ids[link.second], link.first_point, link.second_point)
-    states, touched = [_states(p, client, ids)], []
+    first, second = (ids[body] for body in pair) if pair is not None else (-1, -1)
+    states, touched, near = [_states(p, client, ids)], [], False
     for frame in range(1, num_frames):
         touching = False
         for _ in range(steps):
             p.stepSimulation(physicsClientId=client)
-            if contact is not None and not touching:
-                touching = _touch(p, client, ids[contact[0]], ids[contact[1]])
+            if pair is not None:
+                touching = touching or _touch(p, client, first, second)
+                near = near or bool(p.getClosestPoints(first, second, reach, physicsClientId=client))
         if touching:
             touched.append(frame)
         states.append(_states(p, client, ids))
     position, orientation, velocity = (np.array(kind) for kind in zip(*states, strict=True))
-    return Trajectory(position, orientation, velocity), touched
+    return Trajectory(position, orientation, velocity), Meeting(touched, near)
 
 
 def _add_physics(p: ModuleType, client: int, body: Body) -> int:
