@@ -1,8 +1,9 @@
 """A refactor for speed leaves training as it was: the losses of 20 seeded steps, recorded before it, come again.
 
 ``python tests/test_seeded_losses.py`` records anew, which only a change of the method justifies. Processors and
-versions of PyTorch add in different orders: recorded with AVX-512 and PyTorch 2.15, the losses came out with AVX2 and
-without either within 3e-7 (``ATEN_CPU_CAPABILITY``), which Adam's epsilon allows by ignoring gradients that are rounding.
+versions of PyTorch add in different orders: recorded with AVX-512 and PyTorch 2.15, the losses came out within 3e-7
+with AVX2 and without either (``ATEN_CPU_CAPABILITY``), which Adam's epsilon allows by ignoring gradients that are
+rounding.
 """
 
 from __future__ import annotations
