@@ -1,0 +1,69 @@
+"""The benchmarks measure what they say: the plain step trains the same model, and counts are as done by hand."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny import HEIGHT, WIDTH, clips, tiny_dias
+
+from benchmarks.measure import Bench, Count
+from benchmarks.plain import Plain
+from dias_video.batch import Draws
+
+CEILINGS = {"float32": 1e9, "bfloat16": 2e9, "copy": 1e8}
+
+
+@pytest.mark.parametrize(("boxes", "carry"), [(False, "reseed"), (True, "reseed"), (True, "persist")])
+def test_the_plain_step_has_our_losses_and_weights(boxes: bool, carry: str) -> None:
+    ours = tiny_dias(boxes, carry=carry, threshold=0.4).train()
+    ours.aggregator.skip_merging = 0.3
+    plain = Plain(copy.deepcopy(ours))
+    adam = torch.optim.Adam([p for p in ours.parameters() if p.requires_grad], lr=5e-5)
+    batch = clips(batch=3, frames=4, boxes=2)
+    if not boxes:
+        batch.boxes = batch.box_valid = None
+    batch.masks = torch.randint(0, 3, (3, 4, HEIGHT, WIDTH), dtype=torch.int16)
+    merged = 0
+    for step in range(3):
+        terms = ours(batch, Draws.for_step(0, step, 3))
+        with torch.no_grad():
+            merged += int((~ours.scan(batch, ours.features(batch), Draws.for_step(0, step, 3)).mask).sum())
+        mine = {name: value.mean() for name, value in terms.items()}
+        adam.zero_grad()
+        sum(mine.values(), torch.zeros(())).backward()
+        torch.nn.utils.clip_grad_norm_([p for p in ours.parameters() if p.requires_grad], 0.05)
+        adam.step()
+        theirs = plain.step(batch, Draws.for_step(0, step, 3))
+        assert 0 < theirs.pop("mbo") < 1
+        assert theirs == pytest.approx({name: value.item() for name, value in mine.items()}, rel=1e-5)
+    assert merged > 0  # else the clusterings would not have been compared
+
+
+def test_operations_and_bytes_by_hand() -> None:
+    a, b = torch.randn(3, 5), torch.randn(5, 7)
+    with Count() as count:
+        (a @ b).T.relu()
+    assert count.operations == 2 * 3 * 5 * 7
+    assert count.bytes == 4 * (15 + 35 + 21) + 4 * (21 + 21)  # the product; then, after a view that is free, the relu
+    bench = Bench("cpu", torch.get_num_threads(), ceilings=CEILINGS)
+    assert bench.least(count) == pytest.approx(max(210 / 1e9, 284 / 1e8) + 168 / 1e8)
+
+
+def test_expanded_tensors_count_as_stored() -> None:
+    row = torch.randn(1, 4)
+    with Count() as count:
+        row.expand(1000, 4).sum()
+    assert count.bytes == 4 * 4 + 4
+
+
+def test_memory_and_ratios() -> None:
+    bench = Bench("cpu", torch.get_num_threads(), rounds=3, ceilings=CEILINGS)
+    small, large = bench.compare(
+        "ones", {"small": lambda: torch.ones(1 << 20), "large": lambda: torch.ones(1 << 25)}, units=2, unit="tensors"
+    )
+    assert large.memory is not None
+    assert large.memory == pytest.approx(4 << 25, rel=0.1)
+    assert (small.ratio, large.ratio) == (1, small.seconds / large.seconds)
+    assert large.fastest <= large.seconds
