@@ -48,63 +48,67 @@ def merge_redundant_slots(
         raise ValueError(f"linkage must be one of {LINKAGES}, got {linkage!r}")
     if threshold < 0:
         raise ValueError(f"the merge threshold is a cosine distance and can't be negative, got {threshold}")
-    num_sets, num_slots, _ = slots.shape
-    alive = torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device) if mask is None else mask
+    num_slots = slots.shape[1]
+    index = torch.arange(num_slots, device=slots.device)
     with torch.no_grad(), torch.autocast(slots.device.type, enabled=False):
-        labels = _cluster(cosine_distance(slots.detach()), alive, threshold, linkage)  # (B,S)
-        same = (labels[:, :, None] == labels[:, None, :]) & alive[:, :, None] & alive[:, None, :]  # (B,S,S)
-        index = torch.arange(num_slots, device=slots.device)
-        seniority = -index.expand(num_sets, -1) if age is None else age.long() * num_slots - index  # (B,S) no two equal
-        worst = torch.iinfo(torch.int64).min
-        representative = seniority[:, None, :].masked_fill(~same, worst).argmax(-1)  # (B,S)
-        kept = alive & (representative == index)
-        weights = same & kept[:, :, None]  # (B,S,S) representative x member
-        weights = weights.to(slots.dtype) / weights.sum(-1, keepdim=True).clamp_min(1)
-    # Products with the one-hot means instead of matmul: under autocast a matmul would round the slots.
-    with torch.autocast(slots.device.type, enabled=False):
+        distance = cosine_distance(slots)
+        distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+        if mask is not None:
+            alone = torch.zeros_like(mask, dtype=distance.dtype).masked_fill(~mask, torch.inf)
+            distance.add_(alone[:, :, None]).add_(alone[:, None, :])
+        labels = _cluster(distance, threshold, linkage)  # (B,S)
+        # The age with the index below it: no two equal, and the index can be read back from the largest of a cluster.
+        seniority = (0 if age is None else age.long()) * num_slots - index.expand_as(labels)  # (B,S)
+        oldest = torch.full_like(labels, torch.iinfo(labels.dtype).min).scatter_reduce(1, labels, seniority, "amax")
+        representative = -oldest.gather(1, labels) % num_slots  # (B,S)
+        if mask is not None:
+            representative = representative.masked_fill(~mask, -1)
+        member = representative[:, None, :] == index[:, None]  # (B,S,S) representative x member
+        size = member.sum(-1)  # (B,S)
+        weights = member.to(slots.dtype) / size[..., None].clamp_min(1)
+    with torch.autocast(slots.device.type, enabled=False):  # which would round the slots
         merged = weights @ slots  # (B,S,D)
-    return Merged(merged, kept, representative.masked_fill(~alive, -1))
+    return Merged(merged, size > 0, representative)
 
 
 def cosine_distance(slots: Tensor) -> Tensor:
     """Pairwise 1 - cosine similarity (B,S,S) in float64 of slots (B,S,D); zero vectors are at distance 1 from all."""
-    wide = slots.double()
-    unit = wide / wide.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    return 1 - unit @ unit.transpose(1, 2)
+    wide = slots.detach().double()
+    similarity = wide @ wide.mT  # (B,S,S), not yet of unit vectors: S*S numbers a set are cheaper to scale than S*D
+    length = similarity.diagonal(dim1=1, dim2=2).sqrt().clamp_min(torch.finfo(torch.float64).tiny)  # (B,S)
+    similarity.div_(length[:, :, None]).div_(length[:, None, :])
+    return similarity.neg_().add_(1).clamp_min_(0)
 
 
-def _cluster(distance: Tensor, alive: Tensor, threshold: float, linkage: str) -> Tensor:
+def _cluster(distance: Tensor, threshold: float, linkage: str) -> Tensor:
     """Agglomerative clustering of a batch of distance matrices (B,S,S); labels (B,S) are equal within a cluster.
+
+    Infinite distances, as the diagonal's, never merge.
 
     S - 1 rounds of "merge the closest pair", for every set at once; a set whose closest pair is too far apart merges
     a cluster with itself, which changes nothing. No round depends on a value read by the host.
     """
     num_sets, num_slots, _ = distance.shape
     rows = torch.arange(num_sets, device=distance.device)
-    index = torch.arange(num_slots, device=distance.device)
-    labels = index.expand(num_sets, -1)
-    size = torch.ones_like(labels, dtype=distance.dtype)
-    inf = float("inf")
-    usable = alive[:, :, None] & alive[:, None, :] & (index[:, None] != index)
-    distance = distance.masked_fill(~usable, inf)
+    labels = torch.arange(num_slots, device=distance.device).expand(num_sets, -1)
+    size = torch.ones_like(distance[:, 0])  # (B,S) members
+    distance = distance.transpose(0, 1).contiguous()  # (S,B,S): minima along the first axis are the fastest
     for _ in range(num_slots - 1):
-        closest, flat = distance.flatten(1).min(1)  # (B,)
-        merge = closest < threshold
-        a, b = flat // num_slots, flat % num_slots
-        keep, gone = torch.minimum(a, b), torch.maximum(a, b)
-        row_keep, row_gone = distance[rows, keep], distance[rows, gone]  # (B,S)
+        closest, kept = distance.amin(0).min(-1)  # (B,)
+        row_kept = distance[kept, rows]  # (B,S)
+        gone = torch.where(closest < threshold, row_kept.argmin(-1), kept)  # (B,)
+        row_gone = distance[gone, rows]
+        # The diagonal and what is gone are infinite in one of the two rows, and so in the joined one.
         if linkage == "complete":
-            joined = torch.maximum(row_keep, row_gone)
+            joined = torch.maximum(row_kept, row_gone)
         else:
-            n_keep, n_gone = size[rows, keep][:, None], size[rows, gone][:, None]
-            joined = (row_keep * n_keep + row_gone * n_gone) / (n_keep + n_gone)
-            size[rows, keep] += torch.where(merge, size[rows, gone], 0)
-        # inf marks the diagonal and what is gone; the joined row inherits it from either of its two rows.
-        joined = torch.where(merge[:, None], joined, row_keep)
-        distance[rows, keep] = joined
-        distance[rows, :, keep] = joined
-        retired = torch.where(merge[:, None], inf, distance[rows, gone])
-        distance[rows, gone] = retired
-        distance[rows, :, gone] = retired
-        labels = torch.where(merge[:, None] & (labels == gone[:, None]), keep[:, None], labels)
+            num_kept, num_gone = size[rows, kept], size[rows, gone]  # (B,)
+            total = num_kept + num_gone
+            joined = row_kept * (num_kept / total)[:, None] + row_gone * (num_gone / total)[:, None]
+            size[rows, kept] = torch.where(kept == gone, num_kept, total)
+        distance[gone, rows] = torch.inf
+        distance[:, rows, gone] = torch.inf
+        distance[kept, rows] = joined
+        distance[:, rows, kept] = joined.T
+        labels = torch.where(labels == gone[:, None], kept[:, None], labels)
     return labels

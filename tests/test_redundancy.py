@@ -1,5 +1,7 @@
 """Redundancy reduction against scikit-learn, and the cases that scikit-learn refuses."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -89,7 +91,8 @@ def test_threshold_is_exclusive_and_zero_merges_nothing() -> None:
     slots = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # cosine distance exactly 1
     assert merge_redundant_slots(slots, 1.0).mask.all()
     assert merge_redundant_slots(slots, 1.0001).mask.sum() == 1
-    assert merge_redundant_slots(torch.ones(1, 3, 2), 0.0).mask.all()
+    copies = torch.randn(50, 1, 17, generator=torch.Generator().manual_seed(0)).expand(-1, 4, -1)
+    assert merge_redundant_slots(copies, 0.0).mask.all()  # rounding must not make a distance negative
 
 
 def test_gradient_flows_through_the_mean() -> None:
@@ -106,6 +109,25 @@ def test_autocast_changes_nothing() -> None:
         mixed = merge_redundant_slots(slots, 0.3)
     assert torch.equal(plain.labels, mixed.labels)
     assert torch.equal(plain.slots, mixed.slots)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("linkage", ["complete", "average"])
+def test_compiles_as_one_graph(linkage: str) -> None:
+    slots = sets_of_slots(16, 7, 5, seed=2).requires_grad_(True)
+    mask = torch.rand(slots.shape[:2], generator=torch.Generator().manual_seed(0)) < 0.7
+    age = torch.randint(0, 9, slots.shape[:2], generator=torch.Generator().manual_seed(1))
+    plain = merge_redundant_slots(slots, 0.4, mask, age, linkage)
+    compiled = torch.compile(merge_redundant_slots, fullgraph=True)(slots, 0.4, mask, age, linkage)
+    assert int(plain.mask.sum()) < int(mask.sum())
+    assert torch.equal(compiled.labels, plain.labels)
+    assert torch.equal(compiled.mask, plain.mask)
+    torch.testing.assert_close(compiled.slots, plain.slots)
+    weights = torch.randn(slots.shape, generator=torch.Generator().manual_seed(2))
+    (expected,) = torch.autograd.grad((plain.slots * weights).sum(), slots)
+    (got,) = torch.autograd.grad((compiled.slots * weights).sum(), slots)
+    torch.testing.assert_close(got, expected)
 
 
 @settings(max_examples=50, deadline=None)
