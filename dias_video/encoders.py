@@ -30,6 +30,7 @@ class TimmEncoder(Configured, nn.Module):
             (position embeddings are resampled to ``input_size``). A saved model carries its weights with it.
         input_size: (height, width) in pixels that frames are resized to, bicubically.
         final_norm: whether tokens pass the final LayerNorm; the authors' released configuration leaves it out.
+        antialias: of the resizing; the authors' released code resizes without (and does not clamp what overshoots).
 
     Raises:
         ValueError: unknown model, a model without patch tokens, or weights that cannot be loaded.
@@ -45,6 +46,7 @@ class TimmEncoder(Configured, nn.Module):
         weights: str = "hub",
         input_size: tuple[int, int] = (224, 224),
         final_norm: bool = False,
+        antialias: bool = True,
     ) -> None:
         super().__init__()
         overlay = None
@@ -68,6 +70,7 @@ class TimmEncoder(Configured, nn.Module):
             vit.norm = nn.Identity()
         vit.requires_grad_(False)
         self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.antialias = antialias
         self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
         self.feature_dim: int = vit.num_features
         self.num_prefix: int = vit.num_prefix_tokens
@@ -78,7 +81,7 @@ class TimmEncoder(Configured, nn.Module):
 
     @torch.no_grad()
     def features(self, video: Tensor) -> Tensor:
-        frames = resized(video, self.input_size)  # (B*T,3,H,W) in [0,1]
+        frames = resized(video, self.input_size, self.antialias)  # (B*T,3,H,W) in [0,1]
         tokens = self.vit.forward_features((frames - self.pixel_mean) / self.pixel_std)
         return rearrange(tokens[:, self.num_prefix :], "(b t) n c -> b t n c", b=video.shape[0])
 
@@ -150,11 +153,15 @@ class ConvBlock(nn.Module):
         return x + y.permute(0, 3, 1, 2)
 
 
-def resized(video: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 video (B,T,3,H,W) to float frames (B*T,3,*size) in [0,1], bicubic with antialiasing when sizes differ."""
+def resized(video: Tensor, size: tuple[int, int], antialias: bool = True) -> Tensor:
+    """uint8 video (B,T,3,H,W) to float frames (B*T,3,*size), bicubic where sizes differ.
+
+    They are in [0,1]; without ``antialias`` what bicubic interpolation overshoots stays.
+    """
     frames = video.flatten(0, 1).float() / 255
     if frames.shape[-2:] != torch.Size(size):
-        frames = F.interpolate(frames, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        frames = F.interpolate(frames, size=size, mode="bicubic", antialias=antialias, align_corners=False)
+        frames = frames.clamp(0, 1) if antialias else frames
     return frames
 
 

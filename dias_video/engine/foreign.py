@@ -1,0 +1,86 @@
+"""Checkpoints of other programs: weights only, matched by name and shape, and everything left over is listed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.|m\.)+")  # of DDP, torch.compile, and the DIAS authors' ModelWrap
+
+
+def read_checkpoint(file: Path) -> dict[str, Tensor]:
+    """The tensors by name of a safetensors file, or of what ``torch.save`` wrote: a state dict, or one that holds it.
+
+    Names lose what wrappers put before them.
+
+    Raises:
+        ValueError: not there, damaged, more than plain tensors and numbers, or no state dict; the message names it.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} not found")
+    try:
+        if file.suffix == ".safetensors":
+            found = load_file(file)
+        else:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # the two raise many kinds; each becomes one sentence
+        raise ValueError(f"{file} can't be read as plain weights: {error}") from error
+    inside = found.get("state_dict", found) if isinstance(found, dict) else None
+    if not isinstance(inside, dict) or not any(isinstance(value, Tensor) for value in inside.values()):
+        raise ValueError(f"{file} holds no state dict (names and tensors)")
+    return {WRAPPERS.sub("", name): value for name, value in inside.items() if isinstance(value, Tensor)}
+
+
+@torch.no_grad()
+def adopt(model: nn.Module, tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> list[str]:
+    """Load into ``model`` what fits.
+
+    Args:
+        model: gets the tensors; a tensor may have more or fewer leading axes of size 1 than the model's.
+        tensors: by their names there.
+        rules: (regular expression, replacement) of a whole name there and the model's name; the first that matches
+            counts. Several names joined by ``+`` share a tensor, cut along its first axis.
+
+    Returns:
+        A sentence for every name there that the model did not take and why, and for every one of the model that stays
+        as it was.
+    """
+    own = model.state_dict()
+    missing, leftover = set(own), []
+    for theirs, tensor in tensors.items():
+        found = next((m.expand(names) for pattern, names in rules if (m := re.fullmatch(pattern, theirs))), None)
+        if found is None:
+            leftover.append(f"{theirs} {tuple(tensor.shape)}: has no counterpart")
+            continue
+        names = found.split("+")
+        unknown = [name for name in names if name not in missing]
+        if unknown:
+            leftover.append(f"{theirs} {tuple(tensor.shape)}: the model has no {' and no '.join(unknown)} to fill")
+            continue
+        parts = _cut(tensor, [len(own[name]) for name in names]) if len(names) > 1 else [tensor]
+        if [_core(part) for part in parts] != [_core(own[name]) for name in names]:
+            wanted = " and ".join(f"{name} {tuple(own[name].shape)}" for name in names)
+            leftover.append(f"{theirs} {tuple(tensor.shape)}: the model wants {wanted}")
+            continue
+        for name, part in zip(names, parts, strict=True):
+            own[name].copy_(part.reshape(own[name].shape))
+            missing.remove(name)
+    return leftover + [f"{name} {tuple(own[name].shape)}: not in the checkpoint" for name in own if name in missing]
+
+
+def _cut(tensor: Tensor, sizes: list[int]) -> Sequence[Tensor]:
+    """Pieces along the first axis; the whole where the sizes are not those of its pieces."""
+    return tensor.split(sizes) if tensor.ndim and len(tensor) == sum(sizes) else [tensor]
+
+
+def _core(tensor: Tensor) -> tuple[int, ...]:
+    """The shape without leading ones."""
+    shape = list(tensor.shape)
+    while len(shape) > 1 and shape[0] == 1:
+        shape.pop(0)
+    return tuple(shape)
