@@ -39,6 +39,11 @@ class VideoBatch:
     def __len__(self) -> int:
         return self.video.shape[0]
 
+    @property
+    def num_frames(self) -> int:
+        """T, what a sample counts for in frames a second."""
+        return self.video.shape[1]
+
     def to(self, device: torch.device | str, non_blocking: bool = True) -> VideoBatch:
         """The same batch with every tensor on ``device``."""
         moved: dict[str, Any] = {

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable
+import re
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 Model = TypeVar("Model", bound="Configured")
 
@@ -36,24 +39,35 @@ class Configured:
         if "__init__" in cls.__dict__ or not hasattr(cls.__init__, "__wrapped__"):
             cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (weights and buffers) into ``folder``."""
+    def save_pretrained(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (weights and buffers; others if given) into ``folder``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         assert isinstance(self, torch.nn.Module)
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        tensors = {k: v.detach().cpu().contiguous() for k, v in (weights or self.state_dict()).items()}
         save_file(tensors, folder / "model.safetensors")
         described = {"format": FORMAT_VERSION, "model": self.config}
         (folder / "config.json").write_text(json.dumps(described, indent=1) + "\n")
 
+    def push_to_hub(self, repository: str, private: bool = True) -> None:
+        """Upload what ``save_pretrained`` writes to the Hub repository ``user/name``, made if it does not exist."""
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api = HfApi()
+            api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repository, folder_path=folder)
+
     @classmethod
     def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
-        """Rebuild a saved model.
+        """Rebuild a saved model from a folder, or from a Hugging Face Hub repository ``user/name``.
 
         Raises:
             ValueError: a file is missing, cut off, of another class or of another shape; the message names it.
+            OSError: the repository could not be read.
         """
-        folder = Path(folder)
+        folder = _downloaded(str(folder)) if _names_repository(folder) else Path(folder)
         file = folder / "config.json"
         if not file.is_file():
             raise ValueError(f"{folder} holds no model: {file} is missing (a checkpoint folder has it)")
@@ -72,6 +86,23 @@ class Configured:
             raise ValueError(f"{folder} holds a {config['type']}, not a {cls.__name__}")
         load_weights(model, folder / "model.safetensors")
         return model
+
+
+def _names_repository(folder: str | Path) -> bool:
+    """``user/name``, when nothing here is called so: a mistyped folder must not become a request to a server."""
+    parts = str(folder).split("/") if isinstance(folder, str) else []
+    return len(parts) == 2 and all(re.fullmatch(r"\w[\w.-]*", p) for p in parts) and not Path(parts[0]).exists()
+
+
+def _downloaded(repository: str) -> Path:
+    from huggingface_hub import hf_hub_download  # only who asks for a download pays for its import
+
+    try:
+        paths = [Path(hf_hub_download(repository, name)) for name in ("config.json", "model.safetensors")]
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise OSError(f"there is no folder {repository}, and the Hub has no model of that name ({reason})") from error
+    return paths[0].parent
 
 
 def build(config: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ accelerate launch --multi_gpu --num_processes 8 scripts/train_video.py … # the
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from _main import entry
@@ -20,6 +21,7 @@ from dias_video.data.memory import InMemory
 from dias_video.data.problems import problems_of, usable
 from dias_video.engine import Trainer, load_weights
 from dias_video.model import DIAS
+from dias_video.validation import ClipValidation
 
 
 @entry("train_video")
@@ -45,7 +47,14 @@ def main(cfg: DictConfig) -> None:
         load_weights(model, Path(cfg.checkpoint) / "model.safetensors")
     if features is not None and isinstance(model, DIAS):  # a distilled encoder learns from another's features
         features.check_encoder(model.encoder)
-    trainer.fit(model, dataset, VideoBatch.stack, cfg.out_dir, cfg.resume, config)
+    looks: dict[str, Any] = {}
+    if cfg.validation.num_videos:
+        if not isinstance(model, DIAS):
+            raise ValueError(f"validation.num_videos needs a model that tracks objects, not a {type(model).__name__}")
+        videos = usable(instantiate(cfg.data.eval), cfg.data.get("on_error", "raise"))
+        validation = ClipValidation(videos, instantiate(cfg.data.get("eval_transform")), **cfg.validation)
+        looks = {"validate": validation.validate, "preview": validation.preview}
+    trainer.fit(model, dataset, VideoBatch.stack, cfg.out_dir, cfg.resume, config, **looks)
 
 
 if __name__ == "__main__":

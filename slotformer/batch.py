@@ -24,6 +24,11 @@ class SlotBatch:
     def __len__(self) -> int:
         return self.slots.shape[0]
 
+    @property
+    def num_frames(self) -> int:
+        """T, what a sample counts for in frames a second."""
+        return self.slots.shape[1]
+
     def to(self, device: torch.device | str, non_blocking: bool = True) -> SlotBatch:
         """The same batch with every tensor on ``device``."""
         return self._mapped(lambda value: value.to(device, non_blocking=non_blocking))

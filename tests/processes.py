@@ -50,6 +50,8 @@ class Run:
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
             place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             os.environ.update({name: str(value) for name, value in place.items()})
+        if options.pop("fsdp", False):  # as accelerate launch --use_fsdp --fsdp_version 2 does
+            os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
         if before is not None:
             before()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from typing import Any
 import pytest
 import torch
 from processes import Run, finished, rows, weights
+from safetensors.torch import load_file
+
+from dias_video.engine import loop
+from dias_video.engine.sharding import local
 
 ROOT = Path(__file__).parents[1]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONWARNINGS": "ignore"}
@@ -37,6 +42,50 @@ def test_resume_with_another_number_of_processes(tmp_path: Path) -> None:
     finished(tmp_path / "run", schedule_steps=20, **{**OPTIONS, "max_steps": 10})
     finished(tmp_path / "run", schedule_steps=20, resume=True, processes=2, **{**OPTIONS, "max_steps": 20})
     assert_close(whole, tmp_path / "run")
+
+
+def test_shards_equal_one_process(tmp_path: Path) -> None:
+    """FSDP: the same weights, average, optimizer and losses, in whole checkpoints."""
+    alone = finished(tmp_path / "1", **OPTIONS)
+    sharded = finished(tmp_path / "2", processes=2, accumulation=2, fsdp=True, **OPTIONS)
+    assert_close(alone, sharded)
+    one, two = (load_file(out / "checkpoints/last/trainer.safetensors") for out in (alone, sharded))
+    assert "exp_avg/net.0.weight" in one
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 2)])
+def test_resume_into_and_out_of_shards(tmp_path: Path, before: int, after: int) -> None:
+    whole = finished(tmp_path / "whole", schedule_steps=20, **{**OPTIONS, "max_steps": 20})
+    first, second = ({"processes": count, "fsdp": count > 1} for count in (before, after))
+    finished(tmp_path / "run", schedule_steps=20, **first, **{**OPTIONS, "max_steps": 10})
+    finished(tmp_path / "run", schedule_steps=20, resume=True, **second, **{**OPTIONS, "max_steps": 20})
+    assert_close(whole, tmp_path / "run")
+
+
+def test_the_model_is_really_in_shards(tmp_path: Path) -> None:
+    def watch() -> None:
+        prepare = loop._Run._prepare
+
+        def prepared(self: Any) -> None:
+            prepare(self)
+            held = sum(local(p).numel() for p in self.plain_model.parameters())
+            print(f"holds {held} of {sum(p.numel() for p in self.plain_model.parameters())}", flush=True)
+
+        loop._Run._prepare = prepared  # type: ignore[method-assign]
+
+    run = Run(tmp_path / "run", processes=2, fsdp=True, before=watch, width=40)
+    assert run.end() == [0, 0], run.output()
+    held, total = zip(*(map(int, pair) for pair in re.findall(r"holds (\d+) of (\d+)", run.output())), strict=True)
+    assert set(total) == {3 * 40 + 40 + 2 * 40 + 2 + 4 + 5}
+    assert sum(held) == total[0]
+    assert max(held) < 0.6 * total[0]
+
+
+def test_the_first_fsdp_is_refused(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", processes=2, before=lambda: os.environ.update(ACCELERATE_USE_FSDP="true"))
+    assert run.end() == [1, 1]
+    assert "add --fsdp_version 2" in run.output()
 
 
 def launch(words: list[str], processes: int = 2) -> list[str]:

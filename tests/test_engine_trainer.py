@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import time
@@ -40,7 +41,7 @@ def rows(out_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-TIMES = ("samples_per_s", "step_s", "data_s", "memory_gib")
+TIMES = ("samples_per_s", "frames_per_s", "tflops_per_s", "mfu", "step_s", "data_s", "memory_gib")
 
 
 def untimed(out_dir: Path) -> list[dict[str, Any]]:
@@ -247,6 +248,33 @@ def test_a_non_finite_loss_names_step_term_and_video(tmp_path: Path) -> None:
     assert all(v.isfinite().all() for v in weights(tmp_path / "run/checkpoints/last").values())
 
 
+def test_an_update_with_a_non_finite_loss_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last = train(tmp_path / "run", max_steps=6, bad_step=4, max_skipped=2)
+    assert re.search(
+        r"warning: loss term 'fit' became non-finite at step 4 on clip\d+/\d; update left out, 1 of",
+        capsys.readouterr().err,
+    )
+    assert [row["skipped"] for row in rows(tmp_path / "run")] == [0, 0, 0, 1, 1, 1]
+    assert rows(tmp_path / "run")[3]["fit"] is None  # as JSON has no NaN
+    train(tmp_path / "before", max_steps=3, schedule_steps=6)
+    moments = [load_file(tmp_path / out / "checkpoints/last/trainer.safetensors") for out in ("run", "before")]
+    assert [int(m["step/net.0.weight"]) for m in moments] == [5, 3]
+    assert all(v.isfinite().all() for v in weights(last).values())
+
+
+def test_skipped_updates_are_counted_over_resume(tmp_path: Path) -> None:
+    train(tmp_path / "run", max_steps=3, bad_step=2, max_skipped=1, schedule_steps=9)
+    with pytest.raises(ValueError, match="became non-finite at step 5"):
+        train(tmp_path / "run", resume=True, max_steps=9, bad_step=2, max_skipped=1)
+
+
+def test_a_gradient_that_overflows_is_noticed_before_it_is_saved(tmp_path: Path) -> None:
+    huge = {"fit": 3e38, "size": 0.0}
+    with pytest.raises(ValueError, match=r"the gradient became non-finite at step \d on clip\d+/0, clip"):
+        train(tmp_path / "run", max_steps=3, weights=huge, every=1)
+    assert not (tmp_path / "run/checkpoints/last").exists()
+
+
 def test_a_sample_that_vanishes_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^clips/4\.mp4 is gone$"):
         train(tmp_path / "run", max_steps=40, missing=4)
@@ -327,9 +355,9 @@ ANYTHING = st.one_of(
     st.dictionaries(st.sampled_from(["fit", "kind", "start"]), st.one_of(st.floats(), st.text(max_size=2)), max_size=3),
 )  # fmt: skip
 SETTINGS = {
-    Optimization: ["lr", "warmup", "floor", "clip", "betas", "schedule_steps"],
+    Optimization: ["lr", "warmup", "floor", "clip", "betas", "schedule_steps", "max_skipped"],
     Saving: ["every", "keep", "metric", "higher_is_better"],
-    Logging: ["every", "tracking"],
+    Logging: ["every", "tracking", "peak_tflops"],
     Trainer: ["max_steps", "batch_size", "seed", "optimization", "saving", "logging", "weights", "precision",
               "accumulation", "ema", "compile", "num_workers"],
 }  # fmt: skip

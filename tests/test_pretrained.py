@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,53 @@ def test_wrong_weights_are_named(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
         Part.from_pretrained(tmp_path)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """A Hub that holds ``someone/part``; what is asked of it."""
+    import huggingface_hub
+
+    asked: list[tuple[str, ...]] = []
+    Part(4, scale=0.5).save_pretrained(tmp_path / "hub/someone/part")
+
+    def download(repository: str, name: str) -> str:
+        asked.append((repository, name))
+        file = tmp_path / "hub" / repository / name
+        if not file.exists():
+            raise FileNotFoundError(f"404 for {repository}\nand much more")
+        return str(file)
+
+    class Api:
+        def create_repo(self, repository: str, private: bool, exist_ok: bool) -> None:
+            asked.append(("create", repository, f"private={private}"))
+
+        def upload_folder(self, repo_id: str, folder_path: str) -> None:
+            shutil.copytree(folder_path, tmp_path / "hub" / repo_id)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.chdir(tmp_path)
+    return asked
+
+
+def test_a_model_from_the_hub(hub: list[tuple[str, ...]]) -> None:
+    assert Part.from_pretrained("someone/part").config["scale"] == 0.5
+    assert hub == [("someone/part", "config.json"), ("someone/part", "model.safetensors")]
+    with pytest.raises(OSError, match=r"^there is no folder someone/else, and the Hub .* \(404 for someone/else\)$"):
+        Part.from_pretrained("someone/else")
+
+
+def test_a_mistyped_folder_is_not_asked_for_on_the_hub(tmp_path: Path, hub: list[tuple[str, ...]]) -> None:
+    (tmp_path / "runs").mkdir()
+    for folder in ("runs/x", "x", "a/b/c", "./x", "/tmp/nothing", "../x", "a/", Path("someone/part")):
+        with pytest.raises(ValueError, match="holds no model"):
+            Part.from_pretrained(folder)
+    assert hub == []
+
+
+def test_a_model_goes_to_the_hub_and_comes_back(tmp_path: Path, hub: list[tuple[str, ...]]) -> None:
+    Part(6).push_to_hub("me/new")
+    assert hub == [("create", "me/new", "private=True")]
+    assert sorted(p.name for p in (tmp_path / "hub/me/new").iterdir()) == ["config.json", "model.safetensors"]
+    assert Part.from_pretrained("me/new").config["width"] == 6

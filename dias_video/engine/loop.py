@@ -6,16 +6,13 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -26,22 +23,13 @@ from dias_video.engine.loader import KeyedDataset, Order, Share, batches, defaul
 from dias_video.engine.ranks import Agreed, Interrupted, Ranks, Signals
 from dias_video.engine.records import Records
 from dias_video.engine.schedule import Optimization, Weight, check_weights, weight_at
+from dias_video.engine.sharding import full, join
 from dias_video.engine.state import TrainingState
-from dias_video.engine.tracking import TRACKERS, RunLog, check_folder
+from dias_video.engine.tracking import Logging, RunLog, check_folder
+from dias_video.pretrained import load_weights
 
 Validate = Callable[[Any, int], Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class Logging:
-    """A line of metrics every ``every`` steps (losses stay on the device between), and a tracker by wish."""
-
-    every: int = 50
-    tracking: str = "none"
-
-    def __post_init__(self) -> None:
-        check_integer("logging.every", self.every, least=1)
-        check_choice("logging.tracking", self.tracking, TRACKERS)
+Preview = Callable[[Any, Path], Sequence[Path]]
 
 
 class Trainer:
@@ -106,15 +94,7 @@ class Trainer:
         self.weights = dict(weights or {})
         self.precision, self.compile, self.ema, self.num_workers = precision, compile, ema, num_workers
         self.schedule_steps = self.optimization.schedule_steps or max_steps
-        # Unused parameters are normal: learned queries are idle in a batch that brings boxes.
-        ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp])
-        if self.accelerator.distributed_type not in ("NO", "MULTI_GPU", "MULTI_CPU"):
-            kind = str(self.accelerator.distributed_type.value)
-            raise ValueError(
-                f"{kind} was asked for by accelerate's configuration; this trainer replicates the model: "
-                "start it with accelerate launch --multi_gpu"
-            )
+        self.accelerator = join(precision)
         self.ranks = Ranks()
         self.share = Share.of(batch_size, self.accelerator.process_index, self.accelerator.num_processes, accumulation)
 
@@ -132,6 +112,7 @@ class Trainer:
         resume: bool = False,
         config: Mapping[str, Any] | None = None,
         validate: Validate | None = None,
+        preview: Preview | None = None,
     ) -> Path:
         """Train until ``max_steps`` and return the last checkpoint's folder.
 
@@ -143,8 +124,10 @@ class Trainer:
             resume: Go on from the newest undamaged checkpoint of ``out_dir``, or start there if it holds none.
             config: The resolved configuration, kept in the run folder.
             validate: ``validate(model, step) -> {name: value}``, called before each checkpoint on the main process
-                with the model in evaluation mode and, if the run averages, with averaged weights. Left at once when
-                a signal comes.
+                with a copy of the model in evaluation mode, with averaged weights if the run averages. Left at once
+                when a signal comes.
+            preview: ``preview(model, folder) -> files``, called after ``validate`` with the same model: draws GIF or
+                PNG files into ``<out_dir>/pictures/step_…``, which the tracker shows too.
 
         Raises:
             ValueError: an option, a sample or a checkpoint is wrong, or a loss became non-finite.
@@ -152,7 +135,7 @@ class Trainer:
             Interrupted: SIGTERM or SIGINT came; the state is saved.
         """
         check_flag("resume", resume)
-        run = _Run(self, model, Path(out_dir), validate)
+        run = _Run(self, model, Path(out_dir), validate, preview)
         try:
             with Signals() as signals:
                 run.start(dataset, resume, config or {}, signals)
@@ -169,8 +152,11 @@ class Trainer:
 class _Run:
     """One call of ``fit``."""
 
-    def __init__(self, trainer: Trainer, model: nn.Module, out_dir: Path, validate: Validate | None) -> None:
-        self.trainer, self.plain_model, self.out_dir, self.validate = trainer, model, out_dir, validate
+    def __init__(
+        self, trainer: Trainer, model: nn.Module, out_dir: Path, validate: Validate | None, preview: Preview | None
+    ) -> None:
+        self.trainer, self.plain_model, self.out_dir = trainer, model, out_dir
+        self.validate, self.preview = validate, preview
         self.accelerator, self.ranks = trainer.accelerator, trainer.ranks
         self.checkpoints = Checkpoints(out_dir / "checkpoints", trainer.saving.keep)
         self.log = RunLog(out_dir, trainer.logging.tracking, trainer.is_main, self.ranks.count)
@@ -191,9 +177,12 @@ class _Run:
                 newest = self.checkpoints.newest()
         step = self.ranks.from_main(-1 if newest is None else int(newest.name.removeprefix("step_")))
         with self.ranks.together():
+            checkpoint = self.checkpoints.folder / f"step_{step:06d}"
+            if step >= 0:  # before the model is sharded
+                load_weights(self.plain_model, checkpoint / "model.safetensors")
             self._prepare()
             if step >= 0:
-                self.state.load(self.checkpoints.folder / f"step_{step:06d}")
+                self.state.load(checkpoint)
                 self.saved = step
             if self.trainer.is_main:
                 self.checkpoints.drop_after(step)
@@ -222,7 +211,8 @@ class _Run:
             workers = default_workers(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         order = Order(len(dataset), trainer.batch_size, trainer.seed)
         steps, pin = (state.step, trainer.max_steps), self.accelerator.device.type == "cuda"
-        self.records = Records(self.ranks, trainer.batch_size)
+        scaled, peak = self.accelerator.scaler is not None, trainer.logging.peak_tflops
+        self.records = Records(self.ranks, trainer.batch_size, scaled, peak)
         self.bar = self._progress()
         # Closing ends the workers; left alone they would outlast an exception, since signals don't end them.
         with closing(batches(dataset, collate, order, trainer.share, steps, workers, pin)) as data:
@@ -230,6 +220,7 @@ class _Run:
                 with self.ranks.together(self.signals) as agreed, self.records.waiting():
                     micro_batches = [next(data) for _ in range(trainer.share.accumulation)]
                 if agreed.signal:
+                    self.records.check_finite()
                     self._save({})
                     raise Interrupted(agreed.signal)
                 self._update(micro_batches)
@@ -242,21 +233,37 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = trainer.optimization.lr_at(step, trainer.schedule_steps)
         places = trainer.share.micro_batches()
+        noted: list[Mapping[str, Tensor]] = []
         for number, (batch, (start, stop)) in enumerate(zip(micro_batches, places, strict=True), 1):
             last = number == len(places)
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with nullcontext() if last else self.accelerator.no_sync(self.model), self.state.counting(stop - start):
                 draws = Draws.for_step(trainer.seed, step, trainer.batch_size, start, stop)
-                terms = self.model(batch.to(self.accelerator.device), draws)
+                with self.accelerator.autocast():
+                    terms = self.model(batch.to(self.accelerator.device), draws)
                 self.accelerator.backward(self._loss(terms) / len(places))
-            self.records.add(
-                step, terms, getattr(batch, "video_id", None) or [f"sample {i}" for i in range(start, stop)]
-            )
-        clip = trainer.optimization.clip or float("inf")
-        self.records.norm = self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
-        self.optimizer.step()
+            noted.append(terms)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), trainer.optimization.clip or float("inf"))
+        self.records.num_frames = getattr(micro_batches[0], "num_frames", 1)
+        self.records.add(step + 1, noted, full(norm), _names(micro_batches, places))
+        if not (trainer.optimization.max_skipped and self._spoilt()):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.count_step()
-        self.records.count_step()
+
+    def _spoilt(self) -> bool:
+        """Whether a loss is not finite on any process and the update has to be left out; waits for the device."""
+        try:
+            self.records.check_finite()
+        except ValueError as problem:
+            most = self.trainer.optimization.max_skipped
+            if self.state.skipped == most:
+                raise
+            self.state.skipped += 1
+            if self.trainer.is_main:
+                what = str(problem).partition(";")[0]
+                print(f"warning: {what}; update left out, {self.state.skipped} of at most {most}", file=sys.stderr)
+            return True
+        return False
 
     def _loss(self, terms: Mapping[str, Tensor]) -> Tensor:
         weights = self.trainer.weights
@@ -272,24 +279,36 @@ class _Run:
         self.bar.update()
         last = step == trainer.max_steps
         saves = last or step % trainer.saving.every == 0
-        found: dict[str, float] = {}
-        if saves and self.validate is not None:
-            with self.ranks.together(), self.records.paused(), self.signals.abandoning():
-                found = self._validate(self.validate)
-        if last or step == 1 or step % trainer.logging.every == 0 or (saves and self.validate is not None):
-            row = self.records.row()
+        looks = saves and (self.validate or self.preview) is not None
+        logs = last or step == 1 or step % trainer.logging.every == 0 or looks
+        if saves or logs:
+            self.records.check_finite()
+        found = self._look() if looks else {}
+        if logs:
+            row = self.records.row(self.state.flops)
             with self.ranks.together():
-                self.records.check_finite()
                 self._log(epoch, row, found)
         if saves:
             self._save(found)
 
-    def _validate(self, validate: Validate) -> dict[str, float]:
-        if not self.trainer.is_main:
-            return {}
-        self.plain_model.eval()
-        with self.state.averaged(), torch.no_grad():
-            found = {name: float(value) for name, value in validate(self.plain_model, self.state.step).items()}
+    def _look(self) -> dict[str, float]:
+        """Validate and draw, on the main process."""
+        found: dict[str, float] = {}
+        with self.records.paused():
+            weights = self.state.weights(self.trainer.is_main)
+            with self.ranks.together(), self.signals.abandoning(), torch.no_grad():
+                if self.trainer.is_main:
+                    model = self.state.evaluated(weights)
+                    if self.validate is not None:
+                        found = self._validate(self.validate, model)
+                    if self.preview is not None:
+                        folder = self.out_dir / "pictures" / f"step_{self.state.step:06d}"
+                        folder.mkdir(parents=True, exist_ok=True)
+                        self.log.show(self.state.step, self.preview(model, folder))
+        return found
+
+    def _validate(self, validate: Validate, model: nn.Module) -> dict[str, float]:
+        found = {name: float(value) for name, value in validate(model, self.state.step).items()}
         metric = self.trainer.saving.metric
         if metric is not None and metric not in found:
             raise ValueError(f"saving.metric={metric} is not among the validation results {sorted(found)}")
@@ -300,24 +319,33 @@ class _Run:
         weights = {name: trainer.weights.get(name, 1.0) for name in self.records.terms}
         row["loss"] = sum(weight_at(w, done / trainer.schedule_steps) * row[name] for name, w in weights.items())
         row["lr"] = trainer.optimization.lr_at(done, trainer.schedule_steps)
+        if trainer.optimization.max_skipped:
+            row["skipped"] = self.state.skipped
         self.log.write({"step": done + 1, "epoch": epoch, **row, **found})
         assert self.bar is not None
-        self.bar.set_postfix(loss=f"{row['loss']:.4g}", samples_s=f"{row['samples_per_s']:.3g}")
+        shown = {"loss": f"{row['loss']:.4g}", "frames_s": f"{row['frames_per_s']:.3g}"}
+        self.bar.set_postfix(shown | ({"mfu": f"{row['mfu']:.1%}"} if "mfu" in row else {}))
 
     def _save(self, found: Mapping[str, float]) -> None:
-        with self.ranks.together():  # first, so that no process' non-finite weights are saved
-            self.records.check_finite()
-        with self.ranks.together(), self.records.paused():
-            if self.trainer.is_main and self.saved != self.state.step:
-                self._write_checkpoint(found)
+        if self.saved == self.state.step:
+            return
+        with self.records.paused():
+            weights, tensors = (part(self.trainer.is_main) for part in (self.state.weights, self.state.tensors))
+            with self.ranks.together():
+                if self.trainer.is_main:
+                    self._write_checkpoint(found, weights, tensors)
         self.saved = self.state.step
 
-    def _write_checkpoint(self, found: Mapping[str, float]) -> None:
+    def _write_checkpoint(
+        self, found: Mapping[str, float], weights: dict[str, Tensor], tensors: dict[str, Tensor]
+    ) -> None:
         state, saving = self.state, self.trainer.saving
         value = found.get(saving.metric) if saving.metric is not None else None
         better = value is not None and saving.improves(value, state.best)
         state.best = value if better else state.best
-        path = self.checkpoints.save(state.step, state.write_model, state.tensors(), state.plain())
+        path = self.checkpoints.save(
+            state.step, lambda folder: state.model.save_pretrained(folder, weights), tensors, state.plain()
+        )
         if better:
             self.checkpoints.point("best", path)
 
@@ -345,6 +373,14 @@ def _check_settings(optimization: object, saving: object, logging: object) -> No
     for option, (value, kind) in given.items():
         if value is not None and not isinstance(value, kind):
             raise ValueError(f"{option} must be a group of options ({kind.__name__}), got {value!r}")
+
+
+def _names(micro_batches: list[Any], places: list[tuple[int, int]]) -> list[str]:
+    """The video id of every sample, its place in the global batch where batches don't tell."""
+    names: list[str] = []
+    for batch, (start, stop) in zip(micro_batches, places, strict=True):
+        names += getattr(batch, "video_id", None) or [f"sample {place}" for place in range(start, stop)]
+    return names
 
 
 def _seed_generators(seed: int, step: int, process: int) -> None:

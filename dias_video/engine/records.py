@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,16 +13,28 @@ from torch import Tensor
 from dias_video.engine.ranks import Ranks
 
 
-class Records:
-    """Collects every step's loss terms per sample and reads them back in one go."""
+class Step(NamedTuple):
+    """What this process noted about one update."""
 
-    def __init__(self, ranks: Ranks, batch_size: int) -> None:
-        self.ranks, self.batch_size = ranks, batch_size
+    number: int  # from 1
+    losses: Tensor  # (terms, samples) float32
+    norm: Tensor  # () of the gradient
+    video_ids: list[str]
+
+
+class Records:
+    """Collects every step's loss terms per sample and reads them back in one go.
+
+    ``peak_tflops``: what one device can do at best, in 1e12 operations a second, if the MFU is wanted. With a loss
+    scaler (``scaled``) gradients may overflow: the scaler leaves out the update and nothing is wrong.
+    """
+
+    def __init__(self, ranks: Ranks, batch_size: int, scaled: bool, peak_tflops: float | None) -> None:
+        self.ranks, self.batch_size, self.scaled, self.peak_tflops = ranks, batch_size, scaled, peak_tflops
         self.terms: list[str] = []
-        self.norm: Tensor | None = None  # of the last step's gradient
-        self._losses: list[
-            tuple[int, Tensor, Sequence[str]]
-        ] = []  # step before the update, (terms, samples), video ids
+        self.num_frames = 1  # of a sample
+        self._unchecked: list[Step] = []
+        self._last: Step | None = None
         self._waited = 0.0
         self._steps = 0
         self._timed = 0.0
@@ -34,15 +47,13 @@ class Records:
         yield
         self._waited += time.perf_counter() - start
 
-    def add(self, step: int, terms: Mapping[str, Tensor], video_ids: Sequence[str]) -> None:
-        """Note one micro-batch's terms, each (samples,)."""
-        for name, value in terms.items():
-            assert value.shape == (len(video_ids),), f"loss term {name} must be ({len(video_ids)},), is {value.shape}"
-        self.terms = list(terms)
-        self._losses.append((step, torch.stack([v.detach().float() for v in terms.values()]), video_ids))
-
-    def count_step(self) -> None:
-        """Count a finished step for the throughput."""
+    def add(self, number: int, terms: Sequence[Mapping[str, Tensor]], norm: Tensor, video_ids: list[str]) -> None:
+        """Note a step: the terms of its micro-batches, each (samples,), and the ids of all their samples."""
+        self.terms = list(terms[0])
+        losses = torch.cat([torch.stack([v.detach().float() for v in part.values()]) for part in terms], dim=1)
+        assert losses.shape == (len(self.terms), len(video_ids)), "a loss term must have one value a sample"
+        self._last = Step(number, losses, norm.detach(), video_ids)
+        self._unchecked.append(self._last)
         self._steps += 1
 
     @contextmanager
@@ -52,41 +63,61 @@ class Records:
         yield
         self._clock = time.perf_counter()
 
-    def row(self) -> dict[str, float]:
+    def row(self, flops: int | None) -> dict[str, float]:
         """Terms of the last step, mean over the global batch, and the speed since the last row.
 
-        Waits for the device. Every process calls it.
+        Waits for the device. Every process calls it. ``flops``: operations that a sample takes, forward and backward.
         """
-        last = self._losses[-1][0]
-        values = torch.stack([loss.double().mean(1) for step, loss, _ in self._losses if step == last]).mean(0)
-        means = self.ranks.mean(values.cpu())
+        assert self._last is not None
+        means = self.ranks.mean(self._last.losses.double().mean(1).cpu())
         now = time.perf_counter()
         self._timed += now - self._clock
         self._clock = now
-        row = dict(zip(self.terms, means.tolist(), strict=True))
-        if self.norm is not None:
-            row["grad_norm"] = float(self.norm)
         steps = max(1, self._steps)
-        row["samples_per_s"] = self.batch_size * steps / max(self._timed, 1e-9)
-        row["step_s"], row["data_s"] = self._timed / steps, self._waited / steps
+        speed = self.batch_size * steps / max(self._timed, 1e-9)
+        row = dict(zip(self.terms, means.tolist(), strict=True)) | {"grad_norm": float(self._last.norm)}
+        row |= {"samples_per_s": speed, "frames_per_s": speed * self.num_frames}
+        row |= {"step_s": self._timed / steps, "data_s": self._waited / steps}
+        if flops:
+            row["tflops_per_s"] = flops * speed / 1e12
+            if self.peak_tflops is not None:
+                row["mfu"] = row["tflops_per_s"] / (self.peak_tflops * self.ranks.count)
         if torch.cuda.is_available():
             row["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self._steps, self._timed, self._waited = 0, 0.0, 0.0
         return row
 
     def check_finite(self) -> None:
-        """Look through the losses since the last call, on this process.
+        """Look through the steps since the last call. Waits for the device; every process calls it.
 
         Raises:
-            ValueError: names the first step, term and videos with a loss that is not finite.
+            ValueError: names the first step, term and videos with a loss or a gradient that is not finite.
         """
-        losses, self._losses = self._losses, []
-        for step, loss, video_ids in losses:
-            bad = ~torch.isfinite(loss).cpu()
+        steps, self._unchecked = self._unchecked, []
+        if not steps:
+            return
+        losses = torch.cat([step.losses for step in steps], dim=1).cpu()  # (terms, samples of all steps)
+        norms = torch.stack([step.norm for step in steps]).cpu()  # the same on all processes
+        wrong = [] if self.scaled else (~norms.isfinite()).nonzero().flatten().tolist()
+        first = wrong[0] if wrong else len(steps)
+        with self.ranks.together():  # whoever has the loss behind a gradient speaks first; later losses are its result
+            if not losses.isfinite().all():
+                self._name_loss(steps[: first + 1], losses)
+        with self.ranks.together():
+            if wrong:
+                raise ValueError(_sentence("the gradient", steps[first].number, steps[first].video_ids))
+
+    def _name_loss(self, steps: list[Step], losses: Tensor) -> None:
+        for step, values in zip(steps, losses.split(len(steps[0].video_ids), dim=1), strict=False):
+            bad = ~values.isfinite()
             if bad.any():
                 term = self.terms[int(bad.any(1).nonzero()[0])]
-                videos = [name for name, wrong in zip(video_ids, bad.any(0).tolist(), strict=True) if wrong]
-                raise ValueError(
-                    f"loss term {term!r} became non-finite at step {step + 1} on {', '.join(videos[:8])}; nothing was "
-                    "saved since, go on from the last checkpoint with a lower optimization.lr or precision=no"
-                )
+                videos = [name for name, is_bad in zip(step.video_ids, bad.any(0).tolist(), strict=True) if is_bad]
+                raise ValueError(_sentence(f"loss term {term!r}", step.number, videos))
+
+
+def _sentence(what: str, step: int, videos: list[str]) -> str:
+    return (
+        f"{what} became non-finite at step {step} on {', '.join(videos[:8])}; nothing was saved since, go on from the "
+        "last checkpoint with a lower optimization.lr or precision=no"
+    )

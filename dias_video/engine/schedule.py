@@ -19,6 +19,8 @@ class Optimization:
     ``lr`` is reached after a linear warm-up over the fraction ``warmup`` of the schedule, then falls on a cosine to
     ``lr * floor`` at ``schedule_steps`` (None: the run's ``max_steps``), where it stays. A run that is to be continued
     beyond ``max_steps`` on the same curve names its ``schedule_steps``. ``clip`` bounds the gradient's global norm.
+    ``max_skipped``: updates of a run that may be left out because a loss or gradient is not finite, before it stops
+    (above 0 every step waits for the device).
     """
 
     lr: float = 2e-4
@@ -27,6 +29,7 @@ class Optimization:
     clip: float | None = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     schedule_steps: int | None = None
+    max_skipped: int = 0
 
     def __post_init__(self) -> None:
         check_number("optimization.lr", self.lr, above=0)
@@ -36,6 +39,7 @@ class Optimization:
             check_number("optimization.clip", self.clip, above=0)
         if self.schedule_steps is not None:
             check_integer("optimization.schedule_steps", self.schedule_steps, least=1)
+        check_integer("optimization.max_skipped", self.max_skipped, least=0)
         if not isinstance(self.betas, (list, tuple)) or len(self.betas) != 2:
             raise ValueError(f"optimization.betas must be two numbers, got {self.betas!r}")
         for beta in self.betas:

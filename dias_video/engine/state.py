@@ -9,24 +9,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dias_video.engine.checkpoint import read_state
-from dias_video.pretrained import Configured, load_weights
+from dias_video.engine.sharding import local, part_of, whole
+from dias_video.pretrained import Configured, build
 
 RAW, AVERAGE_WARMUP = "raw/", 10
 
 
 class TrainingState:
-    """Weights, their average, the optimizer, the loss scaler, the step and the best validation result.
+    """Weights, their average, the optimizer, the loss scaler, the step and what was counted and found so far.
 
     Random generators are not among it: they are seeded anew in every step, from the run's seed and the step.
+    Weights, average and optimizer may be in shards; what is saved is always whole.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, ema: float | None, scaler: Any) -> None:
         assert isinstance(model, Configured), "a trained model must be Configured, to be saved with its configuration"
         self.model, self.optimizer, self.ema, self.scaler = model, optimizer, ema, scaler
         self.step = 0
-        self.best: float | None = None
+        self.best: float | None = None  # validation result
+        self.skipped = 0  # updates left out because a loss was not finite
+        self.flops: int | None = None  # of a sample, forward and backward; counted in the first step
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.average = self._copies() if ema is not None else {}
 
@@ -39,29 +44,31 @@ class TrainingState:
         self.step += 1
         if self.ema is not None:
             decay = min(self.ema, (1 + self.step) / (AVERAGE_WARMUP + self.step))
-            torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1 - decay)
+            average, trained = ([local(p) for p in group.values()] for group in (self.average, self.trained))
+            torch._foreach_lerp_(average, trained, 1 - decay)
 
     @contextmanager
-    def averaged(self) -> Iterator[Configured]:
-        """The model with its averaged weights, if the run averages; with the current ones otherwise."""
-        raw = self._copies() if self.average else {}
-        self._put(self.average)
-        try:
-            yield self.model
-        finally:
-            self._put(raw)
+    def counting(self, samples: int) -> Iterator[None]:
+        """Count the operations that a sample takes, once in a run; inside, ``samples`` go forward and backward."""
+        if self.flops is not None:
+            yield
+            return
+        # Compiled code would hide its operations.
+        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+            yield
+        self.flops = counter.get_total_flops() // samples
 
-    @torch.no_grad()
-    def _put(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            self.trained[name].copy_(value)
+    def weights(self, keep: bool) -> dict[str, Tensor]:
+        """The model's whole state on the CPU, averaged if the run averages; see ``sharding.whole``."""
+        return whole(self.model.state_dict() | self.average, keep)
 
-    def write_model(self, folder: Path) -> None:
-        """``config.json`` and ``model.safetensors``, with averaged weights if the run averages."""
-        with self.averaged() as model:
-            model.save_pretrained(folder)
+    def evaluated(self, weights: dict[str, Tensor]) -> nn.Module:
+        """A copy of the model with ``weights``, whole, in evaluation mode."""
+        copy: nn.Module = build(self.model.config)
+        copy.load_state_dict(weights)
+        return copy.to(next(iter(self.trained.values())).device).eval()
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self, keep: bool) -> dict[str, Tensor]:
         """Optimizer state by parameter name, and the raw weights where the model's file holds averages."""
         out = {}
         for name, parameter in self.trained.items():
@@ -69,27 +76,32 @@ class TrainingState:
                 out[f"{key}/{name}"] = torch.as_tensor(value)
         if self.average:
             out |= {RAW + name: p for name, p in self.trained.items()}
-        return {key: value.detach().cpu().contiguous() for key, value in out.items()}
+        return whole(out, keep)
 
     def plain(self) -> dict[str, Any]:
         """The part of the state that fits into json."""
-        return {"best": self.best, "scaler": self.scaler.state_dict() if self.scaler is not None else None}
+        scaler = self.scaler.state_dict() if self.scaler is not None else None
+        return {"best": self.best, "skipped": self.skipped, "flops": self.flops, "scaler": scaler}
 
+    @torch.no_grad()
     def load(self, checkpoint: Path) -> None:
-        """Take over everything from a checkpoint.
+        """Take over everything from a checkpoint whose weights the model already has.
 
         Raises:
             ValueError: the checkpoint is of another model or is damaged.
         """
-        load_weights(self.model, checkpoint / "model.safetensors")
         tensors, state = read_state(checkpoint)
         if self.average:
             self.average = self._copies()
-        self._put({key.removeprefix(RAW): value for key, value in tensors.items() if key.startswith(RAW)})
         self._load_optimizer({key: value for key, value in tensors.items() if not key.startswith(RAW)}, checkpoint)
+        for key, value in tensors.items():
+            if key.startswith(RAW):
+                parameter = self.trained[key.removeprefix(RAW)]
+                parameter.copy_(part_of(value, parameter))
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.best = state["step"], state["best"]
+        self.skipped, self.flops = state.get("skipped", 0), state.get("flops")  # absent from the first runs
 
     def _load_optimizer(self, tensors: dict[str, Tensor], checkpoint: Path) -> None:
         by_name: dict[str, dict[str, Tensor]] = {}
@@ -101,5 +113,8 @@ class TrainingState:
                 f"{checkpoint} trained {sorted(unknown)[0]}, which this run does not; resume with the same settings"
             )
         places = {name: place for place, name in enumerate(self.trained)}
-        state = {places[name]: value for name, value in by_name.items()}
+        state = {
+            places[name]: {kind: part_of(v, self.trained[name]) if v.ndim else v for kind, v in values.items()}
+            for name, values in by_name.items()
+        }
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})

@@ -5,21 +5,44 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 
+from dias_video.engine.checks import check_choice, check_integer, check_number
 from dias_video.files import replace_file
 from dias_video.shards import differences
 
 TRACKERS = ("none", "wandb", "tensorboard")
 PACKAGES = ("torch", "accelerate", "numpy", "timm", "safetensors", "dias-video")
+
+
+@dataclass(frozen=True)
+class Logging:
+    """A line of metrics every ``every`` steps (losses stay on the device between), and a tracker by wish.
+
+    ``peak_tflops``: what one device could do at best, in 1e12 operations a second in the precision used; then the
+    fraction of it that the model makes use of (MFU) is logged.
+    """
+
+    every: int = 50
+    tracking: str = "none"
+    peak_tflops: float | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("logging.every", self.every, least=1)
+        check_choice("logging.tracking", self.tracking, TRACKERS)
+        if self.peak_tflops is not None:
+            check_number("logging.peak_tflops", self.peak_tflops, above=0)
 
 
 def check_folder(out_dir: str | Path, resume: bool) -> None:
@@ -61,10 +84,16 @@ class RunLog:
         """Append one logged step."""
         if not self.active:
             return
+        row = {name: value if math.isfinite(value) else None for name, value in row.items()}  # JSON has no NaN
         with self.file.open("a") as file:
             file.write(json.dumps(row) + "\n")
         if self._tracker is not None:
             self._guarded("log", lambda: self._track(row))
+
+    def show(self, step: int, files: Sequence[Path]) -> None:
+        """Hand pictures to the tracker: GIF or PNG files, named by their stems."""
+        if self._tracker is not None:
+            self._guarded("show pictures", lambda: self._show(step, files))
 
     def close(self) -> None:
         """Let the tracker finish."""
@@ -113,6 +142,27 @@ class RunLog:
             return
         for name, value in row.items():
             self._tracker.add_scalar(name, value, int(row["step"]))
+
+    def _show(self, step: int, files: Sequence[Path]) -> None:
+        if self.tracking == "wandb":
+            import wandb
+
+            shown = {
+                f"pictures/{file.stem}": wandb.Video(str(file), format="gif")
+                if file.suffix == ".gif"
+                else wandb.Image(str(file))
+                for file in files
+            }
+            self._tracker.log(shown, step=step)
+            return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for file in files:  # the page shows an encoded picture as it is, moving GIFs too
+            with Image.open(file) as picture:
+                image = Summary.Image(width=picture.width, height=picture.height, colorspace=3)
+            image.encoded_image_string = file.read_bytes()
+            values = Summary(value=[Summary.Value(tag=f"pictures/{file.stem}", image=image)])
+            self._tracker.file_writer.add_summary(values, step)
 
     def _guarded(self, what: str, act: Any) -> None:
         try:

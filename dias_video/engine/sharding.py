@@ -1,0 +1,74 @@
+"""One model on many devices: a copy on each (DDP) or, where accelerate's configuration asks for FSDP, in shards.
+
+A sharded tensor is a ``DTensor``; everything here takes ordinary tensors as well and then does nothing to them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, FullyShardedDataParallelPlugin
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def join(precision: str) -> Accelerator:
+    """Join the other processes as the launcher and accelerate's configuration say.
+
+    Raises:
+        ValueError: they ask for something that the trainer can't do.
+    """
+    # Unused parameters are normal: learned queries are idle in a batch that brings boxes.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp])
+    wanted = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if wanted and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        # On CPUs, accelerate would replicate the model without a word, though PyTorch can shard there too.
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        accelerator.state.distributed_type = DistributedType.FSDP
+    if accelerator.distributed_type == DistributedType.FSDP:
+        _settle(accelerator.state.fsdp_plugin)
+    elif accelerator.distributed_type not in ("NO", "MULTI_GPU", "MULTI_CPU"):
+        kind = str(accelerator.distributed_type.value)
+        raise ValueError(
+            f"{kind} was asked for by accelerate's configuration; this trainer replicates the model (accelerate launch "
+            "--multi_gpu) or shards it (accelerate launch --use_fsdp --fsdp_version 2)"
+        )
+    return accelerator
+
+
+def _settle(plugin: FullyShardedDataParallelPlugin) -> None:
+    if plugin.fsdp_version != 2:
+        raise ValueError("accelerate's configuration asks for FSDP of version 1; add --fsdp_version 2")
+    plugin.cpu_ram_efficient_loading = False  # it can't send buffers, and every process makes the same model anyway
+    plugin.mixed_precision_policy = None  # precision is autocast's business here as it is with DDP
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process' part, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(value: Tensor, like: Tensor) -> Tensor:
+    """Of a whole tensor, the part that this process holds of ``like``, as ``like`` is sharded."""
+    if not isinstance(like, DTensor):
+        return value
+    value = value.to(like.device)
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)  # everyone has it: send none
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole tensor, put together from all processes, which must all call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Whole tensors on the CPU; empty where ``keep`` is false. Every process calls it with the same names."""
+    out = {}
+    for name, value in tensors.items():
+        gathered = full(value.detach())
+        if keep:
+            out[name] = gathered.cpu().contiguous()
+    return out
