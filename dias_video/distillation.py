@@ -48,7 +48,7 @@ class Distillation(Configured, nn.Module):
 
 
 @torch.no_grad()
-def whiten(encoder: TinyEncoder, tokens: Tensor) -> Tensor:
+def whiten(encoder: TinyEncoder, tokens: Tensor, smoothness: float = 0.0) -> Tensor:
     """Turn an encoder's features, in place, into uncorrelated ones of mean 0 and variance 1.
 
     A few directions of DINOv2's features hold nearly all the variance and say little about objects; whitened, a squared
@@ -56,7 +56,10 @@ def whiten(encoder: TinyEncoder, tokens: Tensor) -> Tensor:
 
     Args:
         encoder: whose features these are.
-        tokens: (M,C) float, a sample of them, M much larger than C.
+        tokens: (M,h,w,C) float, a sample of them over whole frames, many more than C.
+        smoothness: gives a direction the variance v**-smoothness (of mean 1 over directions), where v is the variance
+            of its difference between neighbouring cells. What changes slowly over a picture tells objects apart; what
+            changes from cell to cell tells their edges and textures.
 
     Returns:
         (C,) the share of the variance that each direction had before, falling.
@@ -64,14 +67,20 @@ def whiten(encoder: TinyEncoder, tokens: Tensor) -> Tensor:
     Raises:
         ValueError: fewer tokens than features.
     """
-    if len(tokens) <= encoder.feature_dim:
-        raise ValueError(f"whitening {encoder.feature_dim} features needs more than {len(tokens)} tokens")
-    mean = tokens.double().mean(0)
-    variance, directions = torch.linalg.eigh(torch.cov(tokens.double().T))
+    flat = tokens.flatten(0, 2).double()
+    if len(flat) <= encoder.feature_dim:
+        raise ValueError(f"whitening {encoder.feature_dim} features needs more than {len(flat)} tokens")
+    variance, directions = torch.linalg.eigh(torch.cov(flat.T))
     variance, directions = variance.flip(0).clamp_min(1e-12), directions.flip(1)
     matrix = (directions / variance.sqrt()).T  # (C,C)
+    if smoothness:
+        white = tokens.double() @ matrix.T
+        steps = torch.cat([white.diff(dim=1).flatten(0, 2), white.diff(dim=2).flatten(0, 2)])
+        roughness, smooth = torch.linalg.eigh(torch.cov(steps.T))
+        weight = roughness.clamp_min(1e-12) ** -smoothness
+        matrix = (smooth * (weight / weight.mean()).sqrt()).T @ matrix
     last = encoder.head[1]
     assert isinstance(last, nn.Linear)
     last.weight.copy_(matrix @ last.weight.double())
-    last.bias.copy_(matrix @ (last.bias.double() - mean))
+    last.bias.copy_(matrix @ (last.bias.double() - flat.mean(0)))
     return variance / variance.sum()

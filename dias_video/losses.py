@@ -1,4 +1,4 @@
-"""Loss terms, one value a sample: reconstruction (eq. 4, 23) and self-distillation (eq. 14-15)."""
+"""Loss terms, one value a sample: reconstruction (eq. 4, 23), self-distillation (eq. 14-15), and a rival's own."""
 
 from __future__ import annotations
 
@@ -78,3 +78,32 @@ def match_regions(labels: Tensor, regions: Tensor, live: Tensor, on: Tensor) -> 
     iou = iou.masked_fill(~on[..., None, :], -1).masked_fill(~live[..., :, None], 0)
     solved = [linear_sum_assignment(table, maximize=True)[1] for table in iou.flatten(0, 1).cpu().numpy()]
     return torch.as_tensor(solved and [s.tolist() for s in solved], device=labels.device).view(live.shape)
+
+
+def similarity_loss(logits: Tensor, features: Tensor, temperature: float, frame_valid: Tensor) -> Tensor:
+    """Temporal feature similarity (VideoSAUR: Zadaianchuk et al. 2023), not a part of DIAS.
+
+    From slots every token tells which tokens of the next frame look like it: cross-entropy with the softmax over those
+    of the cosine similarity over ``temperature``, negative similarities left out (all count where all are negative).
+
+    Args:
+        logits: (B,T,N,N), for each token of a frame one for each token of the next frame; the last frame's are unused.
+        features: (B,T,N,C) of the frozen encoder.
+        temperature: 0.075 in their MOVi-E configuration, 0.15 on DINOv2.
+        frame_valid: (B,T) bool, False for padding.
+
+    Returns:
+        (B,) float32, mean over the tokens of each clip's frames that have a next one.
+
+    Raises:
+        ValueError: clips of one frame.
+    """
+    if features.shape[1] < 2:
+        raise ValueError("temporal similarity needs clips of at least 2 frames; set data.clip.num_frames")
+    unit = F.normalize(features.detach().float(), dim=-1)
+    cosine = unit[:, :-1] @ unit[:, 1:].transpose(-1, -2)  # (B,T-1,N,N)
+    positive = (cosine >= 0) | (cosine < 0).all(-1, keepdim=True)
+    target = (cosine / temperature).masked_fill(~positive, -torch.inf).softmax(-1)
+    per_token = -(target * F.log_softmax(logits[:, :-1].float(), dim=-1)).sum(-1)  # (B,T-1,N)
+    weight = (frame_valid[:, :-1] & frame_valid[:, 1:]).to(per_token.dtype)
+    return (per_token.mean(-1) * weight).sum(1) / weight.sum(1).clamp_min(1)

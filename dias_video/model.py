@@ -20,7 +20,7 @@ from dias_video.decoders import CausalDecoder, MLPDecoder, RandomARDecoder, Slot
 from dias_video.encoders import TimmEncoder, TinyEncoder
 from dias_video.initializers import BoxInitializer, GaussianInitializer
 from dias_video.layers import fourier_features
-from dias_video.losses import TEACHERS, distillation_loss, reconstruction_loss
+from dias_video.losses import TEACHERS, distillation_loss, reconstruction_loss, similarity_loss
 from dias_video.masks import maps_to_masks
 from dias_video.pretrained import Configured
 from dias_video.transition import Transition
@@ -39,14 +39,24 @@ class Projection(Configured, nn.Module):
     With a ``grid`` (h,w) every token is told where it is, for encoders whose features don't tell: a learned linear map
     of the Fourier features of its cell's centre is added in the hidden layer. ``residual`` adds the MLP, which begins
     at zero, to the normalised features (of the same width), for features whose distances already tell objects apart.
+    ``place`` adds to its tokens a linear code of where they are, learned, at first of ``place`` times their norm, so
+    that slots begin as compact regions.
     """
 
     centres: Tensor
+    places: Tensor
 
     def __init__(
-        self, feature_dim: int, out_dim: int, grid: tuple[int, int] | None = None, residual: bool = False
+        self,
+        feature_dim: int,
+        out_dim: int,
+        grid: tuple[int, int] | None = None,
+        residual: bool = False,
+        place: float = 0.0,
     ) -> None:
         super().__init__()
+        if place and (grid is None or not residual):
+            raise ValueError("a projection with place needs a grid, and residual=true")
         if residual and feature_dim != out_dim:
             raise ValueError(f"a residual projection keeps the width: out_dim {out_dim} must be {feature_dim}")
         self.residual = residual
@@ -61,6 +71,13 @@ class Projection(Configured, nn.Module):
             centres = torch.cartesian_prod(y, x).flip(-1)  # (N,2) x and y, in the order of the tokens
             self.register_buffer("centres", fourier_features(centres), persistent=False)  # (N,F)
             self.position = nn.Linear(self.centres.shape[1], out_dim, bias=False)
+        self.place = None
+        if place:
+            centred = 2 * centres - 1
+            scale = place * out_dim**0.5 / centred.norm(dim=-1).mean()
+            self.register_buffer("places", scale * centred, persistent=False)  # (N,2)
+            self.place = nn.Linear(2, out_dim, bias=False)
+            nn.init.orthogonal_(self.place.weight)
 
     def forward(self, features: Tensor) -> Tensor:
         features = self.norm(features)
@@ -68,6 +85,8 @@ class Projection(Configured, nn.Module):
         if self.position is not None:
             x = x + self.position(self.centres)
         x = self.out(F.gelu(x))
+        if self.place is not None:
+            x = x + self.place(self.places)
         return features + x if self.residual else x
 
 
@@ -98,6 +117,8 @@ class DIAS(Configured, nn.Module):
         teacher: self-distillation ``hard`` (eq. 14-15), ``soft`` (released image code), or None for none.
         normalize_targets: standardise every target token over its channels.
         mask_source: what masks are read from, the ``decoder``'s attention A_d or the ``aggregation``'s A_a.
+        similarity_temperature: also learn to predict temporal feature similarities, as VideoSAUR does: the decoder's
+            ``feature_dim`` is then C + N, a token's features and its logits over the next frame's tokens. None: don't.
 
     Raises:
         ValueError: an unknown choice, or fewer than 2 iterations with re-initialisation.
@@ -117,6 +138,7 @@ class DIAS(Configured, nn.Module):
         teacher: str | None = "hard",
         normalize_targets: bool = False,
         mask_source: str = "decoder",
+        similarity_temperature: float | None = None,
     ) -> None:
         super().__init__()
         aggregator.check_iterations(first_iterations, "first_iterations")
@@ -137,6 +159,7 @@ class DIAS(Configured, nn.Module):
         self.first_iterations, self.later_iterations = first_iterations, later_iterations
         self.carry, self.teacher = carry, teacher
         self.normalize_targets, self.mask_source = normalize_targets, mask_source
+        self.similarity_temperature = similarity_temperature
 
     @classmethod
     def shipped(cls) -> DIAS:
@@ -152,15 +175,19 @@ class DIAS(Configured, nn.Module):
         return self.initializer.slot_dim
 
     def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
-        """Loss terms of a training step, each (B,): ``reconstruction`` and, with a teacher, ``distillation``."""
+        """Loss terms of a training step, each (B,): ``reconstruction`` and, if on, ``distillation``, ``similarity``."""
         features = self.features(batch)  # (B,T,N,C)
         target = self.targets(features)
         scan = self.scan(batch, features, draws)
         decoded = self.decoder(scan.slots, scan.mask, target, draws)  # eq. 11
         counted = decoded.scored & batch.frame_valid[..., None]
-        terms = {"reconstruction": reconstruction_loss(decoded.reconstruction, target, counted)}
+        predicted = decoded.reconstruction[..., : target.shape[-1]]
+        terms = {"reconstruction": reconstruction_loss(predicted, target, counted)}
         if self.teacher is not None:
             terms["distillation"] = distillation_loss(scan.first, scan.last, scan.mask, self.teacher, batch.frame_valid)
+        if self.similarity_temperature is not None:
+            logits = decoded.reconstruction[..., target.shape[-1] :]  # (B,T,N,N)
+            terms["similarity"] = similarity_loss(logits, features, self.similarity_temperature, batch.frame_valid)
         return terms
 
     def features(self, batch: VideoBatch) -> Tensor:
@@ -239,7 +266,8 @@ class DIAS(Configured, nn.Module):
             Reconstructed tokens (B,T,N,C) and the maps (B,T,S,h,w) of who owns which cell.
         """
         decoded = self.decoder(slots * mask[..., None], mask)
-        return decoded.reconstruction, decoded.attention.unflatten(-1, self.encoder.grid)
+        reconstruction = decoded.reconstruction[..., : self.encoder.feature_dim]
+        return reconstruction, decoded.attention.unflatten(-1, self.encoder.grid)
 
     def track(
         self,

@@ -1,4 +1,4 @@
-"""Make a distilled encoder's features uncorrelated, each of variance 1, and save it for training.
+"""Make a small encoder's features uncorrelated, each of variance 1 or smooth ones larger, and save it for training.
 
 python scripts/whiten_encoder.py checkpoint=runs/distill/checkpoints/last data.root=… out_dir=runs/encoder
 """
@@ -13,19 +13,27 @@ from tqdm import tqdm
 
 from dias_video.data.source import VideoSource
 from dias_video.distillation import Distillation, whiten
+from dias_video.encoders import TinyEncoder
+from dias_video.model import DIAS
+from dias_video.pretrained import Configured
 
 
 @entry("whiten_encoder")
 def main(cfg: DictConfig) -> None:
     """Whiten the encoder of ``cfg.checkpoint`` on frames of ``cfg.data.train``."""
-    model = Distillation.from_pretrained(cfg.checkpoint).eval()
+    model = Configured.from_pretrained(cfg.checkpoint)
+    assert isinstance(model, (Distillation, DIAS))
+    encoder = model.eval().encoder
+    if not isinstance(encoder, TinyEncoder):
+        raise ValueError(f"{cfg.checkpoint} has a {type(encoder).__name__}; only a TinyEncoder can be whitened")
     source: VideoSource = instantiate(cfg.data.train)
     chosen = torch.linspace(0, len(source) - 1, min(cfg.videos, len(source))).long().tolist()
     tokens = []
     for index in tqdm(chosen, unit="video", desc="tokens"):
         frames = range(0, source.info(index).num_frames, cfg.stride)
-        tokens.append(model.encoder.features(source.read(index, frames)["video"][None]).flatten(0, 2))
-    share = whiten(model.encoder, torch.cat(tokens))
+        features = encoder.features(source.read(index, frames)["video"][None])  # (1,T,N,C)
+        tokens.append(features[0].unflatten(1, encoder.grid))
+    share = whiten(encoder, torch.cat(tokens), cfg.smoothness)
     model.save_pretrained(cfg.out_dir)
     print(f"{cfg.out_dir}: whitened; two directions held {float(share[:2].sum()):.0%} of the variance before")
 

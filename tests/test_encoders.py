@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from dias_video.batch import Draws, VideoBatch
-from dias_video.distillation import Distillation
+from dias_video.distillation import Distillation, whiten
 from dias_video.encoders import TimmEncoder, TinyEncoder
 
 WEIGHTS = Path(__file__).parents[2] / "shared/weights/dinov2_vits14_fp16.safetensors"
@@ -100,3 +101,33 @@ def test_distillation_learns_the_teacher_and_hands_its_encoder_on(tmp_path: Path
     batch.features = None
     with pytest.raises(ValueError, match="teacher features"):
         student(batch, Draws.for_step(0, 0, 4))
+
+
+@pytest.mark.parametrize("smoothness", [0.0, 0.7])
+def test_whitened_features_are_uncorrelated_and_smooth_ones_larger(smoothness: float) -> None:
+    torch.manual_seed(0)
+    encoder = TinyEncoder(6, width=16, depth=1, input_size=(64, 96))
+    picture = F.interpolate(torch.rand(9, 3, 9, 11), size=(64, 96), mode="bilinear")
+    video = (255 * (0.8 * picture + 0.2 * torch.rand(9, 3, 64, 96))).to(torch.uint8)[None]
+
+    def tokens() -> torch.Tensor:
+        return encoder.features(video)[0].unflatten(1, encoder.grid).double()  # (T,h,w,C)
+
+    share = whiten(encoder, tokens(), smoothness)
+    assert share.sum() == pytest.approx(1.0)
+    after = tokens()
+    covariance = torch.cov(after.flatten(0, 2).T)
+    variance = covariance.diagonal()
+    torch.testing.assert_close(covariance, variance.diag(), atol=1e-3, rtol=0)
+    assert variance.mean() == pytest.approx(1.0, abs=1e-3)
+    rows, columns = after[:, 1:] - after[:, :-1], after[:, :, 1:] - after[:, :, :-1]
+    change = torch.cat([rows.flatten(0, 2), columns.flatten(0, 2)]).var(0) / variance
+    expected = change**-smoothness
+    torch.testing.assert_close(variance, expected / expected.mean(), atol=1e-2, rtol=1e-2)
+    assert change.max() > 1.5 * change.min()  # or the test says nothing
+
+
+def test_whitening_wants_enough_tokens() -> None:
+    encoder = TinyEncoder(6, width=16, depth=1, input_size=(16, 24))
+    with pytest.raises(ValueError, match="more than 6"):
+        whiten(encoder, torch.rand(1, 2, 3, 6))

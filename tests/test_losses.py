@@ -1,11 +1,12 @@
 """Loss terms against per-sample loops written from the equations."""
 
+import math
 from itertools import permutations
 
 import pytest
 import torch
 
-from dias_video.losses import distillation_loss, match_regions, reconstruction_loss
+from dias_video.losses import distillation_loss, match_regions, reconstruction_loss, similarity_loss
 
 B, T, S, N, C = 3, 2, 4, 61, 5
 
@@ -130,3 +131,33 @@ def test_matching_one_slot_and_unknown_teacher() -> None:
     assert match_regions(one, one, torch.ones(1, 1, 1).bool(), torch.ones(1, 1, 1).bool()).tolist() == [[[0]]]
     with pytest.raises(ValueError, match="teacher"):
         distillation_loss(attention(0), attention(1), torch.ones(B, T, S).bool(), "medium", torch.ones(B, T).bool())
+
+
+def test_similarity_loss_equals_a_loop_over_tokens() -> None:
+    generator = torch.Generator().manual_seed(4)
+    frames, tokens = 3, 6
+    features = torch.randn(B, frames, tokens, C, generator=generator)
+    features[0, 1] = features[0, 1].abs()
+    features[0, 0, 2] = -1.0  # no token of the next frame looks like this one
+    logits = torch.randn(B, frames, tokens, tokens, generator=generator)
+    valid = torch.ones(B, frames, dtype=torch.bool)
+    valid[2, 2] = False
+    got = similarity_loss(logits, features, 0.2, valid)
+    for b in range(B):
+        losses = []
+        for t in range(1 if b == 2 else 2):
+            for n in range(tokens):
+                cosine = [
+                    float(torch.cosine_similarity(features[b, t, n], other, dim=0)) for other in features[b, t + 1]
+                ]
+                kept = [c >= 0 for c in cosine] if max(cosine) >= 0 else [True] * tokens
+                weights = [math.exp(c / 0.2) if k else 0.0 for c, k in zip(cosine, kept, strict=True)]
+                total = math.log(sum(math.exp(float(x)) for x in logits[b, t, n]))
+                parts = [w / sum(weights) * (total - float(x)) for w, x in zip(weights, logits[b, t, n], strict=True)]
+                losses.append(sum(parts))
+        assert float(got[b]) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+def test_similarity_needs_a_next_frame() -> None:
+    with pytest.raises(ValueError, match="at least 2 frames"):
+        similarity_loss(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 2), 0.1, torch.ones(1, 1, dtype=torch.bool))

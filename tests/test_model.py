@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from dias_video.aggregator import Aggregator
 from dias_video.batch import Draws, VideoBatch
+from dias_video.decoders import SlotMixerDecoder
 from dias_video.initializers import BoxInitializer, GaussianInitializer
-from dias_video.model import DIAS, carried
+from dias_video.model import DIAS, Projection, carried
 from dias_video.pretrained import Configured
 from dias_video.redundancy import merge_redundant_slots
 
@@ -228,6 +229,34 @@ def test_ablations_are_one_switch_each() -> None:
     assert unreduced.scan(batch, unreduced.features(batch), draws()).mask.all()
     sources = {s: tiny_dias(mask_source=s).encode(batch, draws()).maps for s in ("decoder", "aggregation")}
     assert not torch.allclose(*sources.values())
+
+
+def test_tokens_may_begin_with_a_linear_code_of_their_place() -> None:
+    torch.manual_seed(0)
+    projection = Projection(C, C, (4, 6), residual=True, place=0.5)
+    features = torch.randn(3, 24, C)
+    code = projection(features).detach() - torch.nn.functional.layer_norm(features, (C,))  # the MLP begins at zero
+    torch.testing.assert_close(code[0], code[2])
+    grid = code[0].view(4, 6, C)
+    for steps in (grid.diff(dim=0), grid.diff(dim=1)):
+        torch.testing.assert_close(steps, steps[:1, :1].expand_as(steps))
+    assert code.norm(dim=-1).mean() == pytest.approx(0.5 * C**0.5, rel=1e-4)
+    with pytest.raises(ValueError, match="residual"):
+        Projection(C, C, (4, 6), place=0.5)
+
+
+def test_a_decoder_may_also_predict_similarities() -> None:
+    dias = tiny_dias(threshold=None, teacher=None, similarity_temperature=0.1)
+    dias.decoder = SlotMixerDecoder(C + N, D, N, width=10, num_heads=2, hidden=11)
+    terms = dias(clips(), Draws.for_step(0, 0, 3))
+    assert set(terms) == {"reconstruction", "similarity"}
+    terms["similarity"].sum().backward()
+    last = dias.decoder.render[2][2].weight.grad  # (C + N, hidden)
+    assert last is not None
+    assert (last[:C] == 0).all()
+    assert (last[C:] != 0).any()
+    sequence = dias.encode(clips(), Draws.for_step(0, 0, 3))
+    assert dias.decode_slots(sequence.slots, sequence.mask)[0].shape == (3, 4, N, C)
 
 
 def test_decoding_predicted_slots_looks_at_nothing_else() -> None:
