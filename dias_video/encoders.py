@@ -81,6 +81,10 @@ class TimmEncoder(Configured, nn.Module):
 
     @torch.no_grad()
     def features(self, video: Tensor) -> Tensor:
+        if video.device.type == "cpu":  # for the reason given in ``layers.attend``
+            for module in self.vit.modules():
+                if hasattr(module, "fused_attn"):
+                    module.fused_attn = not torch.is_autocast_enabled("cpu")
         frames = resized(video, self.input_size, self.antialias)  # (B*T,3,H,W) in [0,1]
         tokens = self.vit.forward_features((frames - self.pixel_mean) / self.pixel_std)
         return rearrange(tokens[:, self.num_prefix :], "(b t) n c -> b t n c", b=video.shape[0])

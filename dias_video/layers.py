@@ -40,7 +40,7 @@ class SelfAttention(nn.Module):
         """``keys`` (B,N) bool: True where a token may be attended to; a row with none attends to nothing."""
         q, k, v = rearrange(self.qkv(x), "b n (three a d) -> three b a n d", three=3, a=self.num_heads)
         mask = None if keys is None else keys[:, None, None, :]  # (B,1,1,N)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        y = attend(q, k, v, mask, causal)
         return self.out(rearrange(y, "b a n d -> b n (a d)"))
 
 
@@ -65,11 +65,23 @@ class CrossAttention(nn.Module):
         q = rearrange(self.q(x), "b n (a d) -> b a n d", a=self.num_heads)
         k, v = rearrange(self.kv(memory), "b s (two a d) -> two b a s d", two=2, a=self.num_heads)
         if not weights:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+            y = attend(q, k, v, mask[:, None, None, :])
             return self.out(rearrange(y, "b a n d -> b n (a d)")), None
         attention = masked_softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, mask[:, None, None, :], dim=-1)
         y = attention.to(v.dtype) @ v
         return self.out(rearrange(y, "b a n d -> b n (a d)")), attention.mean(1)  # (B,N,S)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Scaled dot-product attention of q (B,A,N,d) over k and v (B,A,M,d) where ``mask`` (broadcast to B,A,N,M) is True.
+
+    In bfloat16 on a CPU PyTorch's fused kernel takes about twice the time of the three operations it fuses.
+    """
+    if q.device.type == "cpu" and q.dtype is torch.bfloat16 and not causal:
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        weights = logits.softmax(-1) if mask is None else masked_softmax(logits, mask, -1)
+        return weights.to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
 def masked_softmax(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
