@@ -6,6 +6,7 @@ Every encoder has ``grid`` (h,w), ``feature_dim`` C, and ``features(video)``: ui
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 
 from dias_video.layers import MLP
 from dias_video.pretrained import Configured
+
+FRAMES_ON_CPU = 16  # encoded at a time
 
 
 class TimmEncoder(Configured, nn.Module):
@@ -85,7 +88,10 @@ class TimmEncoder(Configured, nn.Module):
             for module in self.vit.modules():
                 if hasattr(module, "fused_attn"):
                     module.fused_attn = not torch.is_autocast_enabled("cpu")
-        frames = resized(video, self.input_size, self.antialias)  # (B*T,3,H,W) in [0,1]
+        return in_pieces(self._tokens, video)
+
+    def _tokens(self, video: Tensor) -> Tensor:
+        frames = resized(video, self.input_size, self.antialias)  # (B*T,3,H,W)
         tokens = self.vit.forward_features((frames - self.pixel_mean) / self.pixel_std)
         return rearrange(tokens[:, self.num_prefix :], "(b t) n c -> b t n c", b=video.shape[0])
 
@@ -134,13 +140,14 @@ class TinyEncoder(Configured, nn.Module):
 
     def forward(self, video: Tensor) -> Tensor:
         """Tokens (B,T,N,C) of uint8 video (B,T,3,H,W), with gradient (for distillation)."""
-        x = self.stem(resized(video, self.input_size) * 4 - 2)  # (B*T,width,h,w)
+        frames = resized(video, self.input_size) * 4 - 2
+        x = self.stem(frames.contiguous(memory_format=torch.channels_last))  # (B*T,width,h,w)
         x = self.blocks(x + self.position)
         return self.head(rearrange(x, "(b t) c h w -> b t (h w) c", b=video.shape[0]))
 
     @torch.no_grad()
     def features(self, video: Tensor) -> Tensor:
-        return self(video)
+        return in_pieces(self, video)
 
 
 class ConvBlock(nn.Module):
@@ -155,6 +162,18 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.mlp(self.norm(self.spatial(x).permute(0, 2, 3, 1)))
         return x + y.permute(0, 3, 1, 2)
+
+
+def in_pieces(encode: Callable[[Tensor], Tensor], video: Tensor) -> Tensor:
+    """``encode`` (B,T,3,H,W) -> (B,T,N,C) on all frames at once, or on a CPU on a few at a time.
+
+    There, intermediate results of many frames leave the caches, and the system maps their memory anew at every call:
+    96 frames at once take 1.7 times as long as four times 24.
+    """
+    if video.device.type != "cpu":
+        return encode(video)
+    pieces = [encode(part[None])[0] for part in video.flatten(0, 1).split(FRAMES_ON_CPU)]
+    return torch.cat(pieces).unflatten(0, video.shape[:2])
 
 
 def resized(video: Tensor, size: tuple[int, int], antialias: bool = True) -> Tensor:
