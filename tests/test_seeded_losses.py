@@ -21,7 +21,7 @@ from dias_video.batch import Draws
 RECORDED = Path(__file__).with_name("seeded_losses.json")
 RUNS: dict[str, dict[str, Any]] = {
     "learned queries, reseed, hard": {"boxes": False, "carry": "reseed", "teacher": "hard"},
-    "boxes, persist, soft": {"boxes": True, "carry": "persist", "teacher": "soft"},
+    "boxes, persist, hard": {"boxes": True, "carry": "persist", "teacher": "hard"},
 }
 
 
