@@ -42,12 +42,13 @@ def distillation_loss(first: Tensor, last: Tensor, mask: Tensor, teacher: str, f
     if teacher not in TEACHERS:
         raise ValueError(f"the distillation teacher must be one of {TEACHERS}, got {teacher!r}")
     first, last = first.float(), last.detach().float()
+    on = first.detach().amax(-1) > 0  # (B,T,S)
     if teacher == "soft":
-        per_cell = -(last * F.log_softmax(first, dim=2)).sum(2)  # (B,T,N)
+        logits = first.masked_fill(~on[..., None], -1e30)  # slots that were off don't exist
+        per_cell = -(last * F.log_softmax(logits, dim=2)).sum(2)  # (B,T,N)
     else:
         labels = last.masked_fill(~mask[..., None], -1).argmax(2)  # (B,T,N) bin_s(A_a)
         regions = first.detach().argmax(2)  # (B,T,N) bin_s(A_a^1)
-        on = first.detach().amax(-1) > 0  # (B,T,S)
         match = match_regions(labels, regions, mask, on)  # (B,T,S) the first-map slot of each last-map slot
         target = match.gather(2, labels)  # (B,T,N) M_a* of eq. 14
         chosen = first.gather(2, target[:, :, None, :]).squeeze(2)  # (B,T,N)

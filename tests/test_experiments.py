@@ -1,0 +1,77 @@
+"""The paper's experiments, composed as the script does, at their full sizes: each is built and takes a training step.
+
+Reduced: the batch (1), the frames of a clip (2), the precision (a CPU without bf16 units takes minutes a step), and the
+encoder's weights are random instead of downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from data_records import write_movi
+from PIL import Image
+from safetensors.torch import load_file
+from test_data_annotations import polygon, two_videos, write
+from test_resume_scripts import script
+
+from dias_video.model import DIAS
+
+pytestmark = pytest.mark.slow
+
+
+def coco(root: Path) -> Path:
+    """Two images with an instance each."""
+    (root / "train2017").mkdir()
+    (root / "annotations").mkdir()
+    images, annotations = [], []
+    for number in (1, 2):
+        Image.new("RGB", (36, 20), (70 * number, 90, 10)).save(root / f"train2017/{number:06d}.jpg")
+        images.append({"id": number, "file_name": f"{number:06d}.jpg", "height": 20, "width": 36})
+        annotations.append({"image_id": number, "iscrowd": 0, "segmentation": polygon(8, 10, 9, 20)})
+    described = {"images": images, "annotations": annotations}
+    (root / "annotations/instances_train2017.json").write_text(json.dumps(described))
+    return root
+
+
+def movi_d(root: Path) -> Path:
+    write_movi(root)
+    return root
+
+
+def ytvis(root: Path) -> Path:
+    return write(root, two_videos())
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "frames", "slots", "slot_dim", "iterations"),
+    [
+        ("coco", coco, 1, 7, 256, (3, 2)),
+        ("movi_d", movi_d, 2, 21, 64, (2, 2)),
+        ("ytvis", ytvis, 2, 7, 64, (3, 2)),
+    ],
+)
+def test_experiment_takes_a_step(tmp_path: Path, name, data, frames, slots, slot_dim, iterations) -> None:
+    root, out = tmp_path / "data", tmp_path / "run"
+    root.mkdir()
+    script(
+        "train_video", f"experiment={name}", f"data.root={data(root)}", f"out_dir={out}", "max_steps=1",
+        "model.encoder.weights=random", f"data.clip.num_frames={frames}", "trainer.batch_size=1",
+        "trainer.precision=no", "trainer.num_workers=0", "trainer.logging.every=1", "trainer.optimization.warmup=0",
+    )  # fmt: skip
+    (row,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {"reconstruction", "distillation"} <= row.keys()
+    assert all(math.isfinite(value) for value in row.values())
+    assert row["grad_norm"] > 0
+    dias = DIAS.from_pretrained(out / "checkpoints/last")
+    assert (dias.num_slots, dias.slot_dim) == (slots, slot_dim)
+    assert (dias.first_iterations, dias.later_iterations) == iterations
+    assert dias.encoder.grid == (16, 16)
+    assert len(dias.decoder.transformer.layers) == 4
+    assert dias.decoder.config["num_heads"] == 4
+    assert dias.aggregator.reinitialize
+    assert dias.teacher == "hard"
+    moments = load_file(out / "checkpoints/last/trainer.safetensors")
+    assert moments  # the optimizer has seen a gradient
