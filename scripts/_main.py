@@ -10,8 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import hydra
+from _options import check_types
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+
+def _place(error: Exception) -> str:
+    """The part of the config that could not be instantiated."""
+    found = re.search(r"full_key: (\S+)", str(error))
+    return found.group(1) if found else "an object"
 
 
 def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
@@ -25,12 +32,21 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
         @functools.wraps(main)
         def guarded(cfg: DictConfig) -> Any:
             try:
+                check_types(config_name, cfg)
                 return main(cfg)
+            except SystemExit as end:
+                from dias_video.engine import Interrupted  # loaded by whoever raises it; --help does without
+
+                if isinstance(end, Interrupted):
+                    end.leave()
+                raise
             except (ValueError, OSError, OmegaConfBaseException, hydra.errors.InstantiationException) as error:
                 if os.environ.get("DIAS_TRACEBACK"):
                     raise
                 cause = error.__cause__ if isinstance(error, hydra.errors.InstantiationException) else None
                 text = " ".join(str(cause or error).split())
+                if cause is not None and not isinstance(cause, (ValueError, OSError)):
+                    text = f"{_place(error)} can't be made of its options: {text}"
                 if isinstance(error, MissingMandatoryValue):
                     text = f"{error.full_key} is missing; add {error.full_key}=<value> to the command"
                 print(f"error: {text}", file=sys.stderr, flush=True)
@@ -46,7 +62,7 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise what Hydra would print over several lines
             try:
                 return run()
-            except hydra.errors.HydraException as error:
+            except (hydra.errors.HydraException, ValueError) as error:  # of a config that can't be composed
                 if os.environ.get("DIAS_TRACEBACK"):
                     raise
                 print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import shutil
 import signal
 import time
@@ -236,43 +235,6 @@ def test_starting_from_given_weights(tmp_path: Path) -> None:
     trainer = Trainer(1, 4, optimization=Optimization(lr=1e-12), num_workers=0)
     tuned = trainer.fit(model, Points(), Numbers.stack, tmp_path / "tuned")
     torch.testing.assert_close(weights(tuned)["net.0.weight"], weights(last)["net.0.weight"])
-
-
-def test_a_non_finite_loss_names_step_term_and_video(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"loss term 'fit' became non-finite at step 5 on clip\d+/\d;") as caught:
-        train(tmp_path / "run", max_steps=9, every=2, bad_step=5, log_every=100)
-    video = str(caught.value).split(" on ")[1].split(";")[0]
-    epoch, index = Order(11, 4, 3).keys(4)[0]
-    assert video == f"clip{index}/{epoch}"
-    assert (tmp_path / "run/checkpoints/last").readlink() == Path("step_000004")
-    assert all(v.isfinite().all() for v in weights(tmp_path / "run/checkpoints/last").values())
-
-
-def test_an_update_with_a_non_finite_loss_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    last = train(tmp_path / "run", max_steps=6, bad_step=4, max_skipped=2)
-    assert re.search(
-        r"warning: loss term 'fit' became non-finite at step 4 on clip\d+/\d; update left out, 1 of",
-        capsys.readouterr().err,
-    )
-    assert [row["skipped"] for row in rows(tmp_path / "run")] == [0, 0, 0, 1, 1, 1]
-    assert rows(tmp_path / "run")[3]["fit"] is None  # as JSON has no NaN
-    train(tmp_path / "before", max_steps=3, schedule_steps=6)
-    moments = [load_file(tmp_path / out / "checkpoints/last/trainer.safetensors") for out in ("run", "before")]
-    assert [int(m["step/net.0.weight"]) for m in moments] == [5, 3]
-    assert all(v.isfinite().all() for v in weights(last).values())
-
-
-def test_skipped_updates_are_counted_over_resume(tmp_path: Path) -> None:
-    train(tmp_path / "run", max_steps=3, bad_step=2, max_skipped=1, schedule_steps=9)
-    with pytest.raises(ValueError, match="became non-finite at step 5"):
-        train(tmp_path / "run", resume=True, max_steps=9, bad_step=2, max_skipped=1)
-
-
-def test_a_gradient_that_overflows_is_noticed_before_it_is_saved(tmp_path: Path) -> None:
-    huge = {"fit": 3e38, "size": 0.0}
-    with pytest.raises(ValueError, match=r"the gradient became non-finite at step \d on clip\d+/0, clip"):
-        train(tmp_path / "run", max_steps=3, weights=huge, every=1)
-    assert not (tmp_path / "run/checkpoints/last").exists()
 
 
 def test_a_sample_that_vanishes_stops_the_run(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dias_video.batch import Draws
-from dias_video.engine import Configured, Logging, Optimization, Saving, Trainer
+from dias_video.engine import Configured, Interrupted, Logging, Optimization, Saving, Trainer
 
 
 class Toy(Configured, nn.Module):
@@ -107,6 +107,8 @@ if __name__ == "__main__":
     given = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in sys.argv[2:])}
     try:
         train(sys.argv[1], **given)
+    except Interrupted as interrupted:  # as scripts do
+        interrupted.leave()
     except (ValueError, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -84,9 +84,9 @@ class RunLog:
         """Append one logged step."""
         if not self.active:
             return
-        row = {name: value if math.isfinite(value) else None for name, value in row.items()}  # JSON has no NaN
+        values = {name: value if math.isfinite(value) else None for name, value in row.items()}  # JSON has no NaN
         with self.file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(values) + "\n")
         if self._tracker is not None:
             self._guarded("log", lambda: self._track(row))
 

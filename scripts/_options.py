@@ -1,0 +1,49 @@
+"""Types of options, checked before any work: what the command line sets must be of the kind that the config has."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+KINDS: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+KINDS |= {ListConfig: "a list, [a,b]", DictConfig: "a group of options, {name: value}"}
+# Options that are null or missing in the configs, whose kind can't be read off there.
+TEXTS = ("root", "out_dir", "cache", "path", "split", "checkpoint", "video", "predictions", "file", "device", "dias")
+TEXTS += ("val_cache", "readout_cache", "test_cache", "frozen_split", "human", "weights", "metric", "annotations")
+INTEGERS = ("num_videos", "max_videos", "max_frames", "workers", "num_workers", "predicted_frames", "observed_frames")
+INTEGERS += ("schedule_steps", "slot_dim")
+
+
+def check_types(config_name: str, cfg: DictConfig) -> None:
+    """Compare the values that the command line sets with those that the config has without them.
+
+    Raises:
+        ValueError: names an option, the kind it wants and what it got.
+    """
+    words = list(HydraConfig.get().overrides.task)
+    parsed = OverridesParser.create().parse_overrides(words)
+    loader = GlobalHydra.instance().config_loader()
+    choices = [word for word, p in zip(words, parsed, strict=True) if loader.get_group_options(p.key_or_group)]
+    defaults = compose(config_name, choices)
+    for override in parsed:
+        option = override.key_or_group
+        if override.is_delete() or override.is_add() or loader.get_group_options(option):
+            continue
+        _check(option, OmegaConf.select(defaults, option), OmegaConf.select(cfg, option))
+
+
+def _check(option: str, default: Any, value: Any) -> None:
+    name = option.rpartition(".")[2]
+    kind = str if name in TEXTS else int if name in INTEGERS else type(default)
+    if name == "device" and isinstance(value, str) and not re.fullmatch(r"cpu|(cuda|mps|xpu)(:\d+)?", value):
+        raise ValueError(f"{option} must be a device such as cpu, cuda or cuda:1, got {value!r}")
+    given = type(value)
+    if value is None or kind not in KINDS or given is kind or (kind is float and given is int):
+        return
+    raise ValueError(f"{option} must be {KINDS[kind]}, got {value!r}")

@@ -1,0 +1,162 @@
+"""Wrong options: whatever a user types, a script ends with one sentence that names the option, never a traceback."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+import dias_video.validation  # noqa: F401 - what scripts import is loaded once, before the forks
+import slotformer.validation  # noqa: F401
+
+ROOT = Path(__file__).parents[1]
+SMALL = ("simulate.size=[40,56]", "simulate.num_frames=9", "workers=1")
+COMMANDS: dict[str, tuple[str, ...]] = {  # {w} is a folder with data and models, {o} one that does not exist yet
+    "simulate": ("simulate=toss", "root={o}", "split=train", "num_videos=1", *SMALL),
+    "inspect_data": ("data.root={w}", "out_dir={o}", "videos=1"),
+    "train_video": ("experiment=smoke", "data.root={w}", "out_dir={o}", "max_steps=1"),
+    "evaluate": ("checkpoint={w}/dias/checkpoints/last", "data.root={w}", "out_dir={o}", "baselines=[]"),
+    "visualize": ("data=simulated", "data.root={w}", "out_dir={o}", "num_videos=1", "max_frames=2"),
+    "cache_features": ("model=tiny", "data.root={w}", "path={o}", "split=eval"),
+    "whiten_encoder": ("checkpoint={w}/dias/checkpoints/last", "data.root={w}", "out_dir={o}", "videos=2"),
+    "cache_slots": ("checkpoint={w}/dias/checkpoints/last", "data.root={w}", "cache={o}"),
+    "inspect_cache": ("cache={w}/slots",),
+    "train_slotformer": ("experiment=smoke", "cache={w}/slots", "out_dir={o}", "max_steps=1"),
+    "rollout": ("checkpoint={w}/slotformer/checkpoints/last", "cache={w}/slots", "out_dir={o}", "masks=0", "gifs=0"),
+    "reason": ("experiment=smoke", "dynamics={w}/slotformer/checkpoints/last", "readout_cache={w}/slots",
+               "test_cache={w}/slots", "out_dir={o}"),
+    "cache_states": ("data.root={w}", "cache={o}"),
+}  # fmt: skip
+
+
+def run(name: str, *words: str) -> tuple[int | None, str]:
+    """Exit code and output of a script, run in a fork of this process."""
+    with tempfile.NamedTemporaryFile() as printed:
+        worker = multiprocessing.get_context("fork").Process(target=_run, args=(name, words, printed.name))
+        worker.start()
+        worker.join()
+        return worker.exitcode, Path(printed.name).read_text()
+
+
+def _run(name: str, words: tuple[str, ...], printed: str) -> None:
+    file = os.open(printed, os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    torch.set_num_threads(1)
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    sys.path.insert(0, str(ROOT / "scripts"))
+    sys.argv = [f"{name}.py", *words]
+    runpy.run_path(str(ROOT / f"scripts/{name}.py"), run_name="__main__")
+
+
+def sentence(output: str) -> str:
+    """The one line that says what is wrong."""
+    assert "Traceback" not in output, output
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, output
+    return errors[0]
+
+
+WRONG: list[tuple[str, tuple[str, ...], str]] = [
+    ("train_video", ("max_steps=many",), "error: max_steps must be an integer, got 'many'"),
+    ("train_video", ("trainer.optimization.lr=[1]",), "error: trainer.optimization.lr must be a number, got [1]"),
+    ("train_video", ("resume=perhaps",), "error: resume must be true or false, got 'perhaps'"),
+    ("train_video", ("data.root=3",), "error: data.root must be text, got 3"),
+    ("train_video", ("data.clip=5",), "error: data.clip must be a group of options, {name: value}, got 5"),
+    ("train_video", ("trainer.batch_sise=5",), "batch_sise"),
+    ("train_video", ("trainer.optimization.max_skipped=-1",), "max_skipped must be an integer of at least 0, got -1"),
+    ("train_video", ("data.root=/nowhere",), "/nowhere"),
+    ("train_slotformer", ("cache=/nowhere",), "/nowhere"),
+    ("train_slotformer", ("cache=x", "trainer.ema=2"), "ema must be a number"),
+    ("evaluate", ("max_frames=1.5",), "error: max_frames must be an integer, got 1.5"),
+    ("visualize", ("video=/nowhere.mp4",), "/nowhere.mp4"),
+    ("rollout", ("gifs=1.5",), "error: gifs must be an integer, got 1.5"),
+    ("rollout", ("device=fast",), "error: device must be a device such as cpu"),
+    ("inspect_data", ("data=1.5", "data.root=x"), "Config group override must be a string"),
+    ("inspect_cache", ("cache=[]",), "error: cache must be text, got []"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "words", "message"), WRONG, ids=lambda value: str(value)[:40])
+def test_a_wrong_option_is_named(tmp_path: Path, name: str, words: tuple[str, ...], message: str) -> None:
+    base = {
+        "train_video": ("data.root=x",),
+        "evaluate": ("data.root=x", "checkpoint=x"),
+        "rollout": ("checkpoint=x", "cache=x"),
+    }
+    out = () if name == "inspect_cache" else (f"out_dir={tmp_path / 'out'}",)
+    given_words = {word.split("=")[0]: word for word in (*base.get(name, ()), *out, *words)}
+    code, output = run(name, *given_words.values())
+    assert code == 1, output
+    assert message in sentence(output)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, a model, its slots and a dynamics model, all tiny."""
+    root = tmp_path_factory.mktemp("world")
+    steps = [
+        ("simulate", ("simulate=toss", f"root={root}", f"split={s}", "num_videos=3", *SMALL)) for s in ("train", "val")
+    ]
+    steps += [("train_video", ("experiment=smoke", f"data.root={root}", f"out_dir={root}/dias", "max_steps=1"))]
+    steps += [("cache_slots", (f"checkpoint={root}/dias/checkpoints/last", f"data.root={root}", f"cache={root}/slots"))]
+    steps += [
+        ("train_slotformer", ("experiment=smoke", f"cache={root}/slots", f"out_dir={root}/slotformer", "max_steps=1"))
+    ]
+    for name, words in steps:
+        code, output = run(name, *words)
+        assert code == 0, output
+    return root
+
+
+def options(name: str) -> list[str]:
+    """Every option of a script and every group of options, but for what decides the class of an object."""
+    words = [word.replace("experiment=", f"experiment/{name}=") for word in COMMANDS[name]]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose(name, words), resolve=False)
+
+    def within(value: Any, path: str) -> list[str]:
+        if not isinstance(value, dict):
+            return [path]
+        below = [within(v, f"{path}.{k}".lstrip(".")) for k, v in value.items() if not k.startswith("_")]
+        return [path] * (path != "" and "_target_" not in value) + [option for part in below for option in part]
+
+    return within(config, "")
+
+
+ANYTHING = ["banana", "-1", "0", "1.5", "true", "null", "[]", "{}", "[0,-3]", "/nowhere/x", "1e30", "nan"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_anything_is_taken_or_one_sentence(world: Path, name: str) -> None:
+    every = options(name)
+    assert len(every) > 1
+
+    @given(st.sampled_from(every), st.sampled_from(ANYTHING))
+    @settings(max_examples=int(os.environ.get("OPTION_TRIES", "12")), deadline=None,
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    def fuzzed(option: str, value: str) -> None:
+        out = world / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        words = [word.format(w=world, o=out) for word in COMMANDS[name]]
+        code, output = run(name, *(w for w in words if w.split("=")[0] != option), f"{option}={value}")
+        if code != 0:
+            assert code == 1, f"{option}={value}: {output}"
+            sentence(output)
+
+    fuzzed()
