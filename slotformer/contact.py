@@ -67,8 +67,8 @@ class ContactReadout(Configured, nn.Module):
     - ``roles``: two linear scores pick the agent and the patient among the slots of the whole clip (Physion colours
       them), and a hidden layer reads that one pair: a few linear features of both and squared projections of their
       difference, which is what a distance is made of;
-    - ``places``: as ``roles``, but all it reads of the pair is how their places lie to each other, told by a probe that
-      needs no answers (:mod:`slotformer.places`). The fewest parameters, so the best on little data.
+    - ``places``: as ``roles``, but all it reads of the pair is how their places lie to each other and move, told by a
+      probe that needs no answers (:mod:`slotformer.places`). The fewest parameters, so the best on little data.
 
     Forms other than ``places`` do not look at places.
     """

@@ -1,17 +1,22 @@
 """Where a slot's object is, read from the slot: learned from the maps of encoded slots, told for predicted slots too.
 
 A contact readout has a few hundred answers to learn from, far too few to find out how slots encode place. The maps of
-the cached slots tell that for thousands of frames, without any label: a linear map from a slot to its map's centre and
+the cached slots tell that for thousands of frames, without any label: a smooth map from a slot to its map's centre and
 extent is fitted on the readout videos, and then gives every slot, encoded or predicted, a place.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from sklearn.kernel_approximation import RBFSampler
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from slotformer.cache import SlotCache
@@ -39,17 +44,28 @@ def map_places(maps: Tensor) -> Tensor:
 
 @dataclass
 class PlaceProbe:
-    """A linear map from slots to places."""
+    """A map from slots to places: ridge regression on random features of a wide Gaussian kernel.
 
-    weight: Tensor  # (D+1,4)
+    A linear map of the slots misplaces objects by a good part of their size (4 % of the picture in the middle on
+    simulated videos, this one 1.5 %), too coarse to tell a gap from a touch.
+    """
+
+    regression: Pipeline
     explained: Tensor  # (4,) part of the places' variance that it explains on videos it was not fitted on
 
     def __call__(self, slots: Tensor) -> Tensor:
-        """Slots (...,D) -> places (...,4)."""
-        return slots @ self.weight[:-1] + self.weight[-1]
+        """Slots (...,D) -> places (...,4) float32."""
+        flat = slots.reshape(-1, slots.shape[-1]).numpy()
+        places = np.concatenate([self.regression.predict(part) for part in _parts(flat)])
+        return torch.from_numpy(places.astype(np.float32)).view(*slots.shape[:-1], NUM_PLACE)
 
 
-def fit_probe(cache: SlotCache, max_videos: int = 400, ridge: float = 10.0) -> PlaceProbe:
+def _parts(slots: NDArray[np.float32], size: int = 20_000) -> list[NDArray[np.float32]]:
+    """Few enough at a time that their random features need little memory."""
+    return [slots[start : start + size] for start in range(0, len(slots), size)]
+
+
+def fit_probe(cache: SlotCache, max_videos: int = 400, num_features: int = 1024, ridge: float = 0.02) -> PlaceProbe:
     """Fit a probe on the live slots of at most ``max_videos`` videos; every fifth is kept to measure it on.
 
     Raises:
@@ -60,36 +76,36 @@ def fit_probe(cache: SlotCache, max_videos: int = 400, ridge: float = 10.0) -> P
             f"{cache.path} has no maps to learn places from; write it with maps=true, or reason without places: "
             f"readouts=[{{form: roles}}]"
         )
-    slots: list[Tensor] = []
-    places: list[Tensor] = []
-    for at in np.unique(np.linspace(0, len(cache) - 1, max_videos).astype(int)):
+    if len(cache) < 5:
+        raise ValueError(f"{cache.path} has {len(cache)} videos, too few to learn places from; cache at least 5")
+    slots: tuple[list[Tensor], list[Tensor]] = [], []  # fitted on, kept
+    places: tuple[list[Tensor], list[Tensor]] = [], []
+    for number, at in enumerate(np.unique(np.linspace(0, len(cache) - 1, max_videos).astype(int))):
         video = cache.read_video(cache.video_ids[int(at)], maps=True)
         assert video.maps is not None
-        slots.append(video.slots[video.mask].double())
-        places.append(map_places(video.maps)[video.mask].double())
-    fitted = [n for n in range(len(slots)) if n % 5 != 4]
-    kept = [n for n in range(len(slots)) if n % 5 == 4]
-    if not kept:
-        raise ValueError(f"{cache.path} has {len(cache)} videos, too few to learn places from; cache at least 5")
-    x, y = torch.cat([slots[n] for n in fitted]), torch.cat([places[n] for n in fitted])
-    mean, scale = x.mean(0), x.std(0).clamp(min=1e-6)
-    z = torch.cat([(x - mean) / scale, torch.ones(len(x), 1, dtype=x.dtype)], 1)
-    weight = torch.linalg.solve(z.T @ z + ridge * torch.eye(z.shape[1], dtype=x.dtype), z.T @ y)  # (D+1,4)
-    slopes = weight[:-1] / scale[:, None]
-    weight = torch.cat([slopes, (weight[-1] - mean @ slopes)[None]])
-    x, y = torch.cat([slots[n] for n in kept]), torch.cat([places[n] for n in kept])
-    wrong = (x @ weight[:-1] + weight[-1] - y).square().mean(0)
-    return PlaceProbe(weight.float(), (1 - wrong / y.var(0).clamp(min=1e-12)).float())
+        kept = number % 5 == 4
+        slots[kept].append(video.slots[video.mask])
+        places[kept].append(map_places(video.maps)[video.mask])
+    x, y = (torch.cat(part[0]).numpy() for part in (slots, places))
+    kernel = RBFSampler(gamma=0.08 / cache.slot_dim, n_components=num_features, random_state=0)
+    probe = PlaceProbe(make_pipeline(StandardScaler(), kernel, Ridge(ridge)).fit(x, y), torch.zeros(NUM_PLACE))
+    truth = torch.cat(places[1])
+    wrong = (probe(torch.cat(slots[1])) - truth).square().mean(0)
+    return replace(probe, explained=1 - wrong / truth.var(0).clamp(min=1e-12))
 
 
 def place_features(agent: Tensor, patient: Tensor) -> Tensor:
-    """What the places of two objects (...,4) say of how near they are: (...,NUM_PAIR)."""
+    """What the places of two objects (...,T,4) say of a touch at every frame: (...,T,NUM_PAIR).
+
+    How they lie to each other, and how both moved since the frame before: who is hit changes course.
+    """
     shift = agent[..., :2] - patient[..., :2]
     distance = shift.norm(dim=-1, keepdim=True)
     gap = shift.abs() - agent[..., 2:] - patient[..., 2:]  # between rectangles, along x and y
     nearest = gap.amax(-1, keepdim=True)
     spread = 8 * torch.cat([shift, shift.abs(), distance, gap, nearest, agent[..., 1:], patient[..., 1:]], -1)
-    return torch.cat([spread, torch.log(distance + 0.05) - math.log(0.25)], -1)
+    motion = [torch.diff(x[..., :2], dim=-2, prepend=x[..., :1, :2]) for x in (agent, patient)]
+    return torch.cat([spread, torch.log(distance + 0.05) - math.log(0.25), *(20 * step for step in motion)], -1)
 
 
-NUM_PAIR = place_features(torch.zeros(NUM_PLACE), torch.zeros(NUM_PLACE)).shape[-1]
+NUM_PAIR = place_features(*torch.zeros(2, 1, NUM_PLACE)).shape[-1]

@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from imageio.v3 import imread
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
 
 from dias_video.data.physion import stimulus
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.contact import FORMS, ContactReadout, LabelledSlots
-from slotformer.fitting import FittedReadouts, ReadoutSettings, best_threshold, evaluate, fit, stratified_parts
+from slotformer.fitting import Fitted, ReadoutSettings, best_threshold, evaluate, fit, stratified_parts
 from slotformer.human import human_rows, read_human
 from slotformer.places import PlaceProbe, fit_probe, map_places
 from slotformer.protocol import Answers, accuracy_rows, answer, futures, join_answers, record_look, settings_of
+from slotformer.report import plot_accuracy
 from slotformer.rollouter import SlotFormer
 from slotformer.toy import toy_cache, toy_clip
 from slotformer.validation import cache_errors, check_same_encoder, longest_rollout
@@ -48,10 +52,10 @@ def easy(seed: int = 0, videos: int = V) -> LabelledSlots:
 
 def with_places(data: LabelledSlots) -> LabelledSlots:
     """Channel 2 is the place along x."""
-    probe = PlaceProbe(torch.zeros(D + 1, 4), torch.ones(4))
-    probe.weight[2, 0] = 0.1
-    probe.weight[-1] = torch.tensor([0.5, 0.5, 0.05, 0.05])
-    return data.with_places(probe)
+    linear = LinearRegression()
+    linear.coef_, linear.intercept_ = np.zeros((4, D)), np.array([0.5, 0.5, 0.05, 0.05])
+    linear.coef_[0, 2] = 0.1
+    return data.with_places(PlaceProbe(make_pipeline(linear), torch.ones(4)))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -143,10 +147,15 @@ def test_places_of_a_rectangle() -> None:
     assert torch.allclose(place[2:], torch.tensor([0.2, 0.25]), rtol=0.05)
 
 
-def test_the_probe_finds_places_in_slots(tmp_path: Path) -> None:
-    """Slots that hold the place of a square in a linear mix."""
+@pytest.mark.parametrize("curved", [False, True])
+def test_the_probe_finds_places_in_slots(tmp_path: Path, curved: bool) -> None:
+    """Slots that hold the place of a square in a linear mix, or a mix of its waves, as position codes do."""
     generator = torch.Generator().manual_seed(0)
-    mix = torch.randn(2, D, generator=generator)
+    mix = torch.randn(4 if curved else 2, D, generator=generator)
+
+    def slot(at: torch.Tensor) -> torch.Tensor:
+        return (torch.cat([torch.sin(at / 4), torch.cos(at / 4)], -1) if curved else at) @ mix + 3
+
     with SlotCacheWriter(tmp_path / "c", dtype="fp32") as writer, SlotCacheWriter(tmp_path / "bare") as bare:
         for n in range(20):
             at = torch.randint(0, 12, (T, S, 2), generator=generator)
@@ -154,12 +163,12 @@ def test_the_probe_finds_places_in_slots(tmp_path: Path) -> None:
             for t in range(T):
                 for s in range(S):
                     maps[t, s, at[t, s, 1] : at[t, s, 1] + 4, at[t, s, 0] : at[t, s, 0] + 4] = 1.0
-            slots, mask = at.float() @ mix + 3, torch.ones(T, S, dtype=torch.bool)
+            slots, mask = slot(at.float()), torch.ones(T, S, dtype=torch.bool)
             writer.write(f"v{n:02d}", slots, mask, maps)
             bare.write(f"v{n:02d}", slots, mask)
     probe = fit_probe(SlotCache(tmp_path / "c"), ridge=1e-3)
     assert (probe.explained[:2] > 0.999).all()
-    assert torch.allclose(probe(torch.tensor([4.0, 8.0]) @ mix + 3)[:2], torch.tensor([6 / 16, 10 / 16]), atol=5e-3)
+    assert torch.allclose(probe(slot(torch.tensor([4.0, 8.0])))[:2], torch.tensor([6 / 16, 10 / 16]), atol=5e-3)
     with pytest.raises(ValueError, match="maps=true"):
         fit_probe(SlotCache(tmp_path / "bare"))
 
@@ -232,7 +241,7 @@ def test_rows_by_hand() -> None:
     scenario = ["drop", "drop", "roll", "roll"]
     observed = np.array([[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]])
     predicted = np.array([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
-    nothing: list[FittedReadouts] = []
+    nothing: list[Fitted] = []
     rows = accuracy_rows(
         [Answers("observed", 0, observed, 0.5, nothing), Answers("predicted", 8, predicted, 0.5, nothing)], scenario
     )
@@ -249,21 +258,34 @@ def test_rows_by_hand() -> None:
     assert rows[2]["minus_observed_low"] == rows[2]["minus_observed_high"] == 0  # paired with itself
 
 
-def test_the_curve_has_all_points(caches: tuple[SlotCache, SlotCache]) -> None:
+def test_every_curve_has_all_points(caches: tuple[SlotCache, SlotCache], tmp_path: Path) -> None:
     readout, test = caches
     model = SlotFormer(readout.slot_dim, burn_in=3, rollout=2, stride=2, width=8, layers=1, heads=2).eval()
     ends = [futures(cache, model, 6, 5) for cache in (readout, test)]
-    quick = [ReadoutSettings(form=form, epochs=2, folds=2, restarts=1, hidden=4) for form in FORMS[:3]]
+    forms = ["roles", "logistic"]
+    quick = [ReadoutSettings(form=form, epochs=2, folds=2, restarts=1, hidden=4) for form in forms]
     answers = answer(ends[0], ends[1], [2, 5], quick, seeds=[0, 1])
-    assert [(a.kind, a.predicted_frames) for a in answers] == [
-        ("observed", 0),
-        ("predicted", 2),
-        ("predicted", 5),
-        ("full", 5),
-    ]
+    points = [("observed", 0), ("predicted", 2), ("predicted", 5), ("full", 5)]
+    assert [(a.readout, a.kind, a.predicted_frames) for a in answers] == [(f, *p) for f in forms for p in points]
     assert all(a.correct.shape == (2, 16) for a in answers)
     rows = accuracy_rows(answers, ends[1].encoded.scenario)
     assert {r["scenario"] for r in rows} == {"bounce", "glide", "all"}
+    plot_accuracy(tmp_path / "accuracy.png", rows, model.stride)
+    height, width, _ = imread(tmp_path / "accuracy.png").shape
+    assert width > 3 * height  # two panels
+
+
+def test_candidates_of_one_form_compete_and_forms_do_not(caches: tuple[SlotCache, SlotCache]) -> None:
+    readout, test = caches
+    model = SlotFormer(readout.slot_dim, burn_in=3, rollout=2, stride=2, width=8, layers=1, heads=2).eval()
+    ends = [futures(cache, model, 6, 5) for cache in (readout, test)]
+    quick = ReadoutSettings(form="roles", epochs=2, folds=2, restarts=1, hidden=4)
+    candidates = [quick, replace(quick, lr=0.5, epochs=9), replace(quick, form="relation")]
+    answers = answer(ends[0], ends[1], [2], candidates, seeds=[0])
+    assert [a.readout for a in answers] == ["roles"] * 3 + ["relation"] * 3
+    train = ends[0].kind("observed", 0)
+    losses = [fit(train, [candidate], 0).validation_loss for candidate in candidates[:2]]
+    assert answers[0].fitted[0].validation_loss == min(losses)
 
 
 def test_a_second_look_at_the_test_videos_needs_a_word(caches: tuple[SlotCache, SlotCache]) -> None:
