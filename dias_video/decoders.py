@@ -152,11 +152,12 @@ class RandomARDecoder(Configured, nn.Module):
         known_here = place < length[:, None]  # (F,N) I[:n#]
         tokens = torch.where(known_here[..., None], self._tokens(target), self.mask_token.to(slots.dtype))  # eq. 21
         if self.mode == "parallel":
-            x, attention = self.transformer(tokens + positions, slots, mask)  # eq. 22
+            x, attention = self.transformer(tokens + positions, slots, mask)  # eq. 20, 22: every unknown place at once
             scored = torch.ones_like(known_here) if self.scored == "all" else ~known_here
         else:
             scored = place == length[:, None]  # the one token to predict
-            x, attention = self.transformer(tokens + positions, slots, mask, keys=known_here | scored)
+            seen = known_here | scored  # (F,N) I[:n# + 1] of eq. 20
+            x, attention = self.transformer(tokens + positions, slots, mask, keys=seen)  # eq. 22
         return self._decoded(x, attention, scored.view(shape), shape)
 
     def _tokens(self, target: Tensor) -> Tensor:

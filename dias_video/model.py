@@ -178,12 +178,12 @@ class DIAS(Configured, nn.Module):
         """Loss terms of a training step, each (B,): ``reconstruction`` and, if on, ``distillation``, ``similarity``."""
         features = self.features(batch)  # (B,T,N,C)
         target = self.targets(features)
-        scan = self.scan(batch, features, draws)
-        decoded = self.decoder(scan.slots, scan.mask, target, draws)  # eq. 11
+        scan = self.scan(batch, features, draws)  # eq. 8-10
+        decoded = self.decoder(scan.slots, scan.mask, target, draws)  # eq. 11, 18-22
         counted = decoded.scored & batch.frame_valid[..., None]
         predicted = decoded.reconstruction[..., : target.shape[-1]]
-        terms = {"reconstruction": reconstruction_loss(predicted, target, counted)}
-        if self.teacher is not None:
+        terms = {"reconstruction": reconstruction_loss(predicted, target, counted)}  # eq. 23
+        if self.teacher is not None:  # eq. 14-15
             terms["distillation"] = distillation_loss(scan.first, scan.last, scan.mask, self.teacher, batch.frame_valid)
         if self.similarity_temperature is not None:
             logits = decoded.reconstruction[..., target.shape[-1] :]  # (B,T,N,N)
