@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from omegaconf import ListConfig
 
 from dias_video.data.source import Sample, VideoSource
 from dias_video.files import sha256
@@ -17,6 +18,11 @@ from slotformer.cache import SlotCache
 def device_of(name: str | None) -> torch.device:
     """The device named, or cuda if there is one."""
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def folders(value: str | ListConfig) -> list[str]:
+    """One folder or several, ``[a,b,c]``, as a list."""
+    return [value] if isinstance(value, str) else [str(folder) for folder in value]
 
 
 def dias_of(cache: SlotCache, folder: str | None, device: torch.device) -> DIAS:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _cached import CachedSource, device_of, dias_of
+from _cached import CachedSource
 from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
@@ -55,29 +55,42 @@ def gif(path: Path, sample: Sample, masks: dict[str, Tensor], burn_in: int, fps:
     write_gif(path, side_by_side([observed, truth, predicted], ["observed", "true future", "predicted"]), fps)
 
 
-def pictures(cfg: DictConfig, model: Dynamics, cache: SlotCache, names: Sequence[str], out_dir: Path) -> dict[str, Any]:
-    """Decode some rollouts; write GIFs and, where there are true masks, scores a step."""
-    source, dias = CachedSource(cache), dias_of(cache, cfg.dias, device_of(cfg.device))
-    frames = range(0, (model.burn_in + cfg.predicted_frames - 1) * model.stride + 1, model.stride)
-    scores: dict[str, list[Tensor]] = {}
+def pictures(
+    cfg: DictConfig, models: Sequence[Dynamics], dias: DIAS, cache: SlotCache, source: CachedSource, out_dir: Path
+) -> dict[str, Any]:
+    """Decode rollouts of some videos; write GIFs of the first model's and, where masks are, scores a step of all's."""
+    burn_in, stride, steps = models[0].burn_in, models[0].stride, cfg.predicted_frames
+    frames = range(0, (burn_in + steps - 1) * stride + 1, stride)
+    names = [name for name in cache.video_ids if cache.num_frames(name) > frames[-1]][: max(cfg.masks, cfg.gifs)]
+    scores: dict[str, list[list[Tensor]]] = {}
     for number, name in enumerate(tqdm(names, unit="video", desc="masks")):
-        sample = source.read(name, frames)
+        sample, video = source.read(name, frames), cache.read_video(name, 0, frames[-1] + 1, stride)
         height, width = sample["video"].shape[-2:]
-        masks = masks_of(model, dias, cache.read_video(name, 0, frames[-1] + 1, model.stride), (height, width))
-        if number < cfg.gifs:
-            gif(out_dir / "gifs" / f"{name.replace('/', '_')}.gif", sample, masks, model.burn_in, cfg.fps)
-        if sample.get("masks") is not None:
-            future = sample["masks"][model.burn_in :]
-            for kind in masks:
-                for measure, value in score_frames(masks[kind][-len(future) :], future).items():
-                    scores.setdefault(f"{kind}_{measure}", []).append(value)
-    if not scores:
-        return {}
-    stacked = {key: torch.stack(values).double().numpy() for key, values in scores.items()}  # (V,R) or (V,)
-    columns = {key: np.nanmean(values, 0) for key, values in stacked.items() if values.ndim == 2}
-    steps = range(cfg.predicted_frames)
-    write_csv(
-        out_dir / "mask_scores.csv", [{"step": t + 1, **{k: float(v[t]) for k, v in columns.items()}} for t in steps]
-    )
-    pooled = {key: interval(values) for key, values in stacked.items() if values.ndim == 1}
-    return {key: {"mean": mean, "low": low, "high": high} for key, (mean, low, high) in pooled.items()}
+        for at, model in enumerate(models):
+            masks = masks_of(model, dias, video, (height, width))
+            if number < cfg.gifs and at == 0:
+                gif(out_dir / "gifs" / f"{name.replace('/', '_')}.gif", sample, masks, burn_in, cfg.fps)
+            if sample.get("masks") is not None:
+                for kind in masks:
+                    found = score_frames(masks[kind][-steps:], sample["masks"][burn_in:])
+                    for measure, value in found.items():
+                        scores.setdefault(f"{kind}_{measure}", [[] for _ in models])[at].append(value)
+    stacked = {key: np.stack([torch.stack(v).double().numpy() for v in one]) for key, one in scores.items()}
+    curves = {key: values for key, values in stacked.items() if values.ndim == 3}  # (M,V,R)
+    if curves:
+        write_csv(out_dir / "mask_scores.csv", [mask_row(curves, step) for step in range(steps)])
+    pooled = {key: (interval(values.mean(0)), values) for key, values in stacked.items() if values.ndim == 2}  # (M,V)
+    scored = {
+        key: {"mean": mean, "low": low, "high": high, "std": float(np.nanmean(values, 1).std())}
+        for key, ((mean, low, high), values) in pooled.items()
+    }
+    return {"masks_of_videos": len(names), "masks": scored}
+
+
+def mask_row(curves: dict[str, Any], step: int) -> dict[str, float]:
+    """Means over models and videos at one step, and deviations between models, of scores (M,V,R)."""
+    row: dict[str, float] = {"step": step + 1}
+    for key, values in curves.items():
+        means = np.nanmean(values[:, :, step], 1)  # (M,)
+        row[key], row[f"{key}_std"] = float(means.mean()), float(means.std())
+    return row

@@ -18,6 +18,7 @@ TEXTS = ("root", "out_dir", "cache", "path", "split", "checkpoint", "video", "pr
 TEXTS += ("val_cache", "readout_cache", "test_cache", "frozen_split", "human", "weights", "metric", "annotations")
 INTEGERS = ("num_videos", "max_videos", "max_frames", "workers", "num_workers", "predicted_frames", "observed_frames")
 INTEGERS += ("schedule_steps", "slot_dim")
+SEVERAL = (("rollout", "checkpoint"),)  # scripts' options that take a list of what they take
 
 
 def check_types(config_name: str, cfg: DictConfig) -> None:
@@ -33,14 +34,18 @@ def check_types(config_name: str, cfg: DictConfig) -> None:
     defaults = compose(config_name, choices)
     for override in parsed:
         option = override.key_or_group
+        value = OmegaConf.select(cfg, option)
         if override.is_delete() or override.is_add() or loader.get_group_options(option):
             continue
-        _check(option, OmegaConf.select(defaults, option), OmegaConf.select(cfg, option))
+        for one in value if (config_name, option) in SEVERAL and isinstance(value, ListConfig) else [value]:
+            _check(option, OmegaConf.select(defaults, option), one)
 
 
 def _check(option: str, default: Any, value: Any) -> None:
     name = option.rpartition(".")[2]
-    kind = str if name in TEXTS else int if name in INTEGERS else type(default)
+    kind = type(default)
+    if default is None:
+        kind = str if name in TEXTS else int if name in INTEGERS else kind
     if name == "device" and isinstance(value, str) and not re.fullmatch(r"cpu|(cuda|mps|xpu)(:\d+)?", value):
         raise ValueError(f"{option} must be a device such as cpu, cuda or cuda:1, got {value!r}")
     given = type(value)

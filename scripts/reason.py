@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _cached import device_of
+from _cached import device_of, folders
 from _main import entry
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
@@ -37,8 +37,8 @@ def describe(point: Answers) -> dict[str, Any]:
     """What was chosen for a point of the curve, and how it did on the readout set."""
     return {
         "kind": point.kind,
+        "readout": point.readout,
         "predicted_frames": point.predicted_frames,
-        "forms": [fitted.settings.form for fitted in point.fitted],
         "thresholds": [fitted.threshold for fitted in point.fitted],
         "validation_accuracy": point.validation_accuracy,
         "accuracy": float(point.correct.mean()),
@@ -90,10 +90,9 @@ def main(cfg: DictConfig) -> None:
     common = OmegaConf.to_container(cfg.readout)
     assert isinstance(common, dict)
     candidates = [ReadoutSettings(**{**common, **dict(readout)}) for readout in cfg.readouts]
-    folders = [cfg.dynamics] if isinstance(cfg.dynamics, str) else list(cfg.dynamics)
     needs_places = any(candidate.form == "places" for candidate in candidates)
     probe = fit_probe(caches["readout"]) if needs_places else None
-    parts = [reason(cfg, folder, caches, candidates, probe) for folder in folders]
+    parts = [reason(cfg, folder, caches, candidates, probe) for folder in folders(cfg.dynamics)]
     test, out_dir = parts[0].test, Path(cfg.out_dir)
     rows = accuracy_rows(join_answers([part.answers for part in parts]), test.scenario)
     if cfg.human:
@@ -111,7 +110,8 @@ def main(cfg: DictConfig) -> None:
                 f"[{row['minus_observed_low']:+.3f}, {row['minus_observed_high']:+.3f}]"
             )
             print(
-                f"{row['kind']:>9} {row['predicted_frames']:>3} frames: accuracy {row['accuracy']:.3f} "
+                f"{row.get('readout', ''):>9} {row['kind']:>9} {row['predicted_frames']:>3} frames: accuracy "
+                f"{row['accuracy']:.3f} "
                 f"[{row['low']:.3f}, {row['high']:.3f}]{gain or ''}"
             )
     look = max(part.about["look"] for part in parts)

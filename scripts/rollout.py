@@ -1,69 +1,97 @@
 """Predict the future of cached videos: error curves, scores of predicted masks, GIFs.
 
 python scripts/rollout.py checkpoint=runs/slotformer/checkpoints/last cache=runs/slots/test out_dir=runs/rollout
+python scripts/rollout.py 'checkpoint=[runs/s0/checkpoints/last,runs/s1/checkpoints/last]' …   # means over seeds
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from _cached import device_of
+import numpy as np
+from _cached import CachedSource, device_of, dias_of, folders
 from _futures import pictures
 from _main import entry
+from _oracle import oracle_errors
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from slotformer.cache import SlotCache
-from slotformer.errors import RolloutErrors
+from slotformer.errors import RolloutErrors, over_models
 from slotformer.report import plot_errors, write_csv, write_json
 from slotformer.rollouter import Dynamics
 from slotformer.validation import cache_errors, check_same_encoder, load_dynamics, longest_rollout
 
 
-def curve(cfg: DictConfig, model: Dynamics, cache: SlotCache, steps: int, out_dir: Path) -> RolloutErrors:
-    """Write the error curve of all videos that are long enough."""
-    total = int((cache.store.lengths > (model.burn_in + steps - 1) * model.stride).sum())
+def load(cfg: DictConfig, cache: SlotCache) -> list[Dynamics]:
+    """The models, all with the same context."""
+    models = [load_dynamics(folder).to(device_of(cfg.device)) for folder in folders(cfg.checkpoint)]
+    for model in models:
+        check_same_encoder(model, cache)
+    if len(contexts := {(model.burn_in, model.stride) for model in models}) > 1:
+        raise ValueError(f"the models have different burn_in and stride, {sorted(contexts)}; report them one by one")
+    return models
+
+
+def errors_of(cfg: DictConfig, model: Dynamics, cache: SlotCache) -> RolloutErrors:
+    """The errors on all videos that are long enough."""
+    total = int((cache.store.lengths > (model.burn_in + cfg.predicted_frames - 1) * model.stride).sum())
 
     def bar(batches: Any) -> Any:
         return tqdm(batches, total=-(-total // cfg.batch_size), unit="batch", desc="rollout")
 
-    errors = cache_errors(model, cache, steps, cfg.batch_size, bar)
-    rows = errors.table(seed=cfg.seed)
+    return cache_errors(model, cache, cfg.predicted_frames, cfg.batch_size, bar)
+
+
+def curve(cfg: DictConfig, parts: Sequence[RolloutErrors], stride: int, out_dir: Path) -> None:
+    """Write the error curves and print where they end."""
+    rows = over_models(parts, seed=cfg.seed)
     write_csv(out_dir / "rollout_error.csv", rows)
-    plot_errors(out_dir / "rollout_error.png", rows, model.stride)
+    plot_errors(out_dir / "rollout_error.png", rows, stride)
     last = rows[-1]
+    oracle = f", oracle {last['oracle']:.4f}" if "oracle" in last else ""
     print(
         f"step {last['step']}: error {last['model']:.4f}, repeating the last frame {last['repeat_last']:.4f} "
-        f"(relative {last['model_relative']:.3f}), constant velocity {last['constant_velocity']:.4f}"
+        f"(relative {last['model_relative']:.3f}), constant velocity {last['constant_velocity']:.4f}{oracle}"
     )
-    return errors
 
 
 @entry("rollout")
 def main(cfg: DictConfig) -> None:
     """Roll out ``cfg.checkpoint`` on ``cfg.cache``."""
     cache, out_dir = SlotCache(cfg.cache), Path(cfg.out_dir)
-    model = load_dynamics(cfg.checkpoint).to(device_of(cfg.device))
-    check_same_encoder(model, cache)
-    cfg.predicted_frames = cfg.predicted_frames or longest_rollout(cache, model)
-    errors = curve(cfg, model, cache, cfg.predicted_frames, out_dir)
-    names = errors.video_id[: max(cfg.masks, cfg.gifs)]
-    scores = pictures(cfg, model, cache, names, out_dir) if names else {}
-    about = {
-        "videos": len(errors.video_id),
-        "too_short": len(cache) - len(errors.video_id),
-        "burn_in": model.burn_in,
+    models = load(cfg, cache)
+    first = models[0]
+    cfg.predicted_frames = cfg.predicted_frames or longest_rollout(cache, first)
+    parts = [errors_of(cfg, model, cache) for model in models]
+    names = parts[0].video_id
+    about: dict[str, Any] = {
+        "videos": len(names),
+        "too_short": len(cache) - len(names),
+        "burn_in": first.burn_in,
         "predicted_frames": cfg.predicted_frames,
-        "stride": model.stride,
-        "births": int(errors.births.sum()),
-        "masks_of_videos": len(names),
-        "masks": scores,
-        "checkpoint": cfg.checkpoint,
+        "stride": first.stride,
+        "births": int(parts[0].births.sum()),
+        "checkpoint": folders(cfg.checkpoint),
         "cache": cfg.cache,
     }
+    if cfg.oracle or cfg.masks or cfg.gifs:
+        source, dias = CachedSource(cache), dias_of(cache, cfg.dias, device_of(cfg.device))
+    if cfg.oracle:
+        chosen = np.unique(np.linspace(0, len(names) - 1, cfg.oracle).astype(int))
+        known = np.full_like(parts[0].errors["model"], np.nan)
+        ids = [names[at] for at in chosen]
+        known[chosen] = oracle_errors(first, dias, cache, source, ids, cfg.predicted_frames)
+        for part in parts:
+            part.errors["oracle"] = known
+        about["oracle_of_videos"] = len(chosen)
+    curve(cfg, parts, first.stride, out_dir)
+    if cfg.masks or cfg.gifs:
+        about |= pictures(cfg, models, dias, cache, source, out_dir)
     write_json(out_dir / "rollout.json", about)
-    print(f"{out_dir / 'rollout_error.csv'}: {len(errors.video_id)} videos, {about['births']} births not scored")
+    print(f"{out_dir / 'rollout_error.csv'}: {len(names)} videos, {about['births']} births not scored")
 
 
 if __name__ == "__main__":

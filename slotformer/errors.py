@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -77,7 +78,10 @@ class RolloutErrors:
     scored: NDArray[np.int64]  # (R,) slots scored a step, over all videos
 
     def table(self, level: float = 0.95, seed: int = 0) -> list[dict[str, float]]:
-        """One row a step: mean and bootstrap interval over videos a predictor, and errors relative to repeat_last."""
+        """One row a step: mean and bootstrap interval over videos a predictor, and errors relative to repeat_last.
+
+        A predictor that was asked about some videos only (NaN on the others) is related to repeat_last on these.
+        """
         rows = []
         for step in range(len(self.scored)):
             row: dict[str, float] = {"step": step + 1}
@@ -124,6 +128,18 @@ def join_errors(parts: list[RolloutErrors]) -> RolloutErrors:
         births=np.concatenate([p.births for p in parts]),
         scored=np.sum([p.scored for p in parts], 0),
     )
+
+
+def over_models(parts: Sequence[RolloutErrors], level: float = 0.95, seed: int = 0) -> list[dict[str, float]]:
+    """The table of several models on the same videos: means over models, and ``…_std``, the deviation between them."""
+    names = parts[0].errors
+    mean = replace(parts[0], errors={name: np.mean([part.errors[name] for part in parts], 0) for name in names})
+    rows = mean.table(level, seed)
+    tables = [part.table(level, seed) for part in parts]
+    for step, row in enumerate(rows):
+        for key in ("model", "model_relative"):
+            row[f"{key}_std"] = float(np.std([table[step][key] for table in tables]))
+    return rows
 
 
 def interval(values: Values, level: float = 0.95, seed: int = 0, samples: int = 2000) -> tuple[float, float, float]:

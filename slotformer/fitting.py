@@ -1,4 +1,9 @@
-"""Fitting contact readouts on the readout set alone: its own parts decide epoch, restart, threshold and settings."""
+"""Fitting contact readouts on the readout set alone: its own parts decide epoch, restart, threshold and settings.
+
+This is not the engine's training loop, on purpose. A readout has some hundred weights and sees some hundred clips; the
+readouts of all folds and restarts are trained as one batch of models, again for every point of the curve. The engine
+trains one model, with a run folder and checkpoints, and would do so over a hundred times.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +19,12 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
 from slotformer.contact import ContactReadout, LabelledSlots
+from slotformer.logistic import FittedLogistic, fit_logistic
 
 
 @dataclass
 class ReadoutSettings:
-    """How a readout is fitted."""
+    """How a readout is fitted. ``form`` is one of a :class:`ContactReadout` or ``logistic``, which knows folds only."""
 
     form: str = "roles"
     hidden: int = 16
@@ -41,6 +47,11 @@ class FittedReadouts:
     validation_accuracy: float
     settings: ReadoutSettings
 
+    @property
+    def form(self) -> str:
+        """Which kind of readout."""
+        return self.settings.form
+
     def logits(self, data: LabelledSlots) -> Tensor:
         """Mean logits (V,)."""
         return torch.stack([evaluate(readout, data) for readout in self.readouts]).mean(0)
@@ -51,7 +62,10 @@ class FittedReadouts:
         return (answers == data.label.bool()).double().numpy()
 
 
-def fit(data: LabelledSlots, candidates: Sequence[ReadoutSettings], seed: int) -> FittedReadouts:
+Fitted = FittedReadouts | FittedLogistic
+
+
+def fit(data: LabelledSlots, candidates: Sequence[ReadoutSettings], seed: int) -> Fitted:
     """Fit readouts on parts of the readout set; what a part was held out for decides all choices.
 
     The set is cut into ``folds`` parts, each with its share of every scenario and answer. For every part readouts are
@@ -64,10 +78,12 @@ def fit(data: LabelledSlots, candidates: Sequence[ReadoutSettings], seed: int) -
     """
     if not 0 < float(data.label.mean()) < 1:
         raise ValueError("the readout videos all have the same answer; a classifier needs both")
-    return min((_fit_folds(data, settings, seed) for settings in candidates), key=lambda f: f.validation_loss)
+    return min((_fit(data, settings, seed) for settings in candidates), key=lambda f: f.validation_loss)
 
 
-def _fit_folds(data: LabelledSlots, settings: ReadoutSettings, seed: int) -> FittedReadouts:
+def _fit(data: LabelledSlots, settings: ReadoutSettings, seed: int) -> Fitted:
+    if settings.form == "logistic":
+        return fit_logistic(data, settings.folds, seed)
     part = torch.from_numpy(stratified_parts(data, settings.folds, seed))  # (V,)
     readouts = Readouts(data, settings, part, seed).fit()
     logits = torch.zeros(len(data))

@@ -7,6 +7,7 @@ the test cache itself remembers.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,7 @@ from slotformer.cache import SlotCache
 from slotformer.contact import LabelledSlots
 from slotformer.errors import interval
 from slotformer.fast import fast_rollout
-from slotformer.fitting import FittedReadouts, ReadoutSettings, fit
+from slotformer.fitting import Fitted, ReadoutSettings, fit
 from slotformer.places import PlaceProbe
 from slotformer.rollouter import Dynamics, context_live
 
@@ -105,7 +106,8 @@ class Answers:
     predicted_frames: int  # strided frames of the future that the readout was given
     correct: NDArray[np.float64]  # (seeds,V)
     validation_accuracy: float  # mean over seeds
-    fitted: list[FittedReadouts]  # one a seed
+    fitted: list[Fitted]  # one a seed
+    readout: str = ""  # its form
 
 
 def answer(
@@ -116,19 +118,20 @@ def answer(
     seeds: Sequence[int],
     progress: Wrap = iter,
 ) -> list[Answers]:
-    """Fit a readout for every point of the curve on ``readout`` and score it on ``test``.
+    """Fit a readout for every point of every curve on ``readout`` and score it on ``test``.
 
     The points are: observed frames only; these and each number of ``predicted_frames``; the encoded video as far as
-    the largest of them.
+    the largest of them. Every form of readout has a curve of its own; candidates of one form compete at every point.
     """
     points = [("observed", 0), *(("predicted", n) for n in predicted_frames), ("full", max(predicted_frames))]
+    forms = dict.fromkeys(c.form for c in candidates)
     answers = []
-    for kind, count in progress(points):
+    for form, (kind, count) in progress(list(itertools.product(forms, points))):
         train, held = readout.kind(kind, count), test.kind(kind, count)
-        fitted = [fit(train, candidates, seed) for seed in seeds]
+        fitted = [fit(train, [c for c in candidates if c.form == form], seed) for seed in seeds]
         correct = np.stack([f.correct(held) for f in fitted])
         validation = float(np.mean([f.validation_accuracy for f in fitted]))
-        answers.append(Answers(kind, count, correct, validation, fitted))
+        answers.append(Answers(kind, count, correct, validation, fitted, form))
     return answers
 
 
@@ -139,7 +142,7 @@ def join_answers(parts: Sequence[Sequence[Answers]]) -> list[Answers]:
         correct = np.concatenate([point.correct for point in same])
         validation = float(np.mean([point.validation_accuracy for point in same]))
         fitted = [readouts for point in same for readouts in point.fitted]
-        joined.append(Answers(same[0].kind, same[0].predicted_frames, correct, validation, fitted))
+        joined.append(Answers(same[0].kind, same[0].predicted_frames, correct, validation, fitted, same[0].readout))
     return joined
 
 
@@ -147,9 +150,9 @@ def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: fl
     """A row for every point of the curve and every scenario, ``all`` last: accuracy, interval, difference to observed.
 
     Intervals are bootstrapped over videos; ``minus_observed`` compares the same videos, so its interval is paired.
-    ``std`` is over seeds (of dynamics models and readouts).
+    ``std`` and ``minus_observed_std`` are over seeds (of dynamics models and readouts).
     """
-    observed = next(a for a in answers if a.kind == "observed")
+    observed = {a.readout: a for a in answers if a.kind == "observed"}
     groups = {name: np.array([s == name for s in scenario]) for name in sorted(set(scenario))}
     groups["all"] = np.ones(len(scenario), bool)
     rows = []
@@ -157,11 +160,13 @@ def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: fl
         for name, members in groups.items():
             correct = point.correct[:, members]
             accuracy, low, high = interval(correct.mean(0), level)
-            gain, gain_low, gain_high = interval((correct - observed.correct[:, members]).mean(0), level)
+            gains = correct - observed[point.readout].correct[:, members]  # (seeds,V)
+            gain, gain_low, gain_high = interval(gains.mean(0), level)
             rows.append(
                 {
                     "scenario": name,
                     "kind": point.kind,
+                    "readout": point.readout,
                     "predicted_frames": point.predicted_frames,
                     "accuracy": accuracy,
                     "low": low,
@@ -170,6 +175,7 @@ def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: fl
                     "std": float(correct.mean(1).std()),
                     "validation_accuracy": point.validation_accuracy,
                     "minus_observed": gain,
+                    "minus_observed_std": float(gains.mean(1).std()),
                     "minus_observed_low": gain_low,
                     "minus_observed_high": gain_high,
                 }

@@ -15,8 +15,13 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-LABELS = {"model": "SlotFormer", "repeat_last": "repeat the last frame", "constant_velocity": "constant velocity"}
-COLOURS = {"model": "tab:blue", "repeat_last": "tab:gray", "constant_velocity": "tab:orange"}
+LABELS = {
+    "model": "SlotFormer",
+    "repeat_last": "repeat the last frame",
+    "constant_velocity": "constant velocity",
+    "oracle": "oracle: the future, encoded anew",
+}
+COLOURS = {"model": "tab:blue", "repeat_last": "tab:gray", "constant_velocity": "tab:orange", "oracle": "tab:green"}
 Row = Mapping[str, Any]
 
 
@@ -41,7 +46,7 @@ def plot_errors(path: Path, rows: Sequence[Row], stride: int) -> None:
     """Normalised error and error relative to repeating the last frame, against predicted steps, with intervals."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     steps = [row["step"] for row in rows]
-    for name in LABELS:
+    for name in [name for name in LABELS if name in rows[0]]:
         _curve(left, steps, rows, name, LABELS[name], COLOURS[name])
         if name != "repeat_last":
             _curve(right, steps, rows, f"{name}_relative", LABELS[name], COLOURS[name])
@@ -60,10 +65,24 @@ def plot_errors(path: Path, rows: Sequence[Row], stride: int) -> None:
 
 
 def plot_accuracy(path: Path, rows: Sequence[Row], stride: int) -> None:
-    """Accuracy against predicted frames: pooled with its interval and with the observed-only and full readouts."""
-    names = sorted({row["scenario"] for row in rows} - {"all"})
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for name in [*names, "all"]:
+    """Accuracy against predicted frames, a panel for every form of readout, people's accuracy in each."""
+    forms = list(dict.fromkeys(row["readout"] for row in rows if row["kind"] != "human"))
+    figure, panels = pyplot.subplots(
+        1, len(forms), figsize=(7 * len(forms), 4.5), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axes, form in zip(panels[0], forms, strict=True):
+        _accuracy(axes, [row for row in rows if row["kind"] == "human" or row["readout"] == form])
+        axes.set(xlabel=f"predicted frames ({stride} raw each)", title=f"will they touch? readout: {form}")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small", ncols=2)
+    panels[0, 0].set_ylabel("accuracy on test")
+    _whole(path, lambda aside: figure.savefig(aside, format="png", dpi=120))
+    pyplot.close(figure)
+
+
+def _accuracy(axes: Axes, rows: Sequence[Row]) -> None:
+    """Scenarios, and all together with its interval and with the observed-only and full readouts."""
+    for name in [*sorted({row["scenario"] for row in rows} - {"all"}), "all"]:
         own = [r for r in rows if r["scenario"] == name and r["kind"] in ("observed", "predicted")]
         bold = name == "all"
         frames = [r["predicted_frames"] for r in own]
@@ -73,18 +92,12 @@ def plot_accuracy(path: Path, rows: Sequence[Row], stride: int) -> None:
         if bold:
             low, high = [r["low"] for r in own], [r["high"] for r in own]
             axes.fill_between(frames, low, high, color=line.get_color(), alpha=0.2)
-            full = next(r for r in rows if r["scenario"] == "all" and r["kind"] == "full")
-            axes.axhline(full["accuracy"], linestyle="--", color="black", linewidth=1, label="full video")
             axes.axhline(own[0]["accuracy"], linestyle=":", color="black", linewidth=1, label="observed only")
-    for row in rows:
-        if row["kind"] == "human" and row["scenario"] == "all":
-            axes.axhline(row["accuracy"], linestyle="-.", color="tab:red", linewidth=1, label="people")
+    for kind, label, style, colour in (("full", "full video", "--", "black"), ("human", "people", "-.", "tab:red")):
+        for row in rows:
+            if row["kind"] == kind and row["scenario"] == "all":
+                axes.axhline(row["accuracy"], linestyle=style, color=colour, linewidth=1, label=label)
     axes.axhline(0.5, color="tab:gray", linewidth=1)
-    axes.set(xlabel=f"predicted frames ({stride} raw each)", ylabel="accuracy on test", title="will they touch?")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", ncols=2)
-    _whole(path, lambda aside: figure.savefig(aside, format="png", dpi=120))
-    pyplot.close(figure)
 
 
 def _curve(axes: Axes, steps: Sequence[int], rows: Sequence[Row], name: str, label: str, colour: str) -> None:

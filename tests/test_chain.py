@@ -64,12 +64,12 @@ def test_chain_of_all_scripts(tmp_path: Path) -> None:
     )  # fmt: skip
     run(
         "rollout", f"checkpoint={slotformer}", f"cache={slots / 'test'}", f"out_dir={tmp_path / 'rollout'}",
-        "predicted_frames=5", "masks=2", "gifs=1",
+        "predicted_frames=5", "masks=2", "gifs=1", "oracle=3",
     )  # fmt: skip
     with (tmp_path / "rollout/rollout_error.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5]
-    assert {"model", "repeat_last", "constant_velocity"} <= rows[0].keys()
+    assert {"model", "repeat_last", "constant_velocity", "oracle"} <= rows[0].keys()
     assert len(list((tmp_path / "rollout").rglob("*.gif"))) == 1
 
     caches = (f"readout_cache={slots / 'readout'}", f"test_cache={slots / 'test'}")

@@ -34,7 +34,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # {w} is a folder with data and models
     "cache_slots": ("checkpoint={w}/dias/checkpoints/last", "data.root={w}", "cache={o}"),
     "inspect_cache": ("cache={w}/slots",),
     "train_slotformer": ("experiment=smoke", "cache={w}/slots", "out_dir={o}", "max_steps=1"),
-    "rollout": ("checkpoint={w}/slotformer/checkpoints/last", "cache={w}/slots", "out_dir={o}", "masks=0", "gifs=0"),
+    "rollout": ("checkpoint={w}/slotformer/checkpoints/last", "cache={w}/slots", "out_dir={o}", "masks=0",
+                "gifs=0", "oracle=0"),
     "reason": ("experiment=smoke", "dynamics={w}/slotformer/checkpoints/last", "readout_cache={w}/slots",
                "test_cache={w}/slots", "out_dir={o}"),
     "cache_states": ("data.root={w}", "cache={o}"),
@@ -125,7 +126,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(name: str) -> list[str]:
     """Every option of a script and every group of options, but for what decides the class of an object."""
-    words = [word.replace("experiment=", f"experiment/{name}=") for word in COMMANDS[name]]
+    words = [word.format(w="w", o="o").replace("experiment=", f"experiment/{name}=") for word in COMMANDS[name]]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose(name, words), resolve=False)
 
