@@ -110,7 +110,7 @@ def summary(seconds: dict[str, float]) -> str:
         "\nFrames, slots in colours that stay with their object, true boxes:\n",
         *gifs,
         "\n## Futures: normalised error of predicted slots, by step",
-        *table(ROOT / "rollout/rollout_error.csv", {}, ("step", "model", "repeat_last", "constant_velocity")),
+        *table(ROOT / "rollout/rollout_error.csv", {}, ("step", "model", "repeat_last", "constant_velocity", "oracle")),
         "\n![error](rollout/rollout_error.png)\n\nObserved, true future, predicted:\n",
         *futures,
         "\n## Contact: accuracy on unseen test videos",
