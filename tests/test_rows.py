@@ -1,0 +1,85 @@
+"""The rows of the tables: each is built from its config and differs from full DIAS in what its name says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from dias_video.engine import Trainer
+from dias_video.model import DIAS
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TECHNIQUES = {"reduction", "reinitialization", "distillation", "random order"}
+ON = {
+    "base": TECHNIQUES - {"distillation"},
+    "full": TECHNIQUES,
+    "no_reduction": {"distillation", "random order"},
+    "no_reinitialization": TECHNIQUES - {"reinitialization"},
+    "no_distillation": TECHNIQUES - {"distillation"},
+    "causal": TECHNIQUES - {"random order"},
+    "dinosaur": set(),
+    "videosaur": set(),
+    "spot": set(),
+    "solv": {"reduction"},
+}
+DECODERS = {
+    "causal": ("CausalDecoder", "num_orders", 1),
+    "spot": ("CausalDecoder", "num_orders", 9),
+    "dinosaur": ("MLPDecoder", "hidden", 128),
+    "solv": ("MLPDecoder", "hidden", 128),
+    "videosaur": ("SlotMixerDecoder", "feature_dim", 64 + 256),
+}
+
+
+def composed(row: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        words = [f"experiment/train_video=rows/{row}", "data.root=x", "out_dir=x", "data.features.path=x"]
+        return compose("train_video", words)
+
+
+def test_every_row_is_known() -> None:
+    assert {file.stem for file in (CONFIGS / "experiment/train_video/rows").glob("*.yaml")} == set(ON)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        compared = compose("compare", ["root=x", "encoder=x", "features=x", "out_dir=x"]).rows
+    assert set(compared) == set(ON) - {"base"}
+
+
+@pytest.mark.parametrize("row", sorted(ON))
+def test_a_row_is_built_and_has_its_techniques(row: str) -> None:
+    cfg = composed(row)
+    model: DIAS = instantiate(cfg.model)
+    trainer: Trainer = instantiate(cfg.trainer)
+    on = {
+        "reduction": model.aggregator.merge_threshold is not None,
+        "reinitialization": model.aggregator.reinitialize,
+        "distillation": model.teacher is not None,
+        "random order": type(model.decoder).__name__ == "RandomARDecoder",
+    }
+    assert {name for name, is_on in on.items() if is_on} == ON[row]
+    if row in DECODERS:
+        kind, name, value = DECODERS[row]
+        assert model.decoder.config["type"] == kind
+        assert model.decoder.config[name] == value
+    terms = {"distillation"} if on["distillation"] else {"similarity"} if row == "videosaur" else set()
+    assert set(trainer.weights) == terms
+    assert (model.similarity_temperature is not None) == (row == "videosaur")
+
+
+@pytest.mark.parametrize("row", sorted(set(ON) - {"full"}))
+def test_rows_share_everything_else(row: str) -> None:
+    def shared(name: str) -> Any:
+        plain = OmegaConf.to_container(composed(name), resolve=True)
+        assert isinstance(plain, dict)
+        for key in ("decoder", "teacher", "similarity_temperature"):
+            plain["model"].pop(key, None)
+        for key in ("merge_threshold", "reinitialize"):
+            plain["model"]["aggregator"].pop(key)
+        plain["trainer"].pop("weights")
+        return plain
+
+    assert shared(row) == shared("full")
