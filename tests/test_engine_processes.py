@@ -82,6 +82,15 @@ def test_the_model_is_really_in_shards(tmp_path: Path) -> None:
     assert max(held) < 0.6 * total[0]
 
 
+def test_bf16_in_shards(tmp_path: Path) -> None:
+    """Precision is autocast's business, so it means the same with and without FSDP."""
+    options = {"batch_size": 8, "max_steps": 6, "precision": "bf16"}
+    replicated = finished(tmp_path / "1", processes=2, **options)
+    sharded = finished(tmp_path / "2", processes=2, fsdp=True, **options)
+    torch.testing.assert_close(weights(sharded), weights(replicated), rtol=1e-3, atol=1e-4)
+    assert weights(sharded)["net.0.weight"].dtype == torch.float32
+
+
 def test_the_first_fsdp_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", processes=2, before=lambda: os.environ.update(ACCELERATE_USE_FSDP="true"))
     assert run.end() == [1, 1]

@@ -241,11 +241,12 @@ class _Run:
                 with self.accelerator.autocast():
                     terms = self.model(batch.to(self.accelerator.device), draws)
                 self.accelerator.backward(self._loss(terms) / len(places))
-            noted.append(terms)
+            noted.append({name: value.detach() for name, value in terms.items()})
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), trainer.optimization.clip or float("inf"))
         self.records.num_frames = getattr(micro_batches[0], "num_frames", 1)
         self.records.add(step + 1, noted, full(norm), _names(micro_batches, places))
-        if not (trainer.optimization.max_skipped and self._spoilt()):
+        spoilt = trainer.optimization.max_skipped > 0 and self._spoilt()
+        if not spoilt or self.records.scaled:  # a loss scaler leaves the update out by itself, and has to know of it
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.count_step()

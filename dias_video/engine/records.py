@@ -48,9 +48,9 @@ class Records:
         self._waited += time.perf_counter() - start
 
     def add(self, number: int, terms: Sequence[Mapping[str, Tensor]], norm: Tensor, video_ids: list[str]) -> None:
-        """Note a step: the terms of its micro-batches, each (samples,), and the ids of all their samples."""
+        """Note a step: the detached terms of its micro-batches, each (samples,), and the ids of all their samples."""
         self.terms = list(terms[0])
-        losses = torch.cat([torch.stack([v.detach().float() for v in part.values()]) for part in terms], dim=1)
+        losses = torch.cat([torch.stack([v.float() for v in part.values()]) for part in terms], dim=1)
         assert losses.shape == (len(self.terms), len(video_ids)), "a loss term must have one value a sample"
         self._last = Step(number, losses, norm.detach(), video_ids)
         self._unchecked.append(self._last)
