@@ -22,7 +22,7 @@ check: .venv/installed
 	$(BIN)/mypy
 
 bench: .venv/installed
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python scripts/benchmark.py
 
 faults: .venv/installed
 	$(BIN)/python -m pytest -m slow tests/test_faults.py -s

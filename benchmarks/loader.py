@@ -1,9 +1,7 @@
 """What reading a clip costs: 6 of 24 frames against all 24, shuffled against in order, start-up with 10,000 videos.
 
-python benchmarks/loader.py
-
-CPU time of this process is counted, so that other work on the machine matters little; files are in the page cache.
-Pictures are 256x256, as in MOVi. Decoding every frame stands for loaders that take a clip out of a decoded video.
+Files are in the page cache. Pictures are 256x256, as in MOVi. Decoding every frame stands for loaders that take a clip
+out of a decoded video.
 """
 
 from __future__ import annotations
@@ -13,14 +11,14 @@ import json
 import os
 import struct
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 from PIL import Image
 
+from benchmarks.measure import Bench, Row, Work
 from dias_video.data.folder import FolderVideos
 from dias_video.data.loading import ClipDataset
 from dias_video.data.movi import MoviVideos
@@ -28,12 +26,13 @@ from dias_video.data.source import VideoSource
 from dias_video.data.tfrecord import crc32c, masked
 from dias_video.data.ytvis import YouTubeVIS
 
-VIDEOS, FRAMES, CLIP, SIDE, ROUNDS = 8, 24, 6, 256, 5
+VIDEOS, FRAMES, CLIP, SIDE = 8, 24, 6, 256
 MANY = 10_000
 
 
-def main() -> None:
-    """Print a table of ratios and rates."""
+def run(bench: Bench) -> list[Row]:
+    """One comparison a source, and how long it takes to open a large one."""
+    rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["DIAS_CACHE"] = str(folder / "cache")
@@ -43,50 +42,29 @@ def main() -> None:
             "mp4, one key frame (folder)": FolderVideos(write_mp4(folder / "long", gop=FRAMES)),
             "mp4, key frame every 6 (folder)": FolderVideos(write_mp4(folder / "short", gop=CLIP)),
         }
-        print(f"{'':34}{'clips/s':>9}{'MB/s':>8}{'against all frames':>20}{'shuffled / in order':>21}")
         for title, source in sources.items():
-            rate, gain, order = clip_rates(source)
-            megabytes = rate * CLIP * SIDE * SIDE * 3 / 1e6
-            print(f"{title:34}{rate:9.1f}{megabytes:8.0f}{gain:19.1f}x{order:20.2f}x")
+            rows += reading(bench, title, source)
         write_movi(folder / "many", MANY, 8, with_flow=False)
         write_ytvis(folder / "many_clips", MANY, 10, 8, frames_on_disk=False)
-        starts: dict[str, Callable[[], VideoSource]] = {
+        starts = {
             "movi": lambda: MoviVideos(folder / "many"),
             "ytvis": lambda: YouTubeVIS(folder / "many_clips"),
         }
-        for title, start in starts.items():
-            first, again = seconds(start), min(seconds(start) for _ in range(3))
-            print(f"start-up with {MANY:,} videos, {title}: {again * 1000:.0f} ms ({first:.1f} s the first time)")
+        rows += bench.compare(f"opening {MANY:,} videos again", starts, MANY, "videos", counted=False)
+    return rows
 
 
-def clip_rates(source: VideoSource) -> tuple[float, float, float]:
-    """Clips a second, how many times the rate of decoding all frames, and time shuffled over time in order."""
+def reading(bench: Bench, title: str, source: VideoSource) -> list[Row]:
+    """Clips of 6 frames by decoding everything, and ours, in order and shuffled."""
     clips = ClipDataset(source, CLIP)
-    shuffled = np.random.default_rng(0).permutation(len(source)).tolist()
-
-    def read_clips(indices: list[int]) -> None:
-        for index in indices:
-            clips[0, index]
-
-    def read_all(indices: list[int]) -> None:
-        for index in indices:
-            source.read(index, range(FRAMES))
-
     ordered = list(range(len(source)))
-    read_all(ordered)
-    some, everything, mixed = [], [], []
-    for _ in range(ROUNDS):
-        some.append(seconds(lambda: read_clips(ordered)))
-        everything.append(seconds(lambda: read_all(ordered)))
-        mixed.append(seconds(lambda: read_clips(shuffled)))
-    return len(ordered) / min(some), min(everything) / min(some), min(mixed) / min(some)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """CPU time of this process for one call."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+    shuffled = np.random.default_rng(0).permutation(ordered).tolist()
+    contestants: dict[str, Work] = {
+        "every frame decoded": lambda: [source.read(index, range(FRAMES)) for index in ordered],
+        "the clip's frames": lambda: [clips[0, index] for index in ordered],
+        "the clip's frames, shuffled": lambda: [clips[0, index] for index in shuffled],
+    }
+    return bench.compare(f"loader, {title}", contestants, VIDEOS, "clips", counted=False)
 
 
 def pictures(seed: int, count: int, side: int) -> Iterator[np.ndarray]:
@@ -182,7 +160,3 @@ def write_mp4(root: Path, gop: int) -> Path:
                 file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             file.mux(stream.encode())
     return root
-
-
-if __name__ == "__main__":
-    main()

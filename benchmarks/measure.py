@@ -1,6 +1,7 @@
 """What every section measures with: time, operations, bytes and memory, beside what the device can do.
 
-- Time: contestants take turns, so that other work on the machine meets them alike; the median and the fastest turn.
+- Time: contestants take turns, so that other work on the machine meets them alike; the median and the fastest turn. On a
+  single CPU thread it is the process' CPU time, which other work disturbs little; otherwise it is wall time.
 - Operations: floating-point operations of matrix products, convolutions and attention, as ``torch.utils.flop_counter``
   has them; other arithmetic is not counted.
 - Bytes: of every operator, what it reads and writes, each tensor once; views cost nothing. Caches and fusion need less.
@@ -139,12 +140,13 @@ class Bench:
 
 
 def seconds(work: Work, device: str) -> float:
-    """Wall time of one call, the device's queue emptied before and after."""
+    """Time of one call, the device's queue emptied before and after."""
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     work()
     synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def synchronize(device: str) -> None:

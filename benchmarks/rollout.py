@@ -1,19 +1,15 @@
-"""Rollouts of 100 frames, every way there is, as ratios to the plain loop: python benchmarks/rollout.py
+"""Rollouts of 100 frames, every way there is, as ratios to the plain loop.
 
 The plain loop is the published one: PyTorch's own Transformer encoder over the whole window at every step, all slots,
-dead or not. One core, CPU time of this process, the best of some runs, so that other work on the machine matters
-little.
+dead or not.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measure import Bench, Row, Work
 from slotformer.causal import CausalSlotFormer
 from slotformer.fast import fast_rollout
 from slotformer.rollouter import SlotFormer
@@ -23,6 +19,7 @@ SETTINGS = {  # burn_in, width, layers, heads, ffn_ratio
     "small": (6, 128, 4, 8, 4),
     "tiny": (6, 96, 2, 4, 2),
 }
+VIDEOS, STEPS, SLOTS, DIM, LIVE = 16, 100, 7, 64, 0.7
 
 
 class PlainLoop(nn.Module):
@@ -49,52 +46,24 @@ class PlainLoop(nn.Module):
         return torch.stack(predicted, 1)
 
 
-@torch.inference_mode()
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    """CPU seconds of the fastest of some runs, after one that warms up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-    return min(times)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--videos", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--slots", type=int, default=7)
-    parser.add_argument("--slot-dim", type=int, default=64)
-    parser.add_argument("--live", type=float, default=0.7, help="part of the slots that live")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    for name in args.settings:
-        burn_in, width, layers, heads, ratio = SETTINGS[name]
-        slots = torch.randn(args.videos, burn_in, args.slots, args.slot_dim)
-        everything = torch.ones(slots.shape[:3], dtype=torch.bool)
-        some = (torch.arange(args.slots) < args.slots * args.live).expand_as(everything)
+def run(bench: Bench) -> list[Row]:
+    """One comparison a setting."""
+    rows = []
+    for name, (burn_in, width, layers, heads, ratio) in SETTINGS.items():
+        torch.manual_seed(0)
+        slots = torch.randn(VIDEOS, burn_in, SLOTS, DIM, device=bench.device)
+        everything = torch.ones(slots.shape[:3], dtype=torch.bool, device=bench.device)
+        some = (torch.arange(SLOTS, device=bench.device) < SLOTS * LIVE).expand_as(everything)
         size = {"burn_in": burn_in, "width": width, "layers": layers, "heads": heads, "ffn_ratio": ratio}
-        plain = PlainLoop(args.slot_dim, **size).eval()
-        exact = SlotFormer(args.slot_dim, **size).eval()
-        causal = CausalSlotFormer(args.slot_dim, **size).eval()
-        rows: dict[str, Callable[[], object]] = {
-            "plain loop": lambda plain=plain, slots=slots: plain(slots, args.steps),
-            "exact, all slots live": lambda m=exact, s=slots, e=everything: fast_rollout(m, s, e, args.steps),
-            f"exact, {args.live:.0%} live": lambda m=exact, s=slots, e=some: fast_rollout(m, s, e, args.steps),
-            "causal, cached keys": lambda m=causal, s=slots, e=everything: m.rollout(s, e, args.steps),
+        plain, exact, causal = (
+            kind(DIM, **size).to(bench.device).eval() for kind in (PlainLoop, SlotFormer, CausalSlotFormer)
+        )
+        contestants: dict[str, Work] = {
+            "plain loop": lambda m=plain, s=slots: m(s, STEPS),
+            "exact, all slots live": lambda m=exact, s=slots, e=everything: fast_rollout(m, s, e, STEPS),
+            f"exact, {LIVE:.0%} live": lambda m=exact, s=slots, e=some: fast_rollout(m, s, e, STEPS),
+            "causal, cached keys": lambda m=causal, s=slots, e=everything: m.rollout(s, e, STEPS),
         }
-        base = 0.0
-        for kind, run in rows.items():
-            value = seconds(run, args.repeats)
-            base = base or value
-            rate = args.videos * args.steps / value
-            print(f"{name:10s} {kind:26s} {rate:9.0f} frames/s per core   {base / value:5.2f}x", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        with torch.inference_mode():
+            rows += bench.compare(f"rollout, {name}", contestants, VIDEOS * STEPS)
+    return rows

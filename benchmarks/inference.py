@@ -1,0 +1,107 @@
+"""Whole videos through trained models: slot caching beside the encoder alone, and evaluation."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from itertools import count
+
+import torch
+
+from benchmarks.measure import Bench, Row
+from benchmarks.training import SETTINGS, autocast, clips
+from dias_video.data.source import Sample, VideoInfo
+from dias_video.encoding import encode_videos
+from dias_video.engine import build
+from dias_video.evaluation import score_video
+from dias_video.model import DIAS
+from dias_video.predictors import ModelTracks
+from slotformer.cache import SlotCacheWriter, finish
+
+VIDEOS, FRAMES = 4, 24
+
+
+class Noise:
+    """Videos in memory, so that reading them costs nothing."""
+
+    def __init__(self, side: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        shape = (VIDEOS, FRAMES, 3, side, side)
+        self.videos = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        return VIDEOS
+
+    def info(self, index: int) -> VideoInfo:
+        return VideoInfo(f"video{index}", FRAMES)
+
+    def read(self, index: int, frames: Sequence[int]) -> Sample:
+        at = list(frames)
+        return {"video": self.videos[index, at], "video_id": f"video{index}", "frame_index": torch.tensor(at)}
+
+
+def run(bench: Bench) -> list[Row]:
+    """The shipped model at two sizes of video, and the paper's."""
+    shipped = DIAS.shipped().to(bench.device).eval()
+    rows = caching(bench, "shipped model, 64 px", shipped, Noise(64)) + evaluation(bench, shipped)
+    for name, config in bench.models.items():
+        if name != "demo" and bench.cuda:  # a CPU would take minutes to say what the training section says
+            rows += caching(bench, f"{name}, 256 px", build(config).to(bench.device).eval(), Noise(256))
+    return rows
+
+
+def caching(bench: Bench, name: str, model: DIAS, source: Noise) -> list[Row]:
+    """Frames a second into a slot cache on the disk, and of the encoder alone."""
+    videos = source.videos.to(bench.device)
+
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = count()
+
+        def cache(dtype: torch.dtype | None) -> None:
+            path = f"{folder}/{next(numbers)}"
+            with SlotCacheWriter(path) as writer, autocast(bench, dtype):
+                for video in encode_videos(model, source, range(VIDEOS)):
+                    writer.write(video.info.video_id, video.slots, video.mask, video.maps, video.track_id)
+            finish(path)
+
+        def encode(dtype: torch.dtype | None) -> None:
+            with autocast(bench, dtype):
+                model.encoder.features(videos)
+
+        half = torch.bfloat16
+        contestants = {
+            "encoder alone, float32": lambda: encode(None),
+            "slot cache, float32": lambda: cache(None),
+            "encoder alone, bfloat16": lambda: encode(half),
+            "slot cache, bfloat16": lambda: cache(half),
+        }
+        return bench.compare(f"slot caching, {name}", contestants, VIDEOS * FRAMES)
+
+
+def evaluation(bench: Bench, model: DIAS) -> list[Row]:
+    """Frames a second of videos of 24 frames of 128 px with boxes: the model alone, and with every measure."""
+    setting = SETTINGS["demo"]
+    batch = clips(setting, VIDEOS, "cpu")
+    longer = FRAMES // setting.frames
+    masks = batch.masks.repeat(1, longer, 1, 1)
+    samples = [
+        {
+            "video": batch.video[b].repeat(longer, 1, 1, 1),
+            "video_id": batch.video_id[b],
+            "boxes": batch.boxes[b],
+            "box_valid": batch.box_valid[b],
+        }
+        for b in range(VIDEOS)
+    ]
+    method = ModelTracks(model, boxes=True)
+    found = [method(sample) for sample in samples]
+
+    def score() -> None:
+        for pred, true in zip(found, masks, strict=True):
+            score_video(pred, true)
+
+    contestants = {
+        "tracks, video by video": lambda: [method(sample) for sample in samples],
+        "every measure of both protocols and J&F": score,
+    }
+    return bench.compare("evaluation, shipped model, 128 px", contestants, VIDEOS * FRAMES)

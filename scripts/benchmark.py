@@ -1,0 +1,108 @@
+"""Measure everything and keep it: python scripts/benchmark.py, or device=cuda on a GPU.
+
+Each section runs in a process of its own, so that its memory is its own. Writes <out_dir>/<name>.json and .md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from _main import entry
+from hydra import compose
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[1]
+
+
+@entry("benchmark")
+def main(cfg: DictConfig) -> None:
+    """Run ``cfg.sections`` and write the tables."""
+    if cfg.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={cfg.device} was asked for and there is no GPU; use device=cpu")
+    settings = {"device": cfg.device, "threads": cfg.threads, "rounds": cfg.rounds, "seconds": cfg.seconds}
+    settings["models"] = {name: model_config(name) for name in cfg.models}
+    result: dict[str, Any] = {"about": about(cfg), "sections": {}}
+    out = ROOT / cfg.out_dir
+    out.mkdir(parents=True, exist_ok=True)
+    for section in tqdm(list(cfg.sections), unit="section"):
+        load = os.getloadavg()[0]
+        result["sections"][section] = {**run(section, settings), "load": load}
+        (out / f"{cfg.name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        (out / f"{cfg.name}.md").write_text(table(result))
+    print(table(result))
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """The model of an experiment of train_video.py, as plain data; the encoder's weights don't matter for time."""
+    overrides = [f"experiment/train_video={name}", "data.root=none", "out_dir=none", "model.encoder.weights=random"]
+    return instantiate(compose("train_video", overrides).model).config
+
+
+def run(section: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Rows and ceilings of one section."""
+    command = [sys.executable, "-m", "benchmarks", section]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"])}
+    done = subprocess.run(
+        command, input=json.dumps(settings), stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    )
+    if done.returncode:
+        raise ValueError(f"section {section} failed; see above")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def about(cfg: DictConfig) -> dict[str, str]:
+    """Command, commit, versions and device."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+    if cfg.device.startswith("cuda"):
+        device = torch.cuda.get_device_name()
+    else:
+        lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
+        device = f"{model}, {cfg.threads} threads of {os.cpu_count()}"
+    return {
+        "command": "python " + shlex.join(sys.argv),
+        "commit": commit + (" with local changes" if changed else ""),
+        "device": device,
+        "versions": f"Python {platform.python_version()}, PyTorch {torch.__version__}, timm {timm.__version__}",
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = ["# Benchmarks", "", *(f"- {key}: {value}" for key, value in result["about"].items()), ""]
+    lines += ["What the columns mean: `benchmarks/measure.py`. Times are medians; the fraction is of the fastest turn."]
+    for name, section in result["sections"].items():
+        ceilings = section["ceilings"]
+        found = ", ".join(f"{key} {value / 1e9:.0f} GFLOP/s" for key, value in ceilings.items() if key != "copy")
+        lines += ["", f"## {name}", "", f"Ceilings: {found}, copy {ceilings['copy'] / 1e9:.1f} GB/s; "]
+        lines[-1] += f"load of the machine at the start {section['load']:.1f}."
+        group = None
+        for row in section["rows"]:
+            if row["group"] != group:
+                group = row["group"]
+                lines += ["", f"### {group}", "", "| | ms a call | a second | x first | GFLOP | GB | reached | MB |  |"]
+                lines += ["|---|---|---|---|---|---|---|---|---|"]
+            counted = [f"{row[key] / 1e9:.2f}" if row[key] else "" for key in ("operations", "bytes")]
+            reached = f"{row['least'] / row['fastest']:.2f}" if row["least"] else ""
+            memory = "" if row["memory"] is None else f"{row['memory'] / 1e6:.0f}"
+            rate = f"{row['units'] / row['seconds']:.4g} {row['unit']}"
+            cells = [row["name"], f"{row['seconds'] * 1e3:.4g}", rate, f"{row['ratio']:.2f}", *counted, reached, memory]
+            lines += [f"| {' | '.join(cells)} | {row['note']} |"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
