@@ -1,0 +1,74 @@
+"""The recognition probe on hand-made slots: whom a slot is assigned to, what can be read from it, and how it scores."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.metrics import r2_score
+
+from dias_video.probe import ObjectSlots, RecognitionProbe, fit_probe, joined, object_slots, score_probe
+
+
+def test_slots_are_assigned_to_the_objects_that_their_masks_cover() -> None:
+    """Two frames of 2x4 px, on a grid of the same size; objects 1 and 2 change slots between the frames."""
+    true = torch.tensor([[[1, 1, 2, 0], [1, 1, 2, 0]], [[0, 1, 2, -1], [0, 1, 0, -1]]])
+    owner = torch.tensor([[[2, 2, 0, 1], [2, 2, 1, 1]], [[1, 0, 2, 2], [1, 0, 1, 2]]])
+    maps = torch.nn.functional.one_hot(owner, 5).permute(0, 3, 1, 2).float()  # slot 3 owns nothing
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    mask[:, 4] = False
+    maps[:, 4] = 9.0  # dead slots own nothing, whatever their maps say
+    slots = torch.arange(2 * 5 * 3).view(2, 5, 3)
+    boxes = torch.rand(2, 2, 4)
+    classes = {"shape": torch.tensor([7, 4])}
+    got = object_slots(slots, mask, maps, true, boxes, classes)
+    order = [(0, 0, 1), (0, 2, 0), (1, 0, 0), (1, 2, 1)]  # frame, slot, object
+    assert got.slots.tolist() == [slots[t, s].tolist() for t, s, _ in order]
+    assert torch.equal(got.boxes, torch.stack([boxes[t, k] for t, _, k in order]))
+    assert got.classes["shape"].tolist() == [4, 7, 7, 4]
+
+
+def test_objects_that_no_slot_overlaps_are_left_out() -> None:
+    true = torch.zeros(1, 2, 4, dtype=torch.int64)
+    got = object_slots(
+        torch.rand(1, 3, 5), torch.ones(1, 3, dtype=torch.bool), torch.rand(1, 3, 2, 4), true, torch.rand(1, 2, 4), {}
+    )
+    assert got.slots.shape == (0, 5)
+    with pytest.raises(ValueError, match="no slot overlaps"):
+        fit_probe(got, {})
+
+
+def made_up(count: int, seed: int, informative: bool = True) -> ObjectSlots:
+    """Slots that hold class and box under a fixed mixing, or nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    shape, material = torch.randint(3, (count,), generator=generator), torch.randint(2, (count,), generator=generator)
+    boxes = torch.rand(count, 4, generator=generator)
+    mixing = torch.randn(9, 12, generator=torch.Generator().manual_seed(99))
+    facts = torch.cat([torch.nn.functional.one_hot(shape, 3), torch.nn.functional.one_hot(material, 2), boxes], 1)
+    slots = facts @ mixing if informative else torch.randn(count, 12, generator=generator)
+    return ObjectSlots(slots, boxes, {"shape": shape, "material": material})
+
+
+def test_what_is_in_the_slots_is_read_and_what_is_not_is_not() -> None:
+    sizes = {"shape": 3, "material": 2}
+    parts = [made_up(300, 0), made_up(200, 1)]
+    known = score_probe(fit_probe(joined(parts), sizes, hidden=32, steps=600, lr=1e-2), made_up(400, 2))
+    assert known["shape/top1"] > 0.98
+    assert known["material/top1"] > 0.98
+    assert known["box/r2"] > 0.9
+    unknown = score_probe(fit_probe(made_up(2000, 0, False), sizes, hidden=8, steps=200), made_up(2000, 2, False))
+    assert abs(unknown["shape/top1"] - 1 / 3) < 0.06
+    assert unknown["box/r2"] < 0.02
+
+
+def test_scores_by_hand() -> None:
+    test = made_up(50, 3)
+    probe = RecognitionProbe(test, {"shape": 3, "material": 2}, 4)
+    scores = score_probe(probe, test)
+    boxes, logits = probe(test.slots)
+    assert scores["box/r2"] == pytest.approx(r2_score(test.boxes.numpy(), boxes.detach().numpy()), abs=1e-5)
+    right = sum(
+        int(row.argmax()) == int(label) for row, label in zip(logits["shape"], test.classes["shape"], strict=True)
+    )
+    assert scores["shape/top1"] == pytest.approx(right / 50)
+    counts = [int((test.classes["material"] == c).sum()) for c in range(2)]
+    assert scores["material/most_frequent"] == pytest.approx(max(counts) / 50)
