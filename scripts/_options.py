@@ -49,6 +49,9 @@ def _check(option: str, default: Any, value: Any) -> None:
     if name == "device" and isinstance(value, str) and not re.fullmatch(r"cpu|(cuda|mps|xpu)(:\d+)?", value):
         raise ValueError(f"{option} must be a device such as cpu, cuda or cuda:1, got {value!r}")
     given = type(value)
-    if value is None or kind not in KINDS or given is kind or (kind is float and given is int):
+    if value is None or kind not in KINDS:
         return
-    raise ValueError(f"{option} must be {KINDS[kind]}, got {value!r}")
+    if given is not kind and not (kind is float and given is int):
+        raise ValueError(f"{option} must be {KINDS[kind]}, got {value!r}")
+    if kind in (int, float) and value < 0 and not (default is not None and default < 0):
+        raise ValueError(f"{option} must not be negative, got {value!r}")

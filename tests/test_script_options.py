@@ -44,15 +44,16 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # {w} is a folder with data and models
 
 def run(name: str, *words: str) -> tuple[int | None, str]:
     """Exit code and output of a script, run in a fork of this process."""
-    with tempfile.NamedTemporaryFile() as printed:
-        worker = multiprocessing.get_context("fork").Process(target=_run, args=(name, words, printed.name))
+    with tempfile.TemporaryDirectory() as folder:
+        worker = multiprocessing.get_context("fork").Process(target=_run, args=(name, words, folder))
         worker.start()
         worker.join()
-        return worker.exitcode, Path(printed.name).read_text()
+        return worker.exitcode, (Path(folder) / "printed").read_text()
 
 
-def _run(name: str, words: tuple[str, ...], printed: str) -> None:
-    file = os.open(printed, os.O_WRONLY | os.O_APPEND)
+def _run(name: str, words: tuple[str, ...], folder: str) -> None:
+    os.chdir(folder)  # where a relative path that is tried ends up
+    file = os.open("printed", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
@@ -78,12 +79,13 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("train_video", ("data.root=3",), "error: data.root must be text, got 3"),
     ("train_video", ("data.clip=5",), "error: data.clip must be a group of options, {name: value}, got 5"),
     ("train_video", ("trainer.batch_sise=5",), "batch_sise"),
-    ("train_video", ("trainer.optimization.max_skipped=-1",), "max_skipped must be an integer of at least 0, got -1"),
+    ("train_video", ("trainer.optimization.max_skipped=-1",), "max_skipped must not be negative, got -1"),
     ("train_video", ("data.root=/nowhere",), "/nowhere"),
     ("train_slotformer", ("cache=/nowhere",), "/nowhere"),
     ("train_slotformer", ("cache=x", "trainer.ema=2"), "ema must be a number"),
     ("evaluate", ("max_frames=1.5",), "error: max_frames must be an integer, got 1.5"),
     ("visualize", ("video=/nowhere.mp4",), "/nowhere.mp4"),
+    ("whiten_encoder", ("videos=-1",), "error: videos must not be negative, got -1"),
     ("rollout", ("gifs=1.5",), "error: gifs must be an integer, got 1.5"),
     ("rollout", ("device=fast",), "error: device must be a device such as cpu"),
     ("inspect_data", ("data=1.5", "data.root=x"), "Config group override must be a string"),
@@ -97,6 +99,7 @@ def test_a_wrong_option_is_named(tmp_path: Path, name: str, words: tuple[str, ..
         "train_video": ("data.root=x",),
         "evaluate": ("data.root=x", "checkpoint=x"),
         "rollout": ("checkpoint=x", "cache=x"),
+        "whiten_encoder": ("checkpoint=x", "data.root=x"),
     }
     out = () if name == "inspect_cache" else (f"out_dir={tmp_path / 'out'}",)
     given_words = {word.split("=")[0]: word for word in (*base.get(name, ()), *out, *words)}
