@@ -107,7 +107,12 @@ class TinyEncoder(Configured, nn.Module):
         depth: residual blocks at full depth.
         input_size: (height, width) in pixels, multiples of 8.
         weights: ``random``, or a checkpoint folder of a model with a ``TinyEncoder`` named ``encoder``.
+        color: above 0, the last three features are a cell's mean colour instead, of about this standard deviation:
+            what keeps an object the same while it turns, which the distilled features don't tell well. Meant for
+            whitened ones, whose last directions tell least.
     """
+
+    OPPONENT = ((5 / 3, 5 / 3, 5 / 3), (8.0, -8.0, 0.0), (-4.0, -4.0, 8.0))  # nearly uncorrelated, of variance about 1
 
     not_stored = {"weights": "random"}  # noqa: RUF012 - a constant
 
@@ -118,8 +123,10 @@ class TinyEncoder(Configured, nn.Module):
         depth: int = 4,
         input_size: tuple[int, int] = (128, 128),
         weights: str = "random",
+        color: float = 0.0,
     ) -> None:
         super().__init__()
+        self.color = color
         if any(side % 8 or side < 8 for side in input_size):
             raise ValueError(f"input_size must be multiples of 8, got {tuple(input_size)}")
         self.input_size = (int(input_size[0]), int(input_size[1]))
@@ -143,7 +150,13 @@ class TinyEncoder(Configured, nn.Module):
         frames = resized(video, self.input_size) * 4 - 2
         x = self.stem(frames.contiguous(memory_format=torch.channels_last))  # (B*T,width,h,w)
         x = self.blocks(x + self.position)
-        return self.head(rearrange(x, "(b t) c h w -> b t (h w) c", b=video.shape[0]))
+        tokens = self.head(rearrange(x, "(b t) c h w -> b t (h w) c", b=video.shape[0]))
+        if self.color:
+            mean = F.adaptive_avg_pool2d(frames, self.grid) / 4  # of [-0.5, 0.5]
+            paint = mean.new_tensor(self.OPPONENT) @ mean.flatten(2)  # (B*T,3,N)
+            paint = rearrange(self.color * paint, "(b t) c n -> b t n c", b=video.shape[0])
+            tokens = torch.cat([tokens[..., :-3], paint.to(tokens.dtype)], -1)
+        return tokens
 
     @torch.no_grad()
     def features(self, video: Tensor) -> Tensor:

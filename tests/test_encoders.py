@@ -131,3 +131,17 @@ def test_whitening_wants_enough_tokens() -> None:
     encoder = TinyEncoder(6, width=16, depth=1, input_size=(16, 24))
     with pytest.raises(ValueError, match="more than 6"):
         whiten(encoder, torch.rand(1, 2, 3, 6))
+
+
+def test_the_mean_colour_of_a_cell_takes_the_last_three_features() -> None:
+    """Cells of one colour each: grey tells lightness alone, red against green and blue against both the rest."""
+    plain, painted = (TinyEncoder(5, width=12, depth=1, input_size=(16, 24), color=c) for c in (0.0, 2.0))
+    painted.load_state_dict(plain.state_dict())
+    frame = torch.zeros(1, 1, 3, 16, 24, dtype=torch.uint8)
+    frame[..., :8, :8] = 255  # the first cell is white
+    frame[:, :, 0, 8:, 16:] = 255  # the last cell is red
+    before, after = plain(frame)[0, 0], painted(frame)[0, 0]  # (6,5)
+    assert torch.equal(before[:, :2], after[:, :2])
+    assert torch.allclose(after[0, 2:], 2 * torch.tensor([2.5, 0.0, 0.0]), atol=1e-5)
+    assert torch.allclose(after[1, 2:], 2 * torch.tensor([-2.5, 0.0, 0.0]), atol=1e-5)
+    assert torch.allclose(after[5, 2:], 2 * torch.tensor([5 / 3 - 2.5, 8.0, -4.0]), atol=1e-5)
