@@ -1,7 +1,7 @@
 """What every section measures with: time, operations, bytes and memory, beside what the device can do.
 
-- Time: contestants take turns, so that other work on the machine meets them alike; the median and the fastest turn. On a
-  single CPU thread it is the process' CPU time, which other work disturbs little; otherwise it is wall time.
+- Time: contestants take turns, so that other work on the machine meets them alike; the median and the fastest turn. On
+  one CPU thread it is the process' CPU time, which other work disturbs little; otherwise it is wall time.
 - Operations: floating-point operations of matrix products, convolutions and attention, as ``torch.utils.flop_counter``
   has them; other arithmetic is not counted.
 - Bytes: of every operator, what it reads and writes, each tensor once; views cost nothing. Caches and fusion need less.

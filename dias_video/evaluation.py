@@ -8,9 +8,10 @@ has the model and prediction files, ``baselines.py`` two baselines). Design sect
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol as Interface
+from typing import runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -34,6 +35,15 @@ class Method(Interface):
 
     def __call__(self, sample: Sample) -> Tensor:
         """(T,H,W) integers, one id a track; the size of ``sample["masks"]``."""
+        ...
+
+
+@runtime_checkable
+class BatchMethod(Method, Interface):
+    """A method that takes several videos of one shape at once, faster than one after the other."""
+
+    def batch(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """The maps of each."""
         ...
 
 
@@ -249,8 +259,11 @@ def evaluate(
     tracking: bool = True,
     num_workers: int = 0,
     accelerator: Accelerator | None = None,
+    batch_size: int = 1,
 ) -> dict[str, VideoScores]:
     """Score every method on every video; each process takes its share, and all return all results.
+
+    Up to ``batch_size`` videos that follow each other and have one shape are given to a ``BatchMethod`` at once.
 
     Given the same label maps the results are the same to the bit for any number of workers and processes.
 
@@ -264,17 +277,19 @@ def evaluate(
     scores = {name: VideoScores(videos.video_ids, columns) for name in methods}
     total = sum(videos.num_frames(index) for index in share)
     with tqdm(total=total, unit="frame", desc="evaluate", disable=not accelerator.is_main_process) as bar:
-        for sample in _loaded(videos, share, num_workers):
-            facts = _facts(sample["masks"])
+        for samples in _grouped(_loaded(videos, share, num_workers), batch_size):
+            facts = [_facts(sample["masks"]) for sample in samples]
             for name, method in methods.items():
-                pred = method(sample).cpu()
-                if pred.shape != sample["masks"].shape:
-                    raise ValueError(
-                        f"{sample['video_id']} has masks {tuple(sample['masks'].shape)} (T,H,W), but {name} gives maps "
-                        f"{tuple(pred.shape)}; make them of the same frames and size"
-                    )
-                scores[name].add(sample["index"], facts | score_video(pred, sample["masks"], protocols, tracking))
-            bar.update(len(sample["video"]))
+                found = method.batch(samples) if isinstance(method, BatchMethod) else map(method, samples)
+                for sample, fact, maps in zip(samples, facts, found, strict=True):
+                    pred = maps.cpu()
+                    if pred.shape != sample["masks"].shape:
+                        raise ValueError(
+                            f"{sample['video_id']} has masks {tuple(sample['masks'].shape)} (T,H,W), but {name} gives "
+                            f"maps {tuple(pred.shape)}; make them of the same frames and size"
+                        )
+                    scores[name].add(sample["index"], fact | score_video(pred, sample["masks"], protocols, tracking))
+            bar.update(sum(len(sample["video"]) for sample in samples))
     for collected in scores.values():
         collected.gather(accelerator)
         collected.check_complete()
@@ -301,6 +316,18 @@ def _loaded(videos: Videos, share: Sequence[int], num_workers: int) -> Iterator[
         if isinstance(sample, str):
             raise ValueError(sample)
         yield sample
+
+
+def _grouped(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """Up to ``size`` samples that follow each other and whose videos have one shape."""
+    group: list[Sample] = []
+    for sample in samples:
+        if group and (len(group) == size or sample["video"].shape != group[0]["video"].shape):
+            yield group
+            group = []
+        group.append(sample)
+    if group:
+        yield group
 
 
 def _facts(true: Tensor) -> dict[str, float]:

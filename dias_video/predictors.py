@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -10,9 +11,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from dias_video.batch import Draws, VideoBatch
 from dias_video.data.source import Sample
 from dias_video.initializers import BoxInitializer
+from dias_video.masks import maps_to_masks
 from dias_video.model import DIAS
 
 Maps = NDArray[np.integer]
@@ -39,13 +43,39 @@ class ModelTracks:
         self.mask_source = model.mask_source
 
     def __call__(self, sample: Sample) -> Tensor:
-        """(T,H,W) track ids.
+        """(T,H,W) track ids, those of ``DIAS.track``.
 
         Raises:
             ValueError: boxes are wanted and the sample has none.
         """
-        boxes, valid = first_boxes(sample) if self.boxes else (None, None)
-        return self.model.track(sample["video"], boxes, valid, window=self.window, seed=self.seed).masks
+        return self.batch([sample])[0]
+
+    @torch.no_grad()
+    def batch(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Maps of several videos of one shape (T,3,H,W), encoded together; what they are does not depend on the others.
+
+        Raises:
+            ValueError: boxes are wanted and a sample has none.
+        """
+        device = next(self.model.parameters()).device
+        boxes, valid = None, None
+        if self.boxes:
+            pairs = [first_boxes(sample) for sample in samples]
+            boxes = pad_sequence([box for box, _ in pairs], batch_first=True)[:, None].float()  # (B,1,K,4)
+            valid = pad_sequence([one for _, one in pairs], batch_first=True)[:, None]  # (B,1,K)
+        draws, state = Draws.for_videos(self.seed, ["video"] * len(samples)), None  # as ``track`` draws
+        masks: list[list[Tensor]] = [[] for _ in samples]
+        for windows in zip(*(sample["video"].split(self.window) for sample in samples), strict=True):
+            video = torch.stack(windows)
+            index = torch.arange(video.shape[1]).expand(len(samples), -1)
+            names = [sample["video_id"] for sample in samples]
+            batch = VideoBatch(video, names, index, index >= 0, boxes=boxes, box_valid=valid).to(device)
+            found = self.model.encode(batch, draws, state)
+            state = found.state
+            size = (video.shape[-2], video.shape[-1])
+            for b, pieces in enumerate(masks):
+                pieces.append(maps_to_masks(found.maps[b], found.mask[b], found.track_id[b], size).cpu())
+        return [torch.cat(pieces) for pieces in masks]
 
 
 class PredictionFiles:

@@ -74,7 +74,7 @@ def main(cfg: DictConfig) -> None:
         takes_boxes = model is None or isinstance(model.initializer, BoxInitializer)
         boxes = takes_boxes and videos[0].get("boxes") is not None
     methods = build_methods(cfg, model, boxes)
-    scores = evaluate(methods, videos, protocols, cfg.tracking, cfg.num_workers, accelerator)
+    scores = evaluate(methods, videos, protocols, cfg.tracking, cfg.num_workers, accelerator, cfg.batch_size)
     if not accelerator.is_main_process:
         return
     setting = Setting(

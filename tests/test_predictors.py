@@ -1,0 +1,69 @@
+"""Videos that are tracked together come out as each does alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import HEIGHT, WIDTH, tiny_dias
+
+from dias_video.data.source import VideoInfo
+from dias_video.evaluation import BatchMethod, Videos, evaluate
+from dias_video.predictors import ModelTracks
+
+LENGTHS = (5, 5, 3, 5, 5, 5)
+
+
+class Random:
+    """Videos of noise, most of one length, with different numbers of boxes."""
+
+    def __len__(self) -> int:
+        return len(LENGTHS)
+
+    def info(self, index: int) -> VideoInfo:
+        return VideoInfo(f"video{index}", LENGTHS[index])
+
+    def read(self, index: int, frames) -> dict:
+        generator = torch.Generator().manual_seed(index)
+        boxes = torch.rand(LENGTHS[index], 1 + index, 2, 2, generator=generator).sort(-2).values.flatten(-2)
+        video = torch.randint(0, 256, (LENGTHS[index], 3, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
+        masks = torch.randint(0, 3, (LENGTHS[index], HEIGHT, WIDTH), generator=generator, dtype=torch.int16)
+        return {
+            "video": video[list(frames)],
+            "video_id": f"video{index}",
+            "frame_index": torch.tensor(list(frames)),
+            "masks": masks[list(frames)],
+            "boxes": boxes[list(frames)],
+            "box_valid": torch.ones(len(frames), 1 + index, dtype=torch.bool),
+        }
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_a_batch_of_videos_is_tracked_as_each_alone(boxes: bool) -> None:
+    method = ModelTracks(tiny_dias(boxes, threshold=0.4).eval(), boxes, window=2)
+    samples = [Random().read(index, range(5)) for index in (5, 0, 3)]
+    for found, sample in zip(method.batch(samples), samples, strict=True):
+        given = (sample["boxes"][0], sample["box_valid"][0]) if boxes else (None, None)
+        alone = method.model.track(sample["video"], *given, window=3).masks
+        assert found.shape == alone.shape == (5, HEIGHT, WIDTH)
+        assert len(alone.unique()) > 1
+        assert (found == alone).float().mean() > 0.99  # rounding may tip a pixel between two slots
+
+
+def test_scores_do_not_depend_on_the_batch() -> None:
+    method = ModelTracks(tiny_dias(threshold=0.4).eval(), boxes=False)
+    assert isinstance(method, BatchMethod)
+    sizes = []
+
+    class Watched(ModelTracks):
+        def batch(self, samples):
+            sizes.append(len(samples))
+            return super().batch(samples)
+
+    rows = []
+    for size in (1, 2, 8):
+        watched = Watched(method.model, boxes=False)
+        scores = evaluate({"model": watched}, Videos(Random()), batch_size=size)["model"]
+        rows.append([[scores.rows[i][name] for name in scores.columns] for i in range(len(LENGTHS))])
+    assert sizes == [1] * 6 + [2, 1, 2, 1] + [2, 1, 3]
+    for other in rows[1:]:
+        torch.testing.assert_close(torch.tensor(other), torch.tensor(rows[0]), atol=1e-4, rtol=0, equal_nan=True)
