@@ -8,7 +8,7 @@ so keys and values of past frames are computed once and kept.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from slotformer.rollouter import Block, Dynamics, key_bias
@@ -35,19 +35,13 @@ class CausalSlotFormer(Dynamics):
         residual: bool = False,
         encoder: str = "",
     ) -> None:
-        super().__init__(slot_dim, burn_in, rollout, stride, encoder)
+        super().__init__(slot_dim, burn_in, rollout, stride, width, layers, heads, ffn_ratio, residual, encoder)
         self.context = context or burn_in + rollout - 1
         if self.context < burn_in:
             raise ValueError(f"slotformer.context={context} must be at least slotformer.burn_in={burn_in}")
         if width % heads or (width // heads) % 2:
             raise ValueError(f"slotformer.width={width} over slotformer.heads={heads} must be an even number")
-        self.residual, self.head_dim = residual, width // heads
-        self.in_proj = nn.Linear(slot_dim, width)
-        self.blocks = nn.ModuleList(Block(width, heads, ffn_ratio * width) for _ in range(layers))
-        self.out_proj = nn.Linear(width, slot_dim)
-        if residual:
-            nn.init.zeros_(self.out_proj.weight)
-            nn.init.zeros_(self.out_proj.bias)
+        self.head_dim = width // heads
 
     def predict(self, slots: Tensor, live: Tensor, steps: int) -> Tensor:
         """See :class:`slotformer.rollouter.Dynamics`."""

@@ -47,23 +47,50 @@ class Dynamics(Configured, nn.Module):
     slot_mean: Tensor
     slot_scale: Tensor
 
-    def __init__(self, slot_dim: int, burn_in: int, rollout: int, stride: int, encoder: str = "") -> None:
-        """Remember the settings.
+    def __init__(
+        self,
+        slot_dim: int,
+        burn_in: int = 15,
+        rollout: int = 10,
+        stride: int = 3,
+        width: int = 256,
+        layers: int = 8,
+        heads: int = 8,
+        ffn_ratio: int = 4,
+        residual: bool = False,
+        encoder: str = "",
+    ) -> None:
+        """Remember the settings and make the weights; the defaults are those published for Physion.
 
         Args:
             slot_dim: D.
             burn_in: frames of context.
             rollout: frames predicted in training.
             stride: raw frames from one frame to the next.
+            width: E, of a token.
+            layers: Transformer layers.
+            heads: of their attention.
+            ffn_ratio: hidden width of their feed-forward part, over ``width``.
+            residual: predict the change from the last frame instead of the frame itself, which small models learn far
+                faster; it is not in the paper.
             encoder: SHA-256 of the weights whose slots these are, so that other slots can be refused.
         """
         super().__init__()
         if min(slot_dim, burn_in, rollout, stride) < 1:
             raise ValueError("slotformer.burn_in, slotformer.rollout and slotformer.stride must be at least 1")
+        if width % 2:
+            raise ValueError(f"slotformer.width={width} must be even")
         self.slot_dim, self.burn_in, self.rollout_steps, self.stride = slot_dim, burn_in, rollout, stride
+        self.residual = residual
         self.encoder = encoder
         self.register_buffer("slot_mean", torch.zeros(slot_dim))
         self.register_buffer("slot_scale", torch.ones(()))
+        self.in_proj = nn.Linear(slot_dim, width)
+        self.blocks = nn.ModuleList(Block(width, heads, ffn_ratio * width) for _ in range(layers))
+        self.out_proj = nn.Linear(width, slot_dim)
+        if residual:
+            nn.init.zeros_(self.out_proj.weight)
+            nn.init.zeros_(self.out_proj.bias)
 
     def set_statistics(self, mean: Tensor, scale: Tensor) -> None:
         """Slots' mean (D,) and scale (), in the units of the cache."""
@@ -120,52 +147,31 @@ class SlotFormer(Dynamics):
     """The published model: all slots of a sliding window attend to each other, the last frame's tokens predict.
 
     Linear in- and out-projection, sine positions over time and none over slots, pre-norm Transformer encoder. The
-    defaults are the Physion settings. The released code leaves a dropout of 0.1 on, PyTorch's default; here there is
-    none, since random numbers of a training step must not depend on how its batch is split over processes.
-    ``residual`` predicts the change from the last frame instead of the frame itself, which small models learn far
-    faster; it is not in the paper.
+    released code leaves a dropout of 0.1 on, PyTorch's default; here there is none, since random numbers of a training
+    step must not depend on how its batch is split over processes.
     """
 
-    positions: Tensor
-
-    def __init__(
-        self,
-        slot_dim: int,
-        burn_in: int = 15,
-        rollout: int = 10,
-        stride: int = 3,
-        width: int = 256,
-        layers: int = 8,
-        heads: int = 8,
-        ffn_ratio: int = 4,
-        residual: bool = False,
-        encoder: str = "",
-    ) -> None:
-        super().__init__(slot_dim, burn_in, rollout, stride, encoder)
-        self.residual = residual
-        self.in_proj = nn.Linear(slot_dim, width)
-        self.blocks = nn.ModuleList(Block(width, heads, ffn_ratio * width) for _ in range(layers))
-        self.out_proj = nn.Linear(width, slot_dim)
-        if residual:
-            nn.init.zeros_(self.out_proj.weight)
-            nn.init.zeros_(self.out_proj.bias)
-        self.register_buffer("positions", sine_positions(burn_in, width), persistent=False)
+    @property
+    def positions(self) -> Tensor:
+        """What is added to the tokens of each context frame, (burn_in,E)."""
+        return sine_positions(self.burn_in, self.in_proj.out_features)
 
     def predict(self, slots: Tensor, live: Tensor, steps: int) -> Tensor:
         """See :class:`Dynamics`. A frame is projected once; the last layer only asks for the last frame."""
         window = self.in_proj(slots)  # (B,T,S,E)
+        positions = self.positions[-slots.shape[1] :, None].to(window)  # (T,1,E)
         last, predicted = slots[:, -1], []
         for _ in range(steps):
-            last = self.next_frame(window, live, last)
+            last = self.next_frame(window, positions, live, last)
             predicted.append(last)
             window = torch.cat([window[:, 1:], self.in_proj(last)[:, None]], 1)
             live = torch.cat([live[:, 1:], live[:, -1:]], 1)
         return torch.stack(predicted, 1)
 
-    def next_frame(self, window: Tensor, live: Tensor, last: Tensor) -> Tensor:
+    def next_frame(self, window: Tensor, positions: Tensor, live: Tensor, last: Tensor) -> Tensor:
         """Slots (B,S,D) after a window (B,T,S,E) of projected slots, of which ``live`` (B,T,S) are seen."""
-        num_frames, num_slots = window.shape[1:3]
-        tokens = (window + self.positions[-num_frames:, None]).flatten(1, 2)  # (B,T*S,E)
+        num_slots = window.shape[2]
+        tokens = (window + positions).flatten(1, 2)  # (B,T*S,E)
         bias = key_bias(live.flatten(1), tokens.dtype)  # (B,1,1,T*S)
         for block in self.blocks[:-1]:
             tokens = block(tokens, tokens, bias)
@@ -228,8 +234,6 @@ def key_bias(live: Tensor, dtype: torch.dtype) -> Tensor:
 
 def sine_positions(num_frames: int, width: int) -> Tensor:
     """Sine and cosine of a frame's age (0 = newest, last row): (T,E)."""
-    if width % 2:
-        raise ValueError(f"slotformer.width={width} must be even for sine positions")
     age = torch.arange(num_frames - 1, -1, -1, dtype=torch.float32)
     frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
     angle = age[:, None] * frequency  # (T,E/2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,6 +162,35 @@ def test_windows_are_a_function_of_their_key(lengths: SlotCache) -> None:
     assert max(starts) <= 23
     batch = SlotBatch.stack([windows[(0, 0)], windows[(0, 1)]])
     assert (len(batch), tuple(batch.slots.shape)) == (2, (2, 4, S, D))
+
+
+MEASURE = """
+import sys
+from slotformer.batch import SlotBatch, SlotWindows
+from slotformer.cache import SlotCache
+from slotformer.errors import slot_statistics
+cache = SlotCache(sys.argv[1])
+slot_statistics(cache)
+windows = SlotWindows(cache, 10)
+for key in range(0, 1200, 4):
+    SlotBatch.stack([windows[(at // len(windows), at % len(windows))] for at in range(key, key + 4)])
+print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_training_on_a_cache_of_ten_times_the_size_takes_no_more_memory(tmp_path: Path) -> None:
+    """12 MB and 120 MB: statistics and 300 batches, every clip of the larger one read."""
+    peaks = []
+    slots, mask = torch.randn(50, 20, 50), torch.ones(50, 20, dtype=torch.bool)
+    for count in (120, 1200):
+        with SlotCacheWriter(tmp_path / f"{count}", shard_bytes=16 << 20) as writer:
+            for n in range(count):
+                writer.write(f"v{n:04d}", slots, mask)
+        words = [sys.executable, "-c", MEASURE, str(tmp_path / f"{count}")]
+        peaks.append(int(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
+    assert peaks[1] - peaks[0] < 12 * 1024  # kB
 
 
 def test_windows_longer_than_any_video_are_refused(lengths: SlotCache) -> None:
