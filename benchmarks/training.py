@@ -83,12 +83,14 @@ def autocast(bench: Bench, dtype: torch.dtype | None) -> Any:
 class Ours:
     """The step that ``dias_video.engine`` takes, without its bookkeeping."""
 
-    def __init__(self, bench: Bench, model: DIAS, dtype: torch.dtype | None = None, compiled: bool = False) -> None:
+    def __init__(self, bench: Bench, model: DIAS, dtype: torch.dtype | None = None, compiled: str = "") -> None:
         self.bench, self.model, self.dtype = bench, copy.deepcopy(model), dtype
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.adam = torch.optim.Adam(self.parameters, lr=5e-5, fused=True)
-        if compiled:
+        if compiled == "model":
             self.model.compile()
+        elif compiled == "aggregator":  # small operators alone, one graph a frame
+            self.model.aggregator.compile(fullgraph=True)
         self.count = 0
 
     def step(self, batch: VideoBatch) -> dict[str, Tensor]:
@@ -119,7 +121,8 @@ def comparison(bench: Bench, name: str, model: DIAS, batch: VideoBatch) -> list[
         "ours, bfloat16, cached features": (Ours(bench, model, half), cached),
     }
     if bench.cuda or name == "demo":  # a CPU compiles the large models for minutes
-        ours["ours, bfloat16, compiled"] = (Ours(bench, model, half, compiled=True), batch)
+        for part in ("model", "aggregator"):
+            ours[f"ours, bfloat16, compiled {part}"] = (Ours(bench, model, half, part), batch)
     draws = Draws.for_step(0, 0, len(batch))
     contestants: dict[str, Work] = {key: (lambda p=p: p.step(batch, draws)) for key, p in plain.items()}
     contestants |= {key: (lambda o=o, data=data: o.step(data)) for key, (o, data) in ours.items()}

@@ -67,3 +67,16 @@ def test_memory_and_ratios() -> None:
     assert large.memory == pytest.approx(4 << 25, rel=0.1)
     assert (small.ratio, large.ratio) == (1, small.seconds / large.seconds)
     assert large.fastest <= large.seconds
+
+
+def test_aggregation_is_one_graph() -> None:
+    """A captured or compiled scan needs it: nothing in it depends on a value that the host reads."""
+    aggregator = tiny_dias(threshold=0.4).aggregator
+    queries, keys, values = torch.randn(3, 5, 8), torch.randn(3, 6, 8), torch.randn(3, 6, 8)
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 5])
+    given = (queries, keys, values, mask, 3, torch.randint(0, 4, (3, 5)), torch.tensor([True, False, False]))
+    traced = torch.compile(aggregator, fullgraph=True, backend="eager")(*given)
+    expected = aggregator(*given)
+    assert expected.mask.sum() < mask.sum()  # something merged
+    for a, b in zip(traced[:5], expected[:5], strict=True):
+        torch.testing.assert_close(a, b)
