@@ -46,8 +46,9 @@ def object_slots(
         iou = (table / union.clamp_min(1))[:, 1:]
         rows, columns = linear_sum_assignment(iou.numpy(), maximize=True)
         kept += [(t, s, k) for s, k in zip(rows.tolist(), columns.tolist(), strict=True) if iou[s, k] > 0]
-    t, s, k = torch.tensor(kept, dtype=torch.int64).reshape(-1, 3).unbind(1)
-    return ObjectSlots(slots[t, s].float(), boxes[t, k], {name: value[k] for name, value in classes.items()})
+    frame, slot, item = torch.tensor(kept, dtype=torch.int64).reshape(-1, 3).unbind(1)
+    own_classes = {name: value[item] for name, value in classes.items()}
+    return ObjectSlots(slots[frame, slot].float(), boxes[frame, item], own_classes)
 
 
 def joined(parts: list[ObjectSlots]) -> ObjectSlots:
