@@ -1,4 +1,4 @@
-"""Rollouts of 100 frames, every way there is, as ratios to the plain loop.
+"""Rollouts of 50 frames, every way there is, as ratios to the plain loop.
 
 The plain loop is the published one: PyTorch's own Transformer encoder over the whole window at every step, all slots,
 dead or not.
@@ -19,7 +19,7 @@ SETTINGS = {  # burn_in, width, layers, heads, ffn_ratio
     "small": (6, 128, 4, 8, 4),
     "tiny": (6, 96, 2, 4, 2),
 }
-VIDEOS, STEPS, SLOTS, DIM, LIVE = 16, 100, 7, 64, 0.7
+VIDEOS, STEPS, SLOTS, DIM, LIVE = 4, 50, 7, 64, 0.7
 
 
 class PlainLoop(nn.Module):

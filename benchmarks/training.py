@@ -189,7 +189,7 @@ def breakdown(
     alone = bench.compare(f"parts of the step, {name}", {"optimizer": optimizer}, units)
     waiting = in_trainer(bench, f"parts of the step, {name}", model, batch)
     base = rows[0].seconds
-    return rows + [replace(row, ratio=base / row.seconds) for row in (*alone, *waiting)]
+    return [*rows, *(replace(row, ratio=base / row.seconds) for row in alone), *waiting]
 
 
 def matching(first: Tensor, scan: Scan) -> Tensor:
@@ -224,5 +224,5 @@ def in_trainer(bench: Bench, group: str, model: DIAS, batch: VideoBatch) -> list
     rows = []
     for name, key in (("in the training engine", "step_s"), ("of it waiting for data", "data_s")):
         taken = [step[key] for step in steps]
-        rows.append(Row(group, name, statistics.median(taken), min(taken), batch.frame_valid.numel(), ratio=1))
+        rows.append(Row(group, name, statistics.median(taken), min(taken), batch.frame_valid.numel(), note="wall time"))
     return rows

@@ -99,7 +99,8 @@ def table(result: dict[str, Any]) -> str:
             reached = f"{row['least'] / row['fastest']:.2f}" if row["least"] else ""
             memory = "" if row["memory"] is None else f"{row['memory'] / 1e6:.0f}"
             rate = f"{row['units'] / row['seconds']:.4g} {row['unit']}"
-            cells = [row["name"], f"{row['seconds'] * 1e3:.4g}", rate, f"{row['ratio']:.2f}", *counted, reached, memory]
+            ratio = f"{row['ratio']:.2f}" if row["ratio"] else ""
+            cells = [row["name"], f"{row['seconds'] * 1e3:.4g}", rate, ratio, *counted, reached, memory]
             lines += [f"| {' | '.join(cells)} | {row['note']} |"]
     return "\n".join(lines) + "\n"
 
