@@ -102,6 +102,7 @@ def evaluation(bench: Bench, model: DIAS) -> list[Row]:
 
     contestants = {
         "tracks, video by video": lambda: [method(sample) for sample in samples],
+        f"tracks, {VIDEOS} videos at once": lambda: method.batch(samples),
         "every measure of both protocols and J&F": score,
     }
     return bench.compare("evaluation, shipped model, 128 px", contestants, VIDEOS * FRAMES)
