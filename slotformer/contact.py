@@ -109,24 +109,29 @@ class ContactReadout(Configured, nn.Module):
     def forward(self, slots: Tensor, mask: Tensor) -> Tensor:
         """Slots (B,T,S,D) and live mask (B,T,S) -> logits (B,)."""
         own_dim = slots.shape[-1] - self.num_places
-        places = slots[..., own_dim:] * mask[..., None]
-        slots = ((slots - self.mean) / self.scale * mask[..., None])[..., :own_dim]
+        own, places = slots[..., :own_dim], slots[..., own_dim:] * mask[..., None]
         if self.form in ("roles", "places"):
-            frame = self.role_logits(slots, mask, places)
+            frame = self.role_logits(own, mask, places)
         else:
-            frame = self.pair_logits(slots, mask)
+            frame = self.pair_logits(self.standard(own) * mask[..., None], mask)
         return frame.masked_fill(~mask.any(-1), NEVER).amax(1)  # (B,T) -> (B,)
+
+    def standard(self, slots: Tensor) -> Tensor:
+        """Slots (...,D) with mean 0 and deviation 1 in every channel."""
+        own_dim = slots.shape[-1]
+        return (slots - self.mean[:own_dim]) / self.scale[:own_dim]
 
     def role_logits(self, slots: Tensor, mask: Tensor, places: Tensor) -> Tensor:
         """(B,T) from the two slots that play agent and patient."""
         count = mask.sum(1).clamp(min=1)[..., None]  # (B,S,1)
-        score = SHARPNESS * self.roles(slots).sum(1) / count  # (B,S,2), mean over the frames a slot lives
+        average = (slots * mask[..., None]).sum(1) / count  # (B,S,D) over the frames that a slot lives
+        score = SHARPNESS * self.roles(self.standard(average))  # (B,S,2)
         score = score[:, None].masked_fill(~mask[..., None], NEVER)  # (B,T,S,2)
         weight = score.softmax(2).transpose(2, 3)  # (B,T,2,S)
         if self.form == "places":
             features = place_features(*(weight @ places).unbind(2))  # of (B,T,4) each
         else:
-            agent, patient = (weight @ slots).unbind(2)  # (B,T,D) each
+            agent, patient = (weight @ (self.standard(slots) * mask[..., None])).unbind(2)  # (B,T,D) each
             linear = self.linear(torch.cat([agent, patient], -1))
             features = torch.cat([self.difference(agent - patient).square(), linear], -1)
         return self.last(self.dropout(F.gelu(self.hidden(features))))[..., 0]
