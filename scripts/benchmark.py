@@ -1,6 +1,7 @@
 """Measure everything and keep it: python scripts/benchmark.py, or device=cuda on a GPU.
 
-Each section runs in a process of its own, so that its memory is its own. Writes <out_dir>/<name>.json and .md.
+Each section runs in a process of its own, so that its memory is its own. Writes <out_dir>/<name>.json and .md; sections
+that are in the file already stay there unless they are measured again.
 """
 
 from __future__ import annotations
@@ -32,15 +33,16 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"device={cfg.device} was asked for and there is no GPU; use device=cpu")
     settings = {"device": cfg.device, "threads": cfg.threads, "rounds": cfg.rounds, "seconds": cfg.seconds}
     settings["models"] = {name: model_config(name) for name in cfg.models}
-    result: dict[str, Any] = {"about": about(cfg), "sections": {}}
     out = ROOT / cfg.out_dir
     out.mkdir(parents=True, exist_ok=True)
-    for section in tqdm(list(cfg.sections), unit="section"):
-        load = os.getloadavg()[0]
-        result["sections"][section] = {**run(section, settings), "load": load}
-        (out / f"{cfg.name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (out / f"{cfg.name}.md").write_text(table(result))
-    print(table(result))
+    file = out / f"{cfg.name}.json"
+    sections: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    for name in tqdm(list(cfg.sections), unit="section"):
+        load = f"{os.getloadavg()[0]:.1f} processes at the start"
+        sections[name] = {"about": {**about(cfg), "load": load}, **run(name, settings)}
+        file.write_text(json.dumps(sections, indent=1) + "\n")
+        file.with_suffix(".md").write_text(table(sections))
+    print(table({name: sections[name] for name in cfg.sections}))
 
 
 def model_config(name: str) -> dict[str, Any]:
@@ -80,15 +82,15 @@ def about(cfg: DictConfig) -> dict[str, str]:
     }
 
 
-def table(result: dict[str, Any]) -> str:
+def table(sections: dict[str, Any]) -> str:
     """The results as Markdown."""
-    lines = ["# Benchmarks", "", *(f"- {key}: {value}" for key, value in result["about"].items()), ""]
+    lines = ["# Benchmarks", ""]
     lines += ["What the columns mean: `benchmarks/measure.py`. Times are medians; the fraction is of the fastest turn."]
-    for name, section in result["sections"].items():
+    for name, section in sections.items():
         ceilings = section["ceilings"]
         found = ", ".join(f"{key} {value / 1e9:.0f} GFLOP/s" for key, value in ceilings.items() if key != "copy")
-        lines += ["", f"## {name}", "", f"Ceilings: {found}, copy {ceilings['copy'] / 1e9:.1f} GB/s; "]
-        lines[-1] += f"load of the machine at the start {section['load']:.1f}."
+        lines += ["", f"## {name}", "", *(f"- {key}: {value}" for key, value in section["about"].items())]
+        lines += [f"- ceilings: {found}, copy {ceilings['copy'] / 1e9:.1f} GB/s"]
         group = None
         for row in section["rows"]:
             if row["group"] != group:

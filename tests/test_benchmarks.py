@@ -51,6 +51,16 @@ def test_operations_and_bytes_by_hand() -> None:
     assert bench.least(count) == pytest.approx(max(210 / 1e9, 284 / 1e8) + 168 / 1e8)
 
 
+def test_inference_mode_counts_the_same() -> None:
+    layer, x = torch.nn.Linear(5, 7), torch.randn(3, 5)
+    counts = []
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode, Count() as count:
+            layer(x)
+        counts.append((count.operations, count.bytes))
+    assert counts[0] == counts[1] == (2 * 3 * 5 * 7, 4 * (3 * 5 + 5 * 7 + 7 + 3 * 7))
+
+
 def test_expanded_tensors_count_as_stored() -> None:
     row = torch.randn(1, 4)
     with Count() as count:
