@@ -21,8 +21,8 @@ STAGES = (
     ("Simulate toss videos to train on", f"simulate simulate=toss root={DATA} split=train num_videos=48"),
     ("Simulate unseen toss videos", f"simulate simulate=toss root={DATA} split=val num_videos=16"),
     ("Simulate contact videos for the dynamics", f"simulate simulate=contact root={DATA} split=training num_videos=42"),
-    ("Simulate contact videos for the readout", f"simulate simulate=contact root={DATA} split=readout num_videos=126"),
-    ("Simulate contact videos for the test", f"simulate simulate=contact root={DATA} split=test num_videos=70"),
+    ("Simulate contact videos for the readout", f"simulate simulate=contact root={DATA} split=readout num_videos=350"),
+    ("Simulate contact videos for the test", f"simulate simulate=contact root={DATA} split=test num_videos=140"),
     (
         "Train DIAS a little further",
         f"train_video experiment=demo data.root={DATA} checkpoint={ASSETS}/dias out_dir={ROOT}/dias",
