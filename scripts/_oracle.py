@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,9 +23,9 @@ def encode_anew(dias: DIAS, cache: SlotCache, source: CachedSource, name: str, f
     """Slots (T,S,D) of some frames alone, zeros where dead; queries as in the cache, or with other noise."""
     sample = source.read(name, frames)
     protocol = cache.header["protocol"]
-    if protocol["queries"] != "boxes":
-        del sample["boxes"], sample["box_valid"]
     batch = VideoBatch.stack([sample]).to(next(dias.parameters()).device)
+    if protocol["queries"] != "boxes":
+        batch = replace(batch, boxes=None, box_valid=None)
     encoded = dias.encode(batch, Draws.for_videos(protocol["seed"] + 1, [name]))
     return (encoded.slots * encoded.mask[..., None])[0].cpu()
 
