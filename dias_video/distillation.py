@@ -65,8 +65,10 @@ def whiten(encoder: TinyEncoder, tokens: Tensor, smoothness: float = 0.0) -> Ten
         (C,) the share of the variance that each direction had before, falling.
 
     Raises:
-        ValueError: fewer tokens than features.
+        ValueError: fewer tokens than features, or an encoder whose features are partly colour.
     """
+    if encoder.color:
+        raise ValueError("whiten an encoder without colour (color=0), and give it colour when it is used")
     flat = tokens.flatten(0, 2).double()
     if len(flat) <= encoder.feature_dim:
         raise ValueError(f"whitening {encoder.feature_dim} features needs more than {len(flat)} tokens")

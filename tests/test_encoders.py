@@ -131,6 +131,9 @@ def test_whitening_wants_enough_tokens() -> None:
     encoder = TinyEncoder(6, width=16, depth=1, input_size=(16, 24))
     with pytest.raises(ValueError, match="more than 6"):
         whiten(encoder, torch.rand(1, 2, 3, 6))
+    encoder.color = 4.0
+    with pytest.raises(ValueError, match="without colour"):
+        whiten(encoder, torch.rand(5, 2, 3, 6))
 
 
 def test_the_mean_colour_of_a_cell_takes_the_last_three_features() -> None:
