@@ -126,6 +126,8 @@ class TinyEncoder(Configured, nn.Module):
         color: float = 0.0,
     ) -> None:
         super().__init__()
+        if color and feature_dim < 3:
+            raise ValueError(f"color takes three features, and feature_dim is {feature_dim}")
         self.color = color
         if any(side % 8 or side < 8 for side in input_size):
             raise ValueError(f"input_size must be multiples of 8, got {tuple(input_size)}")

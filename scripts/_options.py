@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -48,6 +49,10 @@ def _check(option: str, default: Any, value: Any) -> None:
         kind = str if name in TEXTS else int if name in INTEGERS else kind
     if name == "device" and isinstance(value, str) and not re.fullmatch(r"cpu|(cuda|mps|xpu)(:\d+)?", value):
         raise ValueError(f"{option} must be a device such as cpu, cuda or cuda:1, got {value!r}")
+    if name == "device" and str(value).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"{option}={value} was asked for and there is no GPU; use {option}=cpu")
+    if option.startswith("trainer.weights."):  # a number or a schedule, which the trainer looks at
+        return
     given = type(value)
     if value is None or kind not in KINDS:
         return

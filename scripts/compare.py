@@ -32,7 +32,7 @@ def score(cfg: DictConfig, row: str, seed: int) -> dict[str, float]:
     if not metrics.is_file():
         words = [f"experiment=rows/{row}", data, f"seed={seed}", f"out_dir={folder}", *cfg.train]
         words += [f"model.encoder.weights={cfg.encoder}", f"data.features.path={cfg.features}"]
-        if (folder / "checkpoints").is_dir():
+        if folder.is_dir():
             words.append("resume=true")
         run("train_video", *words)
         words = [f"checkpoint={folder}/checkpoints/last", data, f"out_dir={metrics.parent}", *cfg.evaluate]

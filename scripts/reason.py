@@ -63,7 +63,8 @@ def reason(
         return tqdm(items, unit="batch", desc="rollout")
 
     ends = {name: futures(cache, model, observed, max(points), progress=bar) for name, cache in caches.items()}
-    settings = settings_of(candidates, points=points, seeds=seeds, observed=observed)
+    fitted_on = sha256(caches["readout"].path / "index.safetensors")
+    settings = settings_of(candidates, points=points, seeds=seeds, observed=observed, readout=fitted_on)
     if probe is not None:
         ends = {name: end.with_places(probe) for name, end in ends.items()}
     checkpoint = sha256(Path(folder) / "model.safetensors")
