@@ -38,7 +38,8 @@ class Projection(Configured, nn.Module):
 
     With a ``grid`` (h,w) every token is told where it is, for encoders whose features don't tell: a learned linear map
     of the Fourier features of its cell's centre is added in the hidden layer. ``residual`` adds the MLP, which begins
-    as a constant, to the normalised features (of the same width), for features whose distances already tell objects apart.
+    as a constant, to the normalised features (of the same width), for features whose distances already tell objects
+    apart.
     ``place`` adds to its tokens a linear code of where they are, learned, at first of ``place`` times their norm, so
     that slots begin as compact regions.
     """

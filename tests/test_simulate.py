@@ -372,6 +372,6 @@ def test_script(tmp_path: Path) -> None:
     done = run("simulate.size=[18,31]", "simulate.num_frames=1", "num_videos=1", "workers=1")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "toss" / "test" / "00000.json").exists()
-    failed = run("num_videos=-3")
+    failed = run("num_videos=0")
     assert failed.returncode == 1
-    assert failed.stderr.strip() == "error: num_videos=-3: ask for at least one video."
+    assert failed.stderr.strip() == "error: num_videos=0: ask for at least one video."
