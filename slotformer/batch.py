@@ -42,11 +42,18 @@ class SlotBatch:
 
     @classmethod
     def stack(cls, samples: Sequence[CachedVideo]) -> SlotBatch:
-        """Collate windows of one length."""
+        """Collate windows of one length, as wide as the most slots that live in any of them.
+
+        A clip's slots that never live are left out: nothing attends to them or is scored on them, so the result is the
+        same for less work. The others keep their order, which means nothing to a dynamics model.
+        """
+        alive = [sample.mask.any(0) for sample in samples]  # (S,) each
+        width = max(1, *(int(live.sum()) for live in alive))
+        chosen = [(~live).int().argsort(stable=True)[:width] for live in alive]
         return cls(
-            slots=torch.stack([s.slots for s in samples]),
-            mask=torch.stack([s.mask for s in samples]),
-            track_id=torch.stack([s.track_id for s in samples]),
+            slots=torch.stack([s.slots[:, at] for s, at in zip(samples, chosen, strict=True)]),
+            mask=torch.stack([s.mask[:, at] for s, at in zip(samples, chosen, strict=True)]),
+            track_id=torch.stack([s.track_id[:, at] for s, at in zip(samples, chosen, strict=True)]),
             video_id=[s.video_id for s in samples],
         )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dias_video.batch import Draws
 from slotformer.batch import SlotBatch, SlotWindows
-from slotformer.cache import SlotCache, SlotCacheWriter
+from slotformer.cache import CachedVideo, SlotCache, SlotCacheWriter
 from slotformer.causal import CausalSlotFormer, Past, rotate, rotation
 from slotformer.errors import constant_velocity, normalised_error, ratio_interval, repeat_last, slot_statistics
 from slotformer.fast import fast_rollout
@@ -264,6 +264,26 @@ def test_the_fast_rollout_is_the_same(layers: int, residual: bool) -> None:
         slow = model.rollout(slots, live, 9)
     fast = fast_rollout(model, slots, live, 9, batch_size=3)
     assert torch.allclose(slow, fast, atol=1e-4 * float(slow.abs().max()))
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_slots_that_never_live_change_no_loss(cls: type[Dynamics]) -> None:
+    """A batch without them, against one that holds every slot."""
+    model, frames, num_slots = build(cls), T + 4, 5
+    alive = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]).bool()  # (B,S)
+    generator = torch.Generator().manual_seed(3)
+    mask = alive[:, None] & (torch.rand(3, frames, num_slots, generator=generator) > 0.2)
+    mask[:, T - 1] = alive
+    slots = torch.randn(3, frames, num_slots, D, generator=generator) * mask[..., None]
+    ids = torch.arange(num_slots).expand(3, frames, -1).where(mask, -1)
+    clips = [CachedVideo(f"v{i}", slots[i], mask[i], ids[i], None, None, None) for i in range(3)]
+    packed, everything = SlotBatch.stack(clips), SlotBatch(slots, mask, ids, [c.video_id for c in clips])
+    assert packed.slots.shape == (3, frames, 3, D)
+    assert packed.track_id[0, T - 1].tolist() == [1, 3, 4]
+    losses = [model(batch, Draws.for_step(0, 0, 3))["slots"] for batch in (packed, everything)]
+    assert losses[0][:2].min() > 0
+    assert torch.allclose(*losses, rtol=1e-5)
+    assert SlotBatch.stack(clips[2:]).slots.shape == (1, frames, 1, D)
 
 
 @pytest.mark.slow
