@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 Model = TypeVar("Model", bound="Configured")
 
 FORMAT_VERSION = 1
+HUB = "hf-hub:"  # before the name of a repository on the Hugging Face Hub
 
 
 class Configured:
@@ -61,13 +61,19 @@ class Configured:
 
     @classmethod
     def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
-        """Rebuild a saved model from a folder, or from a Hugging Face Hub repository ``user/name``.
+        """Rebuild a saved model from a folder, or from a Hugging Face Hub repository: ``hf-hub:user/name``.
+
+        Without that prefix, which is timm's, a name is a folder's and no server is contacted.
 
         Raises:
-            ValueError: a file is missing, cut off, of another class or of another shape; the message names it.
+            ValueError: there is no such folder, or a file is missing, cut off, of another class or of another shape;
+                the message names it.
             OSError: the repository could not be read.
         """
-        folder = _downloaded(str(folder)) if _names_repository(folder) else Path(folder)
+        repository = str(folder).removeprefix(HUB)
+        folder = Path(folder) if repository == str(folder) else _downloaded(repository)
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder} (a model on the Hugging Face Hub is named {HUB}user/name)")
         file = folder / "config.json"
         if not file.is_file():
             raise ValueError(f"{folder} holds no model: {file} is missing (a checkpoint folder has it)")
@@ -88,12 +94,6 @@ class Configured:
         return model
 
 
-def _names_repository(folder: str | Path) -> bool:
-    """``user/name``, when nothing here is called so: a mistyped folder must not become a request to a server."""
-    parts = str(folder).split("/") if isinstance(folder, str) else []
-    return len(parts) == 2 and all(re.fullmatch(r"\w[\w.-]*", p) for p in parts) and not Path(parts[0]).exists()
-
-
 def _downloaded(repository: str) -> Path:
     from huggingface_hub import hf_hub_download  # only who asks for a download pays for its import
 
@@ -101,7 +101,7 @@ def _downloaded(repository: str) -> Path:
         paths = [Path(hf_hub_download(repository, name)) for name in ("config.json", "model.safetensors")]
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise OSError(f"there is no folder {repository}, and the Hub has no model of that name ({reason})") from error
+        raise OSError(f"the Hub has no model {repository}, or can't be reached ({reason})") from error
     return paths[0].parent
 
 
@@ -152,23 +152,27 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
     # ``self``, and the catch-alls of a constructor inherited from ``nn.Module``, are no configuration.
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     skipped = {"self"} | {name for name, p in signature.parameters.items() if p.kind not in named}
+    floats = {name for name, p in signature.parameters.items() if "float" in str(p.annotation)}
 
     @functools.wraps(init)
     def recorded(self: Any, *args: Any, **kwargs: Any) -> None:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
-        plain = {k: _plain(v) for k, v in bound.arguments.items() if k not in skipped}
+        plain = {k: _plain(v, k in floats) for k, v in bound.arguments.items() if k not in skipped}
         init(self, *args, **kwargs)
         self.config = {"type": type(self).__name__, **plain, **self.not_stored}
 
     return recorded
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, as_float: bool = False) -> Any:
+    """A value as json has it; where floats are meant, 4 becomes 4.0: a config's hash tells models apart."""
     if isinstance(value, Configured):
         return value.config
     if isinstance(value, (list, tuple)) or type(value).__name__ == "ListConfig":
-        return [_plain(v) for v in value]
+        return [_plain(v, as_float) for v in value]
+    if as_float and type(value) is int:
+        return float(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"a {type(value).__name__} can't be part of a model's config")

@@ -26,7 +26,6 @@ def main(cfg: DictConfig) -> None:
     encoder = model.eval().encoder
     if not isinstance(encoder, TinyEncoder):
         raise ValueError(f"{cfg.checkpoint} has a {type(encoder).__name__}; only a TinyEncoder can be whitened")
-    encoder.color = 0.0  # it takes the place of features that the last layer still has; those are whitened
     source: VideoSource = instantiate(cfg.data.train)
     chosen = torch.linspace(0, len(source) - 1, min(cfg.videos, len(source))).long().tolist()
     tokens = []
