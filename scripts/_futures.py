@@ -19,29 +19,18 @@ from dias_video.model import DIAS
 from dias_video.visualize import colour_masks, overlay, side_by_side, write_gif
 from slotformer.cache import CachedVideo, SlotCache
 from slotformer.errors import interval
-from slotformer.fast import fast_rollout
 from slotformer.report import write_csv
-from slotformer.rollouter import Dynamics, context_live
 
 
-def predict(model: Dynamics, video: CachedVideo) -> tuple[Tensor, Tensor]:
-    """Slots (R,S,D) and live mask (R,S) predicted after the burn-in of a strided video."""
-    past, device = slice(0, model.burn_in), next(model.parameters()).device
-    live = context_live(video.mask[None, past], video.track_id[None, past])
-    steps = len(video.slots) - model.burn_in
-    slots = fast_rollout(model, video.slots[None, past].to(device), live.to(device), steps)
-    return slots[0].cpu(), live[0, -1:].expand(steps, -1)
-
-
-def masks_of(model: Dynamics, dias: DIAS, video: CachedVideo, size: tuple[int, int]) -> dict[str, Tensor]:
+def masks_of(dias: DIAS, video: CachedVideo, future: CachedVideo, size: tuple[int, int]) -> dict[str, Tensor]:
     """Masks (T,H,W) of the encoded video, and of the future (R,H,W) as predicted and as the last frame repeated."""
-    slots, live = predict(model, video)
-    ids, last = video.track_id[model.burn_in - 1], slice(model.burn_in - 1, model.burn_in)
-    ids = ids.expand(len(slots), -1)
+    steps = len(future.slots)
+    last = slice(len(video.slots) - steps - 1, len(video.slots) - steps)
+    still = (video.slots[last], video.mask[last], video.track_id[last])
     return {
         "encoded": decode_masks(dias, video.slots, video.mask, video.track_id, size),
-        "model": decode_masks(dias, slots, live, ids, size),
-        "repeat_last": decode_masks(dias, video.slots[last], live[:1], ids[:1], size).expand(len(slots), -1, -1),
+        "model": decode_masks(dias, future.slots, future.mask, future.track_id, size),
+        "repeat_last": decode_masks(dias, *still, size).expand(steps, -1, -1),
     }
 
 
@@ -56,25 +45,25 @@ def gif(path: Path, sample: Sample, masks: dict[str, Tensor], burn_in: int, fps:
 
 
 def pictures(
-    cfg: DictConfig, models: Sequence[Dynamics], dias: DIAS, cache: SlotCache, source: CachedSource, out_dir: Path
+    cfg: DictConfig, futures: Sequence[SlotCache], dias: DIAS, cache: SlotCache, source: CachedSource, out_dir: Path
 ) -> dict[str, Any]:
     """Decode rollouts of some videos; write GIFs of the first model's and, where masks are, scores a step of all's."""
-    burn_in, stride, steps = models[0].burn_in, models[0].stride, cfg.predicted_frames
+    burn_in, stride, steps = (futures[0].header[name] for name in ("burn_in", "stride", "steps"))
     frames = range(0, (burn_in + steps - 1) * stride + 1, stride)
     names = [name for name in cache.video_ids if cache.num_frames(name) > frames[-1]][: max(cfg.masks, cfg.gifs)]
     scores: dict[str, list[list[Tensor]]] = {}
     for number, name in enumerate(tqdm(names, unit="video", desc="masks")):
         sample, video = source.read(name, frames), cache.read_video(name, 0, frames[-1] + 1, stride)
         height, width = sample["video"].shape[-2:]
-        for at, model in enumerate(models):
-            masks = masks_of(model, dias, video, (height, width))
+        for at, future in enumerate(futures):
+            masks = masks_of(dias, video, future.read_video(name), (height, width))
             if number < cfg.gifs and at == 0:
                 gif(out_dir / "gifs" / f"{name.replace('/', '_')}.gif", sample, masks, burn_in, cfg.fps)
             if sample.get("masks") is not None:
                 for kind in masks:
                     found = score_frames(masks[kind][-steps:], sample["masks"][burn_in:])
                     for measure, value in found.items():
-                        scores.setdefault(f"{kind}_{measure}", [[] for _ in models])[at].append(value)
+                        scores.setdefault(f"{kind}_{measure}", [[] for _ in futures])[at].append(value)
     stacked = {key: np.stack([torch.stack(v).double().numpy() for v in one]) for key, one in scores.items()}
     curves = {key: values for key, values in stacked.items() if values.ndim == 3}  # (M,V,R)
     if curves:

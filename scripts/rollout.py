@@ -1,4 +1,8 @@
-"""Predict the future of cached videos: error curves, scores of predicted masks, GIFs.
+"""Predict the future of cached videos: the slots, error curves, scores of predicted masks, GIFs.
+
+The predicted slots of every video lie in ``<out_dir>/slots``, a slot cache as well (with several models in ``slots/0``,
+``slots/1``, …): ``SlotCache("runs/rollout/slots").read(video_id)`` gives slots (R,S,D) and which of them live (R,S).
+``resume=true`` predicts what is missing there and makes all else again, with the result of an uninterrupted run.
 
 python scripts/rollout.py checkpoint=runs/slotformer/checkpoints/last cache=runs/slots/test out_dir=runs/rollout
 python scripts/rollout.py 'checkpoint=[runs/s0/checkpoints/last,runs/s1/checkpoints/last]' …   # means over seeds
@@ -18,11 +22,20 @@ from _oracle import oracle_errors
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from dias_video.engine import check_folder
+from dias_video.files import sha256
 from slotformer.cache import SlotCache
 from slotformer.errors import RolloutErrors, over_models
 from slotformer.report import plot_errors, write_csv, write_json
 from slotformer.rollouter import Dynamics
-from slotformer.validation import cache_errors, check_same_encoder, load_dynamics, longest_rollout
+from slotformer.validation import (
+    cache_errors,
+    check_same_encoder,
+    groups,
+    load_dynamics,
+    longest_rollout,
+    predict_cache,
+)
 
 
 def load(cfg: DictConfig, cache: SlotCache) -> list[Dynamics]:
@@ -35,14 +48,19 @@ def load(cfg: DictConfig, cache: SlotCache) -> list[Dynamics]:
     return models
 
 
-def errors_of(cfg: DictConfig, model: Dynamics, cache: SlotCache) -> RolloutErrors:
-    """The errors on all videos that are long enough."""
-    total = int((cache.store.lengths > (model.burn_in + cfg.predicted_frames - 1) * model.stride).sum())
+def bar(name: str) -> Any:
+    """Wraps a list of batches in a progress bar."""
+    return lambda batches: tqdm(batches, unit="batch", desc=name)
 
-    def bar(batches: Any) -> Any:
-        return tqdm(batches, total=-(-total // cfg.batch_size), unit="batch", desc="rollout")
 
-    return cache_errors(model, cache, cfg.predicted_frames, cfg.batch_size, bar)
+def predicted(cfg: DictConfig, models: Sequence[Dynamics], cache: SlotCache) -> list[SlotCache]:
+    """What each model predicts, kept below ``cfg.out_dir``."""
+    parts = []
+    for at, (folder, model) in enumerate(zip(folders(cfg.checkpoint), models, strict=True)):
+        path = Path(cfg.out_dir) / "slots" / (str(at) if len(models) > 1 else "")
+        made_by = {"dynamics_sha256": sha256(Path(folder) / "model.safetensors")}
+        parts.append(predict_cache(model, cache, path, cfg.predicted_frames, cfg.batch_size, bar("rollout"), **made_by))
+    return parts
 
 
 def curve(cfg: DictConfig, parts: Sequence[RolloutErrors], stride: int, out_dir: Path) -> None:
@@ -62,10 +80,18 @@ def curve(cfg: DictConfig, parts: Sequence[RolloutErrors], stride: int, out_dir:
 def main(cfg: DictConfig) -> None:
     """Roll out ``cfg.checkpoint`` on ``cfg.cache``."""
     cache, out_dir = SlotCache(cfg.cache), Path(cfg.out_dir)
+    check_folder(out_dir, cfg.resume)
     models = load(cfg, cache)
     first = models[0]
     cfg.predicted_frames = cfg.predicted_frames or longest_rollout(cache, first)
-    parts = [errors_of(cfg, model, cache) for model in models]
+    if cfg.oracle or cfg.masks or cfg.gifs:
+        source, dias = CachedSource(cache), dias_of(cache, cfg.dias, device_of(cfg.device))
+    groups(cache, (first.burn_in + cfg.predicted_frames - 1) * first.stride + 1, cfg.batch_size)  # is any to be scored?
+    futures = predicted(cfg, models, cache)
+    parts = [
+        cache_errors(model, cache, cfg.predicted_frames, cfg.batch_size, future, bar("errors"))
+        for model, future in zip(models, futures, strict=True)
+    ]
     names = parts[0].video_id
     about: dict[str, Any] = {
         "videos": len(names),
@@ -77,8 +103,6 @@ def main(cfg: DictConfig) -> None:
         "checkpoint": folders(cfg.checkpoint),
         "cache": cfg.cache,
     }
-    if cfg.oracle or cfg.masks or cfg.gifs:
-        source, dias = CachedSource(cache), dias_of(cache, cfg.dias, device_of(cfg.device))
     if cfg.oracle:
         chosen = np.unique(np.linspace(0, len(names) - 1, cfg.oracle).astype(int))
         known = np.full_like(parts[0].errors["model"], np.nan)
@@ -89,7 +113,7 @@ def main(cfg: DictConfig) -> None:
         about["oracle_of_videos"] = len(chosen)
     curve(cfg, parts, first.stride, out_dir)
     if cfg.masks or cfg.gifs:
-        about |= pictures(cfg, models, dias, cache, source, out_dir)
+        about |= pictures(cfg, futures, dias, cache, source, out_dir)
     write_json(out_dir / "rollout.json", about)
     print(f"{out_dir / 'rollout_error.csv'}: {len(names)} videos, {about['births']} births not scored")
 

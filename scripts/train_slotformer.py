@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
     if windows.too_short and trainer.is_main:
         print(f"{windows.too_short} of {len(cache)} videos are too short for {windows.span} frames and left out")
     validate = RolloutValidation(SlotCache(cfg.val_cache)) if cfg.val_cache else None
-    trainer.fit(model, windows, SlotBatch.stack, cfg.out_dir, cfg.resume, config, validate)
+    trainer.fit(model, windows, SlotBatch.pack, cfg.out_dir, cfg.resume, config, validate)
 
 
 if __name__ == "__main__":

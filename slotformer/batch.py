@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,19 +42,29 @@ class SlotBatch:
 
     @classmethod
     def stack(cls, samples: Sequence[CachedVideo]) -> SlotBatch:
+        """Collate windows of one length."""
+        return cls(
+            slots=torch.stack([sample.slots for sample in samples]),
+            mask=torch.stack([sample.mask for sample in samples]),
+            track_id=torch.stack([sample.track_id for sample in samples]),
+            video_id=[sample.video_id for sample in samples],
+        )
+
+    @classmethod
+    def pack(cls, samples: Sequence[CachedVideo]) -> SlotBatch:
         """Collate windows of one length, as wide as the most slots that live in any of them.
 
-        A clip's slots that never live are left out: nothing attends to them or is scored on them, so the result is the
+        A clip's slots that never live are left out: nothing attends to them or is scored on them, so training is the
         same for less work. The others keep their order, which means nothing to a dynamics model.
         """
         alive = [sample.mask.any(0) for sample in samples]  # (S,) each
         width = max(1, *(int(live.sum()) for live in alive))
         chosen = [(~live).int().argsort(stable=True)[:width] for live in alive]
-        return cls(
-            slots=torch.stack([s.slots[:, at] for s, at in zip(samples, chosen, strict=True)]),
-            mask=torch.stack([s.mask[:, at] for s, at in zip(samples, chosen, strict=True)]),
-            track_id=torch.stack([s.track_id[:, at] for s, at in zip(samples, chosen, strict=True)]),
-            video_id=[s.video_id for s in samples],
+        return cls.stack(
+            [
+                replace(s, slots=s.slots[:, at], mask=s.mask[:, at], track_id=s.track_id[:, at])
+                for s, at in zip(samples, chosen, strict=True)
+            ]
         )
 
 

@@ -10,6 +10,8 @@ reading of frame ranges without loading anything else. An item is a video; its f
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -182,6 +184,14 @@ class SlotCache:
         if not len(self):
             raise ValueError(f"{self.path} holds no videos; cache a data set that has some")
         return self.store.fields["slots"][1]
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of header and content, the latter by the checksums that the shards hold."""
+        digest = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode())
+        for file in shards.shard_files(self.path):
+            digest.update(shards.Shard(file).metadata["sha256"].encode())
+        return digest.hexdigest()
 
     def num_frames(self, video_id: str) -> int:
         """T of a video."""

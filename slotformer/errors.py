@@ -12,8 +12,7 @@ from torch import Tensor
 
 from slotformer.batch import SlotBatch
 from slotformer.cache import SlotCache
-from slotformer.fast import fast_rollout
-from slotformer.rollouter import Dynamics, births, context_live, scored_live
+from slotformer.rollouter import births, context_live, scored_live
 
 Values = NDArray[np.float64]
 BASELINES = ("repeat_last", "constant_velocity")
@@ -98,26 +97,21 @@ class RolloutErrors:
         return rows
 
 
-def rollout_errors(model: Dynamics, batch: SlotBatch) -> tuple[RolloutErrors, Tensor]:
-    """Roll out every clip of a batch after its burn-in and compare with the encoded slots.
-
-    Returns:
-        The errors, and the predicted slots (B,R,S,D).
-    """
-    past = slice(0, model.burn_in)
-    live = context_live(batch.mask[:, past], batch.track_id[:, past])
-    scored = scored_live(batch.mask, batch.track_id, model.burn_in)
-    future = batch.slots[:, model.burn_in :]
-    steps = future.shape[1]
-    predicted = fast_rollout(model, batch.slots[:, past], live, steps)
+def rollout_errors(predicted: Tensor, batch: SlotBatch) -> RolloutErrors:
+    """Errors of predicted slots (B,R,S,D) on the last R frames of a batch; the frames before were the context."""
+    steps = predicted.shape[1]
+    burn_in = batch.num_frames - steps
+    past, future = batch.slots[:, :burn_in], batch.slots[:, burn_in:]
+    live = context_live(batch.mask[:, :burn_in], batch.track_id[:, :burn_in])
+    scored = scored_live(batch.mask, batch.track_id, burn_in)
     guesses = {
         "model": predicted,
-        "repeat_last": repeat_last(batch.slots[:, past], live, steps),
-        "constant_velocity": constant_velocity(batch.slots[:, past], live, steps),
+        "repeat_last": repeat_last(past, live, steps),
+        "constant_velocity": constant_velocity(past, live, steps),
     }
     errors = {name: normalised_error(guess, future, scored).cpu().numpy() for name, guess in guesses.items()}
-    born = births(batch.mask, batch.track_id, model.burn_in)
-    return RolloutErrors(batch.video_id, errors, born.cpu().numpy(), scored.sum((0, 2)).cpu().numpy()), predicted
+    born = births(batch.mask, batch.track_id, burn_in)
+    return RolloutErrors(batch.video_id, errors, born.cpu().numpy(), scored.sum((0, 2)).cpu().numpy())
 
 
 def join_errors(parts: list[RolloutErrors]) -> RolloutErrors:
@@ -155,9 +149,11 @@ def ratio_interval(
     values, others = values[keep], others[keep]
     if not len(values):
         return (float("nan"),) * 3
-    draws = np.random.default_rng(seed).multinomial(len(values), np.full(len(values), 1 / len(values)), samples)
-    below = draws @ others
-    ratios = np.divide(draws @ values, below, out=np.full(samples, np.nan), where=below > 0)
+    both, even = np.stack([values, others], 1), np.full(len(values), 1 / len(values))
+    generator = np.random.default_rng(seed)
+    # Drawn one by one, since all draws at once are samples * V numbers.
+    sums = np.array([generator.multinomial(len(values), even) @ both for _ in range(samples)])  # (samples,2)
+    ratios = np.divide(sums[:, 0], sums[:, 1], out=np.full(samples, np.nan), where=sums[:, 1] > 0)
     tail = (1 - level) / 2
     low, high = np.nanquantile(ratios, [tail, 1 - tail])
     mean = others.mean()

@@ -1,20 +1,26 @@
-"""Rollout error of a model on a whole cache: the report, and a number to watch while training."""
+"""Rollouts of a whole cache: predicted slots on disk, their errors, and a number to watch while training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from slotformer.batch import SlotBatch
-from slotformer.cache import SlotCache
+from slotformer.cache import CachedVideo, SlotCache, SlotCacheWriter
 from slotformer.causal import CausalSlotFormer
 from slotformer.errors import RolloutErrors, join_errors, rollout_errors
-from slotformer.rollouter import Dynamics, SlotFormer
+from slotformer.fast import fast_rollout
+from slotformer.rollouter import Dynamics, SlotFormer, context_live
 
 MODELS = (SlotFormer, CausalSlotFormer)  # importing them is what makes their checkpoints readable
+SHARD_BYTES = 8 << 20  # of predicted slots: what a kill loses
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def load_dynamics(folder: str | Path) -> Dynamics:
@@ -57,13 +63,74 @@ def longest_rollout(cache: SlotCache, model: Dynamics) -> int:
     return int((fitting.min() - 1) // model.stride + 1 - model.burn_in)
 
 
-def batches(cache: SlotCache, model: Dynamics, steps: int, batch_size: int = 64) -> Iterator[SlotBatch]:
-    """The first ``burn_in + steps`` strided frames of every video that has them."""
-    span = (model.burn_in + steps - 1) * model.stride + 1
+def groups(cache: SlotCache, span: int, batch_size: int) -> list[NDArray[np.int64]]:
+    """Places in the cache of all videos of at least ``span`` raw frames, up to ``batch_size`` at once.
+
+    Raises:
+        ValueError: no video has as many, or ``batch_size`` is 0.
+    """
+    if batch_size < 1:
+        raise ValueError("batch_size must be at least 1")
     index = np.flatnonzero(np.asarray(cache.store.lengths) >= span)
-    for rows in np.array_split(index, max(1, -(-len(index) // batch_size))) if len(index) else []:
-        names = [cache.video_ids[int(i)] for i in rows]
-        yield SlotBatch.stack([cache.read_video(name, 0, span, model.stride) for name in names])
+    if not len(index):
+        raise ValueError(f"{cache.path}: no video has the {span} frames that this rollout takes")
+    return np.array_split(index, -(-len(index) // batch_size))
+
+
+def read_batch(cache: SlotCache, rows: NDArray[np.int64], span: int, stride: int) -> list[CachedVideo]:
+    """Every ``stride``-th of the first ``span`` frames of some videos."""
+    return [cache.read_video(cache.video_ids[int(row)], 0, span, stride) for row in rows]
+
+
+def predict(model: Dynamics, batch: SlotBatch, steps: int) -> Tensor:
+    """Slots (B,steps,S,D) after the first ``burn_in`` frames of a batch, zeros where dead."""
+    batch, past = batch.to(next(model.parameters()).device), slice(0, model.burn_in)
+    live = context_live(batch.mask[:, past], batch.track_id[:, past])
+    return fast_rollout(model, batch.slots[:, past], live, steps).cpu()
+
+
+def predict_cache(
+    model: Dynamics,
+    cache: SlotCache,
+    path: str | Path,
+    steps: int,
+    batch_size: int = 64,
+    progress: Progress = iter,
+    **header: Any,
+) -> SlotCache:
+    """Write the slots predicted after the first ``burn_in`` frames of every video that has them, as a slot cache.
+
+    Frame r of a predicted video is raw frame ``(burn_in + r) * stride`` of the cached one. Slots keep their places and
+    track ids, videos their label and scenario. Called again after a kill it goes on, with the same slots bit for bit:
+    a batch of which a video is missing is predicted as a whole, since rounding depends on what is in a batch.
+
+    Args:
+        model: in evaluation mode.
+        cache: the encoded videos.
+        path: folder of the predicted slots.
+        steps: frames to predict.
+        batch_size: videos at once.
+        progress: wraps the list of batches.
+        header: what else the cache is to say of its making.
+
+    Raises:
+        ValueError: no video is long enough, or ``path`` holds predictions of another model, source or length.
+    """
+    span = (model.burn_in - 1) * model.stride + 1
+    # The width of slots and the model that decodes them are those of the source.
+    made_by = {name: value for name, value in cache.header.items() if name in ("checkpoint", "checkpoint_sha256")}
+    rollout = {"source": cache.identity, "burn_in": model.burn_in, "stride": model.stride, "steps": steps}
+    about: dict[str, Any] = {**made_by, **rollout, **header}
+    with SlotCacheWriter(path, "fp32", cache.scenarios, shard_bytes=SHARD_BYTES, **about) as writer:
+        for rows in progress(groups(cache, span, batch_size)):
+            if writer.present.issuperset(cache.video_ids[int(row)] for row in rows):
+                continue
+            videos = read_batch(cache, rows, span, model.stride)
+            for video, slots in zip(videos, predict(model, SlotBatch.stack(videos), steps), strict=True):
+                if video.video_id not in writer.present:
+                    mask, track_id = (x[-1:].expand(steps, -1) for x in (video.mask, video.track_id))
+                    writer.write(video.video_id, slots, mask, None, track_id, video.label, video.scenario)
+    return SlotCache(path)
 
 
 def cache_errors(
@@ -71,17 +138,31 @@ def cache_errors(
     cache: SlotCache,
     steps: int,
     batch_size: int = 64,
-    progress: Callable[[Iterable[SlotBatch]], Iterable[SlotBatch]] = lambda batches: batches,
+    predicted: SlotCache | None = None,
+    progress: Progress = iter,
 ) -> RolloutErrors:
     """Errors of rollouts of ``steps`` frames after the first ``burn_in`` frames of every video long enough.
 
+    Args:
+        model: in evaluation mode.
+        cache: the encoded videos.
+        steps: frames to predict.
+        batch_size: videos at once.
+        predicted: what :func:`predict_cache` wrote for this model; None = predict here.
+        progress: wraps the list of batches.
+
     Raises:
-        ValueError: no video is.
+        ValueError: no video is long enough.
     """
-    device = next(model.parameters()).device
-    parts = [rollout_errors(model, batch.to(device))[0] for batch in progress(batches(cache, model, steps, batch_size))]
-    if not parts:
-        raise ValueError(f"{cache.path}: no video has {model.burn_in} + {steps} frames, {model.stride} apart")
+    span = (model.burn_in + steps - 1) * model.stride + 1
+    parts = []
+    for rows in progress(groups(cache, span, batch_size)):
+        batch = SlotBatch.stack(read_batch(cache, rows, span, model.stride))
+        if predicted is None:
+            future = predict(model, batch, steps)
+        else:
+            future = torch.stack([predicted.read(name)[0] for name in batch.video_id])
+        parts.append(rollout_errors(future, batch))
     return join_errors(parts)
 
 

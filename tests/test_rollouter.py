@@ -277,13 +277,13 @@ def test_slots_that_never_live_change_no_loss(cls: type[Dynamics]) -> None:
     slots = torch.randn(3, frames, num_slots, D, generator=generator) * mask[..., None]
     ids = torch.arange(num_slots).expand(3, frames, -1).where(mask, -1)
     clips = [CachedVideo(f"v{i}", slots[i], mask[i], ids[i], None, None, None) for i in range(3)]
-    packed, everything = SlotBatch.stack(clips), SlotBatch(slots, mask, ids, [c.video_id for c in clips])
+    packed, everything = SlotBatch.pack(clips), SlotBatch(slots, mask, ids, [c.video_id for c in clips])
     assert packed.slots.shape == (3, frames, 3, D)
     assert packed.track_id[0, T - 1].tolist() == [1, 3, 4]
     losses = [model(batch, Draws.for_step(0, 0, 3))["slots"] for batch in (packed, everything)]
     assert losses[0][:2].min() > 0
     assert torch.allclose(*losses, rtol=1e-5)
-    assert SlotBatch.stack(clips[2:]).slots.shape == (1, frames, 1, D)
+    assert SlotBatch.pack(clips[2:]).slots.shape == (1, frames, 1, D)
 
 
 @pytest.mark.slow
@@ -299,7 +299,7 @@ def test_bouncing_points_are_learned(cls: type[Dynamics], tmp_path: Path) -> Non
     for step in range(300):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * (1 - step / 300)
-        batch = SlotBatch.stack([windows[(step, i % len(windows))] for i in range(16 * step, 16 * step + 16)])
+        batch = SlotBatch.pack([windows[(step, i % len(windows))] for i in range(16 * step, 16 * step + 16)])
         loss = model(batch, Draws.for_step(0, step, 16))["slots"].mean()
         optimizer.zero_grad()
         loss.backward()

@@ -1,0 +1,161 @@
+"""Predicted slots on disk: what is in them, and a rollout that was killed and resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_script_options import run, sentence
+from torch import nn
+
+from slotformer import validation
+from slotformer.cache import SlotCache, SlotCacheWriter
+from slotformer.causal import CausalSlotFormer
+from slotformer.rollouter import Dynamics, SlotFormer
+from slotformer.toy import toy_cache
+from slotformer.validation import cache_errors, predict_cache
+
+S, D, BURN_IN, STRIDE, STEPS = 4, 5, 3, 2, 6
+SIZE = {"burn_in": BURN_IN, "rollout": 2, "stride": STRIDE, "width": 16, "layers": 2, "heads": 2}
+LENGTHS = (5, 4, 17, 8, 30, 16, 15)  # context takes 5 frames, context and future 17
+
+
+def build(cls: type[Dynamics] = SlotFormer, slot_dim: int = D, seed: int = 0) -> Dynamics:
+    torch.manual_seed(seed)
+    model = cls(slot_dim, **SIZE, residual=True)  # type: ignore[arg-type]
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> SlotCache:
+    """Videos of several lengths whose slots die, are born and change their track."""
+    generator = torch.Generator().manual_seed(1)
+    with SlotCacheWriter(tmp_path / "cache", scenarios=["drop", "roll"]) as writer:
+        for number, frames in enumerate(LENGTHS):
+            mask = torch.rand(frames, S, generator=generator) > 0.4
+            mask[4:5] = torch.arange(S) < number  # another count in every video
+            ids = torch.randint(0, 2, (frames, S), generator=generator)
+            slots = torch.randn(frames, S, D, generator=generator)
+            label, scenario = [(None, None), (0.0, "drop"), (1.0, "roll")][number % 3]
+            writer.write(f"v{number}", slots, mask, track_id=ids, label=label, scenario=scenario)
+    return SlotCache(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("cls", [SlotFormer, CausalSlotFormer])
+def test_predicted_slots_are_rollouts_of_the_context(cls: type[Dynamics], cache: SlotCache, tmp_path: Path) -> None:
+    model = build(cls)
+    predicted = predict_cache(model, cache, tmp_path / "predicted", STEPS, batch_size=2)
+    names = [f"v{number}" for number, frames in enumerate(LENGTHS) if frames >= 5]
+    assert list(predicted.video_ids) == names
+    for name in names:
+        video, future = cache.read_video(name), predicted.read_video(name)
+        last = int(np.flatnonzero(np.arange(len(video.mask)) % STRIDE == 0)[BURN_IN - 1])
+        assert last == 4
+        seen = [[bool(video.mask[t, s] and video.mask[4, s] and video.track_id[t, s] == video.track_id[4, s])
+                 for s in range(S)] for t in (0, 2, 4)]  # fmt: skip
+        with torch.no_grad():
+            expected = model.rollout(video.slots[None, [0, 2, 4]], torch.tensor([seen]), STEPS)[0]
+        assert torch.allclose(future.slots, expected, atol=1e-4)
+        assert torch.equal(future.mask, video.mask[4].expand(STEPS, -1))
+        assert torch.equal(future.track_id, video.track_id[4].expand(STEPS, -1))
+        assert (future.label, future.scenario) == (video.label, video.scenario)
+    assert predicted.header["source"] == cache.identity
+    assert not torch.equal(*(predicted.read("v6")[0][step] for step in (0, 1)))
+
+
+def test_errors_of_kept_predictions_are_those_of_the_model(cache: SlotCache, tmp_path: Path) -> None:
+    """To the last bit: single precision is what was predicted."""
+    model = build()
+    predicted = predict_cache(model, cache, tmp_path / "predicted", STEPS, batch_size=3)
+    found = cache_errors(model, cache, STEPS, 4, predicted)
+    assert found.video_id == ["v2", "v4"]
+    for name, values in cache_errors(model, cache, STEPS, 4).errors.items():
+        assert np.array_equal(values, found.errors[name], equal_nan=True)
+    slots, mask = cache.read("v4")
+    scored = mask[[6]] & mask[[4]] & (cache.read_video("v4").track_id[[6]] == cache.read_video("v4").track_id[[4]])
+    wrong = (predicted.read("v4")[0][:1] - slots[[6]].float())[scored].square().sum()
+    assert found.errors["model"][1, 0] == pytest.approx(float(wrong / slots[[6]].float()[scored].square().sum()))
+
+
+def test_content_is_part_of_a_caches_identity(tmp_path: Path) -> None:
+    for name, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        with SlotCacheWriter(tmp_path / name) as writer:
+            writer.write("v", torch.full((2, S, D), value), torch.ones(2, S, dtype=torch.bool))
+    a, b, c = (SlotCache(tmp_path / name).identity for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def script(*words: str) -> str:
+    code, output = run("rollout", "oracle=0", "masks=0", "gifs=0", "batch_size=4", *words)
+    assert code == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Slots of 18 videos, two dynamics models, and a whole rollout of the first."""
+    root = tmp_path_factory.mktemp("world")
+    cache = toy_cache(root / "cache", 18, num_frames=15)
+    for number in range(2):
+        build(slot_dim=cache.slot_dim, seed=number).save_pretrained(root / f"s{number}")
+    script(f"checkpoint={root}/s0", f"cache={root}/cache", f"out_dir={root}/whole")
+    return root
+
+
+def contents(out: Path, slots: str = "slots") -> dict[str, Any]:
+    """All results of a rollout: files as bytes, predicted slots by video."""
+    predicted = SlotCache(out / slots)
+    files = {name: (out / name).read_bytes() for name in ("rollout_error.csv", "rollout_error.png", "rollout.json")}
+    return files | {name: predicted.read(name)[0].numpy().tobytes() for name in predicted.video_ids}
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_whole(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed amid the third batch, with what it had written of it on disk."""
+    write, written = SlotCacheWriter.write, []
+
+    def killed(writer: SlotCacheWriter, video_id: str, *others: Any) -> None:
+        if len(written) == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+        written.append(video_id)
+        write(writer, video_id, *others)
+
+    words = (f"checkpoint={world}/s0", f"cache={world}/cache", f"out_dir={tmp_path / 'out'}")
+    with monkeypatch.context() as patched:
+        patched.setattr(validation, "SHARD_BYTES", 1)
+        patched.setattr(SlotCacheWriter, "write", killed)
+        code, _ = run("rollout", "oracle=0", "masks=0", "gifs=0", "batch_size=4", *words)
+    assert code == -signal.SIGKILL
+    assert len(list((tmp_path / "out/slots").glob("shard-*"))) == 10
+    for changes, message in (
+        ((), "is not empty; continue that run with resume=true"),
+        (("resume=true", f"checkpoint={world}/s1"), "dynamics_sha256 is"),
+        (("resume=true", "predicted_frames=4"), "steps is 5, now 4"),
+    ):
+        code, output = run("rollout", "oracle=0", "masks=0", "gifs=0", *words, *changes)
+        assert code == 1
+        assert message in sentence(output)
+    script(*words, "resume=true")
+    assert contents(tmp_path / "out") == contents(world / "whole")
+    assert len(SlotCache(world / "whole/slots")) == 18
+
+
+@pytest.mark.slow
+def test_several_models_and_a_look_at_what_they_predict(world: Path, tmp_path: Path) -> None:
+    both = f"checkpoint=[{world}/s0,{world}/s1]"
+    script(both, f"cache={world}/cache", f"out_dir={tmp_path / 'out'}")
+    first, second = (SlotCache(tmp_path / "out/slots" / name) for name in "01")
+    assert torch.equal(first.read("toy/glide/00003")[0], SlotCache(world / "whole/slots").read("toy/glide/00003")[0])
+    assert not torch.equal(first.read("toy/glide/00003")[0], second.read("toy/glide/00003")[0])
+    code, output = run("inspect_cache", f"cache={second.path}")
+    assert code == 0, output
+    assert "18 videos, 90 frames" in output
+    assert f'"burn_in": {BURN_IN}' in output
