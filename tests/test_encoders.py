@@ -148,3 +148,10 @@ def test_the_mean_colour_of_a_cell_takes_the_last_three_features() -> None:
     assert torch.allclose(after[0, 2:], 2 * torch.tensor([2.5, 0.0, 0.0]), atol=1e-5)
     assert torch.allclose(after[1, 2:], 2 * torch.tensor([-2.5, 0.0, 0.0]), atol=1e-5)
     assert torch.allclose(after[5, 2:], 2 * torch.tensor([5 / 3 - 2.5, 8.0, -4.0]), atol=1e-5)
+
+
+def test_colour_takes_three_features() -> None:
+    with pytest.raises(ValueError, match="color takes three features, and feature_dim is 2"):
+        TinyEncoder(feature_dim=2, width=12, depth=1, input_size=(16, 24), color=0.5)
+    TinyEncoder(feature_dim=2, width=12, depth=1, input_size=(16, 24))
+    TinyEncoder(feature_dim=3, width=12, depth=1, input_size=(16, 24), color=0.5)

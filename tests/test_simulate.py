@@ -276,6 +276,35 @@ def test_rejection_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         Contact(scenarios=("drop",)).clip(np.random.default_rng(0), 0)
 
 
+def test_near_misses_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would have been the clip is told to be near: without a touch another is drawn, with one it stays."""
+    variant = Contact(size=(24, 32), num_frames=9, fps=3.0, scenarios=("drop",))
+    moved, move = [0], world.move
+    near: set[int] = set()  # attempts
+
+    def told(*arguments: object) -> tuple[object, world.Meeting]:
+        moved[0] += 1
+        trajectory, meeting = move(*arguments)
+        return trajectory, world.Meeting(meeting.touched, moved[0] in near or meeting.near)
+
+    def attempts(label: int) -> int:
+        moved[0] = 0
+        assert variant.clip(np.random.default_rng(1), label).record["label"] == label
+        return moved[0]
+
+    monkeypatch.setattr(world, "move", told)
+    apart, touching = attempts(0), attempts(1)
+    near |= {apart, touching}
+    assert attempts(0) > apart
+    assert attempts(1) == touching
+
+    still = move(variant._scene(np.random.default_rng(0), SCENARIOS["drop"][0])[0], 9, 3.0)[0]
+    monkeypatch.setattr(world, "move", lambda *_: (still, world.Meeting([], True)))
+    monkeypatch.setattr(contact_module, "MAX_ATTEMPTS", 3)
+    with pytest.raises(ValueError, match="no 'drop' clip with label 0 in 3 attempts"):
+        variant.clip(np.random.default_rng(0), 0)
+
+
 # Files
 
 
