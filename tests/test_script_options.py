@@ -87,6 +87,8 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("visualize", ("video=/nowhere.mp4",), "/nowhere.mp4"),
     ("whiten_encoder", ("videos=-1",), "error: videos must not be negative, got -1"),
     ("rollout", ("gifs=1.5",), "error: gifs must be an integer, got 1.5"),
+    ("rollout", ("checkpoint=[x,3]",), "error: checkpoint must be text, got 3"),
+    ("train_slotformer", ("cache=x", "val_cache=3"), "error: val_cache must be text, got 3"),
     ("rollout", ("device=fast",), "error: device must be a device such as cpu"),
     ("inspect_data", ("data=1.5", "data.root=x"), "Config group override must be a string"),
     ("inspect_cache", ("cache=[]",), "error: cache must be text, got []"),
@@ -107,6 +109,33 @@ def test_a_wrong_option_is_named(tmp_path: Path, name: str, words: tuple[str, ..
     assert code == 1, output
     assert message in sentence(output)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+@pytest.mark.parametrize("name", ["evaluate", "rollout"])
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, device: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # in the fork too
+    words = {"evaluate": ("data.root=x",), "rollout": ("cache=x",)}[name]
+    code, output = run(name, "checkpoint=x", "out_dir=x", *words, f"device={device}")
+    assert (code, sentence(output)) == (1, f"error: device={device} was asked for and there is no GPU; use device=cpu")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [  # toss has a schedule there, demo a number
+        (("experiment=toss", "trainer.weights.distillation=0.5"), "/nowhere/toss/train"),
+        (("experiment=demo", "trainer.weights.distillation={kind: linear, start: 0, end: 1}"), "/nowhere/toss/train"),
+        (("experiment=toss", "trainer.weights.distillation=much"), "weights.distillation must be"),
+        (("experiment=demo", "trainer.weights.distillation=[1]"), "weights.distillation must be"),
+        (("experiment=demo", "trainer.weights.distillation={kind: sine}"), "weights.distillation must be"),
+        (("experiment=demo", "trainer.weights=3"), "trainer.weights must be a group of options"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_a_loss_weight_is_a_number_or_a_schedule(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    code, output = run("train_video", "data.root=/nowhere", f"out_dir={tmp_path}/out", *words)
+    assert code == 1
+    assert message in sentence(output)
 
 
 @pytest.fixture(scope="module")
