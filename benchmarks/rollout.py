@@ -1,7 +1,7 @@
 """Rollouts of 50 frames, every way there is, as ratios to the plain loop.
 
 The plain loop is the published one: PyTorch's own Transformer encoder over the whole window at every step, all slots,
-dead or not.
+dead or not. Slots live as in caches of simulated contact clips: 4.6 of 7 in the mean, another number in every video.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ SETTINGS = {  # burn_in, width, layers, heads, ffn_ratio
     "small": (6, 128, 4, 8, 4),
     "tiny": (6, 96, 2, 4, 2),
 }
-VIDEOS, STEPS, SLOTS, DIM, LIVE = 4, 50, 7, 64, 0.7
+LIVE = {3: 3, 4: 7, 5: 7, 6: 2, 7: 1}  # slots that live -> videos, in the proportions of 2,002 simulated contact clips
+VIDEOS, STEPS, SLOTS, DIM = sum(LIVE.values()), 50, 7, 64
 
 
 class PlainLoop(nn.Module):
@@ -55,7 +56,8 @@ def run(bench: Bench) -> list[Row]:
         torch.manual_seed(0)
         slots = torch.randn(VIDEOS, burn_in, SLOTS, DIM, device=bench.device)
         everything = torch.ones(slots.shape[:3], dtype=torch.bool, device=bench.device)
-        some = (torch.arange(SLOTS, device=bench.device) < SLOTS * LIVE).expand_as(everything)
+        counts = torch.tensor([count for count, videos in LIVE.items() for _ in range(videos)], device=bench.device)
+        some = (torch.arange(SLOTS, device=bench.device) < counts[:, None, None]).expand_as(everything)  # (B,T,S)
         size = {"burn_in": burn_in, "width": width, "layers": layers, "heads": heads, "ffn_ratio": ratio}
         plain, exact, causal = (
             kind(DIM, **size).to(bench.device).eval() for kind in (PlainLoop, SlotFormer, CausalSlotFormer)
@@ -63,7 +65,7 @@ def run(bench: Bench) -> list[Row]:
         contestants: dict[str, Work] = {
             "plain loop": lambda m=plain, s=slots: m(s, STEPS),
             "exact, all slots live": lambda m=exact, s=slots, e=everything: fast_rollout(m, s, e, STEPS),
-            f"exact, {LIVE:.0%} live": lambda m=exact, s=slots, e=some: fast_rollout(m, s, e, STEPS),
+            "exact, slots live as cached": lambda m=exact, s=slots, e=some: fast_rollout(m, s, e, STEPS),
             "causal, cached keys": lambda m=causal, s=slots, e=everything: m.rollout(s, e, STEPS),
         }
         with torch.inference_mode():
