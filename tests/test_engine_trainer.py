@@ -169,8 +169,14 @@ def test_a_second_run_is_refused(tmp_path: Path) -> None:
         train(tmp_path / "file")
 
 
-def test_resume_on_an_empty_folder_starts(tmp_path: Path) -> None:
-    assert same(train(tmp_path / "a", resume=True), train(tmp_path / "b"))
+def test_resume_without_a_checkpoint_starts(tmp_path: Path) -> None:
+    """In a folder that does not exist, and in that of a run that was cut off before its first checkpoint."""
+    whole = train(tmp_path / "a")
+    assert same(train(tmp_path / "b", resume=True), whole)
+    before = untimed(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a/checkpoints")
+    assert same(train(tmp_path / "a", resume=True), tmp_path / "b/checkpoints/last")
+    assert untimed(tmp_path / "a") == before
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +85,33 @@ def test_rows_share_everything_else(row: str) -> None:
         return plain
 
     assert shared(row) == shared("full")
+
+
+def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First the training is cut off before its first checkpoint, then the evaluation, then all is there."""
+    monkeypatch.syspath_prepend(CONFIGS.parent / "scripts")
+    compare = importlib.import_module("compare")
+    folder, ran = tmp_path / "full/s7", []
+
+    def run(script: str, *words: str) -> None:
+        ran.append((script, "resume=true" in words))
+        assert f"out_dir={folder if script == 'train_video' else folder / 'eval'}" in words
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").touch()
+        if len(ran) in (1, 3):
+            raise ValueError("cut off")
+        if script == "evaluate":
+            (folder / "eval").mkdir()
+            (folder / "eval/metrics.json").write_text(json.dumps({"video-fg/mbo": 0.25}))
+
+    monkeypatch.setattr(compare, "run", run)
+    options = {"root": "x", "encoder": "x", "features": "x", "out_dir": str(tmp_path), "train": [], "evaluate": []}
+    for _ in range(2):
+        with pytest.raises(ValueError, match="cut off"):
+            compare.score(OmegaConf.create(options), "full", 7)
+    for _ in range(2):
+        assert compare.score(OmegaConf.create(options), "full", 7) == {"video-fg/mbo": 0.25}
+    first, again, evaluation = ("train_video", False), ("train_video", True), ("evaluate", False)
+    assert ran == [first, again, evaluation, again, evaluation]
