@@ -56,6 +56,10 @@ class SlotBatch:
 
         A clip's slots that never live are left out: nothing attends to them or is scored on them, so training is the
         same for less work. The others keep their order, which means nothing to a dynamics model.
+
+        Going through a batch in three parts by their number of live slots, which keeps the loss, would make a step of
+        slotformer=small 1.3 times as fast on one CPU core (32 simulated contact clips, 4.5 of 7 slots live; a part for
+        every number 1.24, and 1.55 is the bound). It is left out: it means three times the kernels on a GPU.
         """
         alive = [sample.mask.any(0) for sample in samples]  # (S,) each
         width = max(1, *(int(live.sum()) for live in alive))
