@@ -323,9 +323,9 @@ ANYTHING = st.one_of(
     st.dictionaries(st.sampled_from(["fit", "kind", "start"]), st.one_of(st.floats(), st.text(max_size=2)), max_size=3),
 )  # fmt: skip
 SETTINGS = {
-    Optimization: ["lr", "warmup", "floor", "clip", "betas", "schedule_steps", "max_skipped"],
+    Optimization: ["lr", "warmup", "floor", "clip", "betas", "weight_decay", "schedule_steps", "max_skipped"],
     Saving: ["every", "keep", "metric", "higher_is_better"],
-    Logging: ["every", "tracking", "peak_tflops"],
+    Logging: ["every", "tracking", "peak_tflops", "bar"],
     Trainer: ["max_steps", "batch_size", "seed", "optimization", "saving", "logging", "weights", "precision",
               "accumulation", "ema", "compile", "num_workers"],
 }  # fmt: skip

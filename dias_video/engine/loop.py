@@ -20,7 +20,7 @@ from dias_video.batch import Draws
 from dias_video.engine.checkpoint import Checkpoints, Saving
 from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
 from dias_video.engine.loader import KeyedDataset, Order, Share, batches, default_workers
-from dias_video.engine.ranks import Agreed, Interrupted, Ranks, Signals
+from dias_video.engine.ranks import Interrupted, Ranks, Signals
 from dias_video.engine.records import Records
 from dias_video.engine.schedule import Optimization, Weight, check_weights, weight_at
 from dias_video.engine.sharding import full, join
@@ -141,10 +141,6 @@ class Trainer:
                 run.start(dataset, resume, config or {}, signals)
                 run.train(dataset, collate)
                 return run.checkpoints.folder / f"step_{run.state.step:06d}"
-        except Agreed:
-            if not self.is_main:  # one message is enough
-                raise SystemExit(1) from None
-            raise
         finally:
             run.close()
 
@@ -186,6 +182,8 @@ class _Run:
                 self.saved = step
             if self.trainer.is_main:
                 self.checkpoints.drop_after(step)
+                if step >= 0 and self.state.best_step == step:  # killed between the checkpoint and its link
+                    self.checkpoints.point("best", checkpoint)
                 self.log.start(config, self.state.step)
 
     def _prepare(self) -> None:
@@ -195,9 +193,8 @@ class _Run:
         if not parameters:
             raise ValueError("the model has nothing to train; every parameter is frozen")
         settings = trainer.optimization
-        adam = torch.optim.Adam(
-            parameters, settings.lr, (settings.betas[0], settings.betas[1]), fused=device.type == "cuda"
-        )
+        betas, fused = (settings.betas[0], settings.betas[1]), device.type == "cuda"
+        adam = torch.optim.AdamW(parameters, settings.lr, betas, weight_decay=settings.weight_decay, fused=fused)
         self.model, self.optimizer = self.accelerator.prepare(self.plain_model, adam)
         self.state = TrainingState(self.plain_model, adam, trainer.ema, self.accelerator.scaler)
         if trainer.compile and _has_compiler():
@@ -216,6 +213,8 @@ class _Run:
         self.bar = self._progress()
         # Closing ends the workers; left alone they would outlast an exception, since signals don't end them.
         with closing(batches(dataset, collate, order, trainer.share, steps, workers, pin)) as data:
+            if state.unseen:
+                self._look_again(epoch=(state.step * trainer.batch_size) // len(dataset))
             while state.step < trainer.max_steps:
                 with self.ranks.together(self.signals) as agreed, self.records.waiting():
                     micro_batches = [next(data) for _ in range(trainer.share.accumulation)]
@@ -225,6 +224,8 @@ class _Run:
                     raise Interrupted(agreed.signal)
                 self._update(micro_batches)
                 self._after_step(epoch=(state.step * trainer.batch_size) // len(dataset))
+        with self.ranks.leaving(self.signals):
+            pass  # all is saved, but whoever started this run may have more to do
 
     def _update(self, micro_batches: list[Any]) -> None:
         trainer, step = self.trainer, self.state.step
@@ -297,6 +298,7 @@ class _Run:
         found: dict[str, float] = {}
         with self.records.paused():
             weights = self.state.weights(self.trainer.is_main)
+            self.state.unseen = True
             with self.ranks.together(), self.signals.abandoning(), torch.no_grad():
                 if self.trainer.is_main:
                     model = self.state.evaluated(weights)
@@ -306,7 +308,16 @@ class _Run:
                         folder = self.out_dir / "pictures" / f"step_{self.state.step:06d}"
                         folder.mkdir(parents=True, exist_ok=True)
                         self.log.show(self.state.step, self.preview(model, folder))
+                self.state.unseen = False
         return found
+
+    def _look_again(self, epoch: int) -> None:
+        """Validate the checkpoint that this run goes on from, whose validation a signal cut short."""
+        found = self._look()
+        with self.ranks.together():
+            self.log.write({"step": self.state.step, "epoch": epoch, **found})
+        self.saved = None
+        self._save(found)
 
     def _validate(self, validate: Validate, model: nn.Module) -> dict[str, float]:
         found = {name: float(value) for name, value in validate(model, self.state.step).items()}
@@ -343,7 +354,8 @@ class _Run:
         state, saving = self.state, self.trainer.saving
         value = found.get(saving.metric) if saving.metric is not None else None
         better = value is not None and saving.improves(value, state.best)
-        state.best = value if better else state.best
+        if better:
+            state.best, state.best_step = value, state.step
         path = self.checkpoints.save(
             state.step, lambda folder: state.model.save_pretrained(folder, weights), tensors, state.plain()
         )
@@ -357,7 +369,7 @@ class _Run:
             initial=self.state.step,
             unit="step",
             desc=self.out_dir.name,
-            disable=not self.trainer.is_main,
+            disable=not (self.trainer.is_main and self.trainer.logging.bar),
             mininterval=0.5 if tty else 30.0,
             dynamic_ncols=tty,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import sys
@@ -50,7 +51,13 @@ class Ranks:
 
     def __init__(self) -> None:
         self.count = dist.get_world_size() if dist.is_initialized() else 1
-        self._group: Any = dist.new_group(backend="gloo") if self.count > 1 else None
+        self.number = dist.get_rank() if self.count > 1 else 0
+        self._group = _gloo() if self.count > 1 else None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.number == 0
 
     @contextmanager
     def together(self, signals: Signals | None = None) -> Iterator[Agreement]:
@@ -60,6 +67,7 @@ class Ranks:
 
         Raises:
             Agreed: the block failed with a ValueError or OSError on some process (alone, the error itself is raised).
+            SystemExit: the same on the other processes than the main one, since one message is enough.
         """
         agreement = Agreement()
         problem: Exception | None = None
@@ -71,13 +79,26 @@ class Ranks:
             problem = error
         agreement.signal = self._agree(signals.number if signals is not None else 0, problem)
 
+    @contextmanager
+    def leaving(self, signals: Signals) -> Iterator[None]:
+        """``together`` for work that has nothing to save: left as soon as a signal comes.
+
+        Raises:
+            Interrupted: a signal came to any process.
+        """
+        with self.together(signals) as agreed, signals.abandoning():
+            yield
+        if agreed.signal:
+            raise Interrupted(agreed.signal)
+
     def _agree(self, number: int, problem: Exception | None) -> int:
         if self.count == 1:
             return number
         said = torch.tensor([int(problem is not None), number])
         dist.all_reduce(said, dist.ReduceOp.MAX, group=self._group)
         if said[0]:
-            raise Agreed(self._first_message(str(problem or ""))) from problem
+            message = self._first_message(str(problem or ""))
+            raise (Agreed(message) if self.is_main else SystemExit(1)) from problem
         return int(said[1])
 
     def from_main(self, value: int) -> int:
@@ -103,6 +124,12 @@ class Ranks:
         return values
 
 
+@functools.cache
+def _gloo() -> Any:
+    """The processes once more, to talk over the CPU; one group for all trainings of a program."""
+    return dist.new_group(backend="gloo")
+
+
 def follow_launcher() -> None:
     """Have Linux send SIGTERM to this process when its launcher dies, so that it saves and ends too.
 
@@ -121,11 +148,15 @@ class Abandoned(Exception):
 
 
 class Signals:
-    """Remembers SIGTERM and SIGINT while a run lasts; a second SIGINT interrupts at once."""
+    """Remembers SIGTERM and SIGINT while a run lasts; a second SIGINT interrupts at once.
+
+    A run may be part of a longer program that watches too: each knows of the signals that came to the other.
+    """
 
     def __init__(self) -> None:
         self.number = 0
         self._before: dict[int, Any] = {}
+        self._outer: object = None
         self._abandoning = False
 
     @contextmanager
@@ -152,8 +183,13 @@ class Signals:
             follow_launcher()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
+            self._outer = getattr(self._before[signal.SIGTERM], "__self__", None)
+            if isinstance(self._outer, Signals):
+                self.number = self._outer.number
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if isinstance(self._outer, Signals):
+            self._outer.number = self.number

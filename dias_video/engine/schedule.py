@@ -19,6 +19,7 @@ class Optimization:
     ``lr`` is reached after a linear warm-up over the fraction ``warmup`` of the schedule, then falls on a cosine to
     ``lr * floor`` at ``schedule_steps`` (None: the run's ``max_steps``), where it stays. A run that is to be continued
     beyond ``max_steps`` on the same curve names its ``schedule_steps``. ``clip`` bounds the gradient's global norm.
+    ``weight_decay`` is decoupled (AdamW): every update also takes that part, times the learning rate, off each weight.
     ``max_skipped``: updates of a run that may be left out because a loss or gradient is not finite, before it stops
     (above 0 every step waits for the device).
     """
@@ -28,6 +29,7 @@ class Optimization:
     floor: float = 1e-3
     clip: float | None = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
     schedule_steps: int | None = None
     max_skipped: int = 0
 
@@ -37,6 +39,7 @@ class Optimization:
         check_number("optimization.floor", self.floor, least=0, most=1)
         if self.clip is not None:
             check_number("optimization.clip", self.clip, above=0)
+        check_number("optimization.weight_decay", self.weight_decay, least=0)
         if self.schedule_steps is not None:
             check_integer("optimization.schedule_steps", self.schedule_steps, least=1)
         check_integer("optimization.max_skipped", self.max_skipped, least=0)

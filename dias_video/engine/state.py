@@ -30,6 +30,8 @@ class TrainingState:
         self.model, self.optimizer, self.ema, self.scaler = model, optimizer, ema, scaler
         self.step = 0
         self.best: float | None = None  # validation result
+        self.best_step: int | None = None
+        self.unseen = False  # a signal cut short the validation that belongs to this step
         self.skipped = 0  # updates left out because a loss was not finite
         self.flops: int | None = None  # of a sample, forward and backward; counted in the first step
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -81,7 +83,8 @@ class TrainingState:
     def plain(self) -> dict[str, Any]:
         """The part of the state that fits into json."""
         scaler = self.scaler.state_dict() if self.scaler is not None else None
-        return {"best": self.best, "skipped": self.skipped, "flops": self.flops, "scaler": scaler}
+        found = {"best": self.best, "best_step": self.best_step, "unseen": self.unseen}
+        return {**found, "skipped": self.skipped, "flops": self.flops, "scaler": scaler}
 
     @torch.no_grad()
     def load(self, checkpoint: Path) -> None:
@@ -101,7 +104,9 @@ class TrainingState:
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.best = state["step"], state["best"]
-        self.skipped, self.flops = state.get("skipped", 0), state.get("flops")  # absent from the first runs
+        # The others are absent from the first runs.
+        self.best_step, self.unseen = state.get("best_step"), state.get("unseen", False)
+        self.skipped, self.flops = state.get("skipped", 0), state.get("flops")
 
     def _load_optimizer(self, tensors: dict[str, Tensor], checkpoint: Path) -> None:
         by_name: dict[str, dict[str, Tensor]] = {}

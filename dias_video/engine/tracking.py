@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from dias_video.engine.checks import check_choice, check_integer, check_number
+from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
 from dias_video.files import replace_file
 from dias_video.shards import differences
 
@@ -31,18 +31,20 @@ class Logging:
     """A line of metrics every ``every`` steps (losses stay on the device between), and a tracker by wish.
 
     ``peak_tflops``: what one device could do at best, in 1e12 operations a second in the precision used; then the
-    fraction of it that the model makes use of (MFU) is logged.
+    fraction of it that the model makes use of (MFU) is logged. ``bar``: show the run's progress on the terminal.
     """
 
     every: int = 50
     tracking: str = "none"
     peak_tflops: float | None = None
+    bar: bool = True
 
     def __post_init__(self) -> None:
         check_integer("logging.every", self.every, least=1)
         check_choice("logging.tracking", self.tracking, TRACKERS)
         if self.peak_tflops is not None:
             check_number("logging.peak_tflops", self.peak_tflops, above=0)
+        check_flag("logging.bar", self.bar)
 
 
 def check_folder(out_dir: str | Path, resume: bool) -> None:
