@@ -96,7 +96,7 @@ def fit_probe(
         ValueError: no slot was assigned to an object.
     """
     if not len(train.slots):
-        raise ValueError("no slot overlaps an object; nothing can be learned from this model's slots")
+        raise ValueError("no slot overlaps an object in the training videos; nothing can be learned from these slots")
     torch.manual_seed(seed)
     probe = RecognitionProbe(train, num_classes, hidden)
     unit = train.boxes.std(0).clamp_min(1e-6)
@@ -120,7 +120,12 @@ def score_probe(probe: RecognitionProbe, test: ObjectSlots) -> dict[str, float]:
     """``<attribute>/top1``, beside it ``<attribute>/most_frequent`` (always saying the commonest), and ``box/r2``.
 
     R2 is 1 - residual / total sum of squares, mean over the four coordinates.
+
+    Raises:
+        ValueError: no slot was assigned to an object.
     """
+    if not len(test.slots):
+        raise ValueError("no slot overlaps an object in the test videos; there is nothing to score")
     boxes, logits = probe(test.slots)
     scores = {}
     for name, value in logits.items():

@@ -33,7 +33,7 @@ def load_model(cfg: DictConfig, accelerator: Accelerator) -> tuple[DIAS | None, 
         raise ValueError("say what to score: checkpoint=<folder of a trained model> or predictions=<folder of maps>")
     if cfg.checkpoint is None:
         return None, None
-    model = DIAS.from_pretrained(cfg.checkpoint).to(accelerator.device).eval()
+    model = DIAS.from_pretrained(cfg.checkpoint).to(cfg.device or accelerator.device).eval()
     return model, sha256(Path(cfg.checkpoint) / "model.safetensors")
 
 

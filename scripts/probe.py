@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _cached import device_of
 from _main import entry
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.encoding import encode_videos
+from dias_video.evaluation import Videos
 from dias_video.files import sha256
 from dias_video.initializers import BoxInitializer
 from dias_video.model import DIAS
@@ -29,36 +31,43 @@ def bodies(source: SimulatedVideos, index: int) -> list[dict[str, Any]]:
     return described
 
 
-def collect(
-    model: DIAS, source: SimulatedVideos, count: int, vocabulary: dict[str, list[str]], boxes: bool, seed: int
-) -> ObjectSlots:
-    """Slots assigned to objects in the first ``count`` videos."""
-    wanted = range(min(count, len(source)))
-    by_id = {source.info(i).video_id: i for i in wanted}
+def names(videos: list[Videos], attribute: str) -> list[str]:
+    """The classes of an attribute in all videos."""
+    about = [body for part in videos for index in part.indices for body in bodies(part.source, index)]
+    if not all(attribute in body for body in about):
+        raise ValueError(f"attributes: {attribute!r} is not known of every body; choose from {', '.join(about[0])}")
+    return sorted({str(body[attribute]) for body in about})
+
+
+def collect(model: DIAS, videos: Videos, vocabulary: dict[str, list[str]], boxes: bool, seed: int) -> ObjectSlots:
+    """Slots assigned to objects."""
+    by_id = dict(zip(videos.video_ids, videos.indices, strict=True))
     parts = []
-    videos = encode_videos(model, source, list(wanted), boxes=boxes, seed=seed)
-    for video in tqdm(videos, total=len(wanted), unit="video", desc="slots"):
+    encoded = encode_videos(model, videos.source, videos.indices, videos.transform, boxes=boxes, seed=seed)
+    for video in tqdm(encoded, total=len(videos), unit="video", desc="slots"):
         index = by_id[video.info.video_id]
-        sample = source.read(index, range(video.info.num_frames))
-        about = bodies(source, index)
-        classes = {name: torch.tensor([known.index(b[name]) for b in about]) for name, known in vocabulary.items()}
+        sample, about = videos[index], bodies(videos.source, index)
+        classes = {name: torch.tensor([known.index(str(b[name])) for b in about]) for name, known in vocabulary.items()}
         parts.append(object_slots(video.slots, video.mask, video.maps, sample["masks"], sample["boxes"], classes))
     return joined(parts)
 
 
 @entry("probe")
 def main(cfg: DictConfig) -> None:
-    """Fit on videos of ``cfg.data.train``, score on ``cfg.data.eval``."""
-    model = DIAS.from_pretrained(cfg.checkpoint).eval()
-    train, test = (instantiate(cfg.data[split]) for split in ("train", "eval"))
+    """Fit on videos of ``cfg.data.train``, score on ``cfg.data.eval``, both as evaluation sees them."""
+    model = DIAS.from_pretrained(cfg.checkpoint).to(device_of(cfg.device)).eval()
     takes_boxes = isinstance(model.initializer, BoxInitializer)
+    if cfg.boxes and not takes_boxes:
+        raise ValueError(f"boxes=true, but {cfg.checkpoint} takes no boxes; leave the option out")
     boxes = takes_boxes if cfg.boxes is None else cfg.boxes
-    counts = {"train": (train, cfg.train_videos), "test": (test, cfg.test_videos)}
-    vocabulary = {
-        name: sorted({str(b[name]) for s, n in counts.values() for i in range(min(n, len(s))) for b in bodies(s, i)})
-        for name in cfg.attributes
-    }
-    slots = {name: collect(model, s, n, vocabulary, boxes, cfg.seed) for name, (s, n) in counts.items()}
+    transform = instantiate(cfg.data.eval_transform)
+    counts = {"train": cfg.train_videos, "test": cfg.test_videos}
+    sources = {"train": instantiate(cfg.data.train), "test": instantiate(cfg.data.eval)}
+    if not all(isinstance(source, SimulatedVideos) for source in sources.values()):
+        raise ValueError("the classes of objects are known of simulated videos alone; use data=simulated")
+    videos = {name: Videos(source, transform, counts[name]) for name, source in sources.items()}
+    vocabulary = {name: names(list(videos.values()), name) for name in cfg.attributes}
+    slots = {name: collect(model, part, vocabulary, boxes, cfg.seed) for name, part in videos.items()}
     probe = fit_probe(slots["train"], {name: len(known) for name, known in vocabulary.items()}, seed=cfg.seed)
     scores = score_probe(probe, slots["test"])
     about = {

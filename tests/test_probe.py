@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 import torch
 from sklearn.metrics import r2_score
 
+from dias_video.data.simulated import SimulatedVideos
+from dias_video.data.source import Sample
+from dias_video.data.transforms import ClipTransform
+from dias_video.evaluation import Videos
+from dias_video.model import DIAS
 from dias_video.probe import ObjectSlots, RecognitionProbe, fit_probe, joined, object_slots, score_probe
+from dias_video.simulate.toss import Toss
+from dias_video.simulate.writer import write_dataset
 
 
 def test_slots_are_assigned_to_the_objects_that_their_masks_cover() -> None:
@@ -33,8 +44,42 @@ def test_objects_that_no_slot_overlaps_are_left_out() -> None:
         torch.rand(1, 3, 5), torch.ones(1, 3, dtype=torch.bool), torch.rand(1, 3, 2, 4), true, torch.rand(1, 2, 4), {}
     )
     assert got.slots.shape == (0, 5)
-    with pytest.raises(ValueError, match="no slot overlaps"):
+    with pytest.raises(ValueError, match="no slot overlaps an object in the training videos"):
         fit_probe(got, {})
+    some = ObjectSlots(torch.rand(6, 5), torch.rand(6, 4), {})
+    with pytest.raises(ValueError, match="no slot overlaps an object in the test videos"):
+        score_probe(fit_probe(some, {}, steps=1), got)
+
+
+class Resized(SimulatedVideos):
+    """Videos that are of another size where they lie."""
+
+    def read(self, index: int, frames: Sequence[int]) -> Sample:
+        return ClipTransform(size=(48, 64))(super().read(index, frames), torch.Generator())
+
+
+def test_videos_are_seen_as_evaluation_sees_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resized by the transform they give the slots, boxes and classes of videos that had that size before."""
+    pytest.importorskip("pybullet")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    script = importlib.import_module("probe")
+    write_dataset(Toss(size=(40, 56), num_frames=3), tmp_path, "val", 2, workers=1)
+    stored, resized = (kind(tmp_path, "toss/val") for kind in (SimulatedVideos, Resized))
+    dias = DIAS.shipped().eval()
+    vocabulary = {"shape": script.names([Videos(stored)], "shape")}
+
+    def collected(videos: Videos) -> ObjectSlots:
+        return script.collect(dias, videos, vocabulary, boxes=True, seed=0)
+
+    found = collected(Videos(stored, ClipTransform(size=(48, 64))))
+    expected = collected(Videos(resized))
+    assert len(found.slots) > 5
+    assert torch.equal(found.slots, expected.slots)
+    assert torch.equal(found.boxes, expected.boxes)
+    assert torch.equal(found.classes["shape"], expected.classes["shape"])
+    assert not torch.equal(found.slots[:5], collected(Videos(stored)).slots[:5])
+    with pytest.raises(ValueError, match="attributes: 'taste' is not known of every body; choose from shape"):
+        script.names([Videos(stored)], "taste")
 
 
 def made_up(count: int, seed: int, informative: bool = True) -> ObjectSlots:

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 import dias_video.validation  # noqa: F401 - what scripts import is loaded once, before the forks
 import slotformer.validation  # noqa: F401
+from dias_video.model import DIAS
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("simulate.size=[40,56]", "simulate.num_frames=9", "workers=1")
@@ -28,6 +29,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # {w} is a folder with data and models
     "inspect_data": ("data.root={w}", "out_dir={o}", "videos=1"),
     "train_video": ("experiment=smoke", "data.root={w}", "out_dir={o}", "max_steps=1"),
     "evaluate": ("checkpoint={w}/dias/checkpoints/last", "data.root={w}", "out_dir={o}", "baselines=[]"),
+    "probe": ("checkpoint={w}/dias/checkpoints/last", "data.root={w}", "data.eval.split=toss/val", "out_dir={o}",
+              "train_videos=2", "test_videos=1"),
     "visualize": ("data=simulated", "data.root={w}", "out_dir={o}", "num_videos=1", "max_frames=2"),
     "cache_features": ("model=tiny", "data.root={w}", "path={o}", "split=eval"),
     "whiten_encoder": ("checkpoint={w}/dias/checkpoints/last", "data.root={w}", "out_dir={o}", "videos=2"),
@@ -118,6 +121,18 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, nam
     words = {"evaluate": ("data.root=x",), "rollout": ("cache=x",)}[name]
     code, output = run(name, "checkpoint=x", "out_dir=x", *words, f"device={device}")
     assert (code, sentence(output)) == (1, f"error: device={device} was asked for and there is no GPU; use device=cpu")
+
+
+@pytest.mark.parametrize("name", ["evaluate", "probe", "cache_slots"])
+def test_the_model_goes_to_the_device_asked_for(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def moved(model: DIAS, device: torch.device | str) -> DIAS:
+        raise ValueError(f"moved to {device}")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(DIAS, "to", moved)
+    out = "cache=x" if name == "cache_slots" else "out_dir=x"
+    code, output = run(name, f"checkpoint={ROOT}/dias_video/assets/dias", "data.root=x", out, "device=cuda:1")
+    assert (code, sentence(output)) == (1, "error: moved to cuda:1")
 
 
 @pytest.mark.parametrize(
