@@ -14,11 +14,12 @@ from test_script_options import run, sentence
 from torch import nn
 
 from slotformer import validation
+from slotformer.batch import SlotBatch
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.causal import CausalSlotFormer
 from slotformer.rollouter import Dynamics, SlotFormer
 from slotformer.toy import toy_cache
-from slotformer.validation import cache_errors, predict_cache
+from slotformer.validation import cache_errors, predict, predict_cache
 
 S, D, BURN_IN, STRIDE, STEPS = 4, 5, 3, 2, 6
 SIZE = {"burn_in": BURN_IN, "rollout": 2, "stride": STRIDE, "width": 16, "layers": 2, "heads": 2}
@@ -82,6 +83,34 @@ def test_errors_of_kept_predictions_are_those_of_the_model(cache: SlotCache, tmp
     scored = mask[[6]] & mask[[4]] & (cache.read_video("v4").track_id[[6]] == cache.read_video("v4").track_id[[4]])
     wrong = (predicted.read("v4")[0][:1] - slots[[6]].float())[scored].square().sum()
     assert found.errors["model"][1, 0] == pytest.approx(float(wrong / slots[[6]].float()[scored].square().sum()))
+
+
+def test_a_half_written_batch_is_predicted_as_a_whole(
+    cache: SlotCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding depends on what is in a batch, so a resumed rollout asks for the same batches as a whole one."""
+    model, write, asked = build(), SlotCacheWriter.write, []
+    whole = predict_cache(model, cache, tmp_path / "whole", STEPS, batch_size=2)
+
+    def failing(writer: SlotCacheWriter, video_id: str, *others: Any) -> None:
+        if video_id == "v4":  # the second of its batch
+            raise RuntimeError
+        write(writer, video_id, *others)
+
+    def recorded(model: Dynamics, batch: SlotBatch, steps: int) -> torch.Tensor:
+        asked.append(batch.video_id)
+        return predict(model, batch, steps)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SlotCacheWriter, "write", failing)
+        with pytest.raises(RuntimeError):
+            predict_cache(model, cache, tmp_path / "resumed", STEPS, batch_size=2)
+    monkeypatch.setattr(validation, "predict", recorded)
+    resumed = predict_cache(model, cache, tmp_path / "resumed", STEPS, batch_size=2)
+    assert asked == [["v3", "v4"], ["v5", "v6"]]
+    assert list(resumed.video_ids) == list(whole.video_ids)
+    for name in whole.video_ids:
+        assert torch.equal(resumed.read(name)[0], whole.read(name)[0])
 
 
 def test_content_is_part_of_a_caches_identity(tmp_path: Path) -> None:
