@@ -45,6 +45,11 @@ class LabelledSlots:
             self.num_places,
         )
 
+    def to(self, device: torch.device | str) -> LabelledSlots:
+        """The same with every tensor on ``device``."""
+        label, slots, mask = (x.to(device) for x in (self.label, self.slots, self.mask))
+        return replace(self, label=label, slots=slots, mask=mask)
+
     def with_places(self, probe: PlaceProbe) -> LabelledSlots:
         """The same videos with every slot's place as its last channels, (V,T,S,D+4)."""
         places = probe(self.slots)
@@ -76,9 +81,7 @@ class ContactReadout(Configured, nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(
-        self, slot_dim: int, form: str = "roles", hidden: int = 32, dropout: float = 0.1, num_places: int = 0
-    ) -> None:
+    def __init__(self, slot_dim: int, form: str = "roles", hidden: int = 32, num_places: int = 0) -> None:
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"readout form {form!r} is unknown; choose from {', '.join(FORMS)}")
@@ -97,14 +100,12 @@ class ContactReadout(Configured, nn.Module):
         else:
             self.first = nn.Linear(own_dim, hidden)  # of a pair's first slot
             self.second = nn.Linear(own_dim, hidden, bias=False)  # of its second: together linear on the pair
-        self.dropout = nn.Dropout(dropout)
         self.last = nn.Linear(hidden, 1)
 
-    def standardise(self, data: LabelledSlots) -> None:
-        """Take the slots' mean and deviation per channel from ``data``."""
-        live = data.slots[data.mask]
-        self.mean.copy_(live.mean(0))
-        self.scale.copy_(live.std(0).clamp(min=1e-6))
+    def set_statistics(self, mean: Tensor, scale: Tensor) -> None:
+        """The slots' mean and deviation per channel, (D,) each."""
+        self.mean.copy_(mean)
+        self.scale.copy_(scale.clamp(min=1e-6))
 
     def forward(self, slots: Tensor, mask: Tensor) -> Tensor:
         """Slots (B,T,S,D) and live mask (B,T,S) -> logits (B,)."""
@@ -134,7 +135,7 @@ class ContactReadout(Configured, nn.Module):
             agent, patient = (weight @ (self.standard(slots) * mask[..., None])).unbind(2)  # (B,T,D) each
             linear = self.linear(torch.cat([agent, patient], -1))
             features = torch.cat([self.difference(agent - patient).square(), linear], -1)
-        return self.last(self.dropout(F.gelu(self.hidden(features))))[..., 0]
+        return self.last(F.gelu(self.hidden(features)))[..., 0]
 
     def pair_logits(self, slots: Tensor, mask: Tensor) -> Tensor:
         """(B,T) from all ordered pairs of live slots."""
@@ -143,6 +144,6 @@ class ContactReadout(Configured, nn.Module):
         if self.form == "pairwise":
             best = pairs.masked_fill(~both[..., None], NEVER).flatten(2, 3).amax(2)  # (B,T,F)
             alone = ~both.flatten(2).any(-1)  # a frame with one slot has no pair
-            return self.last(self.dropout(best))[..., 0].masked_fill(alone, NEVER)
-        logits = self.last(self.dropout(F.gelu(pairs)))[..., 0]  # (B,T,S,S)
+            return self.last(best)[..., 0].masked_fill(alone, NEVER)
+        logits = self.last(F.gelu(pairs))[..., 0]  # (B,T,S,S)
         return logits.masked_fill(~both, NEVER).flatten(2).amax(2)

@@ -1,25 +1,27 @@
-"""Fitting contact readouts on the readout set alone: its own parts decide epoch, restart, threshold and settings.
-
-This is not the engine's training loop, on purpose. A readout has some hundred weights and sees some hundred clips; the
-readouts of all folds and restarts are trained as one batch of models, again for every point of the curve. The engine
-trains one model, with a run folder and checkpoints, and would do so over a hundred times.
-"""
+"""Fitting contact readouts on the readout set alone: its own parts decide moment, restart, threshold and settings."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
-from slotformer.contact import ContactReadout, LabelledSlots
+from dias_video.engine import Logging, Optimization, Saving, Trainer, shards
+from dias_video.engine.checks import check_choice, check_integer, check_number
+from slotformer.committee import Committee, Parts
+from slotformer.contact import FORMS, ContactReadout, LabelledSlots
 from slotformer.logistic import FittedLogistic, fit_logistic
+
+VALIDATIONS = 10  # times that a training is validated and saved
 
 
 @dataclass
@@ -28,13 +30,34 @@ class ReadoutSettings:
 
     form: str = "roles"
     hidden: int = 16
-    dropout: float = 0.1
     weight_decay: float = 1.0
     lr: float = 0.02
     batch_size: int = 32
     epochs: int = 60
     folds: int = 4  # parts of the readout set; each is the validation part of some readouts
     restarts: int = 4  # readouts a fold, from different random weights; the best on its validation part is kept
+
+    def __post_init__(self) -> None:
+        check_choice("readouts.form", self.form, (*FORMS, "logistic"))
+        for name in ("hidden", "batch_size", "epochs", "restarts"):
+            check_integer(f"readout.{name}", getattr(self, name), least=1)
+        check_integer("readout.folds", self.folds, least=2)
+        check_number("readout.lr", self.lr, above=0)
+        check_number("readout.weight_decay", self.weight_decay, least=0)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Where readouts are trained. Each has a run folder, from which an interrupted training goes on."""
+
+    folder: Path
+    resume: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)  # what they are trained on, for their config.yaml
+    watch: Callable[[], AbstractContextManager[None]] = nullcontext  # around all other work: a signal ends it
+
+    def of(self, *names: str, **about: Any) -> Runs:
+        """A folder inside."""
+        return replace(self, folder=self.folder.joinpath(*names), about={**self.about, **about})
 
 
 @dataclass
@@ -65,103 +88,84 @@ class FittedReadouts:
 Fitted = FittedReadouts | FittedLogistic
 
 
-def fit(data: LabelledSlots, candidates: Sequence[ReadoutSettings], seed: int) -> Fitted:
+def fit(data: LabelledSlots, candidates: Sequence[ReadoutSettings], seed: int, runs: Runs) -> Fitted:
     """Fit readouts on parts of the readout set; what a part was held out for decides all choices.
 
-    The set is cut into ``folds`` parts, each with its share of every scenario and answer. For every part readouts are
-    trained on the others, and the weights of the restart and the epoch with the lowest loss on the part are kept. The
-    threshold maximises accuracy over the validation logits of all parts, and the candidate with the lowest validation
-    loss is taken.
+    The set is cut into ``folds`` parts, each with its share of every scenario and answer, and readouts are trained for
+    every part on the others. Of ``VALIDATIONS`` moments the one with the lowest loss over the parts is kept,
+    and of it every part's best restart. The threshold maximises accuracy over the validation logits of all parts, and
+    the candidate with the lowest validation loss is taken.
 
     Raises:
-        ValueError: all videos have one answer, or there are too few for the folds.
+        ValueError: all videos have one answer, there are too few for the folds, or a run to go on with is of other
+            settings.
     """
-    if not 0 < float(data.label.mean()) < 1:
-        raise ValueError("the readout videos all have the same answer; a classifier needs both")
-    return min((_fit(data, settings, seed) for settings in candidates), key=lambda f: f.validation_loss)
+    with runs.watch():
+        if not 0 < float(data.label.mean()) < 1:
+            raise ValueError("the readout videos all have the same answer; a classifier needs both")
+    several = len(candidates) > 1
+    places = [runs.of(f"candidate_{number}") if several else runs for number in range(1, len(candidates) + 1)]
+    fitted = [_fit(data, settings, seed, place) for settings, place in zip(candidates, places, strict=True)]
+    return min(fitted, key=lambda f: f.validation_loss)
 
 
-def _fit(data: LabelledSlots, settings: ReadoutSettings, seed: int) -> Fitted:
+def _fit(data: LabelledSlots, settings: ReadoutSettings, seed: int, runs: Runs) -> Fitted:
     if settings.form == "logistic":
-        return fit_logistic(data, settings.folds, seed)
-    part = torch.from_numpy(stratified_parts(data, settings.folds, seed))  # (V,)
-    readouts = Readouts(data, settings, part, seed).fit()
-    logits = torch.zeros(len(data))
-    for number, readout in enumerate(readouts):
-        held_out = np.flatnonzero(part == number)
-        logits[held_out] = evaluate(readout, data.take(held_out))
-    threshold = best_threshold(logits, data.label)
-    accuracy = float(((logits > threshold) == data.label.bool()).double().mean())
-    loss = float(F.binary_cross_entropy_with_logits(logits, data.label))
-    return FittedReadouts(readouts, threshold, loss, accuracy, settings)
+        with runs.watch():
+            logistic = fit_logistic(data, settings.folds, seed)
+        return logistic
+    config = {"readout": asdict(settings), "seed": seed, **runs.about}
+    with runs.watch():
+        if runs.resume:
+            _check_same(runs.folder / "config.yaml", config)
+        videos = Parts(data, torch.from_numpy(stratified_parts(data, settings.folds, seed)))
+    committee = _train(videos, settings, runs, config)
+    best, logits = committee.held_out(videos)
+    readouts = [committee.member(number) for number in best.tolist()]
+    return FittedReadouts(readouts, *judge(logits, data.label), settings)
 
 
-class Readouts:
-    """All folds and restarts of one setting, trained side by side as one batch of models (M members).
+def _train(videos: Parts, settings: ReadoutSettings, runs: Runs, config: dict[str, Any]) -> Committee:
+    """The committee at its best."""
+    data, seed = videos.data, config["seed"]
+    steps = settings.epochs * -(-len(videos) // settings.batch_size)
+    every = -(-steps // VALIDATIONS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        members = (settings.folds, settings.restarts)
+        committee = Committee(data.slots.shape[-1], settings.form, settings.hidden, data.num_places, *members)
+    committee.standardise(data)
 
-    Every member sees the same mini-batches, and ignores the videos of its own validation part.
-    """
+    def validate(model: Committee, step: int) -> dict[str, float]:
+        _, loss, accuracy = judge(model.held_out(videos)[1], data.label)
+        return {"val/loss": loss, "val/accuracy": accuracy}
 
-    def __init__(self, data: LabelledSlots, settings: ReadoutSettings, part: Tensor, seed: int) -> None:
-        self.data, self.settings, self.seed = data, settings, seed
-        self.fold = torch.arange(settings.folds).repeat_interleave(settings.restarts)  # (M,)
-        self.own = part != self.fold[:, None]  # (M,V) bool, what a member is trained on
+    trainer = Trainer(
+        steps,
+        settings.batch_size,
+        seed,
+        Optimization(lr=settings.lr, weight_decay=settings.weight_decay, clip=None),  # a common norm would tie members
+        Saving(every=every, metric="val/loss"),
+        Logging(every=every, bar=False),
+        num_workers=0,
+    )
+    trainer.fit(committee, videos, videos.batch, runs.folder, runs.resume, config, validate)
+    return Committee.from_pretrained(runs.folder / "checkpoints/best")
 
-    def fit(self) -> list[ContactReadout]:
-        """The best member of every fold."""
-        settings, label = self.settings, self.data.label
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            members = [self._member() for _ in self.fold]
-            weights, buffers = stack_module_state(members)
-            optimizer = torch.optim.AdamW(weights.values(), settings.lr, weight_decay=settings.weight_decay)
-            best = {name: value.detach().clone() for name, value in weights.items()}
-            lowest = torch.full((len(members),), torch.inf)
-            for _ in range(settings.epochs):
-                for index in torch.randperm(len(self.data)).split(settings.batch_size):
-                    loss = (self._losses(members[0].train(), weights, buffers, index) * self.own[:, index]).mean(1)
-                    optimizer.zero_grad()
-                    loss.sum().backward()
-                    optimizer.step()
-                with torch.no_grad():
-                    everything = torch.arange(len(label)).split(256)
-                    losses = [self._losses(members[0].eval(), weights, buffers, index) for index in everything]
-                held_out = ((torch.cat(losses, 1) * ~self.own).sum(1) / (~self.own).sum(1)).nan_to_num(
-                    torch.inf
-                )  # (M,)
-                better = held_out < lowest
-                lowest = torch.where(better, held_out, lowest)
-                for name, value in best.items():
-                    value[better] = weights[name].detach()[better]
-        return [self._extract(members[0], best, lowest, fold) for fold in range(settings.folds)]
 
-    def _member(self) -> ContactReadout:
-        readout = ContactReadout(
-            self.data.slots.shape[-1],
-            self.settings.form,
-            self.settings.hidden,
-            self.settings.dropout,
-            self.data.num_places,
+def _check_same(file: Path, config: dict[str, Any]) -> None:
+    if file.exists() and (changed := shards.differences(yaml.safe_load(file.read_text()), config)):
+        raise ValueError(
+            f"{file.parent} was trained with other settings ({'; '.join(changed)}); go on with the same, or name "
+            f"another out_dir"
         )
-        readout.standardise(self.data)
-        return readout
 
-    def _losses(
-        self, skeleton: ContactReadout, weights: dict[str, Tensor], buffers: dict[str, Tensor], index: Tensor
-    ) -> Tensor:
-        slots, mask, label = self.data.slots[index], self.data.mask[index], self.data.label[index]
 
-        def logits(one: dict[str, Tensor], constants: dict[str, Tensor]) -> Tensor:
-            return functional_call(skeleton, (one, constants), (slots, mask))
-
-        answers = vmap(logits, randomness="different")(weights, buffers)  # (M,B)
-        return F.binary_cross_entropy_with_logits(answers, label.expand_as(answers), reduction="none")
-
-    def _extract(self, skeleton: ContactReadout, best: dict[str, Tensor], lowest: Tensor, fold: int) -> ContactReadout:
-        member = int(lowest.masked_fill(self.fold != fold, torch.inf).argmin())
-        readout = copy.deepcopy(skeleton).eval()
-        readout.load_state_dict({name: value[member] for name, value in best.items()}, strict=False)
-        return readout
+def judge(logits: Tensor, label: Tensor) -> tuple[float, float, float]:
+    """The best threshold of held-out logits (V,), their loss, and their accuracy with that threshold."""
+    threshold = best_threshold(logits, label)
+    loss = float(F.binary_cross_entropy_with_logits(logits, label))
+    return threshold, loss, float(((logits > threshold) == label.bool()).double().mean())
 
 
 def evaluate(readout: ContactReadout, data: LabelledSlots, batch_size: int = 256) -> Tensor:

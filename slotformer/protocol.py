@@ -23,7 +23,7 @@ from slotformer.cache import SlotCache
 from slotformer.contact import LabelledSlots
 from slotformer.errors import interval
 from slotformer.fast import fast_rollout
-from slotformer.fitting import Fitted, ReadoutSettings, fit
+from slotformer.fitting import Fitted, ReadoutSettings, Runs, fit
 from slotformer.places import PlaceProbe
 from slotformer.rollouter import Dynamics, context_live
 
@@ -109,6 +109,18 @@ class Answers:
     fitted: list[Fitted]  # one a seed
     readout: str = ""  # its form
 
+    def describe(self) -> dict[str, Any]:
+        """What was chosen, and how it did on the readout set."""
+        return {
+            "kind": self.kind,
+            "readout": self.readout,
+            "predicted_frames": self.predicted_frames,
+            "thresholds": [fitted.threshold for fitted in self.fitted],
+            "validation_loss": float(np.mean([fitted.validation_loss for fitted in self.fitted])),
+            "validation_accuracy": self.validation_accuracy,
+            "accuracy": float(self.correct.mean()),
+        }
+
 
 def answer(
     readout: Futures,
@@ -116,9 +128,12 @@ def answer(
     predicted_frames: Sequence[int],
     candidates: Sequence[ReadoutSettings],
     seeds: Sequence[int],
+    runs: Runs,
     progress: Wrap = iter,
 ) -> list[Answers]:
     """Fit a readout for every point of every curve on ``readout`` and score it on ``test``.
+
+    Readouts are trained in folders ``<form>/<point>/s<seed>`` of ``runs``: ``places/predicted_8/s0``.
 
     The points are: observed frames only; these and each number of ``predicted_frames``; the encoded video as far as
     the largest of them. Every form of readout has a curve of its own; candidates of one form compete at every point.
@@ -128,8 +143,12 @@ def answer(
     answers = []
     for form, (kind, count) in progress(list(itertools.product(forms, points))):
         train, held = readout.kind(kind, count), test.kind(kind, count)
-        fitted = [fit(train, [c for c in candidates if c.form == form], seed) for seed in seeds]
-        correct = np.stack([f.correct(held) for f in fitted])
+        name, same = f"predicted_{count}" if kind == "predicted" else kind, [c for c in candidates if c.form == form]
+        fitted = [
+            fit(train, same, seed, runs.of(form, name, f"s{seed}", kind=kind, predicted_frames=count)) for seed in seeds
+        ]
+        with runs.watch():
+            correct = np.stack([f.correct(held) for f in fitted])
         validation = float(np.mean([f.validation_accuracy for f in fitted]))
         answers.append(Answers(kind, count, correct, validation, fitted, form))
     return answers

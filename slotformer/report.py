@@ -80,6 +80,16 @@ def plot_accuracy(path: Path, rows: Sequence[Row], stride: int) -> None:
     pyplot.close(figure)
 
 
+def accuracy_line(row: Row) -> str:
+    """A row of the accuracies for the terminal."""
+    place = f"{row.get('readout', ''):>9} {row['kind']:>9} {row['predicted_frames']:>3} frames"
+    text = f"{place}: accuracy {row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    if "minus_observed" in row:
+        interval = f"[{row['minus_observed_low']:+.3f}, {row['minus_observed_high']:+.3f}]"
+        text += f", minus observed {row['minus_observed']:+.3f} {interval}"
+    return text
+
+
 def _accuracy(axes: Axes, rows: Sequence[Row]) -> None:
     """Scenarios, and all together with its interval and with the observed-only and full readouts."""
     for name in [*sorted({row["scenario"] for row in rows} - {"all"}), "all"]:

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from dias_video.data.physion import stimulus
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.contact import FORMS, ContactReadout, LabelledSlots
-from slotformer.fitting import Fitted, ReadoutSettings, best_threshold, evaluate, fit, stratified_parts
+from slotformer.fitting import Fitted, ReadoutSettings, Runs, best_threshold, evaluate, fit, stratified_parts
 from slotformer.human import human_rows, read_human
 from slotformer.places import PlaceProbe, fit_probe, map_places
 from slotformer.protocol import Answers, accuracy_rows, answer, futures, join_answers, record_look, settings_of
@@ -63,7 +63,8 @@ def test_a_readout_does_not_see_dead_slots_or_the_order_of_slots(form: str) -> N
     torch.manual_seed(0)
     data = with_places(easy())
     readout = ContactReadout(D + 4, form, hidden=7, num_places=4).eval()
-    readout.standardise(data)
+    live = data.slots[data.mask]
+    readout.set_statistics(live.mean(0), live.std(0))
     mask = data.mask.clone()
     mask[:, :, 1] = False
     mask[:, 4:] = False
@@ -123,18 +124,18 @@ def test_parts_have_their_share_of_everything() -> None:
         stratified_parts(data, 1, seed=0)
 
 
-def test_fitting_learns_and_repeats_itself() -> None:
+def test_fitting_learns_and_repeats_itself(tmp_path: Path) -> None:
     data, test = easy(videos=60), easy(seed=1, videos=60)
-    fitted = fit(data, [replace(QUICK, batch_size=20)], seed=0)
+    fitted = fit(data, [replace(QUICK, batch_size=20)], 0, Runs(tmp_path / "a"))
     assert len(fitted.readouts) == QUICK.folds
     assert fitted.correct(test).mean() > 0.8
-    once, again = (fit(data, [replace(QUICK, epochs=2)], seed=1) for _ in range(2))
+    once, again = (fit(data, [replace(QUICK, epochs=2)], 1, Runs(tmp_path / name)) for name in "bc")
     assert torch.equal(once.logits(test), again.logits(test))
 
 
-def test_places_learn_from_less() -> None:
+def test_places_learn_from_less(tmp_path: Path) -> None:
     settings = ReadoutSettings(form="places", epochs=15, folds=2, restarts=2, hidden=8, batch_size=20)
-    fitted = fit(with_places(easy(videos=40)), [settings], seed=0)
+    fitted = fit(with_places(easy(videos=40)), [settings], 0, Runs(tmp_path))
     assert fitted.correct(with_places(easy(seed=1, videos=60))).mean() > 0.9
 
 
@@ -173,12 +174,13 @@ def test_the_probe_finds_places_in_slots(tmp_path: Path, curved: bool) -> None:
         fit_probe(SlotCache(tmp_path / "bare"))
 
 
-def test_validation_parts_are_never_trained_on() -> None:
+def test_validation_parts_are_never_trained_on(tmp_path: Path) -> None:
     """With labels that mean nothing, held-out accuracy stays at chance however well the rest is memorised."""
     data = easy(videos=120)
     data.label = torch.from_numpy(np.random.default_rng(5).permutation(np.arange(120) % 2)).float()
     data.slots = torch.randn_like(data.slots)
-    fitted = fit(data, [ReadoutSettings(epochs=30, folds=2, restarts=1, weight_decay=0.0, batch_size=20)], seed=0)
+    settings = ReadoutSettings(epochs=30, folds=2, restarts=1, weight_decay=0.0, batch_size=20)
+    fitted = fit(data, [settings], 0, Runs(tmp_path))
     part = stratified_parts(data, 2, seed=0)
     for number, readout in enumerate(fitted.readouts):
         held_out = data.take(np.flatnonzero(part == number))
@@ -186,11 +188,11 @@ def test_validation_parts_are_never_trained_on() -> None:
         assert 0.3 < accuracy < 0.7
 
 
-def test_one_answer_only_is_refused() -> None:
+def test_one_answer_only_is_refused(tmp_path: Path) -> None:
     data = easy()
     data.label = torch.ones(V)
     with pytest.raises(ValueError, match="both"):
-        fit(data, [QUICK], seed=0)
+        fit(data, [QUICK], 0, Runs(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +266,7 @@ def test_every_curve_has_all_points(caches: tuple[SlotCache, SlotCache], tmp_pat
     ends = [futures(cache, model, 6, 5) for cache in (readout, test)]
     forms = ["roles", "logistic"]
     quick = [ReadoutSettings(form=form, epochs=2, folds=2, restarts=1, hidden=4) for form in forms]
-    answers = answer(ends[0], ends[1], [2, 5], quick, seeds=[0, 1])
+    answers = answer(ends[0], ends[1], [2, 5], quick, [0, 1], Runs(tmp_path))
     points = [("observed", 0), ("predicted", 2), ("predicted", 5), ("full", 5)]
     assert [(a.readout, a.kind, a.predicted_frames) for a in answers] == [(f, *p) for f in forms for p in points]
     assert all(a.correct.shape == (2, 16) for a in answers)
@@ -275,17 +277,24 @@ def test_every_curve_has_all_points(caches: tuple[SlotCache, SlotCache], tmp_pat
     assert width > 3 * height  # two panels
 
 
-def test_candidates_of_one_form_compete_and_forms_do_not(caches: tuple[SlotCache, SlotCache]) -> None:
+def test_candidates_of_one_form_compete_and_forms_do_not(caches: tuple[SlotCache, SlotCache], tmp_path: Path) -> None:
     readout, test = caches
     model = SlotFormer(readout.slot_dim, burn_in=3, rollout=2, stride=2, width=8, layers=1, heads=2).eval()
     ends = [futures(cache, model, 6, 5) for cache in (readout, test)]
     quick = ReadoutSettings(form="roles", epochs=2, folds=2, restarts=1, hidden=4)
     candidates = [quick, replace(quick, lr=0.5, epochs=9), replace(quick, form="relation")]
-    answers = answer(ends[0], ends[1], [2], candidates, seeds=[0])
+    answers = answer(ends[0], ends[1], [2], candidates, [0], Runs(tmp_path / "all"))
     assert [a.readout for a in answers] == ["roles"] * 3 + ["relation"] * 3
     train = ends[0].kind("observed", 0)
-    losses = [fit(train, [candidate], 0).validation_loss for candidate in candidates[:2]]
+    places = [Runs(tmp_path / name) for name in "ab"]
+    losses = [fit(train, [c], 0, place).validation_loss for c, place in zip(candidates[:2], places, strict=True)]
     assert answers[0].fitted[0].validation_loss == min(losses)
+    runs = sorted(str(file.parent.relative_to(tmp_path / "all")) for file in (tmp_path / "all").rglob("config.yaml"))
+    points = ("full", "observed", "predicted_2")
+    assert runs == sorted(
+        [f"roles/{point}/s0/candidate_{n}" for point in points for n in (1, 2)]
+        + [f"relation/{point}/s0" for point in points]
+    )
 
 
 def test_a_second_look_at_the_test_videos_needs_a_word(caches: tuple[SlotCache, SlotCache]) -> None:

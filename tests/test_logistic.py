@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from slotformer.contact import LabelledSlots
-from slotformer.fitting import ReadoutSettings, fit
+from slotformer.fitting import ReadoutSettings, Runs, fit
 from slotformer.logistic import STRENGTHS, fit_logistic, frame_features
 
 V, T, S, D = 120, 3, 4, 5
@@ -46,9 +48,9 @@ def test_the_order_of_slots_and_places_mean_nothing() -> None:
     assert np.array_equal(frame_features(data), frame_features(placed))
 
 
-def test_every_scenario_has_a_regression_of_its_own() -> None:
+def test_every_scenario_has_a_regression_of_its_own(tmp_path: Path) -> None:
     """What means contact in one scenario means none in the other, so that one regression for both is at chance."""
-    fitted = fit(clips(0), [ReadoutSettings(form="logistic", folds=3)], seed=0)
+    fitted = fit(clips(0), [ReadoutSettings(form="logistic", folds=3)], 0, Runs(tmp_path))
     assert fitted.form == "logistic"
     assert fitted.validation_accuracy > 0.85
     assert fitted.correct(clips(1)).mean() > 0.85

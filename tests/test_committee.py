@@ -1,0 +1,126 @@
+"""Readouts trained together: each against itself alone, what it may learn from, what is kept and gone on with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_contact import easy, with_places
+from torch.nn import functional as F
+
+from dias_video.batch import Draws
+from slotformer.committee import Committee, Parts
+from slotformer.contact import FORMS
+from slotformer.fitting import FittedReadouts, ReadoutSettings, Runs, fit
+
+FOLDS, RESTARTS, V, D = 3, 2, 10, 5
+SETTINGS = ReadoutSettings(epochs=4, folds=FOLDS, restarts=RESTARTS, hidden=7, batch_size=4)
+DRAWS = Draws.for_step(0, 0, V)
+
+
+def parts() -> Parts:
+    """Ten videos with places and the parts they belong to."""
+    return Parts(with_places(easy(videos=V)), torch.tensor([0, 1, 2, 2, 1, 0, 0, 1, 2, 1]))
+
+
+def committee(form: str = "places") -> Committee:
+    torch.manual_seed(0)
+    made = Committee(D + 4, form, 7, 4, FOLDS, RESTARTS)
+    made.standardise(parts().data)
+    return made
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_loss_is_that_of_every_member_alone(form: str) -> None:
+    videos, made = parts(), committee(form)
+    expected = torch.zeros(V)
+    for number in range(FOLDS * RESTARTS):
+        logits = made.member(number)(videos.data.slots, videos.data.mask)
+        loss = F.binary_cross_entropy_with_logits(logits, videos.data.label, reduction="none")
+        for video in range(V):
+            if videos.part[video] != number // RESTARTS:
+                expected[video] += loss[video]
+    assert torch.allclose(made(videos, DRAWS)["contact"], expected, atol=1e-5)
+
+
+def test_a_member_learns_nothing_from_its_own_part() -> None:
+    videos, made = parts(), committee()
+    of_part = videos.batch([2, 3, 8])  # part 2
+    made(of_part, DRAWS)["contact"].mean().backward()
+    for number in range(FOLDS * RESTARTS):
+        learns = [bool(p.grad is not None and p.grad.any()) for p in made.member(number).parameters()]
+        assert any(learns) == (number < 4)  # members 4 and 5 hold part 2 out
+    for readout in (made.member(0), made.member(5)):  # a member's gradient is that of its own loss
+        for parameter in readout.parameters():
+            parameter.grad = None
+    made(videos, DRAWS)["contact"].sum().backward()
+    alone, own = committee().member(5), videos.part != 2
+    loss = F.binary_cross_entropy_with_logits(alone(videos.data.slots, videos.data.mask), videos.data.label, weight=own)
+    (loss * V).backward()
+    for together, apart in zip(made.member(5).parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(together.grad, apart.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_every_part_is_answered_by_its_best_member() -> None:
+    videos, made = parts(), committee()
+    best, logits = made.eval().held_out(videos, batch_size=4)
+    for part in range(FOLDS):
+        own = torch.nonzero(videos.part == part).flatten().tolist()
+        batch = videos.batch(own).data
+        answers = [made.member(number)(batch.slots, batch.mask) for number in (2 * part, 2 * part + 1)]
+        losses = [float(F.binary_cross_entropy_with_logits(answer, batch.label).detach()) for answer in answers]
+        winner = losses.index(min(losses))
+        assert best[part] == 2 * part + winner
+        assert torch.allclose(logits[own], answers[winner], atol=1e-5)
+
+
+def test_a_stored_committee_is_the_same(tmp_path: Path) -> None:
+    videos, made = parts(), committee("roles")
+    made.save_pretrained(tmp_path)
+    again = Committee.from_pretrained(tmp_path)
+    assert torch.equal(again(videos, DRAWS)["contact"], made(videos, DRAWS)["contact"])
+
+
+def test_an_interrupted_fit_goes_on(tmp_path: Path) -> None:
+    """And a finished one is not trained again."""
+    data = easy(videos=20)
+    whole = fit(data, [SETTINGS], 0, Runs(tmp_path / "whole"))
+    run = Runs(tmp_path / "run", about={"kind": "full"})
+    calls = iter(range(7))
+
+    class Stopping(type(data)):  # type: ignore[misc]
+        def take(self, index):  # type: ignore[no-untyped-def]
+            if next(calls, None) is None:
+                raise OSError("the power is gone")
+            return super().take(index)
+
+    with pytest.raises(OSError, match="power"):
+        fit(Stopping(**vars(data)), [SETTINGS], 0, run)
+    assert len(list((tmp_path / "run/checkpoints").glob("step_*"))) > 0
+    again = fit(data, [SETTINGS], 0, replace(run, resume=True))
+    assert isinstance(whole, FittedReadouts)
+    assert isinstance(again, FittedReadouts)
+    assert torch.equal(whole.logits(data), again.logits(data))
+    assert (whole.threshold, whole.validation_loss) == (again.threshold, again.validation_loss)
+    before = (tmp_path / "run/metrics.jsonl").read_text()
+    fit(data, [SETTINGS], 0, replace(run, resume=True))
+    assert (tmp_path / "run/metrics.jsonl").read_text() == before
+
+
+def test_a_readout_of_other_settings_or_slots_is_not_taken(tmp_path: Path) -> None:
+    data, run = easy(videos=20), Runs(tmp_path, about={"dynamics_sha256": "a"})
+    fit(data, [SETTINGS], 0, run)
+    with pytest.raises(ValueError, match=r"readout\.lr is 0\.02, now 0\.1"):
+        fit(data, [replace(SETTINGS, lr=0.1)], 0, replace(run, resume=True))
+    with pytest.raises(ValueError, match="dynamics_sha256 is 'a', now 'b'"):
+        fit(data, [SETTINGS], 0, replace(run, resume=True, about={"dynamics_sha256": "b"}))
+    with pytest.raises(ValueError, match="is not empty"):
+        fit(data, [SETTINGS], 0, run)
+
+
+def test_wrong_settings_are_named() -> None:
+    for name, value in (("epochs", 0), ("folds", 1), ("lr", -1.0), ("weight_decay", "much"), ("form", "magic")):
+        with pytest.raises(ValueError, match=rf"readouts?\.{name} must be"):
+            replace(SETTINGS, **{name: value})
