@@ -12,6 +12,7 @@ import torch
 from imageio.v3 import imread
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
+from toy_slots import toy_cache, toy_clip
 
 from dias_video.data.physion import stimulus
 from slotformer.cache import SlotCache, SlotCacheWriter
@@ -22,7 +23,6 @@ from slotformer.places import PlaceProbe, fit_probe, map_places
 from slotformer.protocol import Answers, accuracy_rows, answer, futures, join_answers, record_look, settings_of
 from slotformer.report import plot_accuracy
 from slotformer.rollouter import SlotFormer
-from slotformer.toy import toy_cache, toy_clip
 from slotformer.validation import cache_errors, check_same_encoder, longest_rollout
 
 V, T, S, D = 24, 6, 4, 5

@@ -12,13 +12,13 @@ import pytest
 import torch
 from test_script_options import run, sentence
 from torch import nn
+from toy_slots import toy_cache
 
 from slotformer import validation
 from slotformer.batch import SlotBatch
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.causal import CausalSlotFormer
 from slotformer.rollouter import Dynamics, SlotFormer
-from slotformer.toy import toy_cache
 from slotformer.validation import cache_errors, predict, predict_cache
 
 S, D, BURN_IN, STRIDE, STEPS = 4, 5, 3, 2, 6

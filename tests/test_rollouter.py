@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from toy_slots import toy_cache
 
 from dias_video.batch import Draws
 from slotformer.batch import SlotBatch, SlotWindows
@@ -16,7 +17,6 @@ from slotformer.causal import CausalSlotFormer, Past, rotate, rotation
 from slotformer.errors import constant_velocity, normalised_error, ratio_interval, repeat_last, slot_statistics
 from slotformer.fast import fast_rollout
 from slotformer.rollouter import Dynamics, SlotFormer, births, context_live, key_bias, scored_live
-from slotformer.toy import toy_cache
 from slotformer.validation import cache_errors
 
 B, T, S, D, E = 2, 5, 3, 6, 8

@@ -1,4 +1,4 @@
-"""A world of bouncing points whose slots are known: for tests and benchmarks of dynamics and reasoning, without a DIAS.
+"""A world of bouncing points whose slots are known: for tests of dynamics and reasoning, without a DIAS.
 
 A slot is a fixed random rotation of (x, y, vx, vy, colour code); points move on straight lines and bounce off the walls
 of the unit square. The label of a clip is whether point 0 (the agent) and point 1 (the patient) ever come close.
