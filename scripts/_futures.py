@@ -18,7 +18,7 @@ from dias_video.futures import decode_masks, score_frames
 from dias_video.model import DIAS
 from dias_video.visualize import colour_masks, overlay, side_by_side, write_gif
 from slotformer.cache import CachedVideo, SlotCache
-from slotformer.errors import interval
+from slotformer.errors import deviation, interval
 from slotformer.report import write_csv
 
 
@@ -70,7 +70,7 @@ def pictures(
         write_csv(out_dir / "mask_scores.csv", [mask_row(curves, step) for step in range(steps)])
     pooled = {key: (interval(values.mean(0)), values) for key, values in stacked.items() if values.ndim == 2}  # (M,V)
     scored = {
-        key: {"mean": mean, "low": low, "high": high, "std": float(np.nanmean(values, 1).std())}
+        key: {"mean": mean, "low": low, "high": high, "std": deviation(np.nanmean(values, 1))}
         for key, ((mean, low, high), values) in pooled.items()
     }
     return {"masks_of_videos": len(names), "masks": scored}
@@ -81,5 +81,5 @@ def mask_row(curves: dict[str, Any], step: int) -> dict[str, float]:
     row: dict[str, float] = {"step": step + 1}
     for key, values in curves.items():
         means = np.nanmean(values[:, :, step], 1)  # (M,)
-        row[key], row[f"{key}_std"] = float(means.mean()), float(means.std())
+        row[key], row[f"{key}_std"] = float(means.mean()), deviation(means)
     return row

@@ -125,15 +125,20 @@ def join_errors(parts: list[RolloutErrors]) -> RolloutErrors:
 
 
 def over_models(parts: Sequence[RolloutErrors], level: float = 0.95, seed: int = 0) -> list[dict[str, float]]:
-    """The table of several models on the same videos: means over models, and ``…_std``, the deviation between them."""
+    """The table of several models on the same videos: means over models, and ``…_std``, their ``deviation``."""
     names = parts[0].errors
     mean = replace(parts[0], errors={name: np.mean([part.errors[name] for part in parts], 0) for name in names})
     rows = mean.table(level, seed)
     tables = [part.table(level, seed) for part in parts]
     for step, row in enumerate(rows):
         for key in ("model", "model_relative"):
-            row[f"{key}_std"] = float(np.std([table[step][key] for table in tables]))
+            row[f"{key}_std"] = deviation([table[step][key] for table in tables])
     return rows
+
+
+def deviation(values: Sequence[float] | Values) -> float:
+    """Sample standard deviation (n - 1 below the sum of squares) of one number a seed; 0 of a single one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def interval(values: Values, level: float = 0.95, seed: int = 0, samples: int = 2000) -> tuple[float, float, float]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from slotformer.batch import SlotBatch
 from slotformer.cache import SlotCache
 from slotformer.contact import LabelledSlots
-from slotformer.errors import interval
+from slotformer.errors import deviation, interval
 from slotformer.fast import fast_rollout
 from slotformer.fitting import Fitted, ReadoutSettings, Runs, fit
 from slotformer.places import PlaceProbe
@@ -169,7 +169,7 @@ def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: fl
     """A row for every point of the curve and every scenario, ``all`` last: accuracy, interval, difference to observed.
 
     Intervals are bootstrapped over videos; ``minus_observed`` compares the same videos, so its interval is paired.
-    ``std`` and ``minus_observed_std`` are over seeds (of dynamics models and readouts).
+    ``std`` and ``minus_observed_std`` are sample deviations over seeds (of dynamics models and readouts).
     """
     observed = {a.readout: a for a in answers if a.kind == "observed"}
     groups = {name: np.array([s == name for s in scenario]) for name in sorted(set(scenario))}
@@ -191,10 +191,10 @@ def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: fl
                     "low": low,
                     "high": high,
                     "videos": int(members.sum()),
-                    "std": float(correct.mean(1).std()),
+                    "std": deviation(correct.mean(1)),
                     "validation_accuracy": point.validation_accuracy,
                     "minus_observed": gain,
-                    "minus_observed_std": float(gains.mean(1).std()),
+                    "minus_observed_std": deviation(gains.mean(1)),
                     "minus_observed_low": gain_low,
                     "minus_observed_high": gain_high,
                 }

@@ -53,8 +53,9 @@ def test_an_oracle_of_some_videos_and_several_models_in_one_table() -> None:
     known = [[0.5, 1.0], [nan, nan]]
     rows = over_models([errors([[1, 1], [1, 3]], known), errors([[1, 2], [3, 4]], known)])
     assert [row["model"] for row in rows] == [1.5, 2.5]
-    assert [row["model_std"] for row in rows] == pytest.approx([0.5, 0.5])  # means 1 and 2; 2 and 3
+    assert [row["model_std"] for row in rows] == pytest.approx([0.5**0.5, 0.5**0.5])  # means 1 and 2; 2 and 3
+    assert [row["model_std"] for row in over_models([errors([[1, 1], [1, 3]], known)])] == [0, 0]  # of a single one
     assert [row["model_relative"] for row in rows] == [0.75, 1.25]
-    assert [row["model_relative_std"] for row in rows] == pytest.approx([0.25, 0.25])
+    assert [row["model_relative_std"] for row in rows] == pytest.approx([0.125**0.5, 0.125**0.5])
     assert [row["oracle"] for row in rows] == [0.5, 1.0]
     assert [row["oracle_relative"] for row in rows] == [0.25, 0.5]
