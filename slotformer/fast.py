@@ -10,10 +10,10 @@ and values, so with all slots live a step multiplies by weights 1 / (1 - 5 / (6 
 loop, 1.12 times for the published 8 layers; attention is 7 % of a layer, and the first layer's projections, which could
 be kept too, are 3 % of all. The plain loop itself reached 69 of the 87 GFLOP/s that a core has in such products (16
 videos at once), so perfect kernels would end at 1.4 times its speed; torch.compile gained 4 % after a minute of
-compiling. What is left are dead slots: twenty videos with slots as in caches of simulated clips, 4.6 of 7 live, took the
-published model 1.7 times and ``slotformer=small`` 1.15 times less than the plain loop (``benchmarks/rollout.py``; small
-groups cost small models what they save). Twice the speed and more is what
-:class:`slotformer.causal.CausalSlotFormer` is for.
+compiling. What is left are dead slots: twenty videos with slots as in caches of simulated clips, 4.6 of 7 live, were
+predicted 1.7 times as fast as by the plain loop, and 1.15 times with ``slotformer=small``, where small groups cost what
+they save (``benchmarks/rollout.py``). Twice the speed and more is what :class:`slotformer.causal.CausalSlotFormer` is
+for.
 """
 
 from __future__ import annotations
