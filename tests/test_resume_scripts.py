@@ -1,27 +1,44 @@
-"""The real scripts: four steps equal two, an end, and two more; another seed each in a sweep."""
+"""The real scripts: four steps equal two, an end, and two more, however they ended; another seed each in a sweep."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import runpy
+import signal
+import subprocess
 import sys
+import time
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_engine_processes import ENV, launch
+from toy_slots import toy_cache
+
+from slotformer import protocol
+from slotformer.cache import SlotCache
+from slotformer.rollouter import SlotFormer
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
 
 def script(name: str, *options: str) -> None:
-    """Run a script in a fork of this process, so that nothing is imported again; it must succeed."""
-    worker = multiprocessing.get_context("fork").Process(target=_script, args=(name, options))
-    worker.start()
+    """Run a script; it must succeed."""
+    worker = started(name, *options)
     worker.join()
     assert worker.exitcode == 0, f"{name} {' '.join(options)}"
+
+
+def started(name: str, *options: str) -> ForkProcess:
+    """Start a script in a fork of this process, so that nothing is imported again."""
+    worker = multiprocessing.get_context("fork").Process(target=_script, args=(name, options))
+    worker.start()
+    return worker
 
 
 def _script(name: str, options: tuple[str, ...]) -> None:
@@ -75,6 +92,107 @@ def test_train_slotformer(tmp_path: Path, videos: Path) -> None:
     script("train_slotformer", *common, f"out_dir={tmp_path / 'run'}", "max_steps=2")
     script("train_slotformer", *common, f"out_dir={tmp_path / 'run'}", "resume=true")
     assert same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def slots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two slot caches with answers, and a dynamics model that has learned nothing."""
+    root = tmp_path_factory.mktemp("slots")
+    for seed, name in enumerate(("readout", "test")):
+        toy_cache(root / name, 16, seed, balanced=True, num_frames=20)
+    torch.manual_seed(0)
+    size = {"burn_in": 3, "rollout": 2, "stride": 2, "width": 8, "layers": 1, "heads": 2}
+    SlotFormer(SlotCache(root / "test").slot_dim, **size).save_pretrained(root / "dynamics")
+    return root
+
+
+def reasoning(slots: Path, out: Path) -> tuple[str, ...]:
+    """Options of a short ``reason.py``: three points of two seeds, each with ten checkpoints."""
+    return (
+        f"dynamics={slots / 'dynamics'}", f"readout_cache={slots / 'readout'}", f"test_cache={slots / 'test'}",
+        "readouts=[{form: roles}]", "readout={epochs: 10, folds: 2, restarts: 2, batch_size: 4, hidden: 4}",
+        "predicted_frames=[4]", "seeds=[0,1]", f"out_dir={out}",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reasoned(tmp_path_factory: pytest.TempPathFactory, slots: Path) -> Path:
+    """The folder of a run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("reasoned") / "run"
+    script("reason", *reasoning(slots, out))
+    return out
+
+
+def wait_for(pattern: str, folder: Path, worker: ForkProcess) -> None:
+    """Until a file of that name is there."""
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(pattern)):
+        assert worker.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def same_results(one: Path, other: Path) -> bool:
+    """Whether two reasonings came to the same, byte for byte, and every readout to the same state."""
+    results = all((one / name).read_bytes() == (other / name).read_bytes() for name in ("accuracy.csv", "reason.json"))
+    runs = [sorted(p.parent.relative_to(out) for p in out.rglob("config.yaml")) for out in (one, other)]
+    assert len(runs[0]) == 6
+    return results and runs[0] == runs[1] and all(same(one / run, other / run) for run in runs[0])
+
+
+FIRST, LATER = "readouts/roles/observed/s0/checkpoints/step_*", "readouts/roles/predicted_4/s1/checkpoints/step_*"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "moment"), [(signal.SIGTERM, 0, FIRST), (signal.SIGINT, 130, LATER), (signal.SIGKILL, -9, LATER)]
+)
+def test_reason(tmp_path: Path, slots: Path, reasoned: Path, number: int, code: int, moment: str) -> None:
+    out = tmp_path / "run"
+    worker = started("reason", *reasoning(slots, out))
+    wait_for(moment, out, worker)
+    assert worker.pid is not None
+    os.kill(worker.pid, number)
+    worker.join(30)
+    assert worker.exitcode == code
+    assert not (out / "accuracy.csv").exists()
+    assert started("reason", *reasoning(slots, out)).join() is None
+    assert not (out / "accuracy.csv").exists()  # refused without resume=true
+    script("reason", *reasoning(slots, out), "resume=true")
+    assert same_results(out, reasoned)
+    assert len((slots / "test/looks.jsonl").read_text().splitlines()) == 1  # all of it is one look
+
+
+def test_reason_ends_at_once_while_it_predicts(tmp_path: Path, slots: Path) -> None:
+    """Where nothing is there to be saved yet; an endless prediction stands for a long one."""
+    out, ready = tmp_path / "run", tmp_path / "predicting"
+
+    def endless(*_: object, **__: object) -> None:
+        ready.touch()
+        time.sleep(60)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "fast_rollout", endless)
+        worker = started("reason", *reasoning(slots, out))
+        wait_for("predicting", tmp_path, worker)
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGINT)
+        worker.join(10)
+    assert worker.exitcode == 130
+    assert not out.exists()
+
+
+def test_reason_on_two_processes(tmp_path: Path, slots: Path, reasoned: Path) -> None:
+    words = launch([str(ROOT / "scripts/reason.py"), *reasoning(slots, tmp_path / "run")])
+    run = subprocess.run(words, env=ENV, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("test videos, look 1") == 1
+    assert (tmp_path / "run/accuracy.csv").read_bytes() == (reasoned / "accuracy.csv").read_bytes()
+    for one in reasoned.rglob("run.json"):
+        other = tmp_path / "run" / one.relative_to(reasoned)
+        assert json.loads(other.read_text())["num_processes"] == 2
+        pair = [load_file(file.parent / "checkpoints/last/model.safetensors") for file in (one, other)]
+        for name, value in pair[0].items():
+            torch.testing.assert_close(pair[1][name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_a_sweep_over_seeds(tmp_path: Path, videos: Path) -> None:
