@@ -33,9 +33,11 @@ class Noise:
         return VIDEOS
 
     def info(self, index: int) -> VideoInfo:
+        """Name and length of a video."""
         return VideoInfo(f"video{index}", FRAMES)
 
     def read(self, index: int, frames: Sequence[int]) -> Sample:
+        """Frames (T,3,H,W) of a video, kept in memory."""
         at = list(frames)
         return {"video": self.videos[index, at], "video_id": f"video{index}", "frame_index": torch.tensor(at)}
 

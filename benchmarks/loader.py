@@ -79,6 +79,7 @@ def pictures(seed: int, count: int, side: int) -> Iterator[np.ndarray]:
 
 
 def encoded(picture: np.ndarray, kind: str) -> bytes:
+    """A picture (H,W,...) uint8 as the bytes of a file of that kind."""
     data = io.BytesIO()
     Image.fromarray(picture).save(data, format=kind)
     return data.getvalue()

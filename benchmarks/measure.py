@@ -80,10 +80,12 @@ class Count(TorchDispatchMode):
 
     @property
     def operations(self) -> float:
+        """Floating-point operations of all operators."""
         return sum(o for o, _, _ in self.operators)
 
     @property
     def bytes(self) -> float:
+        """Bytes that all operators read and write."""
         return sum(b for _, b, _ in self.operators)
 
 
@@ -109,6 +111,7 @@ class Bench:
 
     @property
     def cuda(self) -> bool:
+        """Whether the device is a GPU."""
         return self.device.startswith("cuda")
 
     def least(self, count: Count) -> float:
@@ -155,6 +158,7 @@ def seconds(work: Work, device: str) -> float:
 
 
 def synchronize(device: str) -> None:
+    """Wait until the device has done what it was told."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 

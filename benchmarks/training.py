@@ -77,6 +77,7 @@ def clips(setting: Setting, batch: int, device: str) -> VideoBatch:
 
 
 def autocast(bench: Bench, dtype: torch.dtype | None) -> Any:
+    """Mixed precision in ``dtype``, or nothing for None."""
     return nullcontext() if dtype is None else torch.autocast(bench.device.split(":")[0], dtype)
 
 

@@ -51,6 +51,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, memory: Tensor, mask: Tensor, keys: Tensor | None, causal: bool, weights: bool
     ) -> tuple[Tensor, Tensor | None]:
+        """x (F,N,width) and slots ``memory`` (F,S,width) to x and, with ``weights``, attention (F,N,S)."""
         if self.self_attention is not None:
             x = x + self.self_attention(self.norm1(x), keys, causal)
         update, attention = self.cross_attention(self.norm2(x), memory, mask, weights)
@@ -132,6 +133,7 @@ class RandomARDecoder(Configured, nn.Module):
         self.readout = nn.Identity() if width == feature_dim else nn.Linear(width, feature_dim)
 
     def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
+        """Slots (B,T,S,D), live where ``mask`` (B,T,S), to tokens (B,T,N,C); the module says what the others do."""
         shape = (*slots.shape[:2], self.num_tokens)  # B T N
         _check_tokens(target, shape)
         slots, mask = slots.flatten(0, 1), mask.flatten(0, 1)  # (F,S,D) (F,S), F = B*T frames
@@ -217,6 +219,7 @@ class CausalDecoder(Configured, nn.Module):
         self.readout = nn.Identity() if width == feature_dim else nn.Linear(width, feature_dim)
 
     def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
+        """Slots (B,T,S,D) to tokens (B,T,N,C); ``draws`` choose the orders, without them it is the first."""
         batch, frames = slots.shape[:2]
         _check_tokens(target, (batch, frames, self.num_tokens))
         slots, mask = slots.flatten(0, 1), mask.flatten(0, 1)
@@ -263,6 +266,7 @@ class MLPDecoder(Configured, nn.Module):
         self.mlp = nn.Sequential(*hidden_layers, nn.Linear(widths[-1], feature_dim + 1))
 
     def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
+        """Slots (B,T,S,D) to tokens (B,T,N,C); ``target`` and ``draws`` change nothing."""
         _check_tokens(target, (*slots.shape[:2], self.num_tokens))
         parts = self.mlp(slots[..., None, :] + self.positions)  # (B,T,S,N,C+1)
         alpha = masked_softmax(parts[..., -1], mask[..., None], dim=2)  # (B,T,S,N)
@@ -293,6 +297,7 @@ class SlotMixerDecoder(Configured, nn.Module):
         self.render = nn.Sequential(nn.Linear(slot_dim, hidden), nn.ReLU(), MLP(hidden, hidden, feature_dim))
 
     def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
+        """Slots (B,T,S,D) to tokens (B,T,N,C); ``target`` and ``draws`` change nothing."""
         batch, frames = slots.shape[:2]
         _check_tokens(target, (batch, frames, self.num_tokens))
         slots, mask = slots.flatten(0, 1), mask.flatten(0, 1)

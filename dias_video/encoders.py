@@ -84,6 +84,7 @@ class TimmEncoder(Configured, nn.Module):
 
     @torch.no_grad()
     def features(self, video: Tensor) -> Tensor:
+        """uint8 (B,T,3,H,W) of any size to tokens (B,T,N,C), without gradient."""
         if video.device.type == "cpu":  # for the reason given in ``layers.attend``
             for module in self.vit.modules():
                 if hasattr(module, "fused_attn"):
@@ -162,6 +163,7 @@ class TinyEncoder(Configured, nn.Module):
 
     @torch.no_grad()
     def features(self, video: Tensor) -> Tensor:
+        """uint8 (B,T,3,H,W) of any size to tokens (B,T,N,C), without gradient."""
         return in_pieces(self, video)
 
 
@@ -175,6 +177,7 @@ class ConvBlock(nn.Module):
         self.mlp = MLP(width, 4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,C,h,w) to the same."""
         y = self.mlp(self.norm(self.spatial(x).permute(0, 2, 3, 1)))
         return x + y.permute(0, 3, 1, 2)
 

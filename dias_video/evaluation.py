@@ -57,6 +57,7 @@ class Protocol:
 
     @property
     def ari_name(self) -> str:
+        """What the ARI of this protocol is called in results."""
         return "fg_ari" if self.ignore_background else "ari"
 
     def score(self, table: OverlapTable) -> dict[str, Tensor]:
@@ -231,6 +232,7 @@ class Videos(Dataset[Sample]):
 
     @property
     def video_ids(self) -> list[str]:
+        """The videos' ids, by index."""
         return [self.source.info(index).video_id for index in self.indices]
 
     def num_frames(self, index: int) -> int:

@@ -34,10 +34,12 @@ class GaussianInitializer(Configured, nn.Module):
     def forward(
         self, tokens: Tensor, draws: Draws, boxes: Tensor | None = None, box_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
+        """Queries (B,S,D) for tokens (B,N,D) of the first frame, and which are on (B,S): all."""
         queries = self.reseed(len(tokens), draws)
         return queries, torch.ones(queries.shape[:2], dtype=torch.bool, device=queries.device)
 
     def reseed(self, batch_size: int, draws: Draws) -> Tensor:
+        """Fresh queries (B,S,D) for slots that are off."""
         noise = draws.normal(self.num_slots, self.slot_dim).to(self.mean)  # (B,S,D), drawn always: streams stay aligned
         if not (self.shared or self.training):
             return self.mean.expand(batch_size, -1, -1)
@@ -104,6 +106,7 @@ class BoxInitializer(Configured, nn.Module):
         return queries, mask
 
     def reseed(self, batch_size: int, draws: Draws) -> Tensor:
+        """Fresh queries (B,S,D) for slots that are off, from the learned Gaussians."""
         return self.seed.reseed(batch_size, draws)
 
 

@@ -81,6 +81,7 @@ class Projection(Configured, nn.Module):
             nn.init.orthogonal_(self.place.weight)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Features (...,N,C) to tokens (...,N,D)."""
         features = self.norm(features)
         x = self.hidden(features)
         if self.position is not None:
@@ -169,10 +170,12 @@ class DIAS(Configured, nn.Module):
 
     @property
     def num_slots(self) -> int:
+        """Slots a frame, S."""
         return self.initializer.num_slots
 
     @property
     def slot_dim(self) -> int:
+        """Width of a slot, D."""
         return self.initializer.slot_dim
 
     def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:

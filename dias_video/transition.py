@@ -25,6 +25,7 @@ class Transition(Configured, nn.Module):
         nn.init.zeros_(self.attention.out.bias)
 
     def forward(self, slots: Tensor, mask: Tensor) -> Tensor:
+        """Slots (B,S,D) of a frame, live where ``mask`` (B,S), to queries (B,S,D) of the next; zeros where dead."""
         slots = slots + self.attention(self.norm1(slots), keys=mask)
         slots = slots + self.mlp(self.norm2(slots))
         return slots * mask[..., None]

@@ -16,6 +16,7 @@ from dias_video.simulate.writer import write_dataset
 
 @entry("simulate")
 def main(cfg: DictConfig) -> None:
+    """Write ``cfg.num_videos`` clips of ``cfg.split``, or what of them is missing."""
     variant = instantiate(cfg.simulate, _convert_="all")
     try:
         folder = write_dataset(variant, cfg.root, cfg.split, cfg.num_videos, cfg.seed, cfg.workers)

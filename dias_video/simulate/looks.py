@@ -16,6 +16,7 @@ Color = tuple[float, float, float]  # RGB in [0, 1]
 
 
 def hsv(hue: float, saturation: float, value: float) -> Color:
+    """RGB in [0,1] of a hue (1 is once around), saturation and value in [0,1]."""
     return colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
 
 

@@ -40,6 +40,7 @@ class Cast:
         self.taken = [ground_color]
 
     def uniform(self, low: float, high: float) -> float:
+        """A random number between two."""
         return float(self.rng.uniform(low, high))
 
     def part(self, width: float, shapes: Sequence[str]) -> Part:
@@ -52,10 +53,12 @@ class Cast:
         return Part(shape, (width, width, width * self.uniform(0.8, 1.15)))
 
     def agent(self, part: Part, position: Vector, velocity: Vector = (0.0, 0.0, 0.0), **physics: Any) -> Body:
+        """A red body."""
         color = looks.hsv(self.uniform(-0.015, 0.015), self.uniform(0.85, 1.0), self.uniform(0.75, 1.0))
         return self._body("agent", (part,), position, color, velocity, **physics)
 
     def patient(self, part: Part, position: Vector, velocity: Vector = (0.0, 0.0, 0.0), **physics: Any) -> Body:
+        """A yellow body."""
         color = looks.hsv(self.uniform(0.135, 0.165), self.uniform(0.85, 1.0), self.uniform(0.85, 1.0))
         return self._body("patient", (part,), position, color, velocity, **physics)
 

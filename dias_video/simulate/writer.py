@@ -48,7 +48,9 @@ class Variant(Protocol):
     num_frames: int
     fps: float
 
-    def clip(self, rng: np.random.Generator, index: int) -> Clip: ...
+    def clip(self, rng: np.random.Generator, index: int) -> Clip:
+        """Clip ``index`` of a split, from its own random numbers."""
+        ...
 
 
 def clip_generator(variant: Variant, split: str, seed: int, index: int) -> np.random.Generator:
