@@ -7,58 +7,41 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path("runs/demo")
-DATA = ROOT / "data"
 ASSETS = Path("dias_video/assets")
-STAGES = (
-    ("Simulate toss videos to train on", f"simulate simulate=toss root={DATA} split=train num_videos=48"),
-    ("Simulate unseen toss videos", f"simulate simulate=toss root={DATA} split=val num_videos=16"),
-    ("Simulate contact videos for the dynamics", f"simulate simulate=contact root={DATA} split=training num_videos=42"),
-    ("Simulate contact videos for the readout", f"simulate simulate=contact root={DATA} split=readout num_videos=350"),
-    ("Simulate contact videos for the test", f"simulate simulate=contact root={DATA} split=test num_videos=140"),
-    (
-        "Train DIAS a little further",
-        f"train_video experiment=demo data.root={DATA} checkpoint={ASSETS}/dias out_dir={ROOT}/dias",
-    ),
-    (
-        "Evaluate it beside two baselines",
-        f"evaluate checkpoint={ROOT}/dias/checkpoints/last data=simulated data.root={DATA} out_dir={ROOT}/evaluate",
-    ),
-    (
-        "Look at its slots",
-        f"visualize checkpoint={ROOT}/dias/checkpoints/last data=simulated data.root={DATA} num_videos=4"
-        f" out_dir={ROOT}/gifs",
-    ),
-    *(
-        (
-            f"Cache the slots of contact/{split}",
-            f"cache_slots checkpoint={ROOT}/dias/checkpoints/last data=contact data.root={DATA} split={name}"
-            f" cache={ROOT}/slots/{split}",
-        )
-        for split, name in (("training", "train"), ("readout", "readout"), ("test", "eval"))
-    ),
-    (
-        "Train SlotFormer",
-        f"train_slotformer experiment=demo checkpoint={ASSETS}/slotformer cache={ROOT}/slots/training"
-        f" out_dir={ROOT}/slotformer",
-    ),
-    (
-        "Predict the future",
-        f"rollout checkpoint={ROOT}/slotformer/checkpoints/last cache={ROOT}/slots/test out_dir={ROOT}/rollout",
-    ),
-    (
-        "Will they touch?",
-        f"reason dynamics={ROOT}/slotformer/checkpoints/last readout_cache={ROOT}/slots/readout"
-        f" test_cache={ROOT}/slots/test out_dir={ROOT}/reason",
-    ),
-)
+DATA, SLOTS = ROOT / "data", ROOT / "slots"
+DIAS, SLOTFORMER = ROOT / "dias/checkpoints/last", ROOT / "slotformer/checkpoints/last"
+CACHE = f"cache_slots checkpoint={DIAS} data=contact data.root={DATA}"
+STAGES = {
+    "Simulate toss videos to train on": f"simulate simulate=toss root={DATA} split=train num_videos=48",
+    "Simulate unseen toss videos": f"simulate simulate=toss root={DATA} split=val num_videos=16",
+    "Simulate contact videos for the dynamics": f"simulate simulate=contact root={DATA} split=training num_videos=42",
+    "Simulate contact videos for the readout": f"simulate simulate=contact root={DATA} split=readout num_videos=350",
+    "Simulate contact videos for the test": f"simulate simulate=contact root={DATA} split=test num_videos=140",
+    "Train DIAS a little further": f"train_video experiment=demo data.root={DATA} checkpoint={ASSETS}/dias"
+    f" out_dir={ROOT}/dias",
+    "Evaluate it beside two baselines": f"evaluate checkpoint={DIAS} data=simulated data.root={DATA}"
+    f" out_dir={ROOT}/evaluate",
+    "Look at its slots": f"visualize checkpoint={DIAS} data=simulated data.root={DATA} out_dir={ROOT}/gifs"
+    " num_videos=4",
+    "Cache the slots of contact/training": f"{CACHE} split=train cache={SLOTS}/training",
+    "Cache the slots of contact/readout": f"{CACHE} split=readout cache={SLOTS}/readout",
+    "Cache the slots of contact/test": f"{CACHE} split=eval cache={SLOTS}/test",
+    "Train SlotFormer": f"train_slotformer experiment=demo checkpoint={ASSETS}/slotformer cache={SLOTS}/training"
+    f" out_dir={ROOT}/slotformer",
+    "Predict the future": f"rollout checkpoint={SLOTFORMER} cache={SLOTS}/test out_dir={ROOT}/rollout",
+    "Will they touch?": f"reason dynamics={SLOTFORMER} readout_cache={SLOTS}/readout test_cache={SLOTS}/test"
+    f" out_dir={ROOT}/reason",
+}
 
 
 def run(command: str) -> float:
@@ -73,73 +56,60 @@ def run(command: str) -> float:
     return time.perf_counter() - started
 
 
-def scores() -> list[str]:
-    """The evaluation as a table: the model and the baselines, both protocols."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; numbers that are not whole get three digits."""
+    lines = [header, ["---"] * len(header)]
+    lines += [[f"{float(x):.3f}" if re.search(r"\d[.e]", x) else x for x in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def scores() -> str:
+    """The evaluation: the model and the baselines, both protocols."""
     metrics = json.loads((ROOT / "evaluate/metrics.json").read_text())
     columns = ("video-fg/fg_ari", "video-fg/mbo", "video-fg/miou", "ocb/ari", "ocb/mbo", "ocb/miou")
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, prefix in (
-        ("DIAS", ""),
-        ("first boxes held fixed", "baselines/boxes_fixed/"),
-        ("k-means", "baselines/kmeans/"),
-    ):
-        values = [f"{metrics[prefix + c]:.3f}" if prefix + c in metrics else "" for c in columns]
-        lines.append(f"| {name} | " + " | ".join(values) + " |")
-    return lines
+    names = {"": "DIAS", "baselines/boxes_fixed/": "first boxes held fixed", "baselines/kmeans/": "k-means"}
+    rows = [[name, *(str(metrics.get(prefix + c, "")) for c in columns)] for prefix, name in names.items()]
+    return table(["", *columns], rows)
 
 
-def table(file: Path, keep: dict[str, str], columns: tuple[str, ...]) -> list[str]:
-    """Some rows and columns of a csv file as a table."""
+def selected(file: Path, columns: Sequence[str], scenario: str | None = None) -> str:
+    """Some columns of a csv file; of one scenario, if it is named."""
     with file.open() as handle:
-        rows = [row for row in csv.DictReader(handle) if all(row[k] == v for k, v in keep.items())]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for row in rows:
-        shown = (row[c] if not _is_number(row[c]) or row[c].isdigit() else f"{float(row[c]):.3f}" for c in columns)
-        lines.append("| " + " | ".join(shown) + " |")
-    return lines
+        rows = [row for row in csv.DictReader(handle) if scenario in (None, row.get("scenario"))]
+    return table(columns, [[row[c] for c in columns] for row in rows])
 
 
 def summary(seconds: dict[str, float]) -> str:
     """The page that the demo ends with."""
-    gifs = [f"![{g.stem}]({g.relative_to(ROOT)})" for g in sorted(ROOT.glob("gifs/*.gif"))]
-    futures = [f"![{g.stem}]({g.relative_to(ROOT)})" for g in sorted(ROOT.glob("rollout/gifs/*.gif"))]
+    gifs, futures = (
+        [f"![{g.stem}]({g.relative_to(ROOT)})" for g in sorted(ROOT.glob(f"{folder}/*.gif"))]
+        for folder in ("gifs", "rollout/gifs")
+    )
+    curves = ("step", "model", "repeat_last", "constant_velocity", "oracle")
+    accuracies = ("kind", "predicted_frames", "accuracy", "low", "high", "videos")
     parts = [
         "# What the demo did",
         "## Objects: unseen toss videos, first-frame boxes given",
-        *scores(),
+        scores(),
         "\nFrames, slots in colours that stay with their object, true boxes:\n",
         *gifs,
         "\n## Futures: normalised error of predicted slots, by step",
-        *table(ROOT / "rollout/rollout_error.csv", {}, ("step", "model", "repeat_last", "constant_velocity", "oracle")),
+        selected(ROOT / "rollout/rollout_error.csv", curves),
         "\n![error](rollout/rollout_error.png)\n\nObserved, true future, predicted:\n",
         *futures,
         "\n## Contact: accuracy on unseen test videos",
-        *table(
-            ROOT / "reason/accuracy.csv",
-            {"scenario": "all"},
-            ("kind", "predicted_frames", "accuracy", "low", "high", "videos"),
-        ),
+        selected(ROOT / "reason/accuracy.csv", accuracies, "all"),
         "\n![accuracy](reason/accuracy.png)\n\n## Time",
-        "| stage | seconds |\n|---|---|",
-        *(f"| {name} | {value:.0f} |" for name, value in seconds.items()),
-        f"| all | {sum(seconds.values()):.0f} |",
+        table(("stage", "seconds"), [(k, f"{v:.0f}") for k, v in [*seconds.items(), ("all", sum(seconds.values()))]]),
     ]
     return "\n".join(parts) + "\n"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def main() -> None:
     """Run every stage and write the summary."""
     shutil.rmtree(ROOT, ignore_errors=True)
     seconds: dict[str, float] = {}
-    for number, (name, command) in enumerate(STAGES, 1):
+    for number, (name, command) in enumerate(STAGES.items(), 1):
         print(f"\n[{number}/{len(STAGES)}] {name}\n$ python scripts/{command}", flush=True)
         seconds[name] = run(command)
     (ROOT / "summary.md").write_text(summary(seconds))
