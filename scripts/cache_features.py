@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from _main import entry
-from accelerate import PartialState
+from accelerate import Accelerator
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
         raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
     if cfg.split not in cfg.data:
         raise ValueError(f"data has no split {cfg.split!r}; choose train or eval")
-    processes = PartialState(cpu=cfg.device == "cpu")
+    processes = Accelerator(cpu=cfg.device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
     device = torch.device(cfg.device) if cfg.device else processes.device
     source = instantiate(cfg.data[cfg.split])
     encoder = DIAS.from_pretrained(cfg.checkpoint).encoder if cfg.checkpoint else instantiate(cfg.model.encoder)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from _main import entry
-from accelerate import PartialState
+from accelerate import Accelerator
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.split not in cfg.data or "_target_" not in cfg.data[cfg.split]:
         splits = [name for name, value in cfg.data.items() if isinstance(value, DictConfig) and "_target_" in value]
         raise ValueError(f"this data has no split {cfg.split!r}; choose from {', '.join(map(str, splits))}")
-    processes = PartialState(cpu=cfg.device == "cpu")
+    processes = Accelerator(cpu=cfg.device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
     device = torch.device(cfg.device) if cfg.device else processes.device
     model = DIAS.from_pretrained(cfg.checkpoint).to(device).eval()
     source: VideoSource = instantiate(cfg.data[cfg.split])
