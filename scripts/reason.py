@@ -76,7 +76,7 @@ class Reasoning:
             ends = {name: futures(cache, model, observed, max(points), progress=bar) for name, cache in caches.items()}
             if self.probe is not None:
                 ends = {name: end.with_places(self.probe) for name, end in ends.items()}
-            fitted_on = sha256(caches["readout"].path / "index.safetensors")
+            fitted_on = caches["readout"].identity
             settings = settings_of(self.candidates, points=points, seeds=seeds, observed=observed, readout=fitted_on)
             checkpoint = sha256(Path(folder) / "model.safetensors")
             # Before the first score, and by the main process alone, which reports it.
