@@ -5,6 +5,7 @@ Every stage is a command that a user could type; each is printed before it runs.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import re
@@ -20,26 +21,26 @@ ROOT = Path("runs/demo")
 ASSETS = Path("dias_video/assets")
 DATA, SLOTS = ROOT / "data", ROOT / "slots"
 DIAS, SLOTFORMER = ROOT / "dias/checkpoints/last", ROOT / "slotformer/checkpoints/last"
-CACHE = f"cache_slots checkpoint={DIAS} data=contact data.root={DATA}"
+CACHE = f"cache_slots.py checkpoint={DIAS} data=contact data.root={DATA}"
 STAGES = {
-    "Simulate toss videos to train on": f"simulate simulate=toss root={DATA} split=train num_videos=48",
-    "Simulate unseen toss videos": f"simulate simulate=toss root={DATA} split=val num_videos=16",
-    "Simulate contact videos for the dynamics": f"simulate simulate=contact root={DATA} split=training num_videos=42",
-    "Simulate contact videos for the readout": f"simulate simulate=contact root={DATA} split=readout num_videos=350",
-    "Simulate contact videos for the test": f"simulate simulate=contact root={DATA} split=test num_videos=140",
-    "Train DIAS a little further": f"train_video experiment=demo data.root={DATA} checkpoint={ASSETS}/dias"
+    "Simulate toss videos to train on": f"simulate.py simulate=toss root={DATA} split=train num_videos=48",
+    "Simulate unseen toss videos": f"simulate.py simulate=toss root={DATA} split=val num_videos=16",
+    "Simulate contact videos for dynamics": f"simulate.py simulate=contact root={DATA} split=training num_videos=42",
+    "Simulate contact videos for readouts": f"simulate.py simulate=contact root={DATA} split=readout num_videos=350",
+    "Simulate contact videos for tests": f"simulate.py simulate=contact root={DATA} split=test num_videos=140",
+    "Train DIAS a little further": f"train_video.py experiment=demo data.root={DATA} checkpoint={ASSETS}/dias"
     f" out_dir={ROOT}/dias",
-    "Evaluate it beside two baselines": f"evaluate checkpoint={DIAS} data=simulated data.root={DATA}"
+    "Evaluate it beside two baselines": f"evaluate.py checkpoint={DIAS} data=simulated data.root={DATA}"
     f" out_dir={ROOT}/evaluate",
-    "Look at its slots": f"visualize checkpoint={DIAS} data=simulated data.root={DATA} out_dir={ROOT}/gifs"
+    "Look at its slots": f"visualize.py checkpoint={DIAS} data=simulated data.root={DATA} out_dir={ROOT}/gifs"
     " num_videos=4",
     "Cache the slots of contact/training": f"{CACHE} split=train cache={SLOTS}/training",
     "Cache the slots of contact/readout": f"{CACHE} split=readout cache={SLOTS}/readout",
     "Cache the slots of contact/test": f"{CACHE} split=eval cache={SLOTS}/test",
-    "Train SlotFormer": f"train_slotformer experiment=demo checkpoint={ASSETS}/slotformer cache={SLOTS}/training"
+    "Train SlotFormer": f"train_slotformer.py experiment=demo checkpoint={ASSETS}/slotformer cache={SLOTS}/training"
     f" out_dir={ROOT}/slotformer",
-    "Predict the future": f"rollout checkpoint={SLOTFORMER} cache={SLOTS}/test out_dir={ROOT}/rollout",
-    "Will they touch?": f"reason dynamics={SLOTFORMER} readout_cache={SLOTS}/readout test_cache={SLOTS}/test"
+    "Predict the future": f"rollout.py checkpoint={SLOTFORMER} cache={SLOTS}/test out_dir={ROOT}/rollout",
+    "Will they touch?": f"reason.py dynamics={SLOTFORMER} readout_cache={SLOTS}/readout test_cache={SLOTS}/test"
     # Few clips: from most random beginnings a readout does not find the roles.
     " readout.epochs=80 readout.restarts=8"
     f" out_dir={ROOT}/reason",
@@ -49,7 +50,7 @@ STAGES = {
 def run(command: str) -> float:
     """Run a script of this folder and return the seconds it took."""
     script, *arguments = shlex.split(command)
-    words = [sys.executable, f"scripts/{script}.py", *arguments]
+    words = [sys.executable, f"scripts/{script}", *arguments]
     if script.startswith("train"):
         words[1:1] = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
     started = time.perf_counter()
@@ -109,6 +110,7 @@ def summary(seconds: dict[str, float]) -> str:
 
 def main() -> None:
     """Run every stage and write the summary."""
+    argparse.ArgumentParser(description=__doc__).parse_args()  # takes nothing, but --help must not start it
     shutil.rmtree(ROOT, ignore_errors=True)
     seconds: dict[str, float] = {}
     for number, (name, command) in enumerate(STAGES.items(), 1):
