@@ -21,8 +21,15 @@ def device_of(name: str | None) -> torch.device:
 
 
 def folders(value: str | ListConfig) -> list[str]:
-    """One folder or several, ``[a,b,c]``, as a list."""
-    return [value] if isinstance(value, str) else [str(folder) for folder in value]
+    """One folder or several, ``[a,b,c]``, as a list.
+
+    Raises:
+        ValueError: the list is empty.
+    """
+    named = [value] if isinstance(value, str) else [str(folder) for folder in value]
+    if not named:
+        raise ValueError("the list of trained models is empty; name at least one folder")
+    return named
 
 
 def dias_of(cache: SlotCache, folder: str | None, device: torch.device) -> DIAS:

@@ -17,9 +17,11 @@ KINDS |= {ListConfig: "a list, [a,b]", DictConfig: "a group of options, {name: v
 # Options that are null or missing in the configs, whose kind can't be read off there.
 TEXTS = ("root", "out_dir", "cache", "path", "split", "checkpoint", "video", "predictions", "file", "device", "dias")
 TEXTS += ("val_cache", "readout_cache", "test_cache", "frozen_split", "human", "weights", "metric", "annotations")
+TEXTS += ("dynamics",)
 INTEGERS = ("num_videos", "max_videos", "max_frames", "workers", "num_workers", "predicted_frames", "observed_frames")
 INTEGERS += ("schedule_steps", "slot_dim")
-SEVERAL = (("rollout", "checkpoint"),)  # scripts' options that take a list of what they take
+SEVERAL = (("rollout", "checkpoint"), ("reason", "dynamics"))  # scripts' options that take a list of what they take
+MAY_BE_NULL = ("visualize", "num_videos")  # though its default is a number
 
 
 def check_types(config_name: str, cfg: DictConfig) -> None:
@@ -33,11 +35,14 @@ def check_types(config_name: str, cfg: DictConfig) -> None:
     loader = GlobalHydra.instance().config_loader()
     choices = [word for word, p in zip(words, parsed, strict=True) if loader.get_group_options(p.key_or_group)]
     defaults = compose(config_name, choices)
+    stated: Any = OmegaConf.to_container(defaults, resolve=False)  # options of the script itself; objects check theirs
     for override in parsed:
         option = override.key_or_group
         value = OmegaConf.select(cfg, option)
         if override.is_delete() or override.is_add() or loader.get_group_options(option):
             continue
+        if value is None and stated.get(option) is not None and (config_name, option) != MAY_BE_NULL:
+            raise ValueError(f"{option} must not be null")
         for one in value if (config_name, option) in SEVERAL and isinstance(value, ListConfig) else [value]:
             _check(option, OmegaConf.select(defaults, option), one)
 
@@ -60,3 +65,5 @@ def _check(option: str, default: Any, value: Any) -> None:
         raise ValueError(f"{option} must be {KINDS[kind]}, got {value!r}")
     if kind in (int, float) and value < 0 and not (default is not None and default < 0):
         raise ValueError(f"{option} must not be negative, got {value!r}")
+    for one in value if kind is ListConfig and default else ():
+        _check(option, default[0], one)

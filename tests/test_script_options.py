@@ -88,9 +88,17 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("train_slotformer", ("cache=x", "trainer.ema=2"), "ema must be a number"),
     ("evaluate", ("max_frames=1.5",), "error: max_frames must be an integer, got 1.5"),
     ("visualize", ("video=/nowhere.mp4",), "/nowhere.mp4"),
+    ("visualize", ("data=simulated",), "error: data.root is missing; add data.root=<value> to the command"),
     ("whiten_encoder", ("videos=-1",), "error: videos must not be negative, got -1"),
     ("rollout", ("gifs=1.5",), "error: gifs must be an integer, got 1.5"),
     ("rollout", ("checkpoint=[x,3]",), "error: checkpoint must be text, got 3"),
+    ("rollout", ("checkpoint=null",), "error: checkpoint must not be null"),
+    ("rollout", ("checkpoint=[]",), "error: the list of trained models is empty"),
+    ("rollout", ("batch_size=null",), "error: batch_size must not be null"),
+    ("reason", ("dynamics=1.5",), "error: dynamics must be text, got 1.5"),
+    ("reason", ("readouts=null",), "error: readouts must not be null"),
+    ("reason", ("readouts=[0]",), "error: readouts must be a group of options, {name: value}, got 0"),
+    ("reason", ("predicted_frames=[4,-3]",), "error: predicted_frames must not be negative, got -3"),
     ("train_slotformer", ("cache=x", "val_cache=3"), "error: val_cache must be text, got 3"),
     ("rollout", ("device=fast",), "error: device must be a device such as cpu"),
     ("inspect_data", ("data=1.5", "data.root=x"), "Config group override must be a string"),
@@ -104,6 +112,7 @@ def test_a_wrong_option_is_named(tmp_path: Path, name: str, words: tuple[str, ..
         "train_video": ("data.root=x",),
         "evaluate": ("data.root=x", "checkpoint=x"),
         "rollout": ("checkpoint=x", "cache=x"),
+        "reason": ("dynamics=x", "readout_cache=x", "test_cache=x"),
         "whiten_encoder": ("checkpoint=x", "data.root=x"),
     }
     out = () if name == "inspect_cache" else (f"out_dir={tmp_path / 'out'}",)
@@ -112,6 +121,15 @@ def test_a_wrong_option_is_named(tmp_path: Path, name: str, words: tuple[str, ..
     assert code == 1, output
     assert message in sentence(output)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in (ROOT / "configs").glob("*.yaml")} - {"hydra_defaults"}))
+def test_help_shows_commands_and_what_every_option_is(name: str) -> None:
+    code, output = run(name, "--help")
+    assert code == 0, output
+    assert f"python scripts/{name}.py " in output
+    for line in (ROOT / f"configs/{name}.yaml").read_text().splitlines():
+        assert line in output
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
