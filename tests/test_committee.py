@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from processes import rows
 from test_contact import easy, with_places
+from torch import nn
 from torch.nn import functional as F
 
 from dias_video.batch import Draws
+from dias_video.engine import Trainer
 from slotformer.committee import Committee, Parts
 from slotformer.contact import FORMS
-from slotformer.fitting import FittedReadouts, ReadoutSettings, Runs, fit
+from slotformer.fitting import FittedReadouts, ReadoutSettings, Runs, fit, stratified_parts
 
 FOLDS, RESTARTS, V, D = 3, 2, 10, 5
 SETTINGS = ReadoutSettings(epochs=4, folds=FOLDS, restarts=RESTARTS, hidden=7, batch_size=4)
@@ -124,3 +129,87 @@ def test_wrong_settings_are_named() -> None:
     for name, value in (("epochs", 0), ("folds", 1), ("lr", -1.0), ("weight_decay", "much"), ("form", "magic")):
         with pytest.raises(ValueError, match=rf"readouts?\.{name} must be"):
             replace(SETTINGS, **{name: value})
+
+
+def test_slots_are_standardised_by_those_that_live() -> None:
+    """Channel by channel, whatever the dead ones hold."""
+    data = easy(videos=V)
+    data.slots[..., 1] *= 20
+    data.mask = torch.rand(data.mask.shape, generator=torch.Generator().manual_seed(1)) > 0.4
+    data.slots = torch.where(data.mask[..., None], data.slots, -50.0)
+    live = data.slots.numpy()[data.mask.numpy()]
+    made = Committee(D, "roles", 7, 0, FOLDS, RESTARTS)
+    made.standardise(data)
+    for number in range(FOLDS * RESTARTS):
+        readout = made.member(number)
+        assert np.allclose(readout.mean, live.mean(0), rtol=1e-4, atol=1e-5)
+        assert np.allclose(readout.scale, live.std(0, ddof=1), rtol=1e-4)
+
+
+def test_a_fit_is_its_best_checkpoint_judged_on_the_parts_of_its_seed(tmp_path: Path) -> None:
+    data, settings = easy(videos=20), replace(SETTINGS, epochs=8, lr=0.3, restarts=3)
+    fitted = fit(data, [settings], 5, Runs(tmp_path))
+    assert isinstance(fitted, FittedReadouts)
+    losses = {row["step"]: row["val/loss"] for row in rows(tmp_path) if "val/loss" in row}
+    assert len(losses) == 10
+    best = min(losses, key=lambda step: losses[step])
+    assert best < max(losses)  # what is kept is not simply the last
+    assert (tmp_path / "checkpoints/best").resolve().name == f"step_{best:06d}"
+    made = Committee.from_pretrained(tmp_path / "checkpoints/best").eval()
+    videos = Parts(data, torch.from_numpy(stratified_parts(data, FOLDS, 5)))
+    chosen, logits = made.held_out(videos)
+    assert chosen.tolist() != [3 * part for part in range(FOLDS)]  # nor the first of a part
+    for number, readout in zip(chosen.tolist(), fitted.readouts, strict=True):
+        expected = made.member(number).state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in readout.state_dict().items())
+    right = (logits > fitted.threshold) == data.label.bool()
+    assert fitted.validation_accuracy == right.double().mean()
+    assert fitted.validation_loss == pytest.approx(losses[best], rel=1e-5)
+    assert fitted.validation_loss == pytest.approx(F.binary_cross_entropy_with_logits(logits, data.label).item())
+
+
+def test_settings_mean_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 videos in batches of 6 are four steps an epoch."""
+    seen, begin = [], Trainer.fit
+
+    def noted(trainer: Trainer, model: Committee, *others: Any) -> Path:
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        seen.append((trainer, weights))
+        return begin(trainer, model, *others)
+
+    monkeypatch.setattr(Trainer, "fit", noted)
+    settings = replace(SETTINGS, epochs=6, batch_size=6, lr=0.07, weight_decay=0.4)
+    for seed in (3, 4):
+        fit(easy(videos=20), [settings], seed, Runs(tmp_path / str(seed)))
+    trainer, weights = seen[0]
+    assert (trainer.max_steps, trainer.batch_size, trainer.seed, seen[1][0].seed) == (24, 6, 3, 4)
+    assert (trainer.optimization.lr, trainer.optimization.weight_decay) == (0.07, 0.4)
+    assert trainer.optimization.clip is None  # a common norm would tie the members to each other
+    assert trainer.saving.every == 3  # at most ten times
+    name = "members.0.roles.weight"
+    assert weights[name].shape == (2, D)
+    assert len([key for key in weights if key.endswith("roles.weight")]) == FOLDS * RESTARTS
+    for other in (weights[name.replace("0", "1")], seen[1][1][name]):  # every restart and seed begins elsewhere
+        assert not torch.allclose(weights[name], other)
+
+
+class Channel(nn.Module):
+    """A readout whose logit is one channel of the first slot."""
+
+    def __init__(self, channel: int) -> None:
+        super().__init__()
+        self.channel = channel
+
+    def forward(self, slots: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return slots[:, 0, 0, self.channel]
+
+
+def test_readouts_answer_with_their_mean_logit_and_threshold() -> None:
+    data = easy(videos=4)
+    data.slots[:, 0, 0, 0] = torch.tensor([1.0, 6.0, -3.0, 2.0])
+    data.slots[:, 0, 0, 1] = torch.tensor([2.0, -2.0, 9.0, 2.5])
+    data.label = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    readouts: Any = [Channel(0), Channel(1)]
+    fitted = FittedReadouts(readouts, 1.75, 0.0, 0.0, SETTINGS)
+    assert fitted.logits(data).tolist() == [1.5, 2.0, 3.0, 2.25]
+    assert fitted.correct(data).tolist() == [1, 0, 1, 1]

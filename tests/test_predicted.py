@@ -113,13 +113,38 @@ def test_a_half_written_batch_is_predicted_as_a_whole(
         assert torch.equal(resumed.read(name)[0], whole.read(name)[0])
 
 
+def test_batches_change_no_error(cache: SlotCache) -> None:
+    """Nor the count of births, of which every video here has some."""
+    model = build()
+    one, all_at_once = (cache_errors(model, cache, STEPS, batch_size) for batch_size in (1, 9))
+    assert one.video_id == all_at_once.video_id == ["v2", "v4"]
+    assert one.births.tolist() == all_at_once.births.tolist()
+    assert one.births.min() > 0
+    assert one.scored.tolist() == all_at_once.scored.tolist()
+    for name, values in one.errors.items():
+        assert np.allclose(values, all_at_once.errors[name], rtol=1e-4, equal_nan=True)
+
+
+def test_predictions_name_the_model_whose_slots_they_are(tmp_path: Path) -> None:
+    """It decodes them, so a rollout's slots are pictured as an encoded cache's are."""
+    made_by = {"checkpoint": "runs/dias", "checkpoint_sha256": "abc"}
+    with SlotCacheWriter(tmp_path / "cache", protocol={"seed": 4}, **made_by) as writer:
+        writer.write("v", torch.ones(9, S, D), torch.ones(9, S, dtype=torch.bool))
+    cache = SlotCache(tmp_path / "cache")
+    header = predict_cache(build(), cache, tmp_path / "predicted", STEPS, dynamics="xyz").header
+    expected = {**made_by, "source": cache.identity, "burn_in": BURN_IN, "stride": STRIDE, "steps": STEPS}
+    assert {name: header[name] for name in (*expected, "dynamics")} == {**expected, "dynamics": "xyz"}
+    assert "protocol" not in header  # they were made by another
+
+
 def test_content_is_part_of_a_caches_identity(tmp_path: Path) -> None:
-    for name, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
-        with SlotCacheWriter(tmp_path / name) as writer:
+    """And its header, which says what made it."""
+    for name, value, data in (("a", 1.0, "x"), ("b", 1.0, "x"), ("c", 2.0, "x"), ("d", 1.0, "y")):
+        with SlotCacheWriter(tmp_path / name, data=data) as writer:
             writer.write("v", torch.full((2, S, D), value), torch.ones(2, S, dtype=torch.bool))
-    a, b, c = (SlotCache(tmp_path / name).identity for name in "abc")
+    a, b, c, d = (SlotCache(tmp_path / name).identity for name in "abcd")
     assert a == b
-    assert a != c
+    assert len({a, c, d}) == 3
 
 
 def script(*words: str) -> str:

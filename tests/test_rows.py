@@ -115,3 +115,10 @@ def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone(
         assert compare.score(OmegaConf.create(options), "full", 7) == {"video-fg/mbo": 0.25}
     first, again, evaluation = ("train_video", False), ("train_video", True), ("evaluate", False)
     assert ran == [first, again, evaluation, again, evaluation]
+
+
+def test_a_cell_has_the_sample_deviation_of_several_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(CONFIGS.parent / "scripts")
+    compare = importlib.import_module("compare")
+    assert compare.cell([0.25]) == "0.250"
+    assert compare.cell([0.1, 0.3]) == "0.200 ± 0.141"

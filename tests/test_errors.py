@@ -1,0 +1,86 @@
+"""Errors over several models, batches and whole caches, and what is watched of them while a dynamics model trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_slots import toy_cache
+
+from slotformer.cache import SlotCache, SlotCacheWriter
+from slotformer.errors import RolloutErrors, over_models, ratio_interval, slot_statistics
+from slotformer.rollouter import SlotFormer
+from slotformer.validation import RolloutValidation, cache_errors, longest_rollout
+
+NAN = float("nan")
+SIZE = {"burn_in": 3, "rollout": 2, "stride": 2, "width": 8, "layers": 1, "heads": 2}
+
+
+def of_model(model: list[list[float]]) -> RolloutErrors:
+    """Three videos, two steps; on the last video nothing is scored at the second step."""
+    errors = {
+        "model": model,
+        "repeat_last": [[0.4, 0.5], [0.6, 1.5], [0.8, NAN]],
+        "constant_velocity": [[1.0, 2.0], [3.0, 4.0], [5.0, NAN]],
+        "oracle": [[0.1, NAN], [0.3, NAN], [NAN, NAN]],  # of two videos at the first step
+    }
+    values = {name: np.array(value) for name, value in errors.items()}
+    return RolloutErrors(["a", "b", "c"], values, np.zeros(3, int), np.array([9, 5]))
+
+
+def test_several_models_by_hand() -> None:
+    one, other = of_model([[0.1, 0.3], [0.2, 0.5], [0.6, NAN]]), of_model([[0.3, 0.1], [0.4, 0.3], [0.8, NAN]])
+    first, second = over_models([one, other])
+    assert first["model"] == pytest.approx(0.4)  # of 0.3 and 0.5
+    assert first["model_std"] == pytest.approx(0.2 / 2**0.5)
+    assert first["model_relative"] == pytest.approx(0.4 / 0.6)
+    assert first["model_relative_std"] == pytest.approx(0.2 / 0.6 / 2**0.5)
+    assert first["oracle"] == pytest.approx(0.2)
+    assert first["oracle_relative"] == pytest.approx(0.2 / 0.5)  # on its own two videos
+    assert second["model"] == pytest.approx(0.3)  # of 0.4 and 0.2, each over two videos
+    assert second["model_relative"] == pytest.approx(0.3)
+    assert np.isnan(second["oracle"])
+    assert [(row["step"], row["videos"], row["scored_slots"]) for row in (first, second)] == [(1, 3, 9), (2, 2, 5)]
+    assert over_models([one])[0]["model_std"] == 0
+
+
+def test_a_ratio_is_over_videos_where_both_are_known() -> None:
+    assert ratio_interval(np.array([1.0, 2.0, NAN]), np.array([NAN, 4.0, 9.0])) == (0.5, 0.5, 0.5)
+
+
+def write(path: Path, lengths: tuple[int, ...]) -> SlotCache:
+    """Videos of those lengths; every slot of the n-th is n."""
+    with SlotCacheWriter(path, dtype="fp32") as writer:
+        for number, frames in enumerate(lengths):
+            writer.write(f"v{number}", torch.full((frames, 2, 4), float(number)), torch.ones(frames, 2).bool())
+    return SlotCache(path)
+
+
+def test_the_longest_rollout_is_that_of_the_shortest_video_with_a_future(tmp_path: Path) -> None:
+    model = SlotFormer(4, **SIZE)
+    assert longest_rollout(write(tmp_path / "a", (6, 13, 9)), model) == 2  # frames 0 2 4 | 6 8 of 9; 6 have no future
+    with pytest.raises(ValueError, match="no video is longer than the 3 frames of context, 2 apart"):
+        longest_rollout(write(tmp_path / "b", (6, 5)), model)
+
+
+def test_statistics_come_from_all_over_the_cache(tmp_path: Path) -> None:
+    cache = write(tmp_path / "c", (2, 2, 2, 2, 2, 2))
+    assert slot_statistics(cache)[0].tolist() == [2.5] * 4
+    assert slot_statistics(cache, max_videos=3)[0].tolist() == pytest.approx([7 / 3] * 4)  # videos 0, 2 and 5
+
+
+@pytest.mark.parametrize(("frames", "steps"), [(15, 2), (7, 1)])
+def test_what_is_watched_is_the_error_at_the_end_of_a_training_rollout(tmp_path: Path, frames: int, steps: int) -> None:
+    """Or of the longest that the videos allow."""
+    cache = toy_cache(tmp_path / "cache", 5, num_frames=frames)
+    torch.manual_seed(0)
+    model = SlotFormer(cache.slot_dim, **SIZE).eval()
+    found = RolloutValidation(cache)(model, step=8)
+    errors = cache_errors(model, cache, steps).errors
+    last = {name: errors[name][:, steps - 1].mean() for name in ("model", "repeat_last")}
+    assert found == pytest.approx(
+        {"val/error": last["model"], "val/relative_error": last["model"] / last["repeat_last"]}
+    )
+    assert last["repeat_last"] != pytest.approx(errors["constant_velocity"][:, steps - 1].mean())

@@ -1,0 +1,128 @@
+"""Scores and GIFs of predicted masks, and the oracle's errors: which frame is compared with which."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from slotformer.cache import SlotCache, SlotCacheWriter
+from slotformer.rollouter import SlotFormer
+
+BURN_IN, STRIDE, STEPS, SIZE = 2, 3, 4, (4, 5)
+FRAMES = (BURN_IN + STEPS - 1) * STRIDE + 1  # raw: 0 and 3 are observed, 6, 9, 12 and 15 are the future
+MODEL = {"burn_in": BURN_IN, "rollout": 2, "stride": STRIDE, "width": 8, "layers": 1, "heads": 2}
+
+
+def drawn(columns: Tensor) -> Tensor:
+    """Masks (T,H,W): object 1 is the column that is named for a frame."""
+    return (torch.arange(SIZE[1]) == columns[:, None, None]).expand(-1, *SIZE).int()
+
+
+def column(frame: Tensor) -> Tensor:
+    """Where the object really is at a raw frame: it moves one column every STRIDE frames."""
+    return (frame // STRIDE) % SIZE[1]
+
+
+class Videos:
+    """The source: masks of the object at the frames asked for."""
+
+    def read(self, name: str, frames: range) -> dict[str, Any]:
+        at = torch.tensor(list(frames))
+        assert at.tolist() == list(range(0, FRAMES, STRIDE))
+        grey = torch.zeros(len(at), 3, *SIZE, dtype=torch.uint8)
+        return {"video": grey, "video_id": name, "frame_index": at, "masks": drawn(column(at)).short()}
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script's module; a slot's first channel tells the column that it is decoded to."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    module = importlib.import_module("_futures")
+
+    def decoded(dias: object, slots: Tensor, mask: Tensor, track_id: Tensor, size: tuple[int, int]) -> Tensor:
+        assert size == SIZE
+        return drawn(slots[:, 0, 0].round().long())
+
+    monkeypatch.setattr(module, "decode_masks", decoded)
+    return module
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> SlotCache:
+    """Two videos whose slots hold the true column at every frame, and one that is too short."""
+    with SlotCacheWriter(tmp_path / "cache", dtype="fp32") as writer:
+        for name, frames in (("a", FRAMES), ("b", FRAMES + 2), ("short", FRAMES - 1)):
+            slots = column(torch.arange(frames))[:, None, None].expand(-1, 1, 3).float() + 0.1
+            writer.write(name, slots, torch.ones(frames, 1, dtype=torch.bool))
+    return SlotCache(tmp_path / "cache")
+
+
+def foretold(path: Path, columns: tuple[int, ...]) -> SlotCache:
+    """Predictions of the columns at the future frames."""
+    about = {"burn_in": BURN_IN, "stride": STRIDE, "steps": STEPS}
+    with SlotCacheWriter(path, dtype="fp32", **about) as writer:
+        for name in ("a", "b", "short"):
+            slots = torch.tensor(columns)[:, None, None].expand(-1, 1, 3).float()
+            writer.write(name, slots, torch.ones(STEPS, 1, dtype=torch.bool))
+    return SlotCache(path)
+
+
+def test_every_predicted_frame_is_scored_against_its_own(
+    pictures: ModuleType, cache: SlotCache, tmp_path: Path
+) -> None:
+    """The truth is in columns 2, 3, 4, 0; one model is right at all steps, another at the second alone.
+
+    Where a mask is wrong the object's 4 cells are best overlapped by the 16 of the predicted background.
+    """
+    futures = [foretold(tmp_path / "0", (2, 3, 4, 0)), foretold(tmp_path / "1", (0, 3, 1, 2))]
+    cfg = SimpleNamespace(masks=9, gifs=1, fps=3)
+    about = pictures.pictures(cfg, futures, None, cache, Videos(), tmp_path)
+    assert about["masks_of_videos"] == 2  # the short one has no true future
+    with (tmp_path / "mask_scores.csv").open() as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["encoded_mbo"] for row in rows] == [1, 1, 1, 1]
+    assert [row["model_mbo"] for row in rows] == [0.625, 1, 0.625, 0.625]  # means of both
+    assert [row["model_mbo_std"] for row in rows] == pytest.approx([0.75 / 2**0.5, 0, *[0.75 / 2**0.5] * 2], abs=1e-5)
+    assert [row["repeat_last_mbo"] for row in rows] == [0.25] * 4  # it stays in column 1
+    whole = about["masks"]["model_video_mbo"]
+    second = 12 / (64 + 16 - 12)  # of all frames at once, the background's again
+    assert whole["mean"] == pytest.approx((1 + second) / 2)
+    assert whole["std"] == pytest.approx((1 - second) / 2**0.5)
+    (gif,) = tmp_path.glob("gifs/*.gif")
+    assert gif.name == "a.gif"
+    assert len(iio.imread(gif, index=None)) == BURN_IN + STEPS
+
+
+def test_the_last_observed_frame_is_the_one_repeated(pictures: ModuleType, cache: SlotCache, tmp_path: Path) -> None:
+    video = cache.read_video("a", 0, FRAMES, STRIDE)
+    future = foretold(tmp_path / "0", (2, 3, 4, 0)).read_video("a")
+    masks = pictures.masks_of(None, video, future, SIZE)
+    assert torch.equal(masks["repeat_last"], drawn(torch.tensor([1, 1, 1, 1])))
+    assert torch.equal(masks["encoded"], drawn(torch.tensor([0, 1, 2, 3, 4, 0])))
+
+
+def test_the_oracle_is_compared_with_the_same_frames(
+    monkeypatch: pytest.MonkeyPatch, cache: SlotCache, tmp_path: Path
+) -> None:
+    """It encodes from the last observed frame on; were its slots those of the cache, it would make no error."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    oracle = importlib.import_module("_oracle")
+
+    def anew(dias: object, cache: SlotCache, source: object, name: str, frames: range) -> Tensor:
+        assert list(frames) == list(range((BURN_IN - 1) * STRIDE, FRAMES))
+        return cache.read(name)[0][list(frames)]
+
+    monkeypatch.setattr(oracle, "encode_anew", anew)
+    errors = oracle.oracle_errors(SlotFormer(3, **MODEL), None, cache, None, ["b", "a"], STEPS)
+    assert errors.shape == (2, STEPS)
+    assert np.allclose(errors, 0)

@@ -1,0 +1,60 @@
+"""The Physion protocol where frames don't divide evenly, slots die, and seeds differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from slotformer.cache import SlotCache, SlotCacheWriter
+from slotformer.protocol import Answers, accuracy_rows, futures, join_answers
+from slotformer.rollouter import SlotFormer
+
+S, D = 4, 5
+SIZE = {"burn_in": 2, "rollout": 2, "stride": 3, "width": 8, "layers": 1, "heads": 2}
+
+
+def test_what_lives_at_the_last_observed_frame_is_predicted(tmp_path: Path) -> None:
+    """Of 7 observed frames a stride of 3 leaves 0, 3 and 6; there slot 1 is dead, and slot 2 was dead before."""
+    mask = torch.ones(20, S, dtype=torch.bool)
+    mask[4:8, 1] = False
+    mask[:6, 2] = False
+    with SlotCacheWriter(tmp_path / "c", dtype="fp32") as writer:
+        writer.write("a", torch.randn(20, S, D), mask, label=1.0)
+    ends = futures(SlotCache(tmp_path / "c"), SlotFormer(D, **SIZE).eval(), 7, 2)
+    assert ends.observed == 3
+    assert ends.encoded.mask[0].tolist() == mask[[0, 3, 6, 9, 12]].tolist()
+    assert ends.predicted.mask[0, :3].tolist() == mask[[0, 3, 6]].tolist()
+    assert ends.predicted.mask[0, 3:].tolist() == [[True, False, True, True]] * 2
+    assert not ends.predicted.slots[0, 3:, 1].any()
+
+
+def readouts(*about: tuple[float, float]) -> list[Any]:
+    """Fitted readouts of which only threshold and validation loss are known."""
+    return [SimpleNamespace(threshold=threshold, validation_loss=loss) for threshold, loss in about]
+
+
+def test_seeds_are_told_apart() -> None:
+    observed, predicted = np.array([[1.0, 0, 0, 0], [1, 0, 1, 0]]), np.array([[1.0, 1, 1, 0], [1, 1, 0, 0]])
+    points = [
+        Answers("observed", 0, observed, 0.5, readouts((0.1, 0.7), (0.2, 0.6)), "roles"),
+        Answers("predicted", 8, predicted, 0.6, readouts((0.3, 0.5), (-0.4, 0.1)), "roles"),
+    ]
+    row = accuracy_rows(points, ["drop"] * 4)[-1]
+    assert (row["accuracy"], row["minus_observed"]) == (0.625, 0.25)
+    assert row["std"] == pytest.approx(0.25 / 2**0.5)  # of 0.75 and 0.5
+    assert row["minus_observed_std"] == pytest.approx(0.5 / 2**0.5)  # of 0.5 and 0
+    told = points[1].describe()
+    assert {name: told[name] for name in ("kind", "readout", "predicted_frames", "validation_accuracy")} == {
+        "kind": "predicted", "readout": "roles", "predicted_frames": 8, "validation_accuracy": 0.6,
+    }  # fmt: skip
+    assert told["thresholds"] == [0.3, -0.4]
+    assert told["validation_loss"] == pytest.approx(0.3)
+    assert told["accuracy"] == 0.625
+    (joined,) = join_answers([points[:1], points[1:]])
+    assert [readout.threshold for readout in joined.fitted] == [0.1, 0.2, 0.3, -0.4]
+    assert (joined.kind, joined.readout, joined.correct.shape) == ("observed", "roles", (4, 4))
