@@ -108,7 +108,7 @@ class KMeans:
         labels = []
         for frame in features:  # a frame at a time: k x H x W floats
             distance = squared_distances(frame, centres).T.reshape(1, k, *self.encoder.grid)
-            labels.append(F.interpolate(distance, size=size, mode="bilinear", align_corners=False)[0].argmin(0))
+            labels.append(F.interpolate(distance, size=size, mode="bilinear", align_corners=False)[0].min(0).indices)
         return torch.stack(labels)
 
     def _features(self, video: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
-from dias_video.metrics import BACKGROUND, VOID
+from dias_video.metrics import VOID, table_of_maps
 
 TOLERANCE = 0.008  # of the frame's diagonal: how far a contour pixel may be off
 
@@ -47,59 +47,69 @@ def j_and_f(pred: Tensor, true: Tensor) -> JAndF:
     """
     if pred.shape != true.shape or pred.ndim != 3:
         raise ValueError(f"J&F needs two maps (T,H,W) of one shape, got {tuple(pred.shape)} and {tuple(true.shape)}")
-    instances = true.unique()
-    instances = instances[(instances != BACKGROUND) & (instances != VOID)]
-    if not len(instances):
+    table = table_of_maps(pred, true)
+    rows = table.pooled().instances(ignore_background=True)[0]
+    if not rows.any():
         return JAndF(math.nan, math.nan)
-    tracks = pred.unique()
-    # One track more than there are ids: the empty one, for instances that get no other.
-    j = torch.zeros(len(instances), len(tracks) + 1, dtype=torch.float64)  # (K,M)
-    f = torch.zeros_like(j)
-    for p, t in zip(pred, true, strict=True):
-        here = torch.isin(tracks, p)
-        frame_j, frame_f = (x.cpu() for x in _frame(p, t, tracks[here], instances))  # (K, tracks here + 1)
-        columns = torch.full((len(tracks) + 1,), int(here.sum()))  # tracks that are not here are as the empty one
-        columns[here.nonzero()[:, 0].cpu()] = torch.arange(int(here.sum()))
-        j += frame_j[:, columns]
-        f += frame_f[:, columns]
-    j, f = j / len(pred), f / len(pred)
+    instances = table.true_ids[rows]
+    # A track more than there are ids: the empty one, for instances that get no other.
+    both = functional.pad(table.counts[:, rows], (0, 1))  # (T,K,M+1)
+    num_p, num_t = functional.pad(table.counts.sum(1), (0, 1)), both.sum(2)  # (T,M+1), (T,K)
+    union = num_t[..., None] + num_p[:, None] - both
+    j = torch.where(union > 0, both.double() / union, 1.0)
+    frames = zip(pred, true, num_p > 0, strict=True)
+    f = torch.stack([_f(p, t, table.pred_ids, here, instances) for p, t, here in frames])
+    # Frames are added one after the other, whatever the shape.
+    j, f = (x.cumsum(0)[-1].cpu() / len(pred) for x in (j, f))  # (K,M+1)
     score = (j + f) / 2
     spare = score[:, -1:].expand(-1, len(instances))  # the empty track may serve any number of instances
     k, m = linear_sum_assignment(torch.cat([score[:, :-1], spare], 1).numpy(), maximize=True)
-    m = m.clip(max=len(tracks))
+    m = m.clip(max=score.shape[1] - 1)
     return JAndF(float(j[k, m].mean()), float(f[k, m].mean()))
 
 
 def contour(masks: Tensor) -> Tensor:
     """Contour pixels of binary masks (...,H,W) bool: those whose right, lower or lower right neighbour differs."""
-    padded = functional.pad(masks.float(), (0, 1, 0, 1), mode="replicate") > 0
-    here = padded[..., :-1, :-1]
-    return (here ^ padded[..., :-1, 1:]) | (here ^ padded[..., 1:, :-1]) | (here ^ padded[..., 1:, 1:])
+    found = torch.zeros_like(masks)
+    found[..., :-1] |= masks[..., :-1] ^ masks[..., 1:]
+    found[..., :-1, :] |= masks[..., :-1, :] ^ masks[..., 1:, :]
+    found[..., :-1, :-1] |= masks[..., :-1, :-1] ^ masks[..., 1:, 1:]
+    return found
 
 
 def dilate(masks: Tensor, radius: int) -> Tensor:
-    """Pixels within ``radius`` (Euclidean) of a set pixel, for masks (M,H,W) bool."""
-    steps = torch.arange(-radius, radius + 1, device=masks.device)
-    disk = (steps[:, None] ** 2 + steps**2 <= radius**2).float()
-    return functional.conv2d(masks[:, None].float(), disk[None, None], padding=radius)[:, 0] > 0.5
+    """Pixels within ``radius`` (Euclidean) of a set pixel, for masks (...,H,W) bool.
+
+    The disk is taken row by row, from its narrow ends to its middle, which is far less work than a convolution.
+    """
+    height, width = masks.shape[-2:]
+    found, row, reach = torch.zeros_like(masks), masks.clone(), 0
+    for down in range(radius, -1, -1):
+        while (reach + 1) ** 2 + down**2 <= radius**2:
+            reach += 1
+            row[..., reach:] |= masks[..., : max(0, width - reach)]
+            row[..., : max(0, width - reach)] |= masks[..., reach:]
+        found[..., down:, :] |= row[..., : max(0, height - down), :]
+        found[..., : max(0, height - down), :] |= row[..., down:, :]
+    return found
 
 
-def _frame(pred: Tensor, true: Tensor, tracks: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
-    """J and F (K,M+1) float64 of every instance with each of M tracks and with an empty one, in one frame (H,W)."""
-    seen = true != VOID
-    p = torch.cat([(pred == tracks[:, None, None]) & seen, torch.zeros_like(seen)[None]])  # (M+1,H,W)
-    t = true == instances[:, None, None]  # (K,H,W)
-    both = _count_both(t, p)
-    union = t.sum((1, 2))[:, None] + p.sum((1, 2)) - both
-    j = torch.where(union > 0, both / union, 1.0)
+def _f(pred: Tensor, true: Tensor, pred_ids: Tensor, here: Tensor, instances: Tensor) -> Tensor:
+    """F (K,M+1) float64 of every instance with each of M ids and with an empty track, in one frame (H,W).
+
+    ``here`` (M+1,) tells the ids that the frame has; the others are as the empty one.
+    """
+    p_contour = contour((pred == pred_ids[here[:-1], None, None]) & (true != VOID))  # (M here,H,W)
+    t_contour = contour(true == instances[:, None, None])  # (K,H,W)
     radius = math.ceil(TOLERANCE * math.hypot(*pred.shape))
-    p_contour, t_contour = contour(p), contour(t)
     num_p, num_t = p_contour.sum((1, 2)), t_contour.sum((1, 2))[:, None]
     # An empty contour has nothing wrong (precision or recall 1) but F is 0 unless both are empty.
     precision = torch.where(num_p > 0, _count_both(dilate(t_contour, radius), p_contour) / num_p, 1.0)
     recall = torch.where(num_t > 0, _count_both(t_contour, dilate(p_contour, radius)) / num_t, 1.0)
     total = precision + recall
-    return j, torch.where(total > 0, 2 * precision * recall / total, 0.0)
+    f = (num_t == 0).double().repeat(1, len(here))
+    f[:, here] = torch.where(total > 0, 2 * precision * recall / total, 0.0)
+    return f
 
 
 def _count_both(a: Tensor, b: Tensor) -> Tensor:

@@ -333,6 +333,5 @@ def _grouped(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
 
 
 def _facts(true: Tensor) -> dict[str, float]:
-    ids = true.unique()
-    instances = int(((ids != BACKGROUND) & (ids != VOID)).sum())
+    instances = len(true[(true != BACKGROUND) & (true != VOID)].unique())
     return dict(zip(FACTS, (*map(float, true.shape), float(instances)), strict=True))
