@@ -1,5 +1,7 @@
 """Train and score the rows of a table, one after the other; what is done is not done again.
 
+A folder of rows belongs to one set of options: others are refused.
+
 python scripts/compare.py root=data/toss-D encoder=runs/encoder features=runs/features out_dir=runs/rows seeds=[0,1,2]
 """
 
@@ -10,11 +12,16 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from _main import entry
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from dias_video.files import replace_file
+from dias_video.shards import differences
 
 MEASURES = ("video-fg/fg_ari", "video-fg/mbo", "video-fg/miou", "ocb/ari", "ocb/mbo", "ocb/miou")
+OPTIONS = ("root", "encoder", "features", "train", "evaluate")  # of every row
 
 
 def run(script: str, *words: str) -> None:
@@ -24,16 +31,30 @@ def run(script: str, *words: str) -> None:
         raise ValueError(f"this command failed: {' '.join(command)}")
 
 
+def check_same(folder: Path, options: dict[str, Any]) -> None:
+    """Keep in a row's folder what it is made with, so that it is not mixed up with other options later.
+
+    Raises:
+        ValueError: it was made with others, or does not say with which.
+    """
+    record = folder / "options.json"
+    if folder.is_dir() and any(folder.iterdir()):
+        made_with = json.loads(record.read_text()) if record.is_file() else {}
+        if changed := differences(made_with, options):
+            raise ValueError(f"{folder} is of other options ({'; '.join(changed)}); name another out_dir or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(record, lambda file: file.write_text(json.dumps(options, indent=1) + "\n"))
+
+
 def score(cfg: DictConfig, row: str, seed: int) -> dict[str, float]:
     """The measures of one trained row, trained and scored here unless they are there already."""
     folder = Path(cfg.out_dir) / row / f"s{seed}"
     metrics = folder / "eval" / "metrics.json"
+    check_same(folder, {name: value for name, value in OmegaConf.to_container(cfg).items() if name in OPTIONS})
     data = f"data.root={cfg.root}"
     if not metrics.is_file():
-        words = [f"experiment=rows/{row}", data, f"seed={seed}", f"out_dir={folder}", *cfg.train]
+        words = [f"experiment=rows/{row}", data, f"seed={seed}", f"out_dir={folder}", "resume=true", *cfg.train]
         words += [f"model.encoder.weights={cfg.encoder}", f"data.features.path={cfg.features}"]
-        if folder.is_dir():
-            words.append("resume=true")
         run("train_video", *words)
         words = [f"checkpoint={folder}/checkpoints/last", data, f"out_dir={metrics.parent}", *cfg.evaluate]
         run("evaluate", "data.eval.split=toss/test", "baselines=[]", "tracking=false", *words)

@@ -87,7 +87,7 @@ def test_rows_share_everything_else(row: str) -> None:
     assert shared(row) == shared("full")
 
 
-def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone(
+def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone_if_its_options_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First the training is cut off before its first checkpoint, then the evaluation, then all is there."""
@@ -96,7 +96,8 @@ def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone(
     folder, ran = tmp_path / "full/s7", []
 
     def run(script: str, *words: str) -> None:
-        ran.append((script, "resume=true" in words))
+        ran.append(script)
+        assert ("resume=true" in words) == (script == "train_video")
         assert f"out_dir={folder if script == 'train_video' else folder / 'eval'}" in words
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").touch()
@@ -113,8 +114,14 @@ def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone(
             compare.score(OmegaConf.create(options), "full", 7)
     for _ in range(2):
         assert compare.score(OmegaConf.create(options), "full", 7) == {"video-fg/mbo": 0.25}
-    first, again, evaluation = ("train_video", False), ("train_video", True), ("evaluate", False)
-    assert ran == [first, again, evaluation, again, evaluation]
+    assert ran == ["train_video", "train_video", "evaluate", "train_video", "evaluate"]
+    for name, message in (("train", r"train is \[\], now \['max_steps=5'\]"), ("evaluate", r"evaluate is \[\], now ")):
+        with pytest.raises(ValueError, match=rf"full/s7 is of other options \({message}.*\); name another out_dir"):
+            compare.score(OmegaConf.create({**options, name: ["max_steps=5"]}), "full", 7)
+    (folder / "options.json").unlink()  # as in folders of before it was kept
+    with pytest.raises(ValueError, match="full/s7 is of other options"):
+        compare.score(OmegaConf.create(options), "full", 7)
+    assert len(ran) == 5
 
 
 def test_a_cell_has_the_sample_deviation_of_several_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
