@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dias_video.batch import Draws, VideoBatch
-from dias_video.encoders import TinyEncoder
+from dias_video.encoders import Encoder, TinyEncoder
 from dias_video.pretrained import Configured
 
 
@@ -48,41 +48,41 @@ class Distillation(Configured, nn.Module):
 
 
 @torch.no_grad()
-def whiten(encoder: TinyEncoder, tokens: Tensor, smoothness: float = 0.0) -> Tensor:
-    """Turn an encoder's features, in place, into uncorrelated ones of mean 0 and variance 1.
+def whiten(encoder: Encoder, tokens: Tensor, feature_dim: int, smoothness: float = 0.0) -> tuple[Encoder, Tensor]:
+    """An encoder with uncorrelated features of mean 0 and variance 1: the leading principal components of its own.
 
     A few directions of DINOv2's features hold nearly all the variance and say little about objects; whitened, a squared
-    error and a distance look at all directions alike. The map is folded into the encoder's last layer.
+    error and a distance look at all directions alike.
 
     Args:
         encoder: whose features these are.
         tokens: (M,h,w,C) float, a sample of them over whole frames, many more than C.
+        feature_dim: how many features to keep.
         smoothness: gives a direction the variance v**-smoothness (of mean 1 over directions), where v is the variance
             of its difference between neighbouring cells. What changes slowly over a picture tells objects apart; what
             changes from cell to cell tells their edges and textures.
 
     Returns:
-        (C,) the share of the variance that each direction had before, falling.
+        The encoder, and (C,) the share of the variance that each direction had before, falling.
 
     Raises:
-        ValueError: fewer tokens than features, or an encoder whose features are partly colour.
+        ValueError: fewer tokens than features, more features than there are, or features that are partly colour.
     """
     if encoder.color:
         raise ValueError("whiten an encoder without colour (color=0), and give it colour when it is used")
     flat = tokens.flatten(0, 2).double()
     if len(flat) <= encoder.feature_dim:
         raise ValueError(f"whitening {encoder.feature_dim} features needs more than {len(flat)} tokens")
+    if not 1 <= feature_dim <= encoder.feature_dim:
+        raise ValueError(f"the encoder has {encoder.feature_dim} features, of which {feature_dim} can't be kept")
+    mean = flat.mean(0)
     variance, directions = torch.linalg.eigh(torch.cov(flat.T))
     variance, directions = variance.flip(0).clamp_min(1e-12), directions.flip(1)
-    matrix = (directions / variance.sqrt()).T  # (C,C)
+    matrix = (directions / variance.sqrt()).T[:feature_dim]  # (D,C)
     if smoothness:
-        white = tokens.double() @ matrix.T
+        white = (tokens.double() - mean) @ matrix.T
         steps = torch.cat([white.diff(dim=1).flatten(0, 2), white.diff(dim=2).flatten(0, 2)])
         roughness, smooth = torch.linalg.eigh(torch.cov(steps.T))
         weight = roughness.clamp_min(1e-12) ** -smoothness
         matrix = (smooth * (weight / weight.mean()).sqrt()).T @ matrix
-    last = encoder.head[1]
-    assert isinstance(last, nn.Linear)
-    last.weight.copy_(matrix @ last.weight.double())
-    last.bias.copy_(matrix @ (last.bias.double() - flat.mean(0)))
-    return variance / variance.sum()
+    return encoder.followed_by(matrix, mean), variance / variance.sum()

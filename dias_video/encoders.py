@@ -6,6 +6,7 @@ Every encoder has ``grid`` (h,w), ``feature_dim`` C, and ``features(video)``: ui
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,22 +25,88 @@ from dias_video.pretrained import Configured
 FRAMES_ON_CPU = 16  # encoded at a time
 
 
-class TimmEncoder(Configured, nn.Module):
+class Encoder(Configured, nn.Module):
+    """What all encoders share: colour among the features, and a linear map that can be put after them.
+
+    A subclass sets ``input_size`` and ``grid``, ``head`` (two modules, of which the second may be a linear layer that
+    makes the features), and ``backbone(frames)``.
+
+    Args:
+        feature_dim: C.
+        color: above 0, the last three features are a cell's mean colour instead, of about this standard deviation:
+            what keeps an object the same while it turns, which DINOv2's features don't tell well. Meant for whitened
+            ones, whose last directions tell least.
+    """
+
+    OPPONENT = ((5 / 3, 5 / 3, 5 / 3), (8.0, -8.0, 0.0), (-4.0, -4.0, 8.0))  # nearly uncorrelated, of variance about 1
+
+    not_stored = {"weights": "random"}  # noqa: RUF012 - a constant
+    input_size: tuple[int, int]
+    grid: tuple[int, int]
+    head: nn.Sequential
+    antialias = True
+
+    def __init__(self, feature_dim: int, color: float) -> None:
+        super().__init__()
+        if color and feature_dim < 3:
+            raise ValueError(f"color takes three features, and feature_dim is {feature_dim}")
+        self.feature_dim, self.color = feature_dim, color
+
+    def backbone(self, frames: Tensor) -> Tensor:
+        """What the head is given (B*T,N,...) of frames (B*T,3,*input_size) in [0,1]."""
+        raise NotImplementedError
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Tokens (B,T,N,C) of uint8 video (B,T,3,H,W), with gradient (for distillation)."""
+        frames = resized(video, self.input_size, self.antialias)  # (B*T,3,H,W)
+        tokens = self.head(self.backbone(frames))
+        if self.color:
+            mean = F.adaptive_avg_pool2d(frames, self.grid).flatten(2) - 0.5  # (B*T,3,N)
+            paint = self.color * mean.mT @ mean.new_tensor(self.OPPONENT).T  # (B*T,N,3)
+            tokens = torch.cat([tokens[..., :-3], paint.to(tokens.dtype)], -1)
+        return tokens.unflatten(0, video.shape[:2])
+
+    @torch.no_grad()
+    def features(self, video: Tensor) -> Tensor:
+        """uint8 (B,T,3,H,W) of any size to tokens (B,T,N,C), without gradient."""
+        return in_pieces(self, video)
+
+    @torch.no_grad()
+    def followed_by(self, matrix: Tensor, mean: Tensor) -> Encoder:
+        """A copy whose features are ``matrix`` (D,C) times these features less their ``mean`` (C,)."""
+        weight, bias = matrix.double(), -matrix.double() @ mean.double()
+        last = self.head[1]
+        if isinstance(last, nn.Linear):
+            weight, bias = weight @ last.weight.double(), bias + weight @ last.bias.double()
+        linear = nn.Linear(weight.shape[1], weight.shape[0])
+        linear.weight.copy_(weight)
+        linear.bias.copy_(bias)
+        other = copy.deepcopy(self)
+        other.head[1] = linear
+        other.feature_dim = len(matrix)
+        other.config = self.config | {"feature_dim": len(matrix)}
+        return other
+
+
+class TimmEncoder(Encoder):
     """Any timm Vision Transformer, frozen; by default what the paper uses, DINOv2 ViT-S/14 at 224 px (16x16 tokens).
 
     Args:
         name: a timm model name.
         weights: ``hub`` (timm downloads them), ``random``, or the path of a safetensors file under timm's key names
-            (position embeddings are resampled to ``input_size``). A saved model carries its weights with it.
+            (position embeddings are resampled to ``input_size``), or of a folder that holds a whitened encoder. A saved
+            model carries its weights with it.
         input_size: (height, width) in pixels that frames are resized to, bicubically.
         final_norm: whether tokens pass the final LayerNorm; the authors' released configuration leaves it out.
         antialias: of the resizing; the authors' released code resizes without (and does not clamp what overshoots).
+        feature_dim: of a linear map of the tokens, which ``scripts/whiten_encoder.py`` makes; None, the paper's way,
+            for the tokens themselves.
+        color: see ``Encoder``.
 
     Raises:
         ValueError: unknown model, a model without patch tokens, or weights that cannot be loaded.
     """
 
-    not_stored = {"weights": "random"}  # noqa: RUF012 - a constant
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -50,17 +117,19 @@ class TimmEncoder(Configured, nn.Module):
         input_size: tuple[int, int] = (224, 224),
         final_norm: bool = False,
         antialias: bool = True,
+        feature_dim: int | None = None,
+        color: float = 0.0,
     ) -> None:
-        super().__init__()
+        saved = Path(weights).is_dir()
         overlay = None
-        if weights not in ("hub", "random"):
+        if weights not in ("hub", "random") and not saved:
             if not Path(weights).is_file():
                 raise ValueError(f"encoder weights {weights} not found: give a safetensors file, 'hub' or 'random'")
             overlay = {"file": weights}
         try:
             vit: Any = timm.create_model(
                 name,
-                pretrained=weights != "random",
+                pretrained=weights != "random" and not saved,
                 pretrained_cfg_overlay=overlay,
                 img_size=tuple(input_size),
                 num_classes=0,
@@ -71,16 +140,20 @@ class TimmEncoder(Configured, nn.Module):
             raise ValueError(f"{name} has no patch tokens; choose a Vision Transformer")
         if not final_norm:
             vit.norm = nn.Identity()
-        vit.requires_grad_(False)
+        super().__init__(feature_dim or vit.num_features, color)
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.antialias = antialias
         self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
-        self.feature_dim: int = vit.num_features
         self.num_prefix: int = vit.num_prefix_tokens
         stats = vit.pretrained_cfg
         self.register_buffer("pixel_mean", torch.tensor(stats["mean"]).view(3, 1, 1), persistent=False)
         self.vit = vit
         self.register_buffer("pixel_std", torch.tensor(stats["std"]).view(3, 1, 1), persistent=False)
+        mapped = nn.Linear(vit.num_features, feature_dim) if feature_dim else nn.Identity()
+        self.head = nn.Sequential(nn.Identity(), mapped)
+        if saved:
+            load_weights(self, weights)
+        self.requires_grad_(False)
 
     @torch.no_grad()
     def features(self, video: Tensor) -> Tensor:
@@ -89,15 +162,15 @@ class TimmEncoder(Configured, nn.Module):
             for module in self.vit.modules():
                 if hasattr(module, "fused_attn"):
                     module.fused_attn = not torch.is_autocast_enabled("cpu")
-        return in_pieces(self._tokens, video)
+        return super().features(video)
 
-    def _tokens(self, video: Tensor) -> Tensor:
-        frames = resized(video, self.input_size, self.antialias)  # (B*T,3,H,W)
-        tokens = self.vit.forward_features((frames - self.pixel_mean) / self.pixel_std)
-        return rearrange(tokens[:, self.num_prefix :], "(b t) n c -> b t n c", b=video.shape[0])
+    def backbone(self, frames: Tensor) -> Tensor:
+        """Patch tokens (B*T,N,width) of frames (B*T,3,*input_size) in [0,1]."""
+        tokens: Tensor = self.vit.forward_features((frames - self.pixel_mean) / self.pixel_std)
+        return tokens[:, self.num_prefix :]
 
 
-class TinyEncoder(Configured, nn.Module):
+class TinyEncoder(Encoder):
     """A small convolutional encoder for machines without a GPU: stride 8, so 16x16 tokens at 128 px.
 
     It learns by distillation from a large frozen encoder (``Distillation``) and is frozen afterwards.
@@ -107,15 +180,9 @@ class TinyEncoder(Configured, nn.Module):
         width: channels at full depth.
         depth: residual blocks at full depth.
         input_size: (height, width) in pixels, multiples of 8.
-        weights: ``random``, or a checkpoint folder of a model with a ``TinyEncoder`` named ``encoder``.
-        color: above 0, the last three features are a cell's mean colour instead, of about this standard deviation:
-            what keeps an object the same while it turns, which the distilled features don't tell well. Meant for
-            whitened ones, whose last directions tell least.
+        weights: ``random``, or the folder of an encoder, or of a model that has one.
+        color: see ``Encoder``.
     """
-
-    OPPONENT = ((5 / 3, 5 / 3, 5 / 3), (8.0, -8.0, 0.0), (-4.0, -4.0, 8.0))  # nearly uncorrelated, of variance about 1
-
-    not_stored = {"weights": "random"}  # noqa: RUF012 - a constant
 
     def __init__(
         self,
@@ -126,15 +193,11 @@ class TinyEncoder(Configured, nn.Module):
         weights: str = "random",
         color: float = 0.0,
     ) -> None:
-        super().__init__()
-        if color and feature_dim < 3:
-            raise ValueError(f"color takes three features, and feature_dim is {feature_dim}")
-        self.color = color
+        super().__init__(feature_dim, color)
         if any(side % 8 or side < 8 for side in input_size):
             raise ValueError(f"input_size must be multiples of 8, got {tuple(input_size)}")
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.grid = (self.input_size[0] // 8, self.input_size[1] // 8)
-        self.feature_dim = feature_dim
         self.stem = nn.Sequential(
             nn.Conv2d(3, width // 4, 5, stride=2, padding=2),
             nn.GELU(),
@@ -146,25 +209,12 @@ class TinyEncoder(Configured, nn.Module):
         self.blocks = nn.Sequential(*[ConvBlock(width) for _ in range(depth)])
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, feature_dim))
         if weights != "random":
-            self.load_state_dict(_encoder_weights(Path(weights)))
+            load_weights(self, weights)
 
-    def forward(self, video: Tensor) -> Tensor:
-        """Tokens (B,T,N,C) of uint8 video (B,T,3,H,W), with gradient (for distillation)."""
-        frames = resized(video, self.input_size) * 4 - 2
-        x = self.stem(frames.contiguous(memory_format=torch.channels_last))  # (B*T,width,h,w)
-        x = self.blocks(x + self.position)
-        tokens = self.head(rearrange(x, "(b t) c h w -> b t (h w) c", b=video.shape[0]))
-        if self.color:
-            mean = F.adaptive_avg_pool2d(frames, self.grid) / 4  # of [-0.5, 0.5]
-            paint = mean.new_tensor(self.OPPONENT) @ mean.flatten(2)  # (B*T,3,N)
-            paint = rearrange(self.color * paint, "(b t) c n -> b t n c", b=video.shape[0])
-            tokens = torch.cat([tokens[..., :-3], paint.to(tokens.dtype)], -1)
-        return tokens
-
-    @torch.no_grad()
-    def features(self, video: Tensor) -> Tensor:
-        """uint8 (B,T,3,H,W) of any size to tokens (B,T,N,C), without gradient."""
-        return in_pieces(self, video)
+    def backbone(self, frames: Tensor) -> Tensor:
+        """(B*T,N,width) of frames (B*T,3,*input_size) in [0,1]."""
+        x = self.stem((frames * 4 - 2).contiguous(memory_format=torch.channels_last))  # (B*T,width,h,w)
+        return rearrange(self.blocks(x + self.position), "b c h w -> b (h w) c")
 
 
 class ConvBlock(nn.Module):
@@ -206,14 +256,19 @@ def resized(video: Tensor, size: tuple[int, int], antialias: bool = True) -> Ten
     return frames
 
 
-def _encoder_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors named ``encoder.*`` of a checkpoint folder."""
-    file = folder / "model.safetensors"
+def load_weights(encoder: Encoder, folder: str) -> None:
+    """Take the tensors of the encoder that was saved in ``folder``, by itself or as a model's ``encoder``.
+
+    Raises:
+        ValueError: they can't be read, or are another encoder's.
+    """
+    file = Path(folder) / "model.safetensors"
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"encoder weights {file} cannot be read: {error}") from error
-    own = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
-    if not own:
-        raise ValueError(f"{file} holds no encoder (no tensor is named encoder.*)")
-    return own
+    own = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")} or tensors
+    try:
+        encoder.load_state_dict(own)
+    except RuntimeError as error:
+        raise ValueError(f"{file} does not fit this encoder: {' '.join(str(error).split())[:300]}") from error

@@ -1,6 +1,7 @@
-"""Make a small encoder's features uncorrelated, each of variance 1 or smooth ones larger, and save it for training.
+"""Make an encoder's features uncorrelated, each of variance 1 or smooth ones larger, and save it for training.
 
 python scripts/whiten_encoder.py checkpoint=runs/distill/checkpoints/last data.root=… out_dir=runs/encoder
+python scripts/whiten_encoder.py model=dinov2 data=ytvis data.root=… feature_dim=64 out_dir=runs/encoder
 """
 
 from __future__ import annotations
@@ -13,19 +14,27 @@ from tqdm import tqdm
 
 from dias_video.data.source import VideoSource
 from dias_video.distillation import Distillation, whiten
-from dias_video.encoders import TinyEncoder
+from dias_video.encoders import Encoder
 from dias_video.model import DIAS
 from dias_video.pretrained import Configured
 
 
-@entry("whiten_encoder")
-def main(cfg: DictConfig) -> None:
-    """Whiten the encoder of ``cfg.checkpoint`` on frames of ``cfg.data.train``."""
+def named_encoder(cfg: DictConfig) -> Encoder:
+    """The encoder of ``cfg.checkpoint`` or of ``cfg.model``."""
+    if cfg.checkpoint is None:
+        if cfg.get("model") is None:
+            raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
+        encoder: Encoder = instantiate(cfg.model.encoder)
+        return encoder
     model = Configured.from_pretrained(cfg.checkpoint)
     assert isinstance(model, (Distillation, DIAS))
-    encoder = model.eval().encoder
-    if not isinstance(encoder, TinyEncoder):
-        raise ValueError(f"{cfg.checkpoint} has a {type(encoder).__name__}; only a TinyEncoder can be whitened")
+    return model.encoder
+
+
+@entry("whiten_encoder")
+def main(cfg: DictConfig) -> None:
+    """Whiten an encoder on frames of ``cfg.data.train``."""
+    encoder = named_encoder(cfg).eval()
     source: VideoSource = instantiate(cfg.data.train)
     chosen = torch.linspace(0, len(source) - 1, min(cfg.videos, len(source))).long().tolist()
     tokens = []
@@ -33,8 +42,8 @@ def main(cfg: DictConfig) -> None:
         frames = range(0, source.info(index).num_frames, cfg.stride)
         features = encoder.features(source.read(index, frames)["video"][None])  # (1,T,N,C)
         tokens.append(features[0].unflatten(1, encoder.grid))
-    share = whiten(encoder, torch.cat(tokens), cfg.smoothness)
-    model.save_pretrained(cfg.out_dir)
+    whitened, share = whiten(encoder, torch.cat(tokens), cfg.feature_dim or encoder.feature_dim, cfg.smoothness)
+    whitened.save_pretrained(cfg.out_dir)
     print(f"{cfg.out_dir}: whitened; two directions held {float(share[:2].sum()):.0%} of the variance before")
 
 

@@ -9,10 +9,11 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from sklearn.decomposition import PCA
 
 from dias_video.batch import Draws, VideoBatch
 from dias_video.distillation import Distillation, whiten
-from dias_video.encoders import TimmEncoder, TinyEncoder
+from dias_video.encoders import Encoder, TimmEncoder, TinyEncoder
 
 WEIGHTS = Path(__file__).parents[2] / "shared/weights/dinov2_vits14_fp16.safetensors"
 TINY_VIT = "vit_tiny_patch16_224.augreg_in21k"
@@ -103,47 +104,113 @@ def test_distillation_learns_the_teacher_and_hands_its_encoder_on(tmp_path: Path
         student(batch, Draws.for_step(0, 0, 4))
 
 
+ENCODERS = {
+    "tiny": lambda: TinyEncoder(6, width=16, depth=1, input_size=(64, 96)),
+    "timm": lambda: TimmEncoder(TINY_VIT, "random", (64, 96)),
+}
+
+
+def pictures() -> torch.Tensor:
+    """(1,40,3,64,96) uint8 of smooth colours under noise."""
+    generator = torch.Generator().manual_seed(0)
+    smooth = F.interpolate(torch.rand(40, 3, 9, 11, generator=generator), size=(64, 96), mode="bilinear")
+    noise = torch.rand(40, 3, 64, 96, generator=generator)
+    return (255 * (0.8 * smooth + 0.2 * noise)).to(torch.uint8)[None]
+
+
+def grid_tokens(encoder: Encoder) -> torch.Tensor:
+    """(T,h,w,C) float64."""
+    return encoder.features(pictures())[0].unflatten(1, encoder.grid).double()
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize("smoothness", [0.0, 0.7])
-def test_whitened_features_are_uncorrelated_and_smooth_ones_larger(smoothness: float) -> None:
+def test_whitened_features_are_uncorrelated_and_smooth_ones_larger(kind: str, smoothness: float) -> None:
     torch.manual_seed(0)
-    encoder = TinyEncoder(6, width=16, depth=1, input_size=(64, 96))
-    picture = F.interpolate(torch.rand(9, 3, 9, 11), size=(64, 96), mode="bilinear")
-    video = (255 * (0.8 * picture + 0.2 * torch.rand(9, 3, 64, 96))).to(torch.uint8)[None]
-
-    def tokens() -> torch.Tensor:
-        return encoder.features(video)[0].unflatten(1, encoder.grid).double()  # (T,h,w,C)
-
-    share = whiten(encoder, tokens(), smoothness)
+    encoder = ENCODERS[kind]().eval()
+    before = grid_tokens(encoder)
+    whitened, share = whiten(encoder, before, 4, smoothness)
+    after = grid_tokens(whitened)
+    assert torch.equal(grid_tokens(encoder), before)  # the encoder given is left as it was
+    assert after.shape[-1] == whitened.feature_dim == 4
     assert share.sum() == pytest.approx(1.0)
-    after = tokens()
     covariance = torch.cov(after.flatten(0, 2).T)
     variance = covariance.diagonal()
-    torch.testing.assert_close(covariance, variance.diag(), atol=1e-3, rtol=0)
-    assert variance.mean() == pytest.approx(1.0, abs=1e-3)
+    torch.testing.assert_close(covariance, variance.diag(), atol=1e-2, rtol=0)
+    assert variance.mean() == pytest.approx(1.0, abs=1e-2)
+    torch.testing.assert_close(after.flatten(0, 2).mean(0), torch.zeros(4).double(), atol=1e-2, rtol=0)
     rows, columns = after[:, 1:] - after[:, :-1], after[:, :, 1:] - after[:, :, :-1]
     change = torch.cat([rows.flatten(0, 2), columns.flatten(0, 2)]).var(0) / variance
     expected = change**-smoothness
-    torch.testing.assert_close(variance, expected / expected.mean(), atol=1e-2, rtol=1e-2)
-    assert change.max() > 1.5 * change.min()  # or the test says nothing
+    torch.testing.assert_close(variance, expected / expected.mean(), atol=2e-2, rtol=2e-2)
+    assert change.max() > 1.2 * change.min()  # or the test says nothing
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_the_leading_directions_are_those_of_the_principal_components(kind: str) -> None:
+    torch.manual_seed(0)
+    encoder = ENCODERS[kind]().eval()
+    before = grid_tokens(encoder)
+    whitened, share = whiten(encoder, before, 3)
+    pca = PCA(3, whiten=True).fit(before.flatten(0, 2).numpy())
+    expected = torch.from_numpy(pca.transform(before.flatten(0, 2).numpy()))
+    got = grid_tokens(whitened).flatten(0, 2)
+    correlation = torch.corrcoef(torch.cat([got, expected], 1).T)[:3, 3:].abs()
+    torch.testing.assert_close(correlation, torch.eye(3).double(), atol=1e-2, rtol=0)  # up to signs
+    torch.testing.assert_close(share[:3], torch.from_numpy(pca.explained_variance_ratio_), atol=1e-4, rtol=1e-3)
+
+
+def test_whitening_twice_is_whitening_once() -> None:
+    encoder = TimmEncoder(TINY_VIT, "random", (64, 96)).eval()
+    once, _ = whiten(encoder, grid_tokens(encoder), 5)
+    twice, share = whiten(once, grid_tokens(once), 5)
+    torch.testing.assert_close(share, torch.full((5,), 0.2).double(), atol=1e-3, rtol=0)
+    after = grid_tokens(twice).flatten(0, 2)
+    torch.testing.assert_close(torch.cov(after.T), torch.eye(5).double(), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_whitened_encoder_is_saved_and_begins_models(kind: str, tmp_path: Path) -> None:
+    encoder = ENCODERS[kind]().eval()
+    whitened, _ = whiten(encoder, grid_tokens(encoder), 4, 0.5)
+    whitened.save_pretrained(tmp_path)
+    again = type(whitened).from_pretrained(tmp_path).eval()
+    assert torch.equal(grid_tokens(again), grid_tokens(whitened))
+    arguments = {k: v for k, v in whitened.config.items() if k not in ("type", "weights", "color")}
+    painted = type(whitened)(**arguments, weights=str(tmp_path), color=2.0).eval()
+    assert torch.equal(grid_tokens(painted)[..., :1], grid_tokens(whitened)[..., :1])
+    assert not any(p.requires_grad for p in painted.parameters()) or kind == "tiny"  # which is still to be distilled
+    with pytest.raises(ValueError, match="does not fit"):
+        type(whitened)(**arguments | {"feature_dim": 5}, weights=str(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        type(whitened)(**arguments, weights=str(tmp_path))
 
 
 def test_whitening_wants_enough_tokens() -> None:
     encoder = TinyEncoder(6, width=16, depth=1, input_size=(16, 24))
     with pytest.raises(ValueError, match="more than 6"):
-        whiten(encoder, torch.rand(1, 2, 3, 6))
-    encoder.color = 4.0
+        whiten(encoder, torch.rand(1, 2, 3, 6), 6)
+    with pytest.raises(ValueError, match="of which 7"):
+        whiten(encoder, torch.rand(5, 2, 3, 6), 7)
+    painted = TinyEncoder(6, width=16, depth=1, input_size=(16, 24), color=4.0)
     with pytest.raises(ValueError, match="without colour"):
-        whiten(encoder, torch.rand(5, 2, 3, 6))
+        whiten(painted, torch.rand(5, 2, 3, 6), 6)
 
 
-def test_the_mean_colour_of_a_cell_takes_the_last_three_features() -> None:
+@pytest.mark.parametrize("kind", ["tiny", "timm"])
+def test_the_mean_colour_of_a_cell_takes_the_last_three_features(kind: str) -> None:
     """Cells of one colour each: grey tells lightness alone, red against green and blue against both the rest."""
-    plain, painted = (TinyEncoder(5, width=12, depth=1, input_size=(16, 24), color=c) for c in (0.0, 2.0))
+    if kind == "tiny":
+        plain, painted = (TinyEncoder(5, width=12, depth=1, input_size=(16, 24), color=c) for c in (0.0, 2.0))
+    else:
+        plain, painted = (TimmEncoder(TINY_VIT, "random", (32, 48), feature_dim=5, color=c) for c in (0.0, 2.0))
     painted.load_state_dict(plain.state_dict())
-    frame = torch.zeros(1, 1, 3, 16, 24, dtype=torch.uint8)
-    frame[..., :8, :8] = 255  # the first cell is white
-    frame[:, :, 0, 8:, 16:] = 255  # the last cell is red
-    before, after = plain(frame)[0, 0], painted(frame)[0, 0]  # (6,5)
+    side = plain.input_size[0] // 2  # of a cell
+    frame = torch.zeros(1, 1, 3, 2 * side, 3 * side, dtype=torch.uint8)
+    frame[..., :side, :side] = 255  # the first cell is white
+    frame[:, :, 0, side:, 2 * side :] = 255  # the last cell is red
+    before, after = plain.eval().features(frame)[0, 0], painted.eval().features(frame)[0, 0]  # (6,5)
     assert torch.equal(before[:, :2], after[:, :2])
     assert torch.allclose(after[0, 2:], 2 * torch.tensor([2.5, 0.0, 0.0]), atol=1e-5)
     assert torch.allclose(after[1, 2:], 2 * torch.tensor([-2.5, 0.0, 0.0]), atol=1e-5)
