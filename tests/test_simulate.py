@@ -18,11 +18,10 @@ from PIL import Image
 pytest.importorskip("pybullet")
 
 from dias_video.simulate import contact as contact_module
-from dias_video.simulate import looks, world
+from dias_video.simulate import world
 from dias_video.simulate.contact import Contact
 from dias_video.simulate.scenarios import SCENARIOS
 from dias_video.simulate.scene import Body, Camera, Light, Part, Scene
-from dias_video.simulate.shapes import shape_mesh
 from dias_video.simulate.toss import Toss
 from dias_video.simulate.writer import clip_generator, write_dataset
 
@@ -163,35 +162,6 @@ def test_two_balls_touch_or_pass_at_a_known_distance() -> None:
     assert meeting(0.0, 0.0).touched[0] == 13
     assert meeting(0.8, 0.29) == ([], False)  # they pass 0.3 m apart
     assert meeting(0.8, 0.31) == ([], True)
-
-
-@pytest.mark.parametrize(
-    ("shape", "volume"),
-    [
-        ("box", 1.0 * 0.6 * 0.8),
-        ("sphere", np.pi / 6),
-        ("cylinder", np.pi / 4 * 1.5),
-        ("cone", np.pi / 12 * 1.5),
-        ("capsule", np.pi / 6 + np.pi / 4 * 0.5),
-    ],
-)
-def test_meshes_are_closed_and_wound_outwards(shape: str, volume: float) -> None:
-    mesh = shape_mesh(shape, (1.0, 0.6, 0.8) if shape == "box" else (1.0, 1.0, 1.0 if shape == "sphere" else 1.5))
-    first, second, third = (mesh.vertices[mesh.triangles[:, corner]] for corner in range(3))
-    assert np.einsum("fc,fc->f", first, np.cross(second, third)).sum() / 6 == pytest.approx(volume, rel=0.04)
-    faces = np.cross(second - first, third - first)
-    assert (np.einsum("fc,fc->f", faces, mesh.normals[mesh.triangles].mean(axis=1)) >= -1e-12).all()
-    np.testing.assert_allclose(np.linalg.norm(mesh.normals, axis=1), 1.0)
-
-
-@pytest.mark.parametrize("material", looks.MATERIALS)
-def test_textures_wrap_and_mix_their_two_colours(material: str) -> None:
-    pattern = looks.texture(np.random.default_rng(0), material, (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), 3)
-    assert pattern.shape == (64, 64, 3)
-    assert pattern.dtype == np.uint8
-    total = pattern[..., 0].astype(int) + pattern[..., 2]
-    assert (abs(total - 255) <= 1).all()
-    assert (material == "plain") == (pattern[..., 2].max() == 0)
 
 
 def test_bundled_meshes() -> None:

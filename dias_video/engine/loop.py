@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,6 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -21,10 +19,10 @@ from dias_video.engine.checkpoint import Checkpoints, Saving
 from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
 from dias_video.engine.loader import KeyedDataset, Order, Share, batches, default_workers
 from dias_video.engine.ranks import Interrupted, Ranks, Signals
-from dias_video.engine.records import Records
+from dias_video.engine.records import Records, sample_names
 from dias_video.engine.schedule import Optimization, Weight, check_weights, weight_at
 from dias_video.engine.sharding import full, join
-from dias_video.engine.state import TrainingState
+from dias_video.engine.state import TrainingState, seed_generators
 from dias_video.engine.tracking import Logging, RunLog, check_folder
 from dias_video.pretrained import load_weights
 
@@ -229,7 +227,7 @@ class _Run:
 
     def _update(self, micro_batches: list[Any]) -> None:
         trainer, step = self.trainer, self.state.step
-        _seed_generators(trainer.seed, step, self.accelerator.process_index)
+        seed_generators(trainer.seed, step, self.accelerator.process_index)
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = trainer.optimization.lr_at(step, trainer.schedule_steps)
@@ -245,7 +243,7 @@ class _Run:
             noted.append({name: value.detach() for name, value in terms.items()})
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), trainer.optimization.clip or float("inf"))
         self.records.num_frames = getattr(micro_batches[0], "num_frames", 1)
-        self.records.add(step + 1, noted, full(norm), _names(micro_batches, places))
+        self.records.add(step + 1, noted, full(norm), sample_names(micro_batches, places))
         spoilt = trainer.optimization.max_skipped > 0 and self._spoilt()
         if not spoilt or self.records.scaled:  # a loss scaler leaves the update out by itself, and has to know of it
             self.optimizer.step()
@@ -386,22 +384,6 @@ def _check_settings(optimization: object, saving: object, logging: object) -> No
     for option, (value, kind) in given.items():
         if value is not None and not isinstance(value, kind):
             raise ValueError(f"{option} must be a group of options ({kind.__name__}), got {value!r}")
-
-
-def _names(micro_batches: list[Any], places: list[tuple[int, int]]) -> list[str]:
-    """The video id of every sample, its place in the global batch where batches don't tell."""
-    names: list[str] = []
-    for batch, (start, stop) in zip(micro_batches, places, strict=True):
-        names += getattr(batch, "video_id", None) or [f"sample {place}" for place in range(start, stop)]
-    return names
-
-
-def _seed_generators(seed: int, step: int, process: int) -> None:
-    """Seed the global generators for a step, for models that draw from them (dropout)."""
-    number = int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0])
-    torch.manual_seed(number)
-    random.seed(number)
-    np.random.seed(number)  # noqa: NPY002 - it is the global generator that has to be seeded
 
 
 def _has_compiler() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -114,6 +114,14 @@ class Records:
                 term = self.terms[int(bad.any(1).nonzero()[0])]
                 videos = [name for name, is_bad in zip(step.video_ids, bad.any(0).tolist(), strict=True) if is_bad]
                 raise ValueError(_sentence(f"loss term {term!r}", step.number, videos))
+
+
+def sample_names(micro_batches: Sequence[Any], places: Sequence[tuple[int, int]]) -> list[str]:
+    """The video id of every sample, its place in the global batch where batches don't tell."""
+    names: list[str] = []
+    for batch, (start, stop) in zip(micro_batches, places, strict=True):
+        names += getattr(batch, "video_id", None) or [f"sample {place}" for place in range(start, stop)]
+    return names
 
 
 def _sentence(what: str, step: int, videos: list[str]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,7 +23,7 @@ RAW, AVERAGE_WARMUP = "raw/", 10
 class TrainingState:
     """Weights, their average, the optimizer, the loss scaler, the step and what was counted and found so far.
 
-    Random generators are not among it: they are seeded anew in every step, from the run's seed and the step.
+    Random generators are not among it: ``seed_generators`` seeds them anew in every step.
     Weights, average and optimizer may be in shards; what is saved is always whole.
     """
 
@@ -123,3 +125,11 @@ class TrainingState:
             for name, values in by_name.items()
         }
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+
+def seed_generators(seed: int, step: int, process: int) -> None:
+    """Seed the global generators for a step, for models that draw from them (dropout)."""
+    number = int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0])
+    torch.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number)  # noqa: NPY002 - it is the global generator that has to be seeded
