@@ -37,6 +37,14 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert_close(alone, finished(tmp_path / "2", processes=2, accumulation=2, num_workers=1, **OPTIONS))
 
 
+def test_losses_agree_in_single_precision(tmp_path: Path) -> None:
+    options = {**OPTIONS, "double": False}
+    alone, shared = finished(tmp_path / "1", **options), finished(tmp_path / "2", processes=2, **options)
+    assert weights(shared)["net.0.weight"].dtype == torch.float32
+    for a, b in zip(rows(alone), rows(shared), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
+
+
 def test_resume_with_another_number_of_processes(tmp_path: Path) -> None:
     whole = finished(tmp_path / "whole", schedule_steps=20, **{**OPTIONS, "max_steps": 20})
     finished(tmp_path / "run", schedule_steps=20, **{**OPTIONS, "max_steps": 10})

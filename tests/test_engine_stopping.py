@@ -48,6 +48,16 @@ def test_decay_takes_its_part_of_every_weight(tmp_path: Path) -> None:
     assert torch.equal(with_decay["frozen"], start["frozen"])
 
 
+def test_the_momenta_are_those_asked_for(tmp_path: Path) -> None:
+    """After one step they are (1 - beta1) * gradient and (1 - beta2) * gradient^2."""
+    optimization = Optimization(betas=(0.6, 0.84), clip=None)
+    Trainer(1, 4, optimization=optimization, num_workers=0).fit(Toy(), Points(), Numbers.stack, tmp_path / "run")
+    state = load_file(tmp_path / "run/checkpoints/last/trainer.safetensors")
+    first, second = (state[f"{name}/net.0.weight"] for name in ("exp_avg", "exp_avg_sq"))
+    assert first.abs().min() > 0
+    torch.testing.assert_close(first.square() / second, torch.ones_like(first))  # 0.4^2 is 0.16
+
+
 def test_a_bar_only_where_it_is_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for bar in (True, False):
         logging = Logging(bar=bar)
@@ -134,3 +144,20 @@ def test_the_settings_are_checked() -> None:
         Optimization(weight_decay=-0.1)
     with pytest.raises(ValueError, match=r"logging\.bar must be true or false"):
         Logging(bar="no")  # type: ignore[arg-type]
+
+
+def test_only_a_second_sigint_interrupts_at_once() -> None:
+    with Signals() as signals:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+            assert signals.number == number
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_damaged_checkpoint_is_gone_before_the_run_goes_on(tmp_path: Path) -> None:
+    """Else one cut off before it came that far again would be asked to go on from it, again and again."""
+    train(tmp_path, max_steps=6, every=2, keep=3)
+    (tmp_path / "checkpoints/step_000006/checksums.json").unlink()
+    train(tmp_path, resume=True, max_steps=5, every=2, keep=3)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").glob("step_*")) == [f"step_00000{n}" for n in (2, 4, 5)]
