@@ -93,10 +93,13 @@ def fit_probe(
     """Train with Adam on cross-entropies and the squared error of boxes in units of their standard deviation.
 
     Raises:
-        ValueError: no slot was assigned to an object.
+        ValueError: fewer than two slots were assigned to objects.
     """
-    if not len(train.slots):
-        raise ValueError("no slot overlaps an object in the training videos; nothing can be learned from these slots")
+    if len(train.slots) < 2:
+        raise ValueError(
+            f"of the slots of the training videos {len(train.slots)} overlap an object, and a probe needs at least 2; "
+            f"take more videos or a better model"
+        )
     torch.manual_seed(seed)
     probe = RecognitionProbe(train, num_classes, hidden)
     unit = train.boxes.std(0).clamp_min(1e-6)
