@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dias_video.files import sha256
+
 Model = TypeVar("Model", bound="Configured")
 
 FORMAT_VERSION = 1
@@ -70,10 +72,7 @@ class Configured:
                 the message names it.
             OSError: the repository could not be read.
         """
-        repository = str(folder).removeprefix(HUB)
-        folder = Path(folder) if repository == str(folder) else _downloaded(repository)
-        if not folder.is_dir():
-            raise ValueError(f"there is no folder {folder} (a model on the Hugging Face Hub is named {HUB}user/name)")
+        folder = _located(folder)
         file = folder / "config.json"
         if not file.is_file():
             raise ValueError(f"{folder} holds no model: {file} is missing (a checkpoint folder has it)")
@@ -92,6 +91,23 @@ class Configured:
             raise ValueError(f"{folder} holds a {config['type']}, not a {cls.__name__}")
         load_weights(model, folder / "model.safetensors")
         return model
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """What tells saved models apart: the hash of the weights of whatever ``from_pretrained`` takes.
+
+    Raises:
+        ValueError, OSError: there is no such model, as for ``from_pretrained``.
+    """
+    return sha256(_located(folder) / "model.safetensors")
+
+
+def _located(folder: str | Path) -> Path:
+    repository = str(folder).removeprefix(HUB)
+    found = Path(folder) if repository == str(folder) else _downloaded(repository)
+    if not found.is_dir():
+        raise ValueError(f"there is no folder {found} (a model on the Hugging Face Hub is named {HUB}user/name)")
+    return found
 
 
 def _downloaded(repository: str) -> Path:

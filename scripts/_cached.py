@@ -1,4 +1,4 @@
-"""What a slot cache remembers of its making: the model and the videos."""
+"""What scripts on slot caches share; first of all what a cache remembers of its making: the model and the videos."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import ListConfig
+from tqdm import tqdm
 
 from dias_video.data.source import Sample, VideoSource
-from dias_video.files import sha256
 from dias_video.model import DIAS
+from dias_video.pretrained import HUB, weights_sha256
 from slotformer.cache import SlotCache
 
 
@@ -32,17 +33,21 @@ def folders(value: str | ListConfig) -> list[str]:
     return named
 
 
+def bar(name: str, shown: bool = True) -> Any:
+    """Wraps batches or other steps in a progress bar."""
+    return lambda steps: tqdm(steps, desc=name, disable=not shown)
+
+
 def dias_of(cache: SlotCache, folder: str | None, device: torch.device) -> DIAS:
     """The model that made a cache, from ``folder`` or from where it lay then.
 
     Raises:
         ValueError: it is not there, or not the one.
     """
-    named = Path(folder or cache.header["checkpoint"])
-    file = named / "model.safetensors"
-    if not file.is_file():
+    named = folder or cache.header["checkpoint"]
+    if not (named.startswith(HUB) or (Path(named) / "model.safetensors").is_file()):
         raise ValueError(f"the model that made {cache.path} is not at {named}; say where it is with dias=<folder>")
-    if sha256(file) != cache.header["checkpoint_sha256"]:
+    if weights_sha256(named) != cache.header["checkpoint_sha256"]:
         raise ValueError(f"{named} is not the model that made {cache.path}; name that one with dias=<folder>")
     return DIAS.from_pretrained(named).to(device).eval()
 

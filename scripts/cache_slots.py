@@ -6,7 +6,6 @@ accelerate launch scripts/cache_slots.py …    # several processes share the wo
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +17,9 @@ from tqdm import tqdm
 
 from dias_video.data.source import VideoSource
 from dias_video.encoding import encode_videos
-from dias_video.files import sha256
 from dias_video.initializers import BoxInitializer
 from dias_video.model import DIAS
+from dias_video.pretrained import weights_sha256
 from slotformer.cache import SlotCache, SlotCacheWriter, finish
 
 
@@ -83,7 +82,7 @@ def describe(cfg: DictConfig, model: DIAS, source: VideoSource, with_boxes: bool
     return {
         "scenarios": sorted({name for name in known if name is not None}),
         "checkpoint": str(cfg.checkpoint),
-        "checkpoint_sha256": sha256(Path(cfg.checkpoint) / "model.safetensors"),
+        "checkpoint_sha256": weights_sha256(cfg.checkpoint),
         "model": model.config,
         "grid": list(model.encoder.grid),
         "data": OmegaConf.to_container(cfg.data[cfg.split], resolve=True),

@@ -17,10 +17,10 @@ from omegaconf import DictConfig
 from dias_video.baselines import FixedBoxes, KMeans
 from dias_video.data.problems import usable
 from dias_video.evaluation import PROTOCOLS, Method, Videos, evaluate
-from dias_video.files import sha256
 from dias_video.initializers import BoxInitializer
 from dias_video.model import DIAS
 from dias_video.predictors import ModelTracks, PredictionFiles
+from dias_video.pretrained import weights_sha256
 from dias_video.results import MAIN, Setting, summary_table, write_results
 from dias_video.splits import check_split
 
@@ -34,7 +34,7 @@ def load_model(cfg: DictConfig, accelerator: Accelerator) -> tuple[DIAS | None, 
     if cfg.checkpoint is None:
         return None, None
     model = DIAS.from_pretrained(cfg.checkpoint).to(cfg.device or accelerator.device).eval()
-    return model, sha256(Path(cfg.checkpoint) / "model.safetensors")
+    return model, weights_sha256(cfg.checkpoint)
 
 
 def build_methods(cfg: DictConfig, model: DIAS | None, boxes: bool) -> dict[str, Method]:

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.encoding import encode_videos
 from dias_video.evaluation import Videos
-from dias_video.files import sha256
 from dias_video.initializers import BoxInitializer
 from dias_video.model import DIAS
+from dias_video.pretrained import weights_sha256
 from dias_video.probe import ObjectSlots, fit_probe, joined, object_slots, score_probe
 
 
@@ -72,7 +72,7 @@ def main(cfg: DictConfig) -> None:
     scores = score_probe(probe, slots["test"])
     about = {
         "checkpoint": cfg.checkpoint,
-        "checkpoint_sha256": sha256(Path(cfg.checkpoint) / "model.safetensors"),
+        "checkpoint_sha256": weights_sha256(cfg.checkpoint),
         "condition": "boxes" if boxes else "none",
         "slots": {name: len(value.slots) for name, value in slots.items()},
         "classes": vocabulary,

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _cached import CachedSource, device_of, dias_of, folders
+from _cached import CachedSource, bar, device_of, dias_of, folders
 from _futures import pictures
 from _main import entry
 from _oracle import oracle_errors
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from dias_video.engine import check_folder
-from dias_video.files import sha256
+from dias_video.pretrained import weights_sha256
 from slotformer.cache import SlotCache
 from slotformer.errors import RolloutErrors, over_models
 from slotformer.report import plot_errors, write_csv, write_json
@@ -48,17 +47,12 @@ def load(cfg: DictConfig, cache: SlotCache) -> list[Dynamics]:
     return models
 
 
-def bar(name: str) -> Any:
-    """Wraps a list of batches in a progress bar."""
-    return lambda batches: tqdm(batches, unit="batch", desc=name)
-
-
 def predicted(cfg: DictConfig, models: Sequence[Dynamics], cache: SlotCache) -> list[SlotCache]:
     """What each model predicts, kept below ``cfg.out_dir``."""
     parts = []
     for at, (folder, model) in enumerate(zip(folders(cfg.checkpoint), models, strict=True)):
         path = Path(cfg.out_dir) / "slots" / (str(at) if len(models) > 1 else "")
-        made_by = {"dynamics_sha256": sha256(Path(folder) / "model.safetensors")}
+        made_by = {"dynamics_sha256": weights_sha256(folder)}
         parts.append(predict_cache(model, cache, path, cfg.predicted_frames, cfg.batch_size, bar("rollout"), **made_by))
     return parts
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dias_video.data.features import encoder_hash
 from dias_video.encoders import TinyEncoder
-from dias_video.pretrained import Configured, build, load_weights
+from dias_video.files import sha256
+from dias_video.pretrained import Configured, build, load_weights, weights_sha256
 
 
 class Part(Configured, nn.Module):
@@ -168,6 +169,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]
 def test_a_model_from_the_hub(hub: list[tuple[str, ...]]) -> None:
     assert Part.from_pretrained("hf-hub:someone/part").config["scale"] == 0.5
     assert hub == [("someone/part", "config.json"), ("someone/part", "model.safetensors")]
+    assert weights_sha256("hf-hub:someone/part") == sha256(Path("hub/someone/part/model.safetensors"))
     with pytest.raises(OSError, match=r"^the Hub has no model someone/else, .* \(404 for someone/else\)$"):
         Part.from_pretrained("hf-hub:someone/else")
 

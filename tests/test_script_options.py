@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import runpy
@@ -11,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -20,7 +22,9 @@ from omegaconf import OmegaConf
 
 import dias_video.validation  # noqa: F401 - what scripts import is loaded once, before the forks
 import slotformer.validation  # noqa: F401
+from dias_video.files import sha256
 from dias_video.model import DIAS
+from slotformer.cache import SlotCache
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("simulate.size=[40,56]", "simulate.num_frames=9", "workers=1")
@@ -127,7 +131,7 @@ def test_a_wrong_option_is_named(tmp_path: Path, name: str, words: tuple[str, ..
 def test_help_shows_commands_and_what_every_option_is(name: str) -> None:
     code, output = run(name, "--help")
     assert code == 0, output
-    assert f"python scripts/{name}.py " in output
+    assert f"python scripts/{name}.py" in output
     for line in (ROOT / f"configs/{name}.yaml").read_text().splitlines():
         assert line in output
 
@@ -202,6 +206,26 @@ def options(name: str) -> list[str]:
         return [path] * (path != "" and "_target_" not in value) + [option for part in below for option in part]
 
     return within(config, "")
+
+
+@pytest.mark.slow
+def test_a_model_on_the_hub_is_taken(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = {f"me/{name}": world / name / "checkpoints/last" for name in ("dias", "slotformer")}
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file: str(hub[name] / file))  # in forks too
+    more = {
+        "evaluate": (), "probe": (), "cache_slots": (),
+        "rollout": (f"cache={tmp_path}/cache_slots", "masks=1", "oracle=1"),  # the model that made these is there too
+    }  # fmt: skip
+    for name, others in more.items():
+        words = [word.format(w=world, o=tmp_path / name) for word in COMMANDS[name][1:]]
+        model = "me/slotformer" if name == "rollout" else "me/dias"
+        code, output = run(name, f"checkpoint=hf-hub:{model}", *words, *others)
+        assert code == 0, output
+    digest = sha256(hub["me/dias"] / "model.safetensors")
+    about = json.loads((tmp_path / "evaluate/metrics.json").read_text())["about"]
+    assert (about["checkpoint"], about["checkpoint_hash"]) == ("hf-hub:me/dias", digest)
+    assert json.loads((tmp_path / "probe/probe.json").read_text())["about"]["checkpoint_sha256"] == digest
+    assert SlotCache(tmp_path / "cache_slots").header["checkpoint_sha256"] == digest
 
 
 ANYTHING = ["banana", "-1", "0", "1.5", "true", "null", "[]", "{}", "[0,-3]", "/nowhere/x", "1e30", "nan"]
