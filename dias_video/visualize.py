@@ -97,7 +97,12 @@ def write_gif(path: str | Path, pictures: Tensor | Iterable[Tensor], fps: float 
     """Write a looping GIF of pictures (T,H,W,3) uint8, or of an iterable of such pieces, written as they come.
 
     The file appears whole or not at all.
+
+    Raises:
+        ValueError: ``fps`` is not above 0.
     """
+    if fps <= 0:
+        raise ValueError(f"fps must be above 0, got {fps}")
     pieces = [pictures] if isinstance(pictures, Tensor) else pictures
 
     def write(aside: Path) -> None:

@@ -7,11 +7,12 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
 from _options import check_types
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 
@@ -19,6 +20,14 @@ def _place(error: Exception) -> str:
     """The part of the config that could not be instantiated."""
     found = re.search(r"full_key: (\S+)", str(error))
     return found.group(1) if found else "an object"
+
+
+def _missing(cfg: DictConfig, option: str) -> str:
+    """The option to add where a value is missing: the one it refers to, if it refers to another."""
+    group, _, name = option.rpartition(".")
+    values: Any = OmegaConf.to_container(OmegaConf.select(cfg, group) if group else cfg, resolve=False)
+    found = re.fullmatch(r"\$\{([\w.]+)\}", str(values[name]))
+    return found.group(1) if found else option
 
 
 def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
@@ -48,7 +57,8 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
                 if cause is not None and not isinstance(cause, (ValueError, OSError)):
                     text = f"{_place(error)} can't be made of its options: {text}"
                 if isinstance(error, MissingMandatoryValue):
-                    text = f"{error.full_key} is missing; add {error.full_key}=<value> to the command"
+                    option = _missing(cfg, error.full_key)
+                    text = f"{option} is missing; add {option}=<value> to the command"
                 print(f"error: {text}", file=sys.stderr, flush=True)
                 sys.exit(1)
 
@@ -60,6 +70,9 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
             # to be told experiment/<script>=x.
             sys.argv[1:] = [re.sub("^experiment=", f"experiment/{config_name}=", word) for word in sys.argv[1:]]
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise what Hydra would print over several lines
+            if {"-h", "--help"} & set(sys.argv[1:]):  # Hydra lists the options but drops what their comments say
+                file = Path(__file__).parents[1] / f"configs/{config_name}.yaml"
+                print(main.__globals__["__doc__"], file.read_text(), sep="\n", flush=True)
             try:
                 return run()
             except (hydra.errors.HydraException, ValueError) as error:  # of a config that can't be composed

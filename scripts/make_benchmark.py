@@ -18,6 +18,8 @@ from dias_video.simulate.writer import write_dataset
 @entry("make_benchmark")
 def main(cfg: DictConfig) -> None:
     """Write every split of ``cfg.recipe``; refuse the result if it is not what the recipe made elsewhere."""
+    if "simulate" not in cfg:
+        raise ValueError("choose what to make: recipe=<one of configs/recipe>, for example recipe=toss-A")
     variant = instantiate(cfg.simulate, _convert_="all")
     different = []
     for split, num_videos in cfg.splits.items():

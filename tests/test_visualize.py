@@ -6,6 +6,7 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+import pytest
 import torch
 from tiny import clips, tiny_dias
 
@@ -55,6 +56,12 @@ def test_gif_holds_the_frames(tmp_path: Path) -> None:
     assert read.shape[:3] == (5, 8, 6)
     assert all(read[t, t].min() > 200 and read[t, (t + 1) % 5].max() < 50 for t in range(5))
     assert [p.name for p in tmp_path.iterdir()] == ["a.gif"]
+
+
+def test_a_gif_needs_a_rate(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="fps must be above 0, got 0"):
+        write_gif(tmp_path / "a.gif", torch.zeros(1, 8, 6, 3, dtype=torch.uint8), fps=0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_tracked_pieces_follow_the_windows() -> None:
