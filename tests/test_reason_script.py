@@ -1,0 +1,79 @@
+"""``scripts/reason.py`` on several dynamics models, and what counts as another look at the test videos."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+from test_script_options import run, sentence
+from toy_slots import toy_cache
+
+import slotformer.protocol  # what the script imports is loaded once, before the forks
+import slotformer.report  # noqa: F401
+from slotformer.rollouter import SlotFormer
+
+SIZE = {"burn_in": 3, "rollout": 2, "stride": 2, "width": 8, "layers": 1, "heads": 2}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Readout and test slots, other readout slots, and two dynamics models that have learned nothing."""
+    root = tmp_path_factory.mktemp("world")
+    width = [
+        toy_cache(root / n, 16, s, balanced=True, num_frames=20).slot_dim
+        for s, n in enumerate(("readout", "test", "other"))
+    ]
+    for seed in range(2):
+        torch.manual_seed(seed)
+        SlotFormer(width[0], **SIZE, residual=bool(seed)).save_pretrained(root / f"m{seed}")
+    return root
+
+
+def reason(world: Path, out: Path, *words: str) -> tuple[int | None, str]:
+    options = {
+        "readout_cache": f"{world}/readout",
+        "test_cache": f"{world}/test",
+        "dynamics": f"[{world}/m0,{world}/m1]",
+    }
+    options |= {"readouts": "[{form: roles}]", "predicted_frames": "[3]", "seeds": "[0]", "observed_frames": "8"}
+    options |= {
+        "readout": "{epochs: 3, folds: 2, restarts: 1, batch_size: 8, hidden: 4, lr: 0.1, weight_decay: 1.0}",
+        "out_dir": str(out),
+    }
+    options |= dict(word.split("=", 1) for word in words)
+    return run("reason", *(f"{name}={value}" for name, value in options.items()))
+
+
+@pytest.mark.slow
+def test_several_models_are_as_several_seeds(world: Path, tmp_path: Path) -> None:
+    code, output = reason(world, tmp_path / "out")
+    assert code == 0, output
+    about = json.loads((tmp_path / "out/reason.json").read_text())
+    assert [one["dynamics"] for one in about["runs"]] == [f"{world}/m0", f"{world}/m1"]
+    assert len({one["dynamics_sha256"] for one in about["runs"]}) == 2
+    assert [(one["observed_raw_frames"], one["look"]) for one in about["runs"]] == [(8, 1)] * 2
+    with (tmp_path / "out/accuracy.csv").open() as file:
+        rows = {row["kind"]: row for row in csv.DictReader(file) if row["scenario"] == "all"}
+    for place, kind in enumerate(("observed", "predicted", "full")):
+        accuracies = [one["points"][place]["accuracy"] for one in about["runs"]]
+        assert (len(set(accuracies)) > 1) == (kind == "predicted")  # only what is predicted depends on the model
+        assert float(rows[kind]["accuracy"]) == pytest.approx(statistics.mean(accuracies), abs=1e-5)
+        assert float(rows[kind]["std"]) == pytest.approx(statistics.stdev(accuracies), abs=1e-5)
+    assert about["runs"][0]["points"][1]["validation_loss"] != about["runs"][1]["points"][1]["validation_loss"]
+    folders = sorted(str(file.parent.relative_to(tmp_path / "out/readouts")) for file in tmp_path.rglob("config.yaml"))
+    assert folders == sorted(
+        f"{model}/roles/{point}/s0" for model in (0, 1) for point in ("observed", "predicted_3", "full")
+    )
+
+    one = f"dynamics={world}/m0"
+    for number, change in enumerate(("seeds=[1]", f"readout_cache={world}/other", "observed_frames=6")):
+        code, output = reason(world, tmp_path / str(number), one, change)
+        assert code == 1
+        assert "second_look=true scores again" in sentence(output)
+    code, output = reason(world, tmp_path / "again", one, "seeds=[1]", "second_look=true")
+    assert code == 0, output
+    assert "16 test videos, look 2" in output
