@@ -7,26 +7,26 @@ accelerate launch --multi_gpu --num_processes 2 scripts/reason.py …    # batch
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _cached import folders
+from _cached import bar, folders
 from _main import entry
 from accelerate import Accelerator
-from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
+from omegaconf import DictConfig
 
 from dias_video.data.physion import stimulus
 from dias_video.engine import check_folder
 from dias_video.engine.ranks import Ranks, Signals
-from dias_video.files import sha256
+from dias_video.pretrained import weights_sha256
 from slotformer.cache import SlotCache
 from slotformer.contact import LabelledSlots
 from slotformer.fitting import ReadoutSettings, Runs
 from slotformer.human import human_rows, read_human
-from slotformer.places import PlaceProbe, fit_probe
-from slotformer.protocol import Answers, accuracy_rows, answer, futures, join_answers, record_look, settings_of
+from slotformer.places import fit_probe
+from slotformer.protocol import Answers, accuracy_rows, fit_points, futures, join_answers, record_look, settings_of
 from slotformer.report import accuracy_line, plot_accuracy, write_csv, write_json
 from slotformer.validation import check_same_encoder, load_dynamics
 
@@ -47,46 +47,43 @@ class Reasoning:
         accelerator = Accelerator(cpu=cfg.device == "cpu")
         self.device = torch.device(cfg.device) if cfg.device else accelerator.device
         self.ranks = Ranks()
+        self.bar = partial(bar, shown=self.ranks.is_main)  # one for all processes
         self.runs = Runs(Path(cfg.out_dir) / "readouts", cfg.resume, watch=lambda: self.ranks.leaving(signals))
-        self.probe: PlaceProbe | None = None
         with self.runs.watch():
             if self.ranks.is_main:
                 check_folder(cfg.out_dir, cfg.resume)
             self.caches = {"readout": SlotCache(cfg.readout_cache), "test": SlotCache(cfg.test_cache)}
-            common = OmegaConf.to_container(cfg.readout)
-            assert isinstance(common, dict)
-            self.candidates = [ReadoutSettings(**{**common, **dict(readout)}) for readout in cfg.readouts]
-            if any(candidate.form == "places" for candidate in self.candidates):
-                self.probe = fit_probe(self.caches["readout"])
+            self.candidates = [ReadoutSettings(**{**cfg.readout, **readout}) for readout in cfg.readouts]
+            places = any(candidate.form == "places" for candidate in self.candidates)
+            self.probe = fit_probe(self.caches["readout"]) if places else None
 
-    def bar(self, name: str) -> Any:
-        """Wraps batches or points in a progress bar, one for all processes."""
-        return lambda items: tqdm(items, desc=name, disable=not self.ranks.is_main)
-
-    def reason(self, folder: str, runs: Runs) -> Reasoned:
-        """Roll out with one dynamics model, fit readouts, score the test videos."""
+    def reason(self, folder: str, place: str) -> Reasoned:
+        """Roll out with one dynamics model, fit readouts (in a folder of that name), score the test videos."""
         cfg, caches = self.cfg, self.caches
-        points, seeds = sorted({int(n) for n in cfg.predicted_frames}), [int(s) for s in cfg.seeds]
+        counts, seeds = sorted({int(n) for n in cfg.predicted_frames}), [int(s) for s in cfg.seeds]
         with self.runs.watch():
             model = load_dynamics(folder).to(self.device)
             for cache in caches.values():
                 check_same_encoder(model, cache)
             observed = int(cfg.observed_frames or model.burn_in * model.stride)
-            bar = self.bar("rollout")
-            ends = {name: futures(cache, model, observed, max(points), progress=bar) for name, cache in caches.items()}
+            most, shown = max(counts), self.bar("rollout")
+            ends = {name: futures(cache, model, observed, most, progress=shown) for name, cache in caches.items()}
             if self.probe is not None:
                 ends = {name: end.with_places(self.probe) for name, end in ends.items()}
             fitted_on = caches["readout"].identity
-            settings = settings_of(self.candidates, points=points, seeds=seeds, observed=observed, readout=fitted_on)
-            checkpoint = sha256(Path(folder) / "model.safetensors")
-            # Before the first score, and by the main process alone, which reports it.
-            look = record_look(caches["test"], checkpoint, settings, cfg.second_look) if self.ranks.is_main else 0
-        runs = runs.of(dynamics_sha256=checkpoint, readout_sha256=fitted_on, observed_raw_frames=observed)
-        answers = answer(ends["readout"], ends["test"], points, self.candidates, seeds, runs, self.bar("readouts"))
+            settings = settings_of(self.candidates, points=counts, seeds=seeds, observed=observed, readout=fitted_on)
+            checkpoint = weights_sha256(folder)
+            look = partial(record_look, caches["test"], checkpoint, settings, cfg.second_look)
+            look(note=False)  # a refusal should not come after hours of fitting
+        runs = self.runs.of(place, dynamics_sha256=checkpoint, readout_sha256=fitted_on, observed_raw_frames=observed)
+        points = fit_points(ends["readout"], counts, self.candidates, seeds, runs, self.bar("readouts"))
+        with self.runs.watch():
+            number = look() if self.ranks.is_main else 0  # noted once all is fitted, by the process that reports it
+            answers = [point.answer(ends["test"]) for point in points]
         about = {
             "dynamics": folder,
             "dynamics_sha256": checkpoint,
-            "look": look,  # 1: the first time that this model was scored on these test videos
+            "look": number,  # 1: the first time that this model was scored on these test videos
             "observed_raw_frames": observed,
             "stride": model.stride,
             "settings": settings,
@@ -101,8 +98,7 @@ def main(cfg: DictConfig) -> None:
     models, out_dir = folders(cfg.dynamics), Path(cfg.out_dir)
     with Signals() as signals:
         reasoning = Reasoning(cfg, signals)
-        runs = [reasoning.runs.of(str(number)) if len(models) > 1 else reasoning.runs for number in range(len(models))]
-        parts = [reasoning.reason(folder, own) for folder, own in zip(models, runs, strict=True)]
+        parts = [reasoning.reason(folder, str(at) if models[1:] else "") for at, folder in enumerate(models)]
     if not reasoning.ranks.is_main:
         return
     test, caches, probe = parts[0].test, reasoning.caches, reasoning.probe
@@ -112,8 +108,8 @@ def main(cfg: DictConfig) -> None:
     write_csv(out_dir / "accuracy.csv", rows)
     plot_accuracy(out_dir / "accuracy.png", rows, parts[0].about["stride"])
     explained = None if probe is None else [round(v, 4) for v in probe.explained.tolist()]
-    counts = {f"{name}_videos": len(cache) for name, cache in caches.items()}
-    about = {**counts, "places_explained": explained, "runs": [part.about for part in parts]}
+    about: dict[str, Any] = {f"{name}_videos": len(cache) for name, cache in caches.items()}
+    about |= {"places_explained": explained, "runs": [part.about for part in parts]}
     write_json(out_dir / "reason.json", about)
     print(*(accuracy_line(row) for row in rows if row["scenario"] == "all"), sep="\n")
     look = max(part.about["look"] for part in parts)

@@ -1,7 +1,7 @@
 """The Physion protocol: accuracy of contact readouts against how many frames of the future were predicted.
 
-Readouts are fitted on the readout videos alone (:mod:`slotformer.fitting`), and the test videos are scored once, which
-the test cache itself remembers.
+Readouts are fitted on the readout videos alone (:mod:`slotformer.fitting`), all of them before the test videos are
+scored, once, which the test cache itself remembers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -122,16 +122,31 @@ class Answers:
         }
 
 
-def answer(
+class FittedPoint(NamedTuple):
+    """The readouts for one point of a curve, which have not seen the test videos."""
+
+    readout: str  # their form
+    kind: str
+    predicted_frames: int
+    fitted: list[Fitted]  # one a seed
+
+    def answer(self, test: Futures) -> Answers:
+        """Score the test videos."""
+        held = test.kind(self.kind, self.predicted_frames)
+        correct = np.stack([f.correct(held) for f in self.fitted])
+        validation = float(np.mean([f.validation_accuracy for f in self.fitted]))
+        return Answers(self.kind, self.predicted_frames, correct, validation, self.fitted, self.readout)
+
+
+def fit_points(
     readout: Futures,
-    test: Futures,
     predicted_frames: Sequence[int],
     candidates: Sequence[ReadoutSettings],
     seeds: Sequence[int],
     runs: Runs,
     progress: Wrap = iter,
-) -> list[Answers]:
-    """Fit a readout for every point of every curve on ``readout`` and score it on ``test``.
+) -> list[FittedPoint]:
+    """Fit a readout for every point of every curve.
 
     Readouts are trained in folders ``<form>/<point>/s<seed>`` of ``runs``: ``places/predicted_8/s0``.
 
@@ -140,18 +155,15 @@ def answer(
     """
     points = [("observed", 0), *(("predicted", n) for n in predicted_frames), ("full", max(predicted_frames))]
     forms = dict.fromkeys(c.form for c in candidates)
-    answers = []
+    found = []
     for form, (kind, count) in progress(list(itertools.product(forms, points))):
-        train, held = readout.kind(kind, count), test.kind(kind, count)
-        name, same = f"predicted_{count}" if kind == "predicted" else kind, [c for c in candidates if c.form == form]
+        train, same = readout.kind(kind, count), [c for c in candidates if c.form == form]
+        name = f"predicted_{count}" if kind == "predicted" else kind
         fitted = [
             fit(train, same, seed, runs.of(form, name, f"s{seed}", kind=kind, predicted_frames=count)) for seed in seeds
         ]
-        with runs.watch():
-            correct = np.stack([f.correct(held) for f in fitted])
-        validation = float(np.mean([f.validation_accuracy for f in fitted]))
-        answers.append(Answers(kind, count, correct, validation, fitted, form))
-    return answers
+        found.append(FittedPoint(form, kind, count, fitted))
+    return found
 
 
 def join_answers(parts: Sequence[Sequence[Answers]]) -> list[Answers]:
@@ -202,7 +214,9 @@ def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: fl
     return rows
 
 
-def record_look(cache: SlotCache, dynamics: str, settings: dict[str, Any], allow_second: bool = False) -> int:
+def record_look(
+    cache: SlotCache, dynamics: str, settings: dict[str, Any], allow_second: bool = False, note: bool = True
+) -> int:
     """Note in the test cache that it is about to be scored; the number of this look (1 = the first).
 
     The same settings give the same numbers, so repeating them is no new look. Other settings for the same dynamics
@@ -213,6 +227,7 @@ def record_look(cache: SlotCache, dynamics: str, settings: dict[str, Any], allow
         dynamics: identifies the dynamics model.
         settings: everything else that the scores depend on.
         allow_second: look again all the same; the number says so.
+        note: False only asks, before work whose outcome would be refused.
 
     Raises:
         ValueError: this would be a second look and ``allow_second`` is False.
@@ -230,8 +245,9 @@ def record_look(cache: SlotCache, dynamics: str, settings: dict[str, Any], allow
             f"test scores make them worthless, so tune on the readout set; second_look=true scores again and says so"
         )
     entry = {"dynamics": dynamics, "settings": key, "number": len(own) + 1, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
-    with file.open("a") as out:
-        out.write(json.dumps(entry) + "\n")
+    if note:
+        with file.open("a") as out:
+            out.write(json.dumps(entry) + "\n")
     return len(own) + 1
 
 

@@ -20,7 +20,7 @@ from slotformer.contact import FORMS, ContactReadout, LabelledSlots
 from slotformer.fitting import Fitted, ReadoutSettings, Runs, best_threshold, evaluate, fit, stratified_parts
 from slotformer.human import human_rows, read_human
 from slotformer.places import PlaceProbe, fit_probe, map_places
-from slotformer.protocol import Answers, accuracy_rows, answer, futures, join_answers, record_look, settings_of
+from slotformer.protocol import Answers, accuracy_rows, fit_points, futures, join_answers, record_look, settings_of
 from slotformer.report import plot_accuracy
 from slotformer.rollouter import SlotFormer
 from slotformer.validation import cache_errors, check_same_encoder, longest_rollout
@@ -266,7 +266,7 @@ def test_every_curve_has_all_points(caches: tuple[SlotCache, SlotCache], tmp_pat
     ends = [futures(cache, model, 6, 5) for cache in (readout, test)]
     forms = ["roles", "logistic"]
     quick = [ReadoutSettings(form=form, epochs=2, folds=2, restarts=1, hidden=4) for form in forms]
-    answers = answer(ends[0], ends[1], [2, 5], quick, [0, 1], Runs(tmp_path))
+    answers = [p.answer(ends[1]) for p in fit_points(ends[0], [2, 5], quick, [0, 1], Runs(tmp_path))]
     points = [("observed", 0), ("predicted", 2), ("predicted", 5), ("full", 5)]
     assert [(a.readout, a.kind, a.predicted_frames) for a in answers] == [(f, *p) for f in forms for p in points]
     assert all(a.correct.shape == (2, 16) for a in answers)
@@ -283,7 +283,7 @@ def test_candidates_of_one_form_compete_and_forms_do_not(caches: tuple[SlotCache
     ends = [futures(cache, model, 6, 5) for cache in (readout, test)]
     quick = ReadoutSettings(form="roles", epochs=2, folds=2, restarts=1, hidden=4)
     candidates = [quick, replace(quick, lr=0.5, epochs=9), replace(quick, form="relation")]
-    answers = answer(ends[0], ends[1], [2], candidates, [0], Runs(tmp_path / "all"))
+    answers = [p.answer(ends[1]) for p in fit_points(ends[0], [2], candidates, [0], Runs(tmp_path / "all"))]
     assert [a.readout for a in answers] == ["roles"] * 3 + ["relation"] * 3
     train = ends[0].kind("observed", 0)
     places = [Runs(tmp_path / name) for name in "ab"]
@@ -300,6 +300,8 @@ def test_candidates_of_one_form_compete_and_forms_do_not(caches: tuple[SlotCache
 def test_a_second_look_at_the_test_videos_needs_a_word(caches: tuple[SlotCache, SlotCache]) -> None:
     _, test = caches
     first = settings_of([QUICK], points=[2])
+    assert record_look(test, "model", first, note=False) == 1
+    assert not (test.path / "looks.jsonl").exists()
     assert record_look(test, "model", first) == 1
     assert record_look(test, "model", first) == 1  # the same again is no new look
     assert record_look(test, "other model", first) == 1

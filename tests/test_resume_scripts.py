@@ -17,10 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_engine_processes import ENV, launch
+from test_script_options import run, sentence
 from toy_slots import toy_cache
 
 from slotformer import protocol
-from slotformer.cache import SlotCache
 from slotformer.rollouter import SlotFormer
 
 ROOT = Path(__file__).parents[1]
@@ -100,10 +100,13 @@ def slots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("slots")
     for seed, name in enumerate(("readout", "test")):
         toy_cache(root / name, 16, seed, balanced=True, num_frames=20)
-    torch.manual_seed(0)
-    size = {"burn_in": 3, "rollout": 2, "stride": 2, "width": 8, "layers": 1, "heads": 2}
-    SlotFormer(SlotCache(root / "test").slot_dim, **size).save_pretrained(root / "dynamics")
+    dynamics(0).save_pretrained(root / "dynamics")
     return root
+
+
+def dynamics(seed: int) -> SlotFormer:
+    torch.manual_seed(seed)
+    return SlotFormer(12, burn_in=3, rollout=2, stride=2, width=8, layers=1, heads=2)
 
 
 def reasoning(slots: Path, out: Path) -> tuple[str, ...]:
@@ -181,11 +184,29 @@ def test_reason_ends_at_once_while_it_predicts(tmp_path: Path, slots: Path) -> N
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("reasoned")
+def test_a_fit_that_fails_is_no_look_and_a_second_look_is_refused_before_any_fit(
+    tmp_path: Path, slots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("no fit")
+
+    monkeypatch.setattr(protocol, "fit", fails)  # in forks too
+    dynamics(1).save_pretrained(tmp_path / "dynamics")
+    words, looks = reasoning(slots, tmp_path / "run"), (slots / "test/looks.jsonl").read_text()
+    code, output = run("reason", *words, f"dynamics={tmp_path}/dynamics")
+    assert (code, sentence(output)) == (1, "error: no fit")
+    assert (slots / "test/looks.jsonl").read_text() == looks
+    code, output = run("reason", *words, "seeds=[5]")
+    assert code == 1
+    assert "was scored with this dynamics model" in sentence(output)
+
+
 def test_reason_on_two_processes(tmp_path: Path, slots: Path, reasoned: Path) -> None:
     words = launch([str(ROOT / "scripts/reason.py"), *reasoning(slots, tmp_path / "run")])
-    run = subprocess.run(words, env=ENV, capture_output=True, text=True, timeout=300, check=False)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("test videos, look 1") == 1
+    done = subprocess.run(words, env=ENV, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test videos, look 1") == 1
     assert (tmp_path / "run/accuracy.csv").read_bytes() == (reasoned / "accuracy.csv").read_bytes()
     for one in reasoned.rglob("run.json"):
         other = tmp_path / "run" / one.relative_to(reasoned)
