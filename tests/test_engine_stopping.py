@@ -139,6 +139,43 @@ def test_work_with_nothing_to_save_is_left_at_once(number: signal.Signals, code:
     assert not done
 
 
+def test_work_is_not_begun_after_a_signal() -> None:
+    ranks, done = Ranks(), []
+
+    def work() -> None:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            with ranks.leaving(signals):
+                done.append("some of it")
+
+    with pytest.raises(Interrupted):
+        work()
+    assert not done
+
+
+def test_a_signal_in_the_update_before_a_validation_keeps_it_from_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(tmp_path / "whole", Validation())
+    forward = Toy.forward
+
+    def told(self: Toy, *arguments: Any) -> dict[str, torch.Tensor]:
+        if self.updates == 3:  # the fourth update, after which there is a validation
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(Toy, "forward", told)
+    cut = Validation()
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "run", cut)
+    assert cut.seen == [2]
+    monkeypatch.undo()
+    again = Validation()
+    fit(tmp_path / "run", again, resume=True)
+    assert again.seen == [4, 6]
+    assert equal(tmp_path / "whole", tmp_path / "run")
+
+
 def test_the_settings_are_checked() -> None:
     with pytest.raises(ValueError, match=r"optimization\.weight_decay must be a number >= 0"):
         Optimization(weight_decay=-0.1)

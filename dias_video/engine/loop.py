@@ -222,8 +222,7 @@ class _Run:
                     raise Interrupted(agreed.signal)
                 self._update(micro_batches)
                 self._after_step(epoch=(state.step * trainer.batch_size) // len(dataset))
-        with self.ranks.leaving(self.signals):
-            pass  # all is saved, but whoever started this run may have more to do
+        self.ranks.stop_if_told(self.signals)  # all is saved, but whoever started this run may have more to do
 
     def _update(self, micro_batches: list[Any]) -> None:
         trainer, step = self.trainer, self.state.step
@@ -298,6 +297,7 @@ class _Run:
             weights = self.state.weights(self.trainer.is_main)
             self.state.unseen = True
             with self.ranks.together(), self.signals.abandoning(), torch.no_grad():
+                self.signals.abandon_if_told()
                 if self.trainer.is_main:
                     model = self.state.evaluated(weights)
                     if self.validate is not None:

@@ -79,13 +79,21 @@ class Ranks:
             problem = error
         agreement.signal = self._agree(signals.number if signals is not None else 0, problem)
 
+    def stop_if_told(self, signals: Signals) -> None:
+        """Raise Interrupted on every process if a signal has come to any of them."""
+        with self.together(signals) as agreed:
+            pass
+        if agreed.signal:
+            raise Interrupted(agreed.signal)
+
     @contextmanager
     def leaving(self, signals: Signals) -> Iterator[None]:
-        """``together`` for work that has nothing to save: left as soon as a signal comes.
+        """``together`` for work that has nothing to save: not begun after a signal, and left as soon as one comes.
 
         Raises:
             Interrupted: a signal came to any process.
         """
+        self.stop_if_told(signals)
         with self.together(signals) as agreed, signals.abandoning():
             yield
         if agreed.signal:
@@ -169,6 +177,11 @@ class Signals:
             pass
         finally:
             self._abandoning = False
+
+    def abandon_if_told(self) -> None:
+        """Leave the block of ``abandoning`` if a signal had come before it began."""
+        if self.number:
+            raise Abandoned
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.number == signal.SIGINT:
