@@ -32,6 +32,9 @@ ROOT = Path(__file__).parents[1]
 @entry("benchmark")
 def main(cfg: DictConfig) -> None:
     """Run ``cfg.sections`` and write the tables."""
+    known = compose("benchmark").sections
+    if unknown := [name for name in cfg.sections if name not in known]:
+        raise ValueError(f"there is no section {unknown[0]!r}; choose from {', '.join(known)}")
     settings = {"device": cfg.device, "threads": cfg.threads, "rounds": cfg.rounds, "seconds": cfg.seconds}
     settings["models"] = {name: model_config(name) for name in cfg.models}
     out = ROOT / cfg.out_dir

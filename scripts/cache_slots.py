@@ -26,9 +26,9 @@ from slotformer.cache import SlotCache, SlotCacheWriter, finish
 @entry("cache_slots")
 def main(cfg: DictConfig) -> None:
     """Cache ``cfg.split`` of ``cfg.data`` in ``cfg.cache``."""
-    if cfg.split not in cfg.data or "_target_" not in cfg.data[cfg.split]:
-        splits = [name for name, value in cfg.data.items() if isinstance(value, DictConfig) and "_target_" in value]
-        raise ValueError(f"this data has no split {cfg.split!r}; choose from {', '.join(map(str, splits))}")
+    splits = [str(name) for name, value in cfg.data.items() if isinstance(value, DictConfig) and "root" in value]
+    if cfg.split not in splits:
+        raise ValueError(f"this data has no split {cfg.split!r}; choose from {', '.join(splits)}")
     processes = Accelerator(cpu=cfg.device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
     device = torch.device(cfg.device) if cfg.device else processes.device
     model = DIAS.from_pretrained(cfg.checkpoint).to(device).eval()

@@ -27,7 +27,8 @@ def named_encoder(cfg: DictConfig) -> Encoder:
         encoder: Encoder = instantiate(cfg.model.encoder)
         return encoder
     model = Configured.from_pretrained(cfg.checkpoint)
-    assert isinstance(model, (Distillation, DIAS))
+    if not isinstance(model, (Distillation, DIAS)):
+        raise ValueError(f"{cfg.checkpoint} holds a {type(model).__name__}, which has no encoder")
     return model.encoder
 
 

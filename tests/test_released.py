@@ -272,14 +272,18 @@ def test_what_does_not_fit_is_listed_with_its_reason(released: ReleasedDIAS) -> 
 
 
 def test_a_tensor_can_be_cut_and_is_taken_once() -> None:
-    model = nn.ModuleDict({"a": nn.Linear(2, 1, bias=False), "b": nn.Linear(2, 3, bias=False)})
-    whole = torch.arange(8.0).view(4, 2)
-    rules = [(r"ab|again", "a.weight+b.weight")]
-    assert adopt(model, {"ab": whole[:3]}, rules)[0].startswith("ab (3, 2): the model wants a.weight (1, 2) and b.wei")
-    assert adopt(model, {"ab": whole, "again": whole}, rules) == [
+    model = nn.ModuleDict({name: nn.Linear(2, rows, bias=False) for name, rows in (("a", 1), ("b", 3), ("c", 1))})
+    whole, other = torch.arange(8.0).view(4, 2), torch.ones(1, 2)
+    rules = [(r"ab|again", "a.weight+b.weight"), ("c", "c.weight")]
+    assert adopt(model, {"ab": whole[:3], "c": other}, rules)[0].startswith(
+        "ab (3, 2): the model wants a.weight (1, 2) and b.wei"
+    )
+    assert adopt(model, {"ab": whole, "again": whole, "c": other}, rules) == [
         "again (4, 2): the model has no a.weight and no b.weight to fill"
     ]
     assert torch.equal(model["b"].weight, whole[1:])
+    with pytest.raises(ValueError, match="none of the 2 tensors fits a ModuleDict"):
+        adopt(model, {"ab": whole[:3], "d": other}, rules)
 
 
 def test_files(tmp_path: Path) -> None:

@@ -94,6 +94,9 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("visualize", ("video=/nowhere.mp4",), "/nowhere.mp4"),
     ("visualize", ("data=simulated",), "error: data.root is missing; add data.root=<value> to the command"),
     ("whiten_encoder", ("videos=-1",), "error: videos must not be negative, got -1"),
+    ("whiten_encoder", (f"checkpoint={ROOT}/dias_video/assets/slotformer",), "SlotFormer, which has no encoder"),
+    ("cache_slots", ("split=transform",), "this data has no split 'transform'; choose from train, eval, readout"),
+    ("benchmark", ("sections=[nosuch]",), "there is no section 'nosuch'; choose from training, inference,"),
     ("rollout", ("gifs=1.5",), "error: gifs must be an integer, got 1.5"),
     ("rollout", ("checkpoint=[x,3]",), "error: checkpoint must be text, got 3"),
     ("rollout", ("checkpoint=null",), "error: checkpoint must not be null"),
@@ -118,8 +121,9 @@ def test_a_wrong_option_is_named(tmp_path: Path, name: str, words: tuple[str, ..
         "rollout": ("checkpoint=x", "cache=x"),
         "reason": ("dynamics=x", "readout_cache=x", "test_cache=x"),
         "whiten_encoder": ("checkpoint=x", "data.root=x"),
+        "cache_slots": ("checkpoint=x", "data=contact", "data.root=x", f"cache={tmp_path / 'out'}"),
     }
-    out = () if name == "inspect_cache" else (f"out_dir={tmp_path / 'out'}",)
+    out = () if name in ("inspect_cache", "cache_slots") else (f"out_dir={tmp_path / 'out'}",)
     given_words = {word.split("=")[0]: word for word in (*base.get(name, ()), *out, *words)}
     code, output = run(name, *given_words.values())
     assert code == 1, output
@@ -131,7 +135,7 @@ def test_a_wrong_option_is_named(tmp_path: Path, name: str, words: tuple[str, ..
 def test_help_shows_commands_and_what_every_option_is(name: str) -> None:
     code, output = run(name, "--help")
     assert code == 0, output
-    assert f"python scripts/{name}.py" in output
+    assert f"python scripts/{name}.py " in output
     for line in (ROOT / f"configs/{name}.yaml").read_text().splitlines():
         assert line in output
 

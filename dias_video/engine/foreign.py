@@ -29,7 +29,8 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
         else:
             found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the two raise many kinds; each becomes one sentence
-        raise ValueError(f"{file} can't be read as plain weights: {error}") from error
+        # PyTorch's own message would advise to allow code in the file.
+        raise ValueError(f"{file} can't be read as plain weights; it is damaged or holds more than tensors") from error
     inside = found.get("state_dict", found) if isinstance(found, dict) else None
     if not isinstance(inside, dict) or not any(isinstance(value, Tensor) for value in inside.values()):
         raise ValueError(f"{file} holds no state dict (names and tensors)")
@@ -49,6 +50,9 @@ def adopt(model: nn.Module, tensors: Mapping[str, Tensor], rules: Sequence[tuple
     Returns:
         A sentence for every name there that the model did not take and why, and for every one of the model that stays
         as it was.
+
+    Raises:
+        ValueError: nothing fits.
     """
     own = model.state_dict()
     missing, leftover = set(own), []
@@ -70,6 +74,8 @@ def adopt(model: nn.Module, tensors: Mapping[str, Tensor], rules: Sequence[tuple
         for name, part in zip(names, parts, strict=True):
             own[name].copy_(part.reshape(own[name].shape))
             missing.remove(name)
+    if len(missing) == len(own):
+        raise ValueError(f"none of the {len(tensors)} tensors fits a {type(model).__name__}: they are of another model")
     return leftover + [f"{name} {tuple(own[name].shape)}: not in the checkpoint" for name in own if name in missing]
 
 
