@@ -19,7 +19,7 @@ from slotformer.batch import SlotBatch, SlotWindows
 from slotformer.cache import SlotCache
 from slotformer.errors import slot_statistics
 from slotformer.rollouter import Dynamics
-from slotformer.validation import RolloutValidation
+from slotformer.validation import RolloutValidation, check_same_encoder
 
 
 @entry("train_slotformer")
@@ -40,7 +40,11 @@ def main(cfg: DictConfig) -> None:
     windows = SlotWindows(cache, model.burn_in + model.rollout_steps, model.stride, cfg.seed)
     if windows.too_short and trainer.is_main:
         print(f"{windows.too_short} of {len(cache)} videos are too short for {windows.span} frames and left out")
-    validate = RolloutValidation(SlotCache(cfg.val_cache)) if cfg.val_cache else None
+    validate = None
+    if cfg.val_cache is not None:
+        held_out = SlotCache(cfg.val_cache)
+        check_same_encoder(model, held_out)
+        validate = RolloutValidation(held_out)
     trainer.fit(model, windows, SlotBatch.pack, cfg.out_dir, cfg.resume, config, validate)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_script_options import run, sentence
 from toy_slots import toy_cache
 
 from slotformer.cache import SlotCache, SlotCacheWriter
@@ -84,3 +85,19 @@ def test_what_is_watched_is_the_error_at_the_end_of_a_training_rollout(tmp_path:
         {"val/error": last["model"], "val/relative_error": last["model"] / last["repeat_last"]}
     )
     assert last["repeat_last"] != pytest.approx(errors["constant_velocity"][:, steps - 1].mean())
+
+
+def test_a_model_is_not_watched_on_another_encoders_slots(tmp_path: Path) -> None:
+    """The other slots have the same width, so nothing else would tell."""
+    for name, encoder in (("train", "a" * 64), ("same", "a" * 64), ("other", "b" * 64)):
+        with SlotCacheWriter(tmp_path / name, dtype="fp32", checkpoint_sha256=encoder) as writer:
+            for video in range(2):
+                writer.write(str(video), torch.randn(9, 3, 4), torch.ones(9, 3, dtype=torch.bool))
+    words = ("slotformer=tiny", "slotformer.width=8", "slotformer.heads=2", "slotformer.burn_in=2", "max_steps=1")
+    words += ("slotformer.rollout=2", "slotformer.stride=1", "trainer.num_workers=0", "trainer.batch_size=2")
+    given = (*words, f"cache={tmp_path}/train", f"out_dir={tmp_path}/run")
+    code, output = run("train_slotformer", *given, f"val_cache={tmp_path}/other")
+    assert code == 1
+    assert "was made by DIAS checkpoint bbbbbbbbbbbb" in sentence(output)
+    code, output = run("train_slotformer", *given, f"val_cache={tmp_path}/same")
+    assert code == 0, output
