@@ -7,6 +7,7 @@ accelerate launch --multi_gpu --num_processes 8 scripts/train_video.py … # the
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from _main import entry
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from dias_video.batch import VideoBatch
 from dias_video.data.loading import ClipDataset
@@ -22,6 +24,19 @@ from dias_video.data.problems import problems_of, usable
 from dias_video.engine import Trainer, load_weights
 from dias_video.model import DIAS
 from dias_video.validation import ClipValidation
+
+
+def freeze_all_but(parts: Collection[str], model: nn.Module) -> None:
+    """Leave only ``parts`` of a model, direct children of it, to be trained.
+
+    Raises:
+        ValueError: it has no such part, or has it frozen anyway.
+    """
+    trained = {n: child for n, child in model.named_children() if any(p.requires_grad for p in child.parameters())}
+    if unknown := [part for part in parts if part not in trained]:
+        raise ValueError(f"train_only names {unknown[0]!r}, but the trained parts are {', '.join(trained)}")
+    for name, child in trained.items():
+        child.requires_grad_(name in parts)
 
 
 @entry("train_video")
@@ -45,6 +60,8 @@ def main(cfg: DictConfig) -> None:
     model = instantiate(cfg.model)
     if cfg.checkpoint is not None:
         load_weights(model, Path(cfg.checkpoint) / "model.safetensors")
+    if cfg.train_only:
+        freeze_all_but(cfg.train_only, model)
     if features is not None and isinstance(model, DIAS):  # a distilled encoder learns from another's features
         features.check_encoder(model.encoder)
     looks: dict[str, Any] = {}

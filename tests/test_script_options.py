@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 import dias_video.validation  # noqa: F401 - what scripts import is loaded once, before the forks
 import slotformer.validation  # noqa: F401
@@ -254,3 +255,23 @@ def test_anything_is_taken_or_one_sentence(world: Path, name: str) -> None:
             sentence(output)
 
     fuzzed()
+
+
+@pytest.mark.slow
+def test_only_the_named_parts_are_trained(world: Path, tmp_path: Path) -> None:
+    common = ("experiment=smoke", f"data.root={world}", "max_steps=2", "trainer.optimization.warmup=0")
+
+    def weights(name: str, *words: str) -> dict[str, torch.Tensor]:
+        code, output = run("train_video", *common, f"out_dir={tmp_path / name}", *words)
+        assert code == 0, output
+        return load_file(tmp_path / name / "checkpoints/last/model.safetensors")
+
+    initial = weights("initial", "trainer.optimization.lr=1e-30")
+    for parts in (["decoder"], ["decoder", "transition"]):
+        after = weights("-".join(parts), f"train_only=[{','.join(parts)}]")
+        moved = {key.split(".")[0] for key in after if (after[key] - initial[key]).abs().max() > 1e-9}
+        assert moved == set(parts)
+    for part in ("dekoder", "encoder"):
+        code, output = run("train_video", *common, f"out_dir={tmp_path / part}", f"train_only=[{part}]")
+        assert code == 1
+        assert f"train_only names '{part}', but the trained parts are projection, initializer" in sentence(output)
