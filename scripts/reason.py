@@ -53,6 +53,8 @@ class Reasoning:
             if self.ranks.is_main:
                 check_folder(cfg.out_dir, cfg.resume)
             self.caches = {"readout": SlotCache(cfg.readout_cache), "test": SlotCache(cfg.test_cache)}
+            if both := set.intersection(*(set(cache.video_ids) for cache in self.caches.values())):
+                raise ValueError(f"readouts must not be fitted on test videos: {min(both)} is in both caches")
             self.candidates = [ReadoutSettings(**{**cfg.readout, **readout}) for readout in cfg.readouts]
             places = any(candidate.form == "places" for candidate in self.candidates)
             self.probe = fit_probe(self.caches["readout"]) if places else None

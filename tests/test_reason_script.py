@@ -48,6 +48,13 @@ def reason(world: Path, out: Path, *words: str) -> tuple[int | None, str]:
     return run("reason", *(f"{name}={value}" for name, value in options.items()))
 
 
+def test_nothing_is_fitted_on_test_videos(world: Path, tmp_path: Path) -> None:
+    code, output = reason(world, tmp_path / "out", f"readout_cache={world}/test")
+    assert code == 1
+    assert "must not be fitted on test videos: toy1/bounce/00000 is in both caches" in sentence(output)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_several_models_are_as_several_seeds(world: Path, tmp_path: Path) -> None:
     code, output = reason(world, tmp_path / "out")

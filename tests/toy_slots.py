@@ -52,7 +52,7 @@ def toy_cache(path: Path, num_videos: int, seed: int = 0, balanced: bool = False
                 continue
             order = torch.from_numpy(np.random.default_rng(number).permutation(slots.shape[1]))
             scenario = scenarios[sum(counts) % 2]
-            name = f"toy/{scenario}/{sum(counts):05d}"
+            name = f"toy{seed}/{scenario}/{sum(counts):05d}"
             counts[touch] += 1
             mask = torch.ones(slots.shape[:2], dtype=torch.bool)
             writer.write(name, slots[:, order], mask, label=float(touch), scenario=scenario)
