@@ -73,7 +73,7 @@ def curve(cfg: DictConfig, parts: Sequence[RolloutErrors], stride: int, out_dir:
 @entry("rollout")
 def main(cfg: DictConfig) -> None:
     """Roll out ``cfg.checkpoint`` on ``cfg.cache``."""
-    cache, out_dir = SlotCache(cfg.cache), Path(cfg.out_dir)
+    named, cache, out_dir = folders(cfg.checkpoint), SlotCache(cfg.cache), Path(cfg.out_dir)
     check_folder(out_dir, cfg.resume)
     models = load(cfg, cache)
     first = models[0]
@@ -94,7 +94,7 @@ def main(cfg: DictConfig) -> None:
         "predicted_frames": cfg.predicted_frames,
         "stride": first.stride,
         "births": int(parts[0].births.sum()),
-        "checkpoint": folders(cfg.checkpoint),
+        "checkpoint": named,
         "cache": cfg.cache,
     }
     if cfg.oracle:
