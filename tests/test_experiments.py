@@ -75,3 +75,27 @@ def test_experiment_takes_a_step(tmp_path: Path, name, data, frames, slots, slot
     assert dias.teacher == "hard"
     moments = load_file(out / "checkpoints/last/trainer.safetensors")
     assert moments  # the optimizer has seen a gradient
+
+
+def test_real_video_at_a_small_size(tmp_path: Path) -> None:
+    """Whiten, cache, train the decoder, then all of it."""
+    (tmp_path / "data").mkdir()
+    data = ("data=ytvis", f"data.root={ytvis(tmp_path / 'data')}")
+    encoder, features = tmp_path / "encoder", tmp_path / "features"
+    script(
+        "whiten_encoder", *data, "model=dinov2", "model.encoder.weights=random", "feature_dim=64", f"out_dir={encoder}"
+    )
+    named = (*data, f"model.encoder.weights={encoder}")
+    script("cache_features", *named, "model=dinov2_whitened", f"path={features}")
+    train = (
+        "train_video",
+        *named,
+        "experiment=ytvis_small",
+        f"data.features.path={features}",
+        "data.clip.num_frames=2",
+    )
+    train += ("trainer.batch_size=1", "max_steps=1")
+    script(*train, "train_only=[decoder]", f"out_dir={tmp_path / 'first'}")
+    script(*train, f"checkpoint={tmp_path / 'first/checkpoints/last'}", f"out_dir={tmp_path / 'then'}")
+    dias = DIAS.from_pretrained(tmp_path / "then/checkpoints/last")
+    assert (dias.encoder.feature_dim, dias.num_slots, dias.encoder.grid) == (64, 7, (16, 16))
