@@ -308,12 +308,11 @@ class DIAS(Configured, nn.Module):
         Raises:
             ValueError: frames of another shape or type, or boxes out of range.
         """
-        if boxes is not None and (
-            boxes.ndim != 2 or boxes.shape[1] != 4 or bool((boxes < 0).any() | (boxes > 1).any())
-        ):
-            raise ValueError("boxes must be (K,4) normalised xyxy in [0,1]")
-        if boxes is not None and box_valid is None:
-            box_valid = torch.ones(len(boxes), dtype=torch.bool)
+        if boxes is not None:
+            inside = boxes.shape[1:] == (4,) and bool(((boxes >= 0) & (boxes <= 1)).all())  # NaN isn't
+            if not inside or bool((boxes[:, :2] > boxes[:, 2:]).any()):
+                raise ValueError("boxes must be (K,4) normalised xyxy in [0,1], x0 <= x1 and y0 <= y1")
+            box_valid = torch.ones(len(boxes), dtype=torch.bool) if box_valid is None else box_valid
         self.eval()
         device = next(self.parameters()).device
         draws, state = Draws.for_videos(seed, ["video"]), None

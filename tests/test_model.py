@@ -335,8 +335,9 @@ def test_user_errors() -> None:
         dias.track(video[:0])
     with pytest.raises(ValueError, match="uint8"):
         dias.track(video.float())
-    with pytest.raises(ValueError, match=r"\[0,1\]"):
-        dias.track(video, boxes=torch.tensor([[0.0, 0.0, 2.0, 1.0]]))
+    for box in ([0.0, 0.0, 2.0, 1.0], [0.5, 0.1, 0.4, 0.9], [0.1, 0.5, 0.9, 0.4], [0.1, 0.1, 0.9, float("nan")], [0.5]):
+        with pytest.raises(ValueError, match=r"\[0,1\]"):
+            dias.track(video, boxes=torch.tensor([box]))
     with pytest.raises(ValueError, match="later_iterations"):
         tiny_dias(later_iterations=1)
     with pytest.raises(ValueError, match="carry"):
