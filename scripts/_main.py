@@ -54,6 +54,8 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
                     raise
                 cause = error.__cause__ if isinstance(error, hydra.errors.InstantiationException) else None
                 text = " ".join(str(cause or error).split())
+                if isinstance(error, OSError) and error.filename:  # the system's own, which begins with a number
+                    text = f"{error.filename}: {error.strerror}"
                 if cause is not None and not isinstance(cause, (ValueError, OSError)):
                     text = f"{_place(error)} can't be made of its options: {text}"
                 if isinstance(error, MissingMandatoryValue):

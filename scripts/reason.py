@@ -98,6 +98,7 @@ class Reasoning:
 def main(cfg: DictConfig) -> None:
     """Write ``accuracy.csv``, ``accuracy.png``, ``reason.json`` and the readouts' run folders into ``cfg.out_dir``."""
     models, out_dir = folders(cfg.dynamics), Path(cfg.out_dir)
+    people = read_human(Path(cfg.human), stimulus) if cfg.human else {}
     with Signals() as signals:
         reasoning = Reasoning(cfg, signals)
         parts = [reasoning.reason(folder, str(at) if models[1:] else "") for at, folder in enumerate(models)]
@@ -105,8 +106,8 @@ def main(cfg: DictConfig) -> None:
         return
     test, caches, probe = parts[0].test, reasoning.caches, reasoning.probe
     rows = accuracy_rows(join_answers([part.answers for part in parts]), test.scenario)
-    if cfg.human:
-        rows += human_rows(read_human(Path(cfg.human), stimulus), test.video_id, test.scenario, stimulus)
+    if people:
+        rows += human_rows(people, test.video_id, test.scenario, stimulus)
     write_csv(out_dir / "accuracy.csv", rows)
     plot_accuracy(out_dir / "accuracy.png", rows, parts[0].about["stride"])
     explained = None if probe is None else [round(v, 4) for v in probe.explained.tolist()]

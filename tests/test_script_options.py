@@ -104,6 +104,7 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("rollout", ("checkpoint=[]",), "error: the list of trained models is empty"),
     ("rollout", ("batch_size=null",), "error: batch_size must not be null"),
     ("reason", ("dynamics=1.5",), "error: dynamics must be text, got 1.5"),
+    ("reason", ("human=/nowhere.csv",), "error: /nowhere.csv: No such file or directory"),
     ("reason", ("readouts=null",), "error: readouts must not be null"),
     ("reason", ("readouts=[0]",), "error: readouts must be a group of options, {name: value}, got 0"),
     ("reason", ("predicted_frames=[4,-3]",), "error: predicted_frames must not be negative, got -3"),
