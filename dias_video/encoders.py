@@ -78,7 +78,7 @@ class Encoder(Configured, nn.Module):
         last = self.head[1]
         if isinstance(last, nn.Linear):
             weight, bias = weight @ last.weight.double(), bias + weight @ last.bias.double()
-        linear = nn.Linear(weight.shape[1], weight.shape[0])
+        linear = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
         linear.weight.copy_(weight)
         linear.bias.copy_(bias)
         other = copy.deepcopy(self)
