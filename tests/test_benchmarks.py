@@ -51,6 +51,14 @@ def test_operations_and_bytes_by_hand() -> None:
     assert bench.least(count) == pytest.approx(max(210 / 1e9, 284 / 1e8) + 168 / 1e8)
 
 
+def test_compiled_work_is_counted_as_it_is_without() -> None:
+    plain, x = torch.nn.Linear(5, 7), torch.randn(3, 5)
+    whole = torch.compile(plain, fullgraph=True, backend="eager")
+    bench = Bench("cpu", torch.get_num_threads(), rounds=1, ceilings=CEILINGS)
+    rows = bench.compare("linear", {"plain": lambda: plain(x), "compiled": lambda: whole(x)})
+    assert [row.operations for row in rows] == [2 * 3 * 5 * 7] * 2
+
+
 def test_inference_mode_counts_the_same() -> None:
     layer, x = torch.nn.Linear(5, 7), torch.randn(3, 5)
     counts = []
