@@ -224,7 +224,8 @@ class DIAS(Configured, nn.Module):
             if self.training and self.aggregator.skip_merging > 0:
                 skip = (draws.uniform() < self.aggregator.skip_merging).to(mask.device)  # (B,)
             frame = self.aggregator(queries, keys[:, t], values[:, t], mask, iterations, state.age, skip)
-            state = carried(state, frame.slots, frame.mask)
+            known = frame.mask & (state.track_id >= 0)
+            state = carried(state, self.transition.remember(state.slots, frame.slots, known), frame.mask)
             outputs.append((frame.slots, frame.mask, state.track_id, frame.first, frame.last))
         slots, masks, track_id, first, last = (torch.stack(column, 1) for column in zip(*outputs, strict=True))
         assert state is not None
@@ -337,7 +338,7 @@ def carried(state: CarryState, slots: Tensor, mask: Tensor) -> CarryState:
 
     Args:
         state: before the frame.
-        slots, mask: (B,S,D) and (B,S) after it.
+        slots, mask: (B,S,D) what the next queries come from, and (B,S), after it.
     """
     going_on = mask & (state.track_id >= 0)
     beginning = mask & ~going_on

@@ -1,0 +1,55 @@
+"""The step from one frame's slots to the next frame's queries."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import clips, tiny_dias
+
+from dias_video.batch import Draws
+from dias_video.transition import Transition
+
+
+def test_untrained_it_hands_slots_on_and_leaves_dead_ones_zero() -> None:
+    slots, mask = torch.randn(2, 3, 8), torch.tensor([[True, False, True], [False, True, True]])
+    assert torch.equal(Transition(8, num_heads=2)(slots, mask), slots * mask[..., None])
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.75])
+def test_queries_come_from_the_running_average_of_a_track(memory: float) -> None:
+    dias = tiny_dias(threshold=None)  # nothing merges: all tracks live from the first frame on
+    dias.transition.memory = memory
+    queries = []
+    dias.aggregator.register_forward_pre_hook(lambda module, args: queries.append(args[0]))
+    batch = clips(frames=5)
+    slots = dias.scan(batch, dias.features(batch), Draws.for_step(0, 0, 3)).slots
+    for t in range(1, 5):
+        weights = [
+            memory ** (t - 1 - k) * (1 - memory if k else 1) for k in range(t)
+        ]  # the oldest has no share to give
+        average = sum(weight * slots[:, k] for k, weight in enumerate(weights))
+        assert torch.allclose(queries[t], average, atol=1e-5)
+
+
+def test_a_track_that_begins_remembers_nothing() -> None:
+    before, slots = torch.full((1, 2, 8), 4.0), torch.ones(1, 2, 8)
+    after = Transition(8, num_heads=2, memory=0.5).remember(before, slots, torch.tensor([[True, False]]))
+    assert after[0, 0].tolist() == [2.5] * 8
+    assert after[0, 1].tolist() == [1.0] * 8
+
+
+def test_memory_goes_on_in_the_next_window() -> None:
+    dias = tiny_dias(boxes=True).eval()
+    dias.transition.memory = 0.9
+    batch = clips(frames=5, boxes=2)
+    whole = dias.encode(batch, Draws.for_videos(0, batch.video_id))
+    draws = Draws.for_videos(0, batch.video_id)
+    first = dias.encode(batch.frames(0, 2), draws)
+    second = dias.encode(batch.frames(2, 5), draws, first.state)
+    assert torch.allclose(torch.cat([first.slots, second.slots], 1), whole.slots, atol=1e-5)
+
+
+@pytest.mark.parametrize("memory", [-0.1, 1.0])
+def test_memory_out_of_range(memory: float) -> None:
+    with pytest.raises(ValueError, match="memory is the part that is kept"):
+        Transition(8, memory=memory)
