@@ -13,6 +13,7 @@ from dias_video.decoders import SlotMixerDecoder
 from dias_video.initializers import BoxInitializer, GaussianInitializer
 from dias_video.model import DIAS, Projection, carried
 from dias_video.pretrained import Configured
+from dias_video.transition import Transition
 from dias_video.redundancy import merge_redundant_slots
 
 
@@ -48,9 +49,8 @@ class ScriptedAttention(Configured, nn.Module):
 
 def scripted(carry: str, num_slots: int = 4, boxes: bool = False) -> DIAS:
     initializer = BoxInitializer(num_slots, 3) if boxes else GaussianInitializer(num_slots, 3)
-    return DIAS(
-        Nothing(), Nothing(), initializer, Aggregator(ScriptedAttention(), 0.5), Nothing(), Nothing(), 2, 2, carry
-    )
+    aggregator, transition = Aggregator(ScriptedAttention(), 0.5), Transition(3, num_heads=1)  # untrained: hands on
+    return DIAS(Nothing(), Nothing(), initializer, aggregator, transition, Nothing(), 2, 2, carry)
 
 
 def story(*frames: tuple[int, int, int]) -> tuple[VideoBatch, Tensor]:
