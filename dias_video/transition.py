@@ -34,7 +34,7 @@ class Transition(Configured, nn.Module):
 
     def remember(self, memory: Tensor, slots: Tensor, known: Tensor) -> Tensor:
         """The average (B,S,D) after a frame's ``slots``, from the one before; where not ``known`` (B,S) it begins."""
-        return torch.where(known[..., None], torch.lerp(slots, memory, self.memory), slots)
+        return torch.where(known[..., None], self.memory * memory + (1 - self.memory) * slots, slots)
 
     def forward(self, slots: Tensor, mask: Tensor) -> Tensor:
         """Slots (B,S,D) of a frame, live where ``mask`` (B,S), to queries (B,S,D) of the next; zeros where dead."""

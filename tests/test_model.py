@@ -13,8 +13,8 @@ from dias_video.decoders import SlotMixerDecoder
 from dias_video.initializers import BoxInitializer, GaussianInitializer
 from dias_video.model import DIAS, Projection, carried
 from dias_video.pretrained import Configured
-from dias_video.transition import Transition
 from dias_video.redundancy import merge_redundant_slots
+from dias_video.transition import Transition
 
 
 class Nothing(Configured, nn.Module):
