@@ -101,7 +101,10 @@ class KMeans:
         """
         k = 1 + int(first_boxes(sample)[1].sum()) if self.boxes else self.num_slots
         video = sample["video"]
-        features = torch.cat([self._features(part) for part in video.split(self.window)])  # (T,N,C)
+        features = sample.get("features")  # (T,N,C)
+        if features is None:
+            features = torch.cat([self._features(part) for part in video.split(self.window)])
+        features = F.normalize(features, dim=-1)
         draws = Draws.for_videos(self.seed, [sample["video_id"]])
         centres = kmeans(features.flatten(0, 1), k, draws, self.restarts, self.iterations)
         size = tuple(video.shape[-2:])
@@ -113,7 +116,7 @@ class KMeans:
 
     def _features(self, video: Tensor) -> Tensor:
         device = next(self.encoder.parameters()).device
-        return F.normalize(self.encoder.features(video[None].to(device))[0].float().cpu(), dim=-1)
+        return self.encoder.features(video[None].to(device))[0].float().cpu()
 
 
 def kmeans(points: Tensor, k: int, draws: Draws, restarts: int = 4, iterations: int = 50) -> Tensor:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dias_video.boundary import j_and_f
-from dias_video.data.loading import generator_of
+from dias_video.data.loading import Features, generator_of
 from dias_video.data.source import Sample, VideoSource
 from dias_video.data.transforms import Transform
 from dias_video.metrics import BACKGROUND, VOID, OverlapTable, switches_of_frames, table_of_maps
@@ -208,9 +208,10 @@ class Videos(Dataset[Sample]):
         transform: applied to every video (a resize); its random numbers are a function of the index.
         max_videos: only the first so many; None = all.
         max_frames: only the first so many frames of each; None = all.
+        features: adds ``features`` (T,N,C), the frozen encoder's output for these frames.
 
     Raises:
-        ValueError: a limit below 1.
+        ValueError: a limit below 1, or features that don't belong to this source and transform.
     """
 
     def __init__(
@@ -219,11 +220,14 @@ class Videos(Dataset[Sample]):
         transform: Transform | None = None,
         max_videos: int | None = None,
         max_frames: int | None = None,
+        features: Features | None = None,
     ) -> None:
         for name, limit in (("max_videos", max_videos), ("max_frames", max_frames)):
             if limit is not None and limit < 1:
                 raise ValueError(f"{name} must be at least 1, or null for all, got {limit}")
-        self.source, self.transform, self.max_frames = source, transform, max_frames
+        if features is not None:
+            features.check(source, transform)
+        self.source, self.transform, self.max_frames, self.features = source, transform, max_frames, features
         self.in_split = len(source)
         self.indices = range(min(self.in_split, max_videos or self.in_split))
 
@@ -251,6 +255,8 @@ class Videos(Dataset[Sample]):
             raise ValueError(f"{sample['video_id']} has no masks to score against; evaluate on data that has them")
         if self.transform is not None:
             sample = self.transform(sample, generator_of(0, 0, index))
+        if self.features is not None:
+            sample["features"] = self.features.read(sample["video_id"], range(self.num_frames(index)))
         return {**sample, "index": index, "num_frames": self.source.info(index).num_frames}
 
 

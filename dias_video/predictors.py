@@ -65,11 +65,15 @@ class ModelTracks:
             valid = pad_sequence([one for _, one in pairs], batch_first=True)[:, None]  # (B,1,K)
         draws, state = Draws.for_videos(self.seed, ["video"] * len(samples)), None  # as ``track`` draws
         masks: list[list[Tensor]] = [[] for _ in samples]
-        for windows in zip(*(sample["video"].split(self.window) for sample in samples), strict=True):
-            video = torch.stack(windows)
+        for start in range(0, len(samples[0]["video"]), self.window):
+            frames = slice(start, start + self.window)
+            video = torch.stack([sample["video"][frames] for sample in samples])
             index = torch.arange(video.shape[1]).expand(len(samples), -1)
             names = [sample["video_id"] for sample in samples]
-            batch = VideoBatch(video, names, index, index >= 0, boxes=boxes, box_valid=valid).to(device)
+            batch = VideoBatch(video, names, index, index >= 0, boxes=boxes, box_valid=valid)
+            if "features" in samples[0]:
+                batch.features = torch.stack([sample["features"][frames] for sample in samples])
+            batch = batch.to(device)
             found = self.model.encode(batch, draws, state)
             state = found.state
             size = (video.shape[-2], video.shape[-1])

@@ -301,3 +301,10 @@ def test_a_user_error_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None
     assert error.strip().splitlines()[-1].startswith("error: no prediction for toss/val/00000")
     assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+def test_features_belong_to_a_model(tmp_path: Path) -> None:
+    write_clip(tmp_path / "data/toss/val/00000")
+    common = (f"data.root={tmp_path}/data", f"out_dir={tmp_path}/out", f"features={tmp_path}/f")
+    error = script(*common, f"predictions={tmp_path}", ok=False)
+    assert error.strip().splitlines()[-1].startswith("error: features= is what a model looks at")

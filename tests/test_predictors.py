@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny import HEIGHT, WIDTH, tiny_dias
 
+from dias_video.baselines import KMeans
+from dias_video.data.features import FeatureCache, build_index, cache_features
 from dias_video.data.source import VideoInfo
+from dias_video.data.transforms import ClipTransform
 from dias_video.evaluation import BatchMethod, Videos, evaluate
 from dias_video.predictors import ModelTracks
 
@@ -47,6 +52,28 @@ def test_a_batch_of_videos_is_tracked_as_each_alone(boxes: bool) -> None:
         assert found.shape == alone.shape == (5, HEIGHT, WIDTH)
         assert len(alone.unique()) > 1
         assert (found == alone).float().mean() > 0.99  # rounding may tip a pixel between two slots
+
+
+def test_cached_features_take_the_encoders_place(tmp_path: Path) -> None:
+    dias = tiny_dias(boxes=True, threshold=0.4).eval()
+    methods = {"model": ModelTracks(dias, True, window=2), "kmeans": KMeans(dias.encoder, 4, boxes=True, window=2)}
+    live = evaluate(methods, Videos(Random()), batch_size=3)
+    cache_features(dias.encoder, Random(), tmp_path, (HEIGHT, WIDTH), batch_frames=4)
+    build_index(tmp_path)
+
+    def broken(video):
+        raise AssertionError("the encoder ran")
+
+    dias.encoder.features = broken
+    transform = ClipTransform(size=(HEIGHT, WIDTH))
+    cached = evaluate(methods, Videos(Random(), transform, features=FeatureCache(tmp_path)), batch_size=3)
+    for name in methods:
+        for measure in ("video-fg/fg_ari", "ocb/mbo"):  # features are stored in half precision
+            torch.testing.assert_close(cached[name].column(measure), live[name].column(measure), atol=0.03, rtol=0)
+    short = Videos(Random(), transform, max_frames=3, features=FeatureCache(tmp_path))
+    assert short[0]["features"].shape == (3, 6, 7)
+    with pytest.raises(ValueError, match="the transform makes"):
+        Videos(Random(), ClipTransform(size=(HEIGHT, HEIGHT)), features=FeatureCache(tmp_path))
 
 
 def test_scores_do_not_depend_on_the_batch() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Literal, Protocol
 
@@ -22,7 +23,7 @@ class Features(Protocol):
         """Raise ValueError unless the cache holds what clips of ``source`` under ``transform`` need."""
         ...
 
-    def read(self, video_id: str, frames: list[int], flipped: bool = False) -> Tensor:
+    def read(self, video_id: str, frames: Sequence[int], flipped: bool = False) -> Tensor:
         """(T,N,C) features."""
         ...
 
