@@ -21,7 +21,7 @@ from dias_video.files import replace_file
 from dias_video.shards import differences
 
 MEASURES = ("video-fg/fg_ari", "video-fg/mbo", "video-fg/miou", "ocb/ari", "ocb/mbo", "ocb/miou")
-OPTIONS = ("root", "encoder", "features", "train", "evaluate")  # of every row
+OPTIONS = ("root", "encoder", "features", "first", "train", "evaluate")  # of every row
 
 
 def run(script: str, *words: str) -> None:
@@ -53,9 +53,13 @@ def score(cfg: DictConfig, row: str, seed: int) -> dict[str, float]:
     check_same(folder, {name: value for name, value in OmegaConf.to_container(cfg).items() if name in OPTIONS})
     data = f"data.root={cfg.root}"
     if not metrics.is_file():
-        words = [f"experiment=rows/{row}", data, f"seed={seed}", f"out_dir={folder}", "resume=true", *cfg.train]
+        words = [f"experiment=rows/{row}", data, f"seed={seed}", "resume=true", *cfg.train]
         words += [f"model.encoder.weights={cfg.encoder}", f"data.features.path={cfg.features}"]
-        run("train_video", *words)
+        begin = []
+        if cfg.first:
+            run("train_video", *words, *cfg.first, f"out_dir={folder}/first")
+            begin = [f"checkpoint={folder}/first/checkpoints/last"]
+        run("train_video", *words, *begin, f"out_dir={folder}")
         words = [f"checkpoint={folder}/checkpoints/last", data, f"out_dir={metrics.parent}", *cfg.evaluate]
         run("evaluate", "data.eval.split=toss/test", "baselines=[]", "tracking=false", *words)
     return json.loads(metrics.read_text())

@@ -108,7 +108,15 @@ def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone_if_its_opti
             (folder / "eval/metrics.json").write_text(json.dumps({"video-fg/mbo": 0.25}))
 
     monkeypatch.setattr(compare, "run", run)
-    options = {"root": "x", "encoder": "x", "features": "x", "out_dir": str(tmp_path), "train": [], "evaluate": []}
+    options = {
+        "root": "x",
+        "encoder": "x",
+        "features": "x",
+        "out_dir": str(tmp_path),
+        "first": [],
+        "train": [],
+        "evaluate": [],
+    }
     for _ in range(2):
         with pytest.raises(ValueError, match="cut off"):
             compare.score(OmegaConf.create(options), "full", 7)
@@ -122,6 +130,38 @@ def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone_if_its_opti
     with pytest.raises(ValueError, match="full/s7 is of other options"):
         compare.score(OmegaConf.create(options), "full", 7)
     assert len(ran) == 5
+
+
+def test_a_row_begins_with_the_weights_of_its_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(CONFIGS.parent / "scripts")
+    compare = importlib.import_module("compare")
+    ran: list[tuple[str, ...]] = []
+
+    def run(script: str, *words: str) -> None:
+        ran.append((script, *words))
+        if script == "evaluate":
+            (tmp_path / "solv/s3/eval").mkdir(parents=True)
+            (tmp_path / "solv/s3/eval/metrics.json").write_text("{}")
+
+    monkeypatch.setattr(compare, "run", run)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        words = [
+            "root=x",
+            "encoder=x",
+            "features=x",
+            f"out_dir={tmp_path}",
+            "train=[max_steps=7]",
+            "first=[max_steps=2]",
+        ]
+        compare.score(compose("compare", words), "solv", 3)
+    first, then, _ = ran
+    assert first[0] == then[0] == "train_video"
+    assert set(first) - set(then) == {f"out_dir={tmp_path}/solv/s3/first", "max_steps=2"}
+    assert set(then) - set(first) == {
+        f"out_dir={tmp_path}/solv/s3",
+        f"checkpoint={tmp_path}/solv/s3/first/checkpoints/last",
+    }
+    assert first.index("max_steps=2") > first.index("max_steps=7")  # of two the later one counts
 
 
 def test_a_cell_has_the_sample_deviation_of_several_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
