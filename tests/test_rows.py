@@ -150,8 +150,8 @@ def test_a_row_begins_with_the_weights_of_its_first_run(tmp_path: Path, monkeypa
             "encoder=x",
             "features=x",
             f"out_dir={tmp_path}",
-            "train=[max_steps=7]",
-            "first=[max_steps=2]",
+            "train=['max_steps=7']",
+            "first=['max_steps=2']",
         ]
         compare.score(compose("compare", words), "solv", 3)
     first, then, _ = ran
