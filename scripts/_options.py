@@ -51,7 +51,8 @@ def _check(option: str, default: Any, value: Any) -> None:
     name = option.rpartition(".")[2]
     kind = type(default)
     if default is None:
-        kind = str if name in TEXTS else int if name in INTEGERS else kind
+        text = name in TEXTS or option == "features"  # a folder; data.features is a group
+        kind = str if text else int if name in INTEGERS else kind
     if name == "device" and isinstance(value, str) and not re.fullmatch(r"cpu|(cuda|mps|xpu)(:\d+)?", value):
         raise ValueError(f"{option} must be a device such as cpu, cuda or cuda:1, got {value!r}")
     if name == "device" and str(value).startswith("cuda") and not torch.cuda.is_available():
@@ -65,5 +66,7 @@ def _check(option: str, default: Any, value: Any) -> None:
         raise ValueError(f"{option} must be {KINDS[kind]}, got {value!r}")
     if kind in (int, float) and value < 0 and not (default is not None and default < 0):
         raise ValueError(f"{option} must not be negative, got {value!r}")
-    for one in value if kind is ListConfig and default else ():
-        _check(option, default[0], one)
+    for one in value if kind is ListConfig else ():
+        if one is None:
+            raise ValueError(f"{option} must not hold null")
+        _check(option, default[0] if default else "", one)  # lists that are empty by default hold names and options
