@@ -246,15 +246,28 @@ class DIAS(Configured, nn.Module):
         return torch.where(state.mask[..., None], queries, seeds), torch.ones_like(state.mask), state
 
     @torch.no_grad()
-    def encode(self, batch: VideoBatch, draws: Draws, state: CarryState | None = None) -> SlotSequence:
+    def encode(
+        self, batch: VideoBatch, draws: Draws, state: CarryState | None = None, rehearse: bool = False
+    ) -> SlotSequence:
         """Slots of every frame, without gradient.
 
         Args:
             batch: clips; first-frame boxes are used when it has them and the initializer takes them.
             draws: ``Draws.for_videos``, the same object for every window of a video.
             state: of the window before, to go on; None starts.
+            rehearse: start after going through the clips, all of one length, forth and back. Learned queries need
+                frames to settle on objects, and a track changes its object while they do. Slots then know what is to
+                come: fit to track with, not to predict from.
+
+        Raises:
+            ValueError: a rehearsal of clips with boxes, which say where the objects are.
         """
         features = self.features(batch)
+        if rehearse and batch.boxes is not None:
+            raise ValueError("boxes say where the objects are, there is nothing to rehearse: leave out one of the two")
+        if rehearse and state is None:
+            state = self.scan(batch, features, draws).state
+            state = self.scan(batch, features.flip(1), draws, state).state
         scan = self.scan(batch, features, draws, state)
         if self.mask_source == "decoder":
             maps = self.decoder(scan.slots, scan.mask, self.targets(features)).attention
@@ -281,6 +294,7 @@ class DIAS(Configured, nn.Module):
         box_valid: Tensor | None = None,
         window: int = 24,
         seed: int = 0,
+        rehearse: bool = False,
     ) -> Tracks:
         """Track the objects of one video (T,3,H,W) uint8 RGB, encoding and decoding ``window`` frames at once.
 
@@ -288,12 +302,17 @@ class DIAS(Configured, nn.Module):
         """
         if video.ndim != 4 or len(video) == 0:
             raise ValueError(f"the video has no frames (its shape is {tuple(video.shape)}, it must be (T,3,H,W))")
-        pieces = [tracks for _, tracks in self.track_windows(video.split(window), boxes, box_valid, seed)]
+        pieces = [tracks for _, tracks in self.track_windows(video.split(window), boxes, box_valid, seed, rehearse)]
         return Tracks(**{f.name: torch.cat([getattr(p, f.name) for p in pieces]) for f in fields(Tracks)})
 
     @torch.no_grad()
     def track_windows(
-        self, windows: Iterable[Tensor], boxes: Tensor | None = None, box_valid: Tensor | None = None, seed: int = 0
+        self,
+        windows: Iterable[Tensor],
+        boxes: Tensor | None = None,
+        box_valid: Tensor | None = None,
+        seed: int = 0,
+        rehearse: bool = False,
     ) -> Iterator[tuple[Tensor, Tracks]]:
         """Track the objects of one video that comes in windows, so that memory does not grow with its length.
 
@@ -302,12 +321,13 @@ class DIAS(Configured, nn.Module):
             boxes: (K,4) normalised xyxy on the first frame, with ``box_valid`` (K,) bool (all valid by default); None
                 lets the model find objects by itself.
             seed: of the query noise.
+            rehearse: without boxes, go through the first window forth and back before it is tracked.
 
         Yields:
             Each window and its tracks.
 
         Raises:
-            ValueError: frames of another shape or type, or boxes out of range.
+            ValueError: frames of another shape or type, boxes out of range, or boxes and a rehearsal.
         """
         if boxes is not None:
             inside = boxes.shape[1:] == (4,) and bool(((boxes >= 0) & (boxes <= 1)).all())  # NaN isn't
@@ -324,7 +344,7 @@ class DIAS(Configured, nn.Module):
             batch = VideoBatch(frames[None], ["video"], index, torch.ones_like(index, dtype=torch.bool))
             if boxes is not None and box_valid is not None:
                 batch.boxes, batch.box_valid = boxes[None, None].float(), box_valid[None, None]
-            sequence = self.encode(batch.to(device), draws, state)
+            sequence = self.encode(batch.to(device), draws, state, rehearse)
             state = sequence.state
             slots, mask, ids, maps = (
                 x[0].cpu() for x in (sequence.slots, sequence.mask, sequence.track_id, sequence.maps)

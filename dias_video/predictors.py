@@ -31,15 +31,16 @@ class ModelTracks:
         boxes: give it the first frame's boxes.
         window: frames encoded at once.
         seed: of the query noise.
+        rehearse: without boxes, go through the first window forth and back before it is tracked.
 
     Raises:
         ValueError: boxes for a model that can't take them.
     """
 
-    def __init__(self, model: DIAS, boxes: bool, window: int = 24, seed: int = 0) -> None:
+    def __init__(self, model: DIAS, boxes: bool, window: int = 24, seed: int = 0, rehearse: bool = False) -> None:
         if boxes and not isinstance(model.initializer, BoxInitializer):
             raise ValueError("this model starts from learned queries and takes no boxes; set boxes=false")
-        self.model, self.boxes, self.window, self.seed = model, boxes, window, seed
+        self.model, self.boxes, self.window, self.seed, self.rehearse = model, boxes, window, seed, rehearse
         self.mask_source = model.mask_source
 
     def __call__(self, sample: Sample) -> Tensor:
@@ -74,7 +75,7 @@ class ModelTracks:
             if "features" in samples[0]:
                 batch.features = torch.stack([sample["features"][frames] for sample in samples])
             batch = batch.to(device)
-            found = self.model.encode(batch, draws, state)
+            found = self.model.encode(batch, draws, state, self.rehearse)
             state = found.state
             size = (video.shape[-2], video.shape[-1])
             for b, pieces in enumerate(masks):

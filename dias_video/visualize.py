@@ -121,17 +121,19 @@ def tracked_pieces(
     boxes: Tensor | None = None,
     box_valid: Tensor | None = None,
     height: int | None = None,
+    rehearse: bool = False,
 ) -> Iterator[Tensor]:
     """Frames | masks (| boxes), window by window, of a video that comes in windows (t,3,H,W).
 
     Args:
         boxes, box_valid: (T,K,4) and (T,K) of the whole video, where known: drawn as a third panel, and the first
             frame's given to the model.
+        rehearse: without boxes, see ``DIAS.track_windows``.
     """
     first = None if boxes is None else boxes[0]
     first_valid = None if box_valid is None else box_valid[0]
     done = 0
-    for window, tracks in dias.track_windows(windows, first, first_valid):
+    for window, tracks in dias.track_windows(windows, first, first_valid, rehearse=rehearse):
         frames = rearrange(window, "t c h w -> t h w c")
         panels, titles = [frames, overlay(window, tracks.masks)], ["video", "slots"]
         if boxes is not None and box_valid is not None:

@@ -46,7 +46,7 @@ def build_methods(cfg: DictConfig, model: DIAS | None, boxes: bool) -> dict[str,
     if model is None:
         methods: dict[str, Method] = {MAIN: PredictionFiles(cfg.predictions)}
     else:
-        methods = {MAIN: ModelTracks(model, boxes, cfg.window, cfg.seed)}
+        methods = {MAIN: ModelTracks(model, boxes, cfg.window, cfg.seed, cfg.rehearse)}
     if "boxes_fixed" in cfg.baselines and boxes:
         methods["baselines/boxes_fixed"] = FixedBoxes()
     if "kmeans" in cfg.baselines and model is not None:
@@ -86,6 +86,8 @@ def main(cfg: DictConfig) -> None:
     if boxes is None:
         takes_boxes = model is None or isinstance(model.initializer, BoxInitializer)
         boxes = takes_boxes and videos[0].get("boxes") is not None
+    if cfg.rehearse and (boxes or model is None):
+        raise ValueError("rehearse=true is for a model that is given no boxes; set boxes=false with it")
     methods = build_methods(cfg, model, boxes)
     scores = evaluate(methods, videos, protocols, cfg.tracking, cfg.num_workers, accelerator, cfg.batch_size)
     if not accelerator.is_main_process:
@@ -93,7 +95,13 @@ def main(cfg: DictConfig) -> None:
     setting = Setting(
         source=cfg.data.eval._target_.rpartition(".")[2],
         split=cfg.frozen_split or cfg.data.eval.get("split") or "all",
-        condition="not stated" if model is None and cfg.boxes is None else "boxes" if boxes else "none",
+        condition="not stated"
+        if model is None and cfg.boxes is None
+        else "boxes"
+        if boxes
+        else "none, rehearsed"
+        if cfg.rehearse
+        else "none",
         mask_sources={name: method.mask_source for name, method in methods.items()},
         checkpoint=cfg.checkpoint,
         checkpoint_hash=checkpoint_hash,

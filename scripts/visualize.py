@@ -41,7 +41,8 @@ def visualize_one(cfg: DictConfig, dias: DIAS, source: VideoSource, index: int) 
     if cfg.boxes and source.read(index, [0]).get("boxes") is not None:
         sample = source.read(index, range(num_frames))
         boxes, box_valid = sample["boxes"], sample["box_valid"]
-    pieces = tracked_pieces(dias, windows(source, index, num_frames, cfg.window), boxes, box_valid, cfg.height)
+    frames, rehearse = windows(source, index, num_frames, cfg.window), cfg.rehearse and boxes is None
+    pieces = tracked_pieces(dias, frames, boxes, box_valid, cfg.height, rehearse)
     path = Path(cfg.out_dir) / f"{info.video_id.strip('/').replace('/', '_')}.gif"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_gif(path, pieces, cfg.fps)

@@ -308,3 +308,5 @@ def test_features_belong_to_a_model(tmp_path: Path) -> None:
     common = (f"data.root={tmp_path}/data", f"out_dir={tmp_path}/out", f"features={tmp_path}/f")
     error = script(*common, f"predictions={tmp_path}", ok=False)
     assert error.strip().splitlines()[-1].startswith("error: features= is what a model looks at")
+    error = script(*common[:2], f"predictions={tmp_path}", "rehearse=true", ok=False)
+    assert error.strip().splitlines()[-1].startswith("error: rehearse=true is for a model that is given no boxes")

@@ -54,6 +54,28 @@ def test_a_batch_of_videos_is_tracked_as_each_alone(boxes: bool) -> None:
         assert (found == alone).float().mean() > 0.99  # rounding may tip a pixel between two slots
 
 
+def test_a_rehearsal_is_the_end_of_a_video_that_goes_forth_and_back_and_forth() -> None:
+    dias = tiny_dias(threshold=0.4, carry="persist").eval()
+    video = Random().read(0, range(5))["video"]
+    palindrome = dias.track(torch.cat([video, video.flip(0), video]), window=15)
+    rehearsed = dias.track(video, window=5, rehearse=True)
+    assert torch.allclose(rehearsed.slots, palindrome.slots[10:], atol=1e-5)
+    assert torch.equal(rehearsed.track_ids, palindrome.track_ids[10:])
+    assert not torch.allclose(rehearsed.slots[0], dias.track(video).slots[0], atol=1e-2)
+    sample = Random().read(0, range(5))
+    for method in (ModelTracks(dias, False, rehearse=True), ModelTracks(dias, False, window=5, rehearse=True)):
+        assert (method(sample) == rehearsed.masks).float().mean() > 0.99
+    short = dias.track(video, window=2, rehearse=True)  # only the first window is rehearsed
+    begun = dias.track(torch.cat([video[:2], video[:2].flip(0), video]), window=9)
+    assert torch.allclose(short.slots, begun.slots[4:], atol=1e-5)
+
+
+def test_there_is_nothing_to_rehearse_with_boxes() -> None:
+    sample = Random().read(1, range(3))
+    with pytest.raises(ValueError, match="nothing to rehearse"):
+        ModelTracks(tiny_dias(boxes=True), True, rehearse=True)(sample)
+
+
 def test_cached_features_take_the_encoders_place(tmp_path: Path) -> None:
     dias = tiny_dias(boxes=True, threshold=0.4).eval()
     methods = {"model": ModelTracks(dias, True, window=2), "kmeans": KMeans(dias.encoder, 4, boxes=True, window=2)}
