@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dias_video.batch import Draws, VideoBatch
+from dias_video.data.loading import Features
 from dias_video.data.source import VideoInfo, VideoSource
 from dias_video.data.transforms import Transform
 from dias_video.model import DIAS
@@ -47,6 +48,7 @@ def encode_videos(
     max_frames: int | None = None,
     seed: int = 0,
     num_workers: int = 0,
+    features: Features | None = None,
 ) -> Iterator[EncodedVideo]:
     """Encode videos of a source; memory grows with ``window * batch_size`` only, and with a video's slots.
 
@@ -61,10 +63,16 @@ def encode_videos(
         max_frames: only the first frames of longer videos; None = all.
         seed: of the query noise, which does not depend on the batch a video is in.
         num_workers: processes that decode ahead.
+        features: the frozen encoder's output for these videos, which then does not run.
+
+    Raises:
+        ValueError: the features don't belong to this source and transform.
     """
+    if features is not None:
+        features.check(source, transform)
     lengths = {i: min(source.info(i).num_frames, max_frames or source.info(i).num_frames) for i in indices}
     jobs = list(windows(lengths, window, batch_size))
-    batches = DataLoader(_Windows(source, jobs, transform), batch_size=None, num_workers=num_workers)
+    batches = DataLoader(_Windows(source, jobs, transform, features), batch_size=None, num_workers=num_workers)
     device = next(model.parameters()).device
     parts: list[list[Tensor]] = []
     draws: Draws | None = None
@@ -96,8 +104,10 @@ def windows(lengths: dict[int, int], window: int, batch_size: int) -> Iterator[W
 class _Windows(Dataset[VideoBatch]):
     """Decodes windows, in loader workers."""
 
-    def __init__(self, source: VideoSource, jobs: list[Window], transform: Transform | None) -> None:
-        self.source, self.jobs, self.transform = source, jobs, transform
+    def __init__(
+        self, source: VideoSource, jobs: list[Window], transform: Transform | None, features: Features | None
+    ) -> None:
+        self.source, self.jobs, self.transform, self.features = source, jobs, transform, features
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -108,5 +118,7 @@ class _Windows(Dataset[VideoBatch]):
             sample = self.source.read(index, range(job.start, job.stop))
             if self.transform is not None:
                 sample = self.transform(sample, torch.Generator())
+            if self.features is not None:
+                sample["features"] = self.features.read(sample["video_id"], range(job.start, job.stop))
             samples.append(sample)
         return VideoBatch.stack(samples)

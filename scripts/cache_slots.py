@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from dias_video.data.features import cached_features
 from dias_video.data.source import VideoSource
 from dias_video.encoding import encode_videos
 from dias_video.initializers import BoxInitializer
@@ -33,6 +34,7 @@ def main(cfg: DictConfig) -> None:
     device = torch.device(cfg.device) if cfg.device else processes.device
     model = DIAS.from_pretrained(cfg.checkpoint).to(device).eval()
     source: VideoSource = instantiate(cfg.data[cfg.split])
+    features = cached_features(cfg.features, model.encoder)
     with_boxes = bool(cfg.boxes) and isinstance(model.initializer, BoxInitializer) and has_boxes(source)
     header = describe(cfg, model, source, with_boxes)
     rank, world = processes.process_index, processes.num_processes
@@ -52,6 +54,7 @@ def main(cfg: DictConfig) -> None:
             max_frames=cfg.max_frames,
             seed=cfg.seed,
             num_workers=cfg.num_workers,
+            features=features,
         )
         for video in tqdm(videos, total=len(own), unit="video", desc="slots", disable=rank > 0 or not own):
             writer.write(

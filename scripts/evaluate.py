@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dias_video.baselines import FixedBoxes, KMeans
-from dias_video.data.features import FeatureCache
+from dias_video.data.features import cached_features
 from dias_video.data.problems import usable
 from dias_video.evaluation import PROTOCOLS, Method, Videos, evaluate
 from dias_video.initializers import BoxInitializer
@@ -54,17 +54,6 @@ def build_methods(cfg: DictConfig, model: DIAS | None, boxes: bool) -> dict[str,
     return methods
 
 
-def cached_features(cfg: DictConfig, model: DIAS | None) -> FeatureCache | None:
-    """The cache of ``cfg.features``, if it is this model's encoder's."""
-    if cfg.features is None:
-        return None
-    if model is None:
-        raise ValueError("features= is what a model looks at: give it with checkpoint=, not with predictions=")
-    features = FeatureCache(cfg.features)
-    features.check_encoder(model.encoder)
-    return features
-
-
 @entry("evaluate")
 def main(cfg: DictConfig) -> None:
     """Score ``cfg.data.eval`` and write ``metrics.json`` and ``videos.csv`` into ``cfg.out_dir``."""
@@ -80,7 +69,9 @@ def main(cfg: DictConfig) -> None:
     source = usable(instantiate(cfg.data.eval), cfg.data.get("on_error", "raise"))
     if cfg.frozen_split is not None:
         check_split(cfg.frozen_split, len(source))
-    features = cached_features(cfg, model)
+    if model is None and cfg.features is not None:
+        raise ValueError("features= is what a model looks at: give it with checkpoint=, not with predictions=")
+    features = None if model is None else cached_features(cfg.features, model.encoder)
     videos = Videos(source, instantiate(cfg.data.get("eval_transform")), cfg.max_videos, cfg.max_frames, features)
     boxes = cfg.boxes
     if boxes is None:

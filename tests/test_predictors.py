@@ -12,6 +12,7 @@ from dias_video.baselines import KMeans
 from dias_video.data.features import FeatureCache, build_index, cache_features
 from dias_video.data.source import VideoInfo
 from dias_video.data.transforms import ClipTransform
+from dias_video.encoding import encode_videos
 from dias_video.evaluation import BatchMethod, Videos, evaluate
 from dias_video.predictors import ModelTracks
 
@@ -92,6 +93,12 @@ def test_cached_features_take_the_encoders_place(tmp_path: Path) -> None:
     for name in methods:
         for measure in ("video-fg/fg_ari", "ocb/mbo"):  # features are stored in half precision
             torch.testing.assert_close(cached[name].column(measure), live[name].column(measure), atol=0.03, rtol=0)
+    options = {"transform": transform, "window": 2, "batch_size": 3}
+    seen = list(encode_videos(dias, Random(), [5, 2, 0], features=FeatureCache(tmp_path), **options))
+    del dias.encoder.features  # the method of the class again
+    for one, other in zip(seen, encode_videos(dias, Random(), [5, 2, 0], **options), strict=True):
+        assert one.info == other.info
+        torch.testing.assert_close(one.slots, other.slots, atol=0.02, rtol=0)
     short = Videos(Random(), transform, max_frames=3, features=FeatureCache(tmp_path))
     assert short[0]["features"].shape == (3, 6, 7)
     with pytest.raises(ValueError, match="the transform makes"):

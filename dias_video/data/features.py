@@ -95,6 +95,19 @@ class FeatureCache:
             raise ValueError(f"{self.path} was made by another encoder; cache again with this model's")
 
 
+def cached_features(path: str | Path | None, encoder: FrozenEncoder) -> FeatureCache | None:
+    """The cache in ``path``, if there is one to use.
+
+    Raises:
+        ValueError: it holds no finished feature cache, or another encoder's.
+    """
+    if path is None:
+        return None
+    features = FeatureCache(path)
+    features.check_encoder(encoder)
+    return features
+
+
 def cache_features(
     encoder: FrozenEncoder,
     source: VideoSource,
@@ -199,4 +212,4 @@ def _runs(frames: Sequence[int]) -> list[tuple[int, int]]:
     return [(run[0][1], run[-1][1] + 1) for run in runs]
 
 
-__all__ = ["FeatureCache", "build_index", "cache_features", "cache_size", "encoder_hash"]
+__all__ = ["FeatureCache", "build_index", "cache_features", "cache_size", "cached_features", "encoder_hash"]
