@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dias_video.files import replace_file
+from dias_video.initializers import BoxInitializer
 
 if TYPE_CHECKING:
     from dias_video.model import DIAS
@@ -127,11 +128,13 @@ def tracked_pieces(
 
     Args:
         boxes, box_valid: (T,K,4) and (T,K) of the whole video, where known: drawn as a third panel, and the first
-            frame's given to the model.
-        rehearse: without boxes, see ``DIAS.track_windows``.
+            frame's given to the model if it takes any.
+        rehearse: where the model is given no boxes, see ``DIAS.track_windows``.
     """
-    first = None if boxes is None else boxes[0]
-    first_valid = None if box_valid is None else box_valid[0]
+    first = first_valid = None
+    if boxes is not None and isinstance(dias.initializer, BoxInitializer):
+        first, rehearse = boxes[0], False
+        first_valid = None if box_valid is None else box_valid[0]
     done = 0
     for window, tracks in dias.track_windows(windows, first, first_valid, rehearse=rehearse):
         frames = rearrange(window, "t c h w -> t h w c")

@@ -41,8 +41,8 @@ def visualize_one(cfg: DictConfig, dias: DIAS, source: VideoSource, index: int) 
     if cfg.boxes and source.read(index, [0]).get("boxes") is not None:
         sample = source.read(index, range(num_frames))
         boxes, box_valid = sample["boxes"], sample["box_valid"]
-    frames, rehearse = windows(source, index, num_frames, cfg.window), cfg.rehearse and boxes is None
-    pieces = tracked_pieces(dias, frames, boxes, box_valid, cfg.height, rehearse)
+    frames = windows(source, index, num_frames, cfg.window)
+    pieces = tracked_pieces(dias, frames, boxes, box_valid, cfg.height, cfg.rehearse)
     path = Path(cfg.out_dir) / f"{info.video_id.strip('/').replace('/', '_')}.gif"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_gif(path, pieces, cfg.fps)

@@ -72,6 +72,17 @@ def test_tracked_pieces_follow_the_windows() -> None:
     assert pieces[0].shape[1:] == (16 + 14, 3 * 24, 3)
 
 
+@pytest.mark.parametrize("takes_boxes", [True, False])
+def test_a_model_that_is_given_no_boxes_is_rehearsed(takes_boxes: bool) -> None:
+    clip = clips(batch=1, frames=5, boxes=2)
+    dias = tiny_dias(boxes=takes_boxes, threshold=None)
+    (piece,) = tracked_pieces(dias, [clip.video[0]], clip.boxes[0], clip.box_valid[0], rehearse=True)
+    first = (clip.boxes[0, 0], clip.box_valid[0, 0]) if takes_boxes else ()
+    tracks = dias.track(clip.video[0], *first, rehearse=not takes_boxes)
+    assert torch.equal(piece[:, -16:, 24:48], overlay(clip.video[0], tracks.masks))
+    assert takes_boxes or not torch.equal(tracks.masks, dias.track(clip.video[0]).masks)
+
+
 def test_masks_are_the_argmax_over_live_slots() -> None:
     maps = torch.zeros(2, 3, 2, 4)
     maps[:, 0, :, :2] = 0.6
