@@ -119,6 +119,7 @@ class _Windows(Dataset[VideoBatch]):
             if self.transform is not None:
                 sample = self.transform(sample, torch.Generator())
             if self.features is not None:
-                sample["features"] = self.features.read(sample["video_id"], range(job.start, job.stop))
+                frames, flipped = range(job.start, job.stop), sample.get("flipped", False)
+                sample["features"] = self.features.read(sample["video_id"], frames, flipped)
             samples.append(sample)
         return VideoBatch.stack(samples)

@@ -256,7 +256,8 @@ class Videos(Dataset[Sample]):
         if self.transform is not None:
             sample = self.transform(sample, generator_of(0, 0, index))
         if self.features is not None:
-            sample["features"] = self.features.read(sample["video_id"], range(self.num_frames(index)))
+            frames, flipped = range(self.num_frames(index)), sample.get("flipped", False)
+            sample["features"] = self.features.read(sample["video_id"], frames, flipped)
         return {**sample, "index": index, "num_frames": self.source.info(index).num_frames}
 
 

@@ -81,7 +81,7 @@ def test_cached_features_take_the_encoders_place(tmp_path: Path) -> None:
     dias = tiny_dias(boxes=True, threshold=0.4).eval()
     methods = {"model": ModelTracks(dias, True, window=2), "kmeans": KMeans(dias.encoder, 4, boxes=True, window=2)}
     live = evaluate(methods, Videos(Random()), batch_size=3)
-    cache_features(dias.encoder, Random(), tmp_path, (HEIGHT, WIDTH), batch_frames=4)
+    cache_features(dias.encoder, Random(), tmp_path, (HEIGHT, WIDTH), flips=True, batch_frames=4)
     build_index(tmp_path)
 
     def broken(video):
@@ -93,16 +93,25 @@ def test_cached_features_take_the_encoders_place(tmp_path: Path) -> None:
     for name in methods:
         for measure in ("video-fg/fg_ari", "ocb/mbo"):  # features are stored in half precision
             torch.testing.assert_close(cached[name].column(measure), live[name].column(measure), atol=0.03, rtol=0)
-    options = {"transform": transform, "window": 2, "batch_size": 3}
-    seen = list(encode_videos(dias, Random(), [5, 2, 0], features=FeatureCache(tmp_path), **options))
-    del dias.encoder.features  # the method of the class again
-    for one, other in zip(seen, encode_videos(dias, Random(), [5, 2, 0], **options), strict=True):
-        assert one.info == other.info
-        torch.testing.assert_close(one.slots, other.slots, atol=0.02, rtol=0)
+    mirror = ClipTransform(size=(HEIGHT, WIDTH), flip=1.0)
+    for shown in (transform, mirror):
+        options = {"transform": shown, "window": 2, "batch_size": 3}
+        dias.encoder.features = broken
+        seen = list(encode_videos(dias, Random(), [5, 2, 0], features=FeatureCache(tmp_path), **options))
+        del dias.encoder.features  # the method of the class again
+        for one, other in zip(seen, encode_videos(dias, Random(), [5, 2, 0], **options), strict=True):
+            assert one.info == other.info
+            torch.testing.assert_close(one.slots, other.slots, atol=0.02, rtol=0)
+        sample = Videos(Random(), shown, features=FeatureCache(tmp_path))[1]
+        torch.testing.assert_close(
+            sample["features"], dias.encoder.features(sample["video"][None])[0], atol=0.02, rtol=0
+        )
     short = Videos(Random(), transform, max_frames=3, features=FeatureCache(tmp_path))
     assert short[0]["features"].shape == (3, 6, 7)
     with pytest.raises(ValueError, match="the transform makes"):
         Videos(Random(), ClipTransform(size=(HEIGHT, HEIGHT)), features=FeatureCache(tmp_path))
+    with pytest.raises(ValueError, match="the transform makes"):
+        next(encode_videos(dias, Random(), [0], ClipTransform(size=(HEIGHT, HEIGHT)), features=FeatureCache(tmp_path)))
 
 
 def test_scores_do_not_depend_on_the_batch() -> None:
