@@ -224,8 +224,8 @@ class DIAS(Configured, nn.Module):
             if self.training and self.aggregator.skip_merging > 0:
                 skip = (draws.uniform() < self.aggregator.skip_merging).to(mask.device)  # (B,)
             frame = self.aggregator(queries, keys[:, t], values[:, t], mask, iterations, state.age, skip)
-            known = frame.mask & (state.track_id >= 0)
-            state = carried(state, self.transition.remember(state.slots, frame.slots, known), frame.mask)
+            sources = self.transition.remember(state.slots, frame.slots, known=state.track_id >= 0)
+            state = carried(state, sources, frame.mask)
             outputs.append((frame.slots, frame.mask, state.track_id, frame.first, frame.last))
         slots, masks, track_id, first, last = (torch.stack(column, 1) for column in zip(*outputs, strict=True))
         assert state is not None

@@ -23,9 +23,7 @@ class Setting:
 
     source: str  # class of the data source
     split: str  # as the source names it, or a frozen split of ``splits.py``
-    condition: (
-        str  # what the model was told: "boxes" of the first frame, "none" (", rehearsed"), or "not stated" for files
-    )
+    condition: str  # what the model was told: "boxes", "none", "none, rehearsed", or "not stated" for files
     mask_sources: Mapping[str, str]  # of every method
     checkpoint: str | None = None  # folder
     checkpoint_hash: str | None = None  # SHA-256 of its model.safetensors

@@ -83,16 +83,11 @@ def main(cfg: DictConfig) -> None:
     scores = evaluate(methods, videos, protocols, cfg.tracking, cfg.num_workers, accelerator, cfg.batch_size)
     if not accelerator.is_main_process:
         return
+    told = "boxes" if boxes else "none, rehearsed" if cfg.rehearse else "none"
     setting = Setting(
         source=cfg.data.eval._target_.rpartition(".")[2],
         split=cfg.frozen_split or cfg.data.eval.get("split") or "all",
-        condition="not stated"
-        if model is None and cfg.boxes is None
-        else "boxes"
-        if boxes
-        else "none, rehearsed"
-        if cfg.rehearse
-        else "none",
+        condition="not stated" if model is None and cfg.boxes is None else told,
         mask_sources={name: method.mask_source for name, method in methods.items()},
         checkpoint=cfg.checkpoint,
         checkpoint_hash=checkpoint_hash,

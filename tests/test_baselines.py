@@ -74,6 +74,10 @@ def test_kmeans_finds_colours_as_tracks() -> None:
     assert adjusted_rand_index(maps[None], sample["masks"][None]).item() > 0.6
     assert torch.equal(maps, KMeans(Colours(), 9, boxes=True, window=8)(sample))
     assert len(KMeans(Colours(), 6, boxes=False)(sample).unique()) > 4
+    features = Colours().features(sample["video"][None])[0]
+    length = torch.rand(len(features), features.shape[1], 1, generator=torch.Generator().manual_seed(2)) + 0.1
+    cached = {**sample, "features": features * length}  # of any length: only directions count
+    assert (KMeans(Colours(), 9, boxes=True)(cached) == maps).float().mean() > 0.99
 
 
 def test_kmeans_is_as_tight_as_scikit_learn() -> None:

@@ -5,7 +5,7 @@ import torch
 from data_files import LENGTHS, Counting
 from torch import nn
 
-from dias_video.data.features import FLIPPED, FeatureCache, cache_features
+from dias_video.data.features import FLIPPED, FeatureCache, cache_features, cached_features
 from dias_video.data.loading import ClipDataset
 from dias_video.data.transforms import ClipTransform
 
@@ -84,9 +84,10 @@ def test_transforms_that_need_the_encoder_are_refused(tmp_path, transform, sente
 
 def test_another_encoder_or_other_videos_are_refused(cached):
     cache = FeatureCache(cached)
-    cache.check_encoder(Patches())
     with pytest.raises(ValueError, match="another encoder"):
-        cache.check_encoder(Patches(weight=0.25))
+        cached_features(cached, Patches(weight=0.25))
+    assert cached_features(cached, Patches()).path == cached
+    assert cached_features(None, Patches()) is None
 
     class Longer(Textured):
         def info(self, index):

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 import dias_video.validation  # noqa: F401 - what scripts import is loaded once, before the forks
 import slotformer.validation  # noqa: F401
+from dias_video.encoders import TinyEncoder
 from dias_video.files import sha256
 from dias_video.model import DIAS
 from slotformer.cache import SlotCache
@@ -235,6 +236,45 @@ def test_a_model_on_the_hub_is_taken(world: Path, tmp_path: Path, monkeypatch: p
     assert (about["checkpoint"], about["checkpoint_hash"]) == ("hf-hub:me/dias", digest)
     assert json.loads((tmp_path / "probe/probe.json").read_text())["about"]["checkpoint_sha256"] == digest
     assert SlotCache(tmp_path / "cache_slots").header["checkpoint_sha256"] == digest
+
+
+@pytest.mark.slow
+def test_cached_features_and_a_rehearsal_reach_the_model(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, features = (f"checkpoint={world}/dias/checkpoints/last", f"data.root={world}"), f"{tmp_path}/features"
+
+    def start(name: str, *words: str) -> str:
+        code, output = run(name, *model, *words)
+        assert code == 0, output
+        return output
+
+    def scores(out: str, *words: str) -> dict[str, Any]:
+        start("evaluate", f"out_dir={tmp_path}/{out}", *words)
+        return json.loads((tmp_path / out / "metrics.json").read_text())
+
+    start("cache_features", "split=eval", f"path={features}")
+    found = [scores("live"), scores("free", "boxes=false"), scores("rehearsed", "boxes=false", "rehearse=true")]
+    start("cache_slots", "data=simulated", f"cache={tmp_path}/live_slots")
+    gifs = [(f"out_dir={tmp_path}/gif_{r}", "boxes=false", f"rehearse={r}", "num_videos=1") for r in ("true", "false")]
+    for words in gifs:
+        start("visualize", "data=simulated", *words)
+    one, other = (next((tmp_path / f"gif_{r}").glob("*.gif")).read_bytes() for r in ("true", "false"))
+    assert one != other
+    assert [one["about"]["condition"] for one in found] == ["boxes", "none", "none, rehearsed"]
+    assert found[1]["video-fg/mbo"] != found[2]["video-fg/mbo"]
+
+    def broken(self: TinyEncoder, video: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the encoder ran")
+
+    monkeypatch.setattr(TinyEncoder, "features", broken)  # in forks too
+    cached = scores("cached", f"features={features}")
+    assert cached["ocb/ari"] == pytest.approx(found[0]["ocb/ari"], abs=0.02)
+    assert cached["baselines/kmeans/ocb/ari"] == pytest.approx(found[0]["baselines/kmeans/ocb/ari"], abs=0.02)
+    start("cache_slots", "data=simulated", f"cache={tmp_path}/slots", f"features={features}")
+    caches = [SlotCache(tmp_path / name) for name in ("live_slots", "slots")]
+    one, other = (cache.read_video(cache.video_ids[0], 0, 9) for cache in caches)
+    torch.testing.assert_close(one.slots, other.slots, atol=0.02, rtol=0)
 
 
 ANYTHING = ["banana", "-1", "0", "1.5", "true", "null", "[]", "{}", "[0,-3]", "/nowhere/x", "1e30", "nan"]

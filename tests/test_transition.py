@@ -38,6 +38,20 @@ def test_a_track_that_begins_remembers_nothing() -> None:
     assert after[0, 1].tolist() == [1.0] * 8
 
 
+def test_the_average_begins_anew_with_every_track() -> None:
+    dias = tiny_dias(threshold=0.4, carry="reseed").eval()
+    dias.transition.memory = 0.5
+    batch = clips(frames=6)
+    scan = dias.scan(batch, dias.features(batch), Draws.for_step(0, 0, 3))
+    average = scan.slots[:, 0]
+    for t in range(1, 6):
+        goes_on = scan.track_id[:, t] == scan.track_id[:, t - 1]
+        average = torch.where(goes_on[..., None], (average + scan.slots[:, t]) / 2, scan.slots[:, t])
+    live = scan.state.mask
+    assert (scan.track_id[:, -1] >= dias.num_slots).any()  # tracks that began in a place that had another
+    torch.testing.assert_close(scan.state.slots[live], average[live])
+
+
 def test_memory_goes_on_in_the_next_window() -> None:
     dias = tiny_dias(boxes=True).eval()
     dias.transition.memory = 0.9
