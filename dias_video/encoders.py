@@ -7,6 +7,7 @@ Every encoder has ``grid`` (h,w), ``feature_dim`` C, and ``features(video)``: ui
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from dias_video.pretrained import Configured
 FRAMES_ON_CPU = 16  # encoded at a time
 
 
-class Encoder(Configured, nn.Module):
+class Encoder(Configured, nn.Module, ABC):
     """What all encoders share: colour among the features, and a linear map that can be put after them.
 
     A subclass sets ``input_size`` and ``grid``, ``head`` (two modules, of which the second may be a linear layer that
@@ -52,9 +53,9 @@ class Encoder(Configured, nn.Module):
             raise ValueError(f"color takes three features, and feature_dim is {feature_dim}")
         self.feature_dim, self.color = feature_dim, color
 
+    @abstractmethod
     def backbone(self, frames: Tensor) -> Tensor:
         """What the head is given (B*T,N,...) of frames (B*T,3,*input_size) in [0,1]."""
-        raise NotImplementedError
 
     def forward(self, video: Tensor) -> Tensor:
         """Tokens (B,T,N,C) of uint8 video (B,T,3,H,W), with gradient (for distillation)."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dias_video.batch import Draws, VideoBatch
-from dias_video.data.loading import Features
+from dias_video.data.loading import Features, read_clip
 from dias_video.data.source import VideoInfo, VideoSource
 from dias_video.data.transforms import Transform
 from dias_video.model import DIAS
@@ -115,11 +115,6 @@ class _Windows(Dataset[VideoBatch]):
     def __getitem__(self, at: int) -> VideoBatch:
         job, samples = self.jobs[at], []
         for index in job.videos:
-            sample = self.source.read(index, range(job.start, job.stop))
-            if self.transform is not None:
-                sample = self.transform(sample, torch.Generator())
-            if self.features is not None:
-                frames, flipped = range(job.start, job.stop), sample.get("flipped", False)
-                sample["features"] = self.features.read(sample["video_id"], frames, flipped)
-            samples.append(sample)
+            frames = range(job.start, job.stop)
+            samples.append(read_clip(self.source, index, frames, self.transform, torch.Generator(), self.features))
         return VideoBatch.stack(samples)

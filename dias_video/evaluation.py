@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dias_video.boundary import j_and_f
-from dias_video.data.loading import Features, generator_of
+from dias_video.data.loading import Features, generator_of, read_clip
 from dias_video.data.source import Sample, VideoSource
 from dias_video.data.transforms import Transform
 from dias_video.metrics import BACKGROUND, VOID, OverlapTable, switches_of_frames, table_of_maps
@@ -250,14 +250,10 @@ class Videos(Dataset[Sample]):
         Raises:
             ValueError: it can't be read, or has no masks to score against.
         """
-        sample = self.source.read(index, range(self.num_frames(index)))
+        generator, frames = generator_of(0, 0, index), range(self.num_frames(index))
+        sample = read_clip(self.source, index, frames, self.transform, generator, self.features)
         if sample.get("masks") is None:
             raise ValueError(f"{sample['video_id']} has no masks to score against; evaluate on data that has them")
-        if self.transform is not None:
-            sample = self.transform(sample, generator_of(0, 0, index))
-        if self.features is not None:
-            frames, flipped = range(self.num_frames(index)), sample.get("flipped", False)
-            sample["features"] = self.features.read(sample["video_id"], frames, flipped)
         return {**sample, "index": index, "num_frames": self.source.info(index).num_frames}
 
 

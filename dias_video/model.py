@@ -224,8 +224,8 @@ class DIAS(Configured, nn.Module):
             if self.training and self.aggregator.skip_merging > 0:
                 skip = (draws.uniform() < self.aggregator.skip_merging).to(mask.device)  # (B,)
             frame = self.aggregator(queries, keys[:, t], values[:, t], mask, iterations, state.age, skip)
-            sources = self.transition.remember(state.slots, frame.slots, known=state.track_id >= 0)
-            state = carried(state, sources, frame.mask)
+            memory = self.transition.remember(state.slots, frame.slots, known=state.track_id >= 0)
+            state = carried(state, memory, frame.mask)
             outputs.append((frame.slots, frame.mask, state.track_id, frame.first, frame.last))
         slots, masks, track_id, first, last = (torch.stack(column, 1) for column in zip(*outputs, strict=True))
         assert state is not None
@@ -260,11 +260,13 @@ class DIAS(Configured, nn.Module):
                 come: fit to track with, not to predict from.
 
         Raises:
-            ValueError: a rehearsal of clips with boxes, which say where the objects are.
+            ValueError: a rehearsal of clips of several lengths, or with boxes, which say where the objects are.
         """
-        features = self.features(batch)
         if rehearse and batch.boxes is not None:
             raise ValueError("boxes say where the objects are, there is nothing to rehearse: leave out one of the two")
+        if rehearse and not batch.frame_valid.all():
+            raise ValueError("clips of several lengths can't be rehearsed together: encode those of one length at once")
+        features = self.features(batch)
         if rehearse and state is None:
             state = self.scan(batch, features, draws).state
             state = self.scan(batch, features.flip(1), draws, state).state

