@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dias_video.batch import Draws
 from dias_video.data.source import Sample
-from dias_video.predictors import first_boxes
+from dias_video.masks import maps_to_pixels
+from dias_video.predictors import EDGES, first_boxes
 
 
 class FrozenEncoder(Interface):
@@ -75,9 +76,8 @@ class KMeans:
         restarts: runs from different centres; the tightest wins.
         iterations: at most, each run.
         window: frames encoded at once.
+        follow_edges: as the model's masks may.
     """
-
-    mask_source = "k-means on frozen features"
 
     def __init__(
         self,
@@ -88,9 +88,12 @@ class KMeans:
         restarts: int = 4,
         iterations: int = 50,
         window: int = 24,
+        follow_edges: bool = False,
     ) -> None:
         self.encoder, self.num_slots, self.boxes, self.seed = encoder, num_slots, boxes, seed
         self.restarts, self.iterations, self.window = restarts, iterations, window
+        self.follow_edges = follow_edges
+        self.mask_source = "k-means on frozen features" + (EDGES if follow_edges else "")
 
     @torch.no_grad()
     def __call__(self, sample: Sample) -> Tensor:
@@ -107,11 +110,11 @@ class KMeans:
         features = F.normalize(features, dim=-1)
         draws = Draws.for_videos(self.seed, [sample["video_id"]])
         centres = kmeans(features.flatten(0, 1), k, draws, self.restarts, self.iterations)
-        size = tuple(video.shape[-2:])
+        size = (video.shape[-2], video.shape[-1])
         labels = []
-        for frame in features:  # a frame at a time: k x H x W floats
-            distance = squared_distances(frame, centres).T.reshape(1, k, *self.encoder.grid)
-            labels.append(F.interpolate(distance, size=size, mode="bilinear", align_corners=False)[0].min(0).indices)
+        for tokens, frame in zip(features, video, strict=True):  # a frame at a time: k x H x W floats
+            distance = squared_distances(tokens, centres).T.reshape(k, *self.encoder.grid)
+            labels.append(maps_to_pixels(distance, size, frame if self.follow_edges else None).min(0).indices)
         return torch.stack(labels)
 
     def _features(self, video: Tensor) -> Tensor:

@@ -297,6 +297,7 @@ class DIAS(Configured, nn.Module):
         window: int = 24,
         seed: int = 0,
         rehearse: bool = False,
+        follow_edges: bool = False,
     ) -> Tracks:
         """Track the objects of one video (T,3,H,W) uint8 RGB, encoding and decoding ``window`` frames at once.
 
@@ -304,7 +305,8 @@ class DIAS(Configured, nn.Module):
         """
         if video.ndim != 4 or len(video) == 0:
             raise ValueError(f"the video has no frames (its shape is {tuple(video.shape)}, it must be (T,3,H,W))")
-        pieces = [tracks for _, tracks in self.track_windows(video.split(window), boxes, box_valid, seed, rehearse)]
+        windows = self.track_windows(video.split(window), boxes, box_valid, seed, rehearse, follow_edges)
+        pieces = [tracks for _, tracks in windows]
         return Tracks(**{f.name: torch.cat([getattr(p, f.name) for p in pieces]) for f in fields(Tracks)})
 
     @torch.no_grad()
@@ -315,6 +317,7 @@ class DIAS(Configured, nn.Module):
         box_valid: Tensor | None = None,
         seed: int = 0,
         rehearse: bool = False,
+        follow_edges: bool = False,
     ) -> Iterator[tuple[Tensor, Tracks]]:
         """Track the objects of one video that comes in windows, so that memory does not grow with its length.
 
@@ -324,6 +327,7 @@ class DIAS(Configured, nn.Module):
                 lets the model find objects by itself.
             seed: of the query noise.
             rehearse: without boxes, go through the first window forth and back before it is tracked.
+            follow_edges: masks end where colours change in the frame, not where cells of the feature grid do.
 
         Yields:
             Each window and its tracks.
@@ -346,13 +350,13 @@ class DIAS(Configured, nn.Module):
             batch = VideoBatch(frames[None], ["video"], index, torch.ones_like(index, dtype=torch.bool))
             if boxes is not None and box_valid is not None:
                 batch.boxes, batch.box_valid = boxes[None, None].float(), box_valid[None, None]
-            sequence = self.encode(batch.to(device), draws, state, rehearse)
+            batch = batch.to(device)
+            sequence = self.encode(batch, draws, state, rehearse)
             state = sequence.state
-            slots, mask, ids, maps = (
-                x[0].cpu() for x in (sequence.slots, sequence.mask, sequence.track_id, sequence.maps)
-            )
-            masks = maps_to_masks(maps, mask, ids, (frames.shape[2], frames.shape[3]))
-            yield frames, Tracks(masks, slots, mask, ids, maps)
+            slots, mask, ids, maps = (x[0] for x in (sequence.slots, sequence.mask, sequence.track_id, sequence.maps))
+            size, edges_of = (frames.shape[2], frames.shape[3]), batch.video[0] if follow_edges else None
+            masks = maps_to_masks(maps, mask, ids, size, edges_of)
+            yield frames, Tracks(masks.cpu(), slots.cpu(), mask.cpu(), ids.cpu(), maps.cpu())
 
 
 def carried(state: CarryState, slots: Tensor, mask: Tensor) -> CarryState:

@@ -20,6 +20,7 @@ from dias_video.masks import maps_to_masks
 from dias_video.model import DIAS
 
 Maps = NDArray[np.integer]
+EDGES = ", following edges"  # said of masks in result files
 LAYOUT = "<video_id>.npz with one array (T,H,W), or a folder <video_id>/ of indexed PNGs, one a frame in name order"
 
 
@@ -32,16 +33,26 @@ class ModelTracks:
         window: frames encoded at once.
         seed: of the query noise.
         rehearse: without boxes, go through the first window forth and back before it is tracked.
+        follow_edges: masks end where colours change in the frame, not where cells of the feature grid do.
 
     Raises:
         ValueError: boxes for a model that can't take them.
     """
 
-    def __init__(self, model: DIAS, boxes: bool, window: int = 24, seed: int = 0, rehearse: bool = False) -> None:
+    def __init__(
+        self,
+        model: DIAS,
+        boxes: bool,
+        window: int = 24,
+        seed: int = 0,
+        rehearse: bool = False,
+        follow_edges: bool = False,
+    ) -> None:
         if boxes and not isinstance(model.initializer, BoxInitializer):
             raise ValueError("this model starts from learned queries and takes no boxes; set boxes=false")
-        self.model, self.boxes, self.window, self.seed, self.rehearse = model, boxes, window, seed, rehearse
-        self.mask_source = model.mask_source
+        self.model, self.boxes, self.window, self.seed = model, boxes, window, seed
+        self.rehearse, self.follow_edges = rehearse, follow_edges
+        self.mask_source = model.mask_source + (EDGES if follow_edges else "")
 
     def __call__(self, sample: Sample) -> Tensor:
         """(T,H,W) track ids, those of ``DIAS.track``.
@@ -79,7 +90,8 @@ class ModelTracks:
             state = found.state
             size = (video.shape[-2], video.shape[-1])
             for b, pieces in enumerate(masks):
-                pieces.append(maps_to_masks(found.maps[b], found.mask[b], found.track_id[b], size).cpu())
+                edges_of = batch.video[b] if self.follow_edges else None
+                pieces.append(maps_to_masks(found.maps[b], found.mask[b], found.track_id[b], size, edges_of).cpu())
         return [torch.cat(pieces) for pieces in masks]
 
 

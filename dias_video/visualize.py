@@ -123,6 +123,7 @@ def tracked_pieces(
     box_valid: Tensor | None = None,
     height: int | None = None,
     rehearse: bool = False,
+    follow_edges: bool = False,
 ) -> Iterator[Tensor]:
     """Frames | masks (| boxes), window by window, of a video that comes in windows (t,3,H,W).
 
@@ -130,13 +131,14 @@ def tracked_pieces(
         boxes, box_valid: (T,K,4) and (T,K) of the whole video, where known: drawn as a third panel, and the first
             frame's given to the model if it takes any.
         rehearse: where the model is given no boxes, see ``DIAS.track_windows``.
+        follow_edges: see there.
     """
     first = first_valid = None
     if boxes is not None and isinstance(dias.initializer, BoxInitializer):
         first, rehearse = boxes[0], False
         first_valid = None if box_valid is None else box_valid[0]
     done = 0
-    for window, tracks in dias.track_windows(windows, first, first_valid, rehearse=rehearse):
+    for window, tracks in dias.track_windows(windows, first, first_valid, 0, rehearse, follow_edges):
         frames = rearrange(window, "t c h w -> t h w c")
         panels, titles = [frames, overlay(window, tracks.masks)], ["video", "slots"]
         if boxes is not None and box_valid is not None:

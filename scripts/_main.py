@@ -38,8 +38,12 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
     """
 
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        composed = False
+
         @functools.wraps(main)
         def guarded(cfg: DictConfig) -> Any:
+            nonlocal composed
+            composed = True
             try:
                 check_types(config_name, cfg)
                 return main(cfg)
@@ -77,10 +81,13 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
                 print(main.__globals__["__doc__"], file.read_text(), sep="\n", flush=True)
             try:
                 return run()
-            except (hydra.errors.HydraException, ValueError) as error:  # of a config that can't be composed
-                if os.environ.get("DIAS_TRACEBACK"):
+            except (hydra.errors.HydraException, ValueError, TypeError) as error:
+                if composed or os.environ.get("DIAS_TRACEBACK"):
                     raise
-                print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+                text = " ".join(str(error).split())
+                if isinstance(error, TypeError):  # Hydra's own, of words of the wrong kind
+                    text = f"the options can't be put together: {text}"
+                print(f"error: {text}", file=sys.stderr, flush=True)
                 sys.exit(1)
 
         return started

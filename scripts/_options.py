@@ -41,7 +41,8 @@ def check_types(config_name: str, cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, option)
         if override.is_delete() or override.is_add() or loader.get_group_options(option):
             continue
-        if value is None and stated.get(option) is not None and (config_name, option) != MAY_BE_NULL:
+        own = stated.get(option) is not None or option.startswith("simulate.")
+        if value is None and own and (config_name, option) != MAY_BE_NULL:
             raise ValueError(f"{option} must not be null")
         for one in value if (config_name, option) in SEVERAL and isinstance(value, ListConfig) else [value]:
             _check(option, OmegaConf.select(defaults, option), one)

@@ -46,11 +46,13 @@ def build_methods(cfg: DictConfig, model: DIAS | None, boxes: bool) -> dict[str,
     if model is None:
         methods: dict[str, Method] = {MAIN: PredictionFiles(cfg.predictions)}
     else:
-        methods = {MAIN: ModelTracks(model, boxes, cfg.window, cfg.seed, cfg.rehearse)}
+        methods = {MAIN: ModelTracks(model, boxes, cfg.window, cfg.seed, cfg.rehearse, cfg.follow_edges)}
     if "boxes_fixed" in cfg.baselines and boxes:
         methods["baselines/boxes_fixed"] = FixedBoxes()
     if "kmeans" in cfg.baselines and model is not None:
-        methods["baselines/kmeans"] = KMeans(model.encoder, model.num_slots, boxes, cfg.seed, window=cfg.window)
+        methods["baselines/kmeans"] = KMeans(
+            model.encoder, model.num_slots, boxes, cfg.seed, window=cfg.window, follow_edges=cfg.follow_edges
+        )
     return methods
 
 
@@ -79,6 +81,8 @@ def main(cfg: DictConfig) -> None:
         boxes = takes_boxes and videos[0].get("boxes") is not None
     if cfg.rehearse and (boxes or model is None):
         raise ValueError("rehearse=true is for a model that is given no boxes; set boxes=false with it")
+    if cfg.follow_edges and model is None:
+        raise ValueError("follow_edges=true is for maps of a model: give it with checkpoint=, not with predictions=")
     methods = build_methods(cfg, model, boxes)
     scores = evaluate(methods, videos, protocols, cfg.tracking, cfg.num_workers, accelerator, cfg.batch_size)
     if not accelerator.is_main_process:

@@ -38,7 +38,9 @@ def main(cfg: DictConfig) -> None:
     replace_file(path, lambda aside: aside.write_text(json.dumps(report, indent=1) + "\n"))
     print(path)
     wrong = any(not problem["harmless"] for seen in report.values() for problem in seen["problems"])
-    if (cfg.check and wrong) or all(seen["facts"]["videos"] == 0 for seen in report.values()):
+    if all(seen["facts"]["videos"] == 0 for seen in report.values()):
+        raise ValueError("there is not one video to read here; see the problems above")
+    if cfg.check and wrong:
         sys.exit(1)
 
 

@@ -42,7 +42,7 @@ def visualize_one(cfg: DictConfig, dias: DIAS, source: VideoSource, index: int) 
         sample = source.read(index, range(num_frames))
         boxes, box_valid = sample["boxes"], sample["box_valid"]
     frames = windows(source, index, num_frames, cfg.window)
-    pieces = tracked_pieces(dias, frames, boxes, box_valid, cfg.height, cfg.rehearse)
+    pieces = tracked_pieces(dias, frames, boxes, box_valid, cfg.height, cfg.rehearse, cfg.follow_edges)
     path = Path(cfg.out_dir) / f"{info.video_id.strip('/').replace('/', '_')}.gif"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_gif(path, pieces, cfg.fps)

@@ -80,6 +80,14 @@ def test_kmeans_finds_colours_as_tracks() -> None:
     assert (KMeans(Colours(), 9, boxes=True)(cached) == maps).float().mean() > 0.99
 
 
+def test_clusters_follow_edges_if_asked() -> None:
+    sample = coloured_video(8)
+    rough, fine = (KMeans(Colours(), 9, boxes=True, follow_edges=follow) for follow in (False, True))
+    scores = [adjusted_rand_index(method(sample)[None], sample["masks"][None]).item() for method in (rough, fine)]
+    assert scores[1] > scores[0] + 0.1
+    assert fine.mask_source == rough.mask_source + ", following edges"
+
+
 def test_kmeans_is_as_tight_as_scikit_learn() -> None:
     generator = torch.Generator().manual_seed(3)
     middle = torch.randn(5, 7, generator=generator) * 3

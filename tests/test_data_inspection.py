@@ -92,3 +92,11 @@ def test_the_script_reports_problems_and_exits_with_1(tmp_path):
     assert len(report["eval"]["problems"]) == 1
     assert "videos                        2" in done.stdout
     assert (tmp_path / "out/train.png").is_file()
+
+
+@pytest.mark.slow
+def test_data_without_a_single_video_is_an_error(tmp_path):
+    done = inspect("data=simulated", f"data.root={tmp_path}/nowhere", f"out_dir={tmp_path}/out")
+    assert done.returncode == 1
+    assert "nowhere/toss/train is missing" in done.stdout
+    assert done.stderr.strip().splitlines()[-1].startswith("error: there is not one video to read here")

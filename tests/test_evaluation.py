@@ -303,10 +303,12 @@ def test_a_user_error_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_features_belong_to_a_model(tmp_path: Path) -> None:
+def test_features_rehearsals_and_edges_belong_to_a_model(tmp_path: Path) -> None:
     write_clip(tmp_path / "data/toss/val/00000")
     common = (f"data.root={tmp_path}/data", f"out_dir={tmp_path}/out", f"features={tmp_path}/f")
     error = script(*common, f"predictions={tmp_path}", ok=False)
     assert error.strip().splitlines()[-1].startswith("error: features= is what a model looks at")
     error = script(*common[:2], f"predictions={tmp_path}", "rehearse=true", ok=False)
     assert error.strip().splitlines()[-1].startswith("error: rehearse=true is for a model that is given no boxes")
+    error = script(*common[:2], f"predictions={tmp_path}", "follow_edges=true", ok=False)
+    assert error.strip().splitlines()[-1].startswith("error: follow_edges=true is for maps of a model")

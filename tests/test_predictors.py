@@ -16,6 +16,7 @@ from dias_video.data.transforms import ClipTransform
 from dias_video.encoding import encode_videos
 from dias_video.evaluation import BatchMethod, Videos, evaluate
 from dias_video.predictors import ModelTracks
+from dias_video.visualize import overlay, tracked_pieces
 
 LENGTHS = (5, 5, 3, 5, 5, 5)
 
@@ -70,6 +71,18 @@ def test_a_rehearsal_is_the_end_of_a_video_that_goes_forth_and_back_and_forth() 
     short = dias.track(video, window=2, rehearse=True)  # only the first window is rehearsed
     begun = dias.track(torch.cat([video[:2], video[:2].flip(0), video]), window=9)
     assert torch.allclose(short.slots, begun.slots[4:], atol=1e-5)
+
+
+def test_masks_follow_edges_the_same_way_wherever_they_are_asked_to() -> None:
+    dias, sample = tiny_dias(threshold=0.4).eval(), Random().read(0, range(5))
+    rough, fine = (dias.track(sample["video"], window=3, follow_edges=follow).masks for follow in (False, True))
+    assert (rough != fine).float().mean() > 0.05
+    method = ModelTracks(dias, False, window=2, follow_edges=True)
+    assert method.mask_source == "decoder, following edges"
+    assert (method(sample) == fine).float().mean() > 0.99
+    (piece,) = tracked_pieces(dias, [sample["video"]], follow_edges=True)
+    at_once = dias.track(sample["video"], follow_edges=True).masks
+    assert torch.equal(piece[:, -HEIGHT:, WIDTH:], overlay(sample["video"], at_once))
 
 
 def test_there_is_nothing_to_rehearse_with_boxes() -> None:

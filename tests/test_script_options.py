@@ -82,6 +82,7 @@ def sentence(output: str) -> str:
 
 
 WRONG: list[tuple[str, tuple[str, ...], str]] = [
+    ("simulate", ("simulate=toss", "root=x", "split=x", "num_videos=1", "simulate.size=null"), "must not be null"),
     ("train_video", ("max_steps=many",), "error: max_steps must be an integer, got 'many'"),
     ("train_video", ("trainer.optimization.lr=[1]",), "error: trainer.optimization.lr must be a number, got [1]"),
     ("train_video", ("resume=perhaps",), "error: resume must be true or false, got 'perhaps'"),
@@ -115,6 +116,7 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("train_slotformer", ("cache=x", "val_cache=3"), "error: val_cache must be text, got 3"),
     ("rollout", ("device=fast",), "error: device must be a device such as cpu"),
     ("inspect_data", ("data=1.5", "data.root=x"), "Config group override must be a string"),
+    ("inspect_data", ("data=[0,-3]", "data.root=x"), "error: the options can't be put together"),
     ("inspect_cache", ("cache=[]",), "error: cache must be text, got []"),
 ]  # fmt: skip
 
@@ -129,7 +131,7 @@ def test_a_wrong_option_is_named(tmp_path: Path, name: str, words: tuple[str, ..
         "whiten_encoder": ("checkpoint=x", "data.root=x"),
         "cache_slots": ("checkpoint=x", "data=contact", "data.root=x", f"cache={tmp_path / 'out'}"),
     }
-    out = () if name in ("inspect_cache", "cache_slots") else (f"out_dir={tmp_path / 'out'}",)
+    out = () if name in ("inspect_cache", "cache_slots", "simulate") else (f"out_dir={tmp_path / 'out'}",)
     given_words = {word.split("=")[0]: word for word in (*base.get(name, ()), *out, *words)}
     code, output = run(name, *given_words.values())
     assert code == 1, output
@@ -239,7 +241,7 @@ def test_a_model_on_the_hub_is_taken(world: Path, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.slow
-def test_cached_features_and_a_rehearsal_reach_the_model(
+def test_cached_features_a_rehearsal_and_edges_reach_the_model(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, features = (f"checkpoint={world}/dias/checkpoints/last", f"data.root={world}"), f"{tmp_path}/features"
@@ -255,12 +257,15 @@ def test_cached_features_and_a_rehearsal_reach_the_model(
 
     start("cache_features", "split=eval", f"path={features}")
     found = [scores("live"), scores("free", "boxes=false"), scores("rehearsed", "boxes=false", "rehearse=true")]
+    fine = scores("fine", "follow_edges=true")
+    assert fine["about"]["mask_source"]["baselines/kmeans"] == "k-means on frozen features, following edges"
+    assert fine["video-fg/mbo"] != found[0]["video-fg/mbo"]
+    assert fine["baselines/kmeans/video-fg/mbo"] != found[0]["baselines/kmeans/video-fg/mbo"]
     start("cache_slots", "data=simulated", f"cache={tmp_path}/live_slots")
-    gifs = [(f"out_dir={tmp_path}/gif_{r}", "boxes=false", f"rehearse={r}", "num_videos=1") for r in ("true", "false")]
-    for words in gifs:
-        start("visualize", "data=simulated", *words)
-    one, other = (next((tmp_path / f"gif_{r}").glob("*.gif")).read_bytes() for r in ("true", "false"))
-    assert one != other
+    settings = {"both": (), "at_once": ("rehearse=false",), "cells": ("follow_edges=false",)}
+    for name, words in settings.items():
+        start("visualize", "data=simulated", f"out_dir={tmp_path}/{name}", "boxes=false", "num_videos=1", *words)
+    assert len({next((tmp_path / name).glob("*.gif")).read_bytes() for name in settings}) == 3
     assert [one["about"]["condition"] for one in found] == ["boxes", "none", "none, rehearsed"]
     assert found[1]["video-fg/mbo"] != found[2]["video-fg/mbo"]
 

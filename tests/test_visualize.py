@@ -10,7 +10,6 @@ import pytest
 import torch
 from tiny import clips, tiny_dias
 
-from dias_video.masks import maps_to_masks
 from dias_video.visualize import colour, colour_masks, draw_boxes, overlay, side_by_side, tracked_pieces, write_gif
 
 
@@ -81,17 +80,3 @@ def test_a_model_that_is_given_no_boxes_is_rehearsed(takes_boxes: bool) -> None:
     tracks = dias.track(clip.video[0], *first, rehearse=not takes_boxes)
     assert torch.equal(piece[:, -16:, 24:48], overlay(clip.video[0], tracks.masks))
     assert takes_boxes or not torch.equal(tracks.masks, dias.track(clip.video[0]).masks)
-
-
-def test_masks_are_the_argmax_over_live_slots() -> None:
-    maps = torch.zeros(2, 3, 2, 4)
-    maps[:, 0, :, :2] = 0.6
-    maps[:, 1, :, 2:] = 0.7
-    maps[:, 2] = 0.9
-    mask = torch.tensor([[True, True, False], [False, False, False]])
-    ids = torch.tensor([[5, 2, 8], [5, 2, 8]])
-    got = maps_to_masks(maps, mask, ids, (6, 16))
-    assert got.shape == (2, 6, 16)
-    assert (got[0, :, :6] == 5).all()
-    assert (got[0, :, 10:] == 2).all()
-    assert (got[1] == -1).all()

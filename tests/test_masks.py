@@ -1,0 +1,89 @@
+"""From maps on the grid to masks in pixels, against hand-made pictures and a slow loop of ridge regressions."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import Ridge
+from torch import Tensor
+
+from dias_video.masks import CONTRAST, maps_to_masks, maps_to_pixels
+
+
+def test_masks_are_the_argmax_over_live_slots() -> None:
+    maps = torch.zeros(2, 3, 2, 4)
+    maps[:, 0, :, :2] = 0.6
+    maps[:, 1, :, 2:] = 0.7
+    maps[:, 2] = 0.9
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    ids = torch.tensor([[5, 2, 8], [5, 2, 8]])
+    got = maps_to_masks(maps, mask, ids, (6, 16))
+    assert got.shape == (2, 6, 16)
+    assert (got[0, :, :6] == 5).all()
+    assert (got[0, :, 10:] == 2).all()
+    assert (got[1] == -1).all()
+
+
+def halves(height: int, width: int, edge: int) -> tuple[Tensor, Tensor]:
+    """Two flat colours that meet at column ``edge``: frames (2,3,H,W), and labels (H,W)."""
+    labels = (torch.arange(width) >= edge).int().expand(height, width)
+    colours = torch.tensor([[200, 30, 90], [60, 120, 30]], dtype=torch.uint8)
+    return colours[labels.long()].permute(2, 0, 1).expand(2, -1, -1, -1), labels
+
+
+@pytest.mark.parametrize(("height", "width", "edge"), [(23, 61, 20), (24, 60, 34), (180, 301, 125), (5, 9, 3)])
+def test_masks_end_where_colours_change(height: int, width: int, edge: int) -> None:
+    video, labels = halves(height, width, edge)
+    cells = torch.arange(5).expand(3, 5) >= round(edge / width * 5)  # of a grid of 3 x 5, nearest to the edge
+    maps = torch.stack([~cells, cells]).float().expand(2, -1, -1, -1)
+    mask, ids = torch.ones(2, 2, dtype=torch.bool), torch.tensor([[0, 1], [0, 1]])
+    rough = maps_to_masks(maps, mask, ids, (height, width))
+    fine = maps_to_masks(maps, mask, ids, (height, width), edges_of=video)
+    assert torch.equal(fine, labels.expand(2, -1, -1))
+    assert not torch.equal(rough, fine)
+
+
+def test_every_window_is_a_ridge_regression_on_colour() -> None:
+    """Small cells are fitted on every pixel, so that a loop over windows gives the same numbers."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(2, 3, 5, generator=generator)
+    frame = torch.randint(0, 256, (3, 11, 16), generator=generator, dtype=torch.uint8)
+    reach = (round(1.5 * 11 / 3), round(1.5 * 16 / 5))  # 6 and 5 pixels
+    around = [(reach[0], reach[0]), (reach[1], reach[1]), (0, 0)]
+    before = F.interpolate(maps[None], size=(11, 16), mode="bilinear")[0].permute(1, 2, 0).numpy()
+    colours = frame.permute(1, 2, 0).numpy() / 255
+    padded_maps, padded_colours = np.pad(before, around, "edge"), np.pad(colours, around, "edge")
+    lines = np.zeros((11, 16, 8))  # of both maps: three slopes and a constant
+    for y, x in itertools.product(range(11), range(16)):
+        window = np.s_[y : y + 2 * reach[0] + 1, x : x + 2 * reach[1] + 1]
+        points = padded_colours[window].reshape(-1, 3)
+        fit = Ridge(alpha=CONTRAST * len(points)).fit(points, padded_maps[window].reshape(-1, 2))
+        lines[y, x] = np.concatenate([fit.coef_.ravel(), fit.intercept_])
+    padded = np.pad(lines, around, "edge")
+    expected = np.zeros((2, 11, 16))
+    for y, x in itertools.product(range(11), range(16)):
+        mean = padded[y : y + 2 * reach[0] + 1, x : x + 2 * reach[1] + 1].mean((0, 1))
+        expected[:, y, x] = mean[:6].reshape(2, 3) @ colours[y, x] + mean[6:]
+    assert maps_to_pixels(maps, (11, 16), frame).numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def test_frames_smaller_than_the_grid_have_no_edges_to_follow() -> None:
+    maps = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    frame = torch.randint(0, 256, (3, 4, 5), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    assert torch.allclose(maps_to_pixels(maps, (4, 5), frame), maps_to_pixels(maps, (4, 5)), atol=1e-6)
+
+
+@pytest.mark.parametrize("follow_edges", [False, True])
+def test_one_slot_owns_everything_and_no_slot_nothing(follow_edges: bool) -> None:
+    video, _ = halves(14, 19, 6)
+    edges_of = video if follow_edges else None
+    mask, ids = torch.tensor([[True], [False]]), torch.tensor([[7], [7]])
+    masks = maps_to_masks(torch.rand(2, 1, 3, 4), mask, ids, (14, 19), edges_of)
+    assert (masks[0] == 7).all()
+    assert (masks[1] == -1).all()
+    nothing = maps_to_masks(torch.rand(0, 1, 3, 4), mask[:0], ids[:0], (14, 19), video[:0] if follow_edges else None)
+    assert nothing.shape == (0, 14, 19)
