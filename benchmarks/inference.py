@@ -95,7 +95,7 @@ def evaluation(bench: Bench, model: DIAS) -> list[Row]:
         }
         for b in range(VIDEOS)
     ]
-    method = ModelTracks(model, boxes=True)
+    method, fine = ModelTracks(model, boxes=True), ModelTracks(model, boxes=True, follow_edges=True)
     found = [method(sample) for sample in samples]
 
     def score() -> None:
@@ -105,6 +105,7 @@ def evaluation(bench: Bench, model: DIAS) -> list[Row]:
     contestants = {
         "tracks, video by video": lambda: [method(sample) for sample in samples],
         f"tracks, {VIDEOS} videos at once": lambda: method.batch(samples),
+        f"tracks that follow edges, {VIDEOS} at once": lambda: fine.batch(samples),
         "every measure of both protocols and J&F": score,
     }
     return bench.compare("evaluation, shipped model, 128 px", contestants, VIDEOS * FRAMES)

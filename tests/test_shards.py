@@ -228,7 +228,9 @@ def test_headers_of_other_versions(tmp_path: Path) -> None:
 
 def test_travels_to_workers(tmp_path: Path) -> None:
     write(tmp_path, range(4))
-    store = copy.deepcopy(ShardStore(tmp_path))
+    original = ShardStore(tmp_path)
+    assert original.__getstate__() == {"path": tmp_path}  # a worker process is sent no index and no open file
+    store = copy.deepcopy(original)
     assert store.read("clip/003")["ids"].tolist() == item(3)["ids"].tolist()
 
 
