@@ -48,27 +48,27 @@ def test_masks_end_where_colours_change(height: int, width: int, edge: int) -> N
 
 
 def test_every_window_is_a_ridge_regression_on_colour() -> None:
-    """Small cells are fitted on every pixel, so that a loop over windows gives the same numbers."""
+    """Low cells, though wide, are fitted on every pixel, so that a loop over windows gives the same numbers."""
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(2, 3, 5, generator=generator)
-    frame = torch.randint(0, 256, (3, 11, 16), generator=generator, dtype=torch.uint8)
-    reach = (round(1.5 * 11 / 3), round(1.5 * 16 / 5))  # 6 and 5 pixels
+    frame = torch.randint(0, 256, (3, 11, 55), generator=generator, dtype=torch.uint8)
+    reach = (round(1.5 * 11 / 3), round(1.5 * 55 / 5))  # 6 and 16 pixels
     around = [(reach[0], reach[0]), (reach[1], reach[1]), (0, 0)]
-    before = F.interpolate(maps[None], size=(11, 16), mode="bilinear")[0].permute(1, 2, 0).numpy()
+    before = F.interpolate(maps[None], size=(11, 55), mode="bilinear")[0].permute(1, 2, 0).numpy()
     colours = frame.permute(1, 2, 0).numpy() / 255
     padded_maps, padded_colours = np.pad(before, around, "edge"), np.pad(colours, around, "edge")
-    lines = np.zeros((11, 16, 8))  # of both maps: three slopes and a constant
-    for y, x in itertools.product(range(11), range(16)):
+    lines = np.zeros((11, 55, 8))  # of both maps: three slopes and a constant
+    for y, x in itertools.product(range(11), range(55)):
         window = np.s_[y : y + 2 * reach[0] + 1, x : x + 2 * reach[1] + 1]
         points = padded_colours[window].reshape(-1, 3)
         fit = Ridge(alpha=CONTRAST * len(points)).fit(points, padded_maps[window].reshape(-1, 2))
         lines[y, x] = np.concatenate([fit.coef_.ravel(), fit.intercept_])
     padded = np.pad(lines, around, "edge")
-    expected = np.zeros((2, 11, 16))
-    for y, x in itertools.product(range(11), range(16)):
+    expected = np.zeros((2, 11, 55))
+    for y, x in itertools.product(range(11), range(55)):
         mean = padded[y : y + 2 * reach[0] + 1, x : x + 2 * reach[1] + 1].mean((0, 1))
         expected[:, y, x] = mean[:6].reshape(2, 3) @ colours[y, x] + mean[6:]
-    assert maps_to_pixels(maps, (11, 16), frame).numpy() == pytest.approx(expected, abs=1e-4)
+    assert maps_to_pixels(maps, (11, 55), frame).numpy() == pytest.approx(expected, abs=1e-4)
 
 
 def test_frames_smaller_than_the_grid_have_no_edges_to_follow() -> None:
