@@ -45,13 +45,14 @@ class Random:
         }
 
 
+@pytest.mark.parametrize("follow_edges", [False, True])
 @pytest.mark.parametrize("boxes", [False, True])
-def test_a_batch_of_videos_is_tracked_as_each_alone(boxes: bool) -> None:
-    method = ModelTracks(tiny_dias(boxes, threshold=0.4).eval(), boxes, window=2)
+def test_a_batch_of_videos_is_tracked_as_each_alone(boxes: bool, follow_edges: bool) -> None:
+    method = ModelTracks(tiny_dias(boxes, threshold=0.4).eval(), boxes, window=2, follow_edges=follow_edges)
     samples = [Random().read(index, range(5)) for index in (5, 0, 3)]
     for found, sample in zip(method.batch(samples), samples, strict=True):
         given = (sample["boxes"][0], sample["box_valid"][0]) if boxes else (None, None)
-        alone = method.model.track(sample["video"], *given, window=3).masks
+        alone = method.model.track(sample["video"], *given, window=3, follow_edges=follow_edges).masks
         assert found.shape == alone.shape == (5, HEIGHT, WIDTH)
         assert len(alone.unique()) > 1
         assert (found == alone).float().mean() > 0.99  # rounding may tip a pixel between two slots
