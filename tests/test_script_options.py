@@ -157,6 +157,17 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, nam
     assert (code, sentence(output)) == (1, f"error: device={device} was asked for and there is no GPU; use device=cpu")
 
 
+def test_a_fault_of_ours_is_not_blamed_on_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(folder: str) -> DIAS:
+        raise TypeError("our mistake")
+
+    monkeypatch.setattr(DIAS, "from_pretrained", broken)
+    code, output = run("evaluate", "checkpoint=x", "data.root=x", "out_dir=x")
+    assert code == 1
+    assert "Traceback" in output
+    assert "error: " not in output.replace("TypeError: our mistake", "")
+
+
 @pytest.mark.parametrize("name", ["evaluate", "probe", "cache_slots"])
 def test_the_model_goes_to_the_device_asked_for(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def moved(model: DIAS, device: torch.device | str) -> DIAS:
