@@ -76,7 +76,7 @@ class KMeans:
         restarts: runs from different centres; the tightest wins.
         iterations: at most, each run.
         window: frames encoded at once.
-        follow_edges: as the model's masks may.
+        follow_edges: of the frame, as the model's masks can.
     """
 
     def __init__(

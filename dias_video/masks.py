@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from kornia.filters import guided_blur
 from torch import Tensor
 
-REACH = 1.5  # cells around a pixel that are looked at to follow edges
-CONTRAST = (
-    1e-3  # variance of colours in [0,1] below which there is no edge; both chosen on val clips of toss-A and toss-D
-)
+# Both chosen on val clips of toss-A and toss-D (docs/results.md).
+REACH = 1.5  # half a window of the filter that follows edges, in cells
+CONTRAST = 1e-3  # variance of colours in [0,1] below which there is no edge
 
 
 def maps_to_masks(
@@ -30,25 +29,35 @@ def maps_to_masks(
     """
     labels = []
     frames = [None] * len(maps) if edges_of is None else edges_of
-    # A frame at a time: S x H x W floats, not T times.
+    # A frame at a time: a few floats a slot and pixel, not T times as many.
     for cells, live, ids, frame in zip(maps, mask, track_id, frames, strict=True):
-        pixels = maps_to_pixels(cells, size, frame)
+        if not live.any():
+            labels.append(torch.full(size, -1, dtype=torch.int32, device=maps.device))
+            continue
         # max, since argmax over a first axis takes several times as long
-        owner = pixels.masked_fill(~live[:, None, None], -torch.inf).max(0).indices  # (H,W)
-        labels.append(torch.where(live.any(), ids[owner], -1).to(torch.int32))
+        owner = maps_to_pixels(cells[live], size, frame).max(0).indices  # (H,W)
+        labels.append(ids[live][owner].to(torch.int32))
     return torch.stack(labels) if labels else torch.zeros(0, *size, dtype=torch.int32)
 
 
 def maps_to_pixels(maps: Tensor, size: tuple[int, int], edges_of: Tensor | None = None) -> Tensor:
     """One frame's maps (S,h,w) at ``size`` (H,W), bilinear; (S,H,W) float.
 
-    With a frame (3,H,W) uint8 they then follow its edges: near a pixel a map becomes that function of colour, constant
-    plus linear, which fits it best (guided filter: He, Sun and Tang, 2010; subsampled as by He and Sun, 2015).
+    With a frame (3,H,W) uint8 they then follow its edges: in a window around every pixel a map is fitted by a function
+    of colour, constant plus linear, and the functions of the windows that hold a pixel are averaged (guided filter:
+    He, Sun and Tang, 2010; subsampled as by He and Sun, 2015).
     """
     pixels = F.interpolate(maps[None].float(), size=size, mode="bilinear", align_corners=False)
     if edges_of is None:
         return pixels[0]
     height, width = (side / cells for side, cells in zip(size, maps.shape[1:], strict=True))  # of a cell
-    window = (2 * round(REACH * height) + 1, 2 * round(REACH * width) + 1)
     step = max(1, int(min(height, width) / 4))  # four points a cell are enough to fit on
-    return guided_blur(edges_of[None] / 255, pixels, window, CONTRAST, border_type="replicate", subsample=step)[0]
+    reach = (
+        round(REACH * height / step) * step,
+        round(REACH * width / step) * step,
+    )  # so that subsampled it is odd too
+    window = (2 * reach[0] + 1, 2 * reach[1] + 1)
+    more = (0, -size[1] % step, 0, -size[0] % step)  # kornia for Python 3.10 wants multiples of the step
+    frame, padded = (F.pad(x, more, mode="replicate") for x in (edges_of[None] / 255, pixels))
+    fine = guided_blur(frame, padded, window, CONTRAST, border_type="replicate", subsample=step)
+    return fine[0, :, : size[0], : size[1]]

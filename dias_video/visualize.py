@@ -138,7 +138,7 @@ def tracked_pieces(
         first, rehearse = boxes[0], False
         first_valid = None if box_valid is None else box_valid[0]
     done = 0
-    for window, tracks in dias.track_windows(windows, first, first_valid, 0, rehearse, follow_edges):
+    for window, tracks in dias.track_windows(windows, first, first_valid, rehearse=rehearse, follow_edges=follow_edges):
         frames = rearrange(window, "t c h w -> t h w c")
         panels, titles = [frames, overlay(window, tracks.masks)], ["video", "slots"]
         if boxes is not None and box_valid is not None:

@@ -41,6 +41,7 @@ def check_types(config_name: str, cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, option)
         if override.is_delete() or override.is_add() or loader.get_group_options(option):
             continue
+        # What is simulated is the script's own too: every variant is given all its numbers.
         own = stated.get(option) is not None or option.startswith("simulate.")
         if value is None and own and (config_name, option) != MAY_BE_NULL:
             raise ValueError(f"{option} must not be null")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
-from dias_video.masks import CONTRAST, maps_to_masks, maps_to_pixels
+from dias_video.masks import maps_to_masks, maps_to_pixels
 
 
 def test_masks_are_the_argmax_over_live_slots() -> None:
@@ -47,28 +45,42 @@ def test_masks_end_where_colours_change(height: int, width: int, edge: int) -> N
     assert not torch.equal(rough, fine)
 
 
-def test_every_window_is_a_ridge_regression_on_colour() -> None:
-    """Low cells, though wide, are fitted on every pixel, so that a loop over windows gives the same numbers."""
+@pytest.mark.parametrize(
+    ("size", "step", "reach"),  # cells of 3.7 x 11, 8 x 8.8 and 8 x 12.4 pixels; reaches in points
+    [((11, 55), 1, (6, 16)), ((24, 44), 2, (6, 7)), ((24, 62), 2, (6, 9))],
+)
+def test_every_window_is_a_ridge_regression_on_colour(size: tuple[int, int], step: int, reach: tuple[int, int]) -> None:
+    """A loop over windows around every ``step``-th pixel gives the same numbers."""
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(2, 3, 5, generator=generator)
-    frame = torch.randint(0, 256, (3, 11, 55), generator=generator, dtype=torch.uint8)
-    reach = (round(1.5 * 11 / 3), round(1.5 * 55 / 5))  # 6 and 16 pixels
+    frame = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
     around = [(reach[0], reach[0]), (reach[1], reach[1]), (0, 0)]
-    before = F.interpolate(maps[None], size=(11, 55), mode="bilinear")[0].permute(1, 2, 0).numpy()
+    before = F.interpolate(maps[None], size=size, mode="bilinear")[0].permute(1, 2, 0).numpy()[::step, ::step]
     colours = frame.permute(1, 2, 0).numpy() / 255
-    padded_maps, padded_colours = np.pad(before, around, "edge"), np.pad(colours, around, "edge")
-    lines = np.zeros((11, 55, 8))  # of both maps: three slopes and a constant
-    for y, x in itertools.product(range(11), range(55)):
+    padded_maps, padded_colours = np.pad(before, around, "edge"), np.pad(colours[::step, ::step], around, "edge")
+    lines = np.zeros((*before.shape[:2], 8))  # of both maps: three slopes and a constant
+    for y, x in np.ndindex(lines.shape[:2]):
         window = np.s_[y : y + 2 * reach[0] + 1, x : x + 2 * reach[1] + 1]
         points = padded_colours[window].reshape(-1, 3)
-        fit = Ridge(alpha=CONTRAST * len(points)).fit(points, padded_maps[window].reshape(-1, 2))
+        fit = Ridge(alpha=1e-3 * len(points)).fit(points, padded_maps[window].reshape(-1, 2))
         lines[y, x] = np.concatenate([fit.coef_.ravel(), fit.intercept_])
-    padded = np.pad(lines, around, "edge")
-    expected = np.zeros((2, 11, 55))
-    for y, x in itertools.product(range(11), range(55)):
-        mean = padded[y : y + 2 * reach[0] + 1, x : x + 2 * reach[1] + 1].mean((0, 1))
-        expected[:, y, x] = mean[:6].reshape(2, 3) @ colours[y, x] + mean[6:]
-    assert maps_to_pixels(maps, (11, 55), frame).numpy() == pytest.approx(expected, abs=1e-4)
+    padded, mean = np.pad(lines, around, "edge"), np.zeros_like(lines)
+    for y, x in np.ndindex(lines.shape[:2]):
+        mean[y, x] = padded[y : y + 2 * reach[0] + 1, x : x + 2 * reach[1] + 1].mean((0, 1))
+    all_pixels = F.interpolate(torch.from_numpy(mean).permute(2, 0, 1)[None], size=size, mode="bilinear")[0].numpy()
+    expected = np.einsum("mchw,hwc->mhw", all_pixels[:6].reshape(2, 3, *size), colours) + all_pixels[6:]
+    assert maps_to_pixels(maps, size, frame).numpy() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(160, 160), (181, 302)])
+def test_borders_are_where_they_are_in_the_picture_turned_round(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(5, 16, 16, generator=generator)
+    smooth = F.interpolate(torch.rand(1, 3, 9, 9, generator=generator), size=size, mode="bicubic")[0]
+    frame = (smooth.clamp(0, 1) * 255).to(torch.uint8)
+    labels = maps_to_pixels(maps, size, frame).argmax(0)
+    turned = maps_to_pixels(maps.flip(-2, -1), size, frame.flip(-2, -1)).argmax(0).flip(-2, -1)
+    assert (labels != turned).float().mean() < 0.03
 
 
 def test_frames_smaller_than_the_grid_have_no_edges_to_follow() -> None:
