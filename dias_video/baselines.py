@@ -97,7 +97,7 @@ class KMeans:
 
     @torch.no_grad()
     def __call__(self, sample: Sample) -> Tensor:
-        """(T,H,W) int64 clusters. Distances are resized bilinearly to pixels before the nearest centre is taken.
+        """(T,H,W) int64 clusters. Distances become maps in pixels as slots' do, before the nearest centre is taken.
 
         Raises:
             ValueError: boxes are to be counted and the sample has none.
