@@ -52,11 +52,9 @@ def maps_to_pixels(maps: Tensor, size: tuple[int, int], edges_of: Tensor | None 
         return pixels[0]
     height, width = (side / cells for side, cells in zip(size, maps.shape[1:], strict=True))  # of a cell
     step = max(1, int(min(height, width) / 4))  # four points a cell are enough to fit on
-    reach = (
-        round(REACH * height / step) * step,
-        round(REACH * width / step) * step,
-    )  # so that subsampled it is odd too
-    window = (2 * reach[0] + 1, 2 * reach[1] + 1)
+    # Whole steps to each side, so that the window has a middle when subsampled too.
+    above, beside = (round(REACH * side / step) * step for side in (height, width))
+    window = (2 * above + 1, 2 * beside + 1)
     more = (0, -size[1] % step, 0, -size[0] % step)  # kornia for Python 3.10 wants multiples of the step
     frame, padded = (F.pad(x, more, mode="replicate") for x in (edges_of[None] / 255, pixels))
     fine = guided_blur(frame, padded, window, CONTRAST, border_type="replicate", subsample=step)
