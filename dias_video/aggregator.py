@@ -104,6 +104,8 @@ class Aggregator(Configured, nn.Module):
             as in SOLV (eq. 6-7).
         skip_merging: probability, in training, that a clip's slots are not merged (SOLV uses 0.1).
         linkage: of the clustering, ``complete`` or ``average``.
+        rehearsal_threshold: as ``merge_threshold``, for the mean distance over the frames of a rehearsal
+            (``DIAS.rehearse``).
         bilevel: straight-through gradient to the initial queries and only the last iteration differentiated (BO-QSA).
             The DIAS authors found it incompatible with self-distillation.
     """
@@ -116,6 +118,7 @@ class Aggregator(Configured, nn.Module):
         skip_merging: float = 0.0,
         linkage: str = "complete",
         bilevel: bool = False,
+        rehearsal_threshold: float = 0.25,
     ) -> None:
         super().__init__()
         if reinitialize and merge_threshold is None:
@@ -130,6 +133,7 @@ class Aggregator(Configured, nn.Module):
         self.skip_merging = skip_merging
         self.linkage = linkage
         self.bilevel = bilevel
+        self.rehearsal_threshold = rehearsal_threshold
 
     def check_iterations(self, num_iterations: int, name: str) -> None:
         """Raise ValueError when ``num_iterations`` (config value ``name``) is too small for this aggregation."""

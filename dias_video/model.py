@@ -23,6 +23,7 @@ from dias_video.layers import fourier_features
 from dias_video.losses import TEACHERS, distillation_loss, reconstruction_loss, similarity_loss
 from dias_video.masks import maps_to_masks
 from dias_video.pretrained import Configured
+from dias_video.redundancy import cosine_distance, merge_redundant_slots
 from dias_video.transition import Transition
 
 Encoder = TimmEncoder | TinyEncoder
@@ -203,11 +204,14 @@ class DIAS(Configured, nn.Module):
         """What the decoder reconstructs and knows: the tokens, standardised if so configured."""
         return F.layer_norm(features, features.shape[-1:]) if self.normalize_targets else features
 
-    def scan(self, batch: VideoBatch, features: Tensor, draws: Draws, state: CarryState | None = None) -> Scan:
+    def scan(
+        self, batch: VideoBatch, features: Tensor, draws: Draws, state: CarryState | None = None, merge: bool = True
+    ) -> Scan:
         """Aggregate frame after frame, each from the slots of the one before (eq. 8-10 on every frame).
 
-        ``state`` continues an earlier window of the same videos. Where a clip has ended (``frame_valid`` False) its
-        slots are computed and mean nothing; they influence neither other clips nor its earlier frames.
+        ``state`` continues an earlier window of the same videos. ``merge`` False leaves redundant slots alone. Where a
+        clip has ended (``frame_valid`` False) its slots are computed and mean nothing; they influence neither other
+        clips nor its earlier frames.
         """
         tokens = self.projection(features)  # (B,T,N,C) all frames at once
         keys, values = self.aggregator.attention.keys_values(tokens)  # (B,T,N,D)
@@ -220,9 +224,9 @@ class DIAS(Configured, nn.Module):
                 state = CarryState(
                     queries, mask, torch.full_like(mask, -1, dtype=torch.int64), mask.long() * 0, mask[:, 0].long() * 0
                 )
-            skip = None
+            skip = None if merge else torch.ones_like(mask[:, 0])  # (B,)
             if self.training and self.aggregator.skip_merging > 0:
-                skip = (draws.uniform() < self.aggregator.skip_merging).to(mask.device)  # (B,)
+                skip = (draws.uniform() < self.aggregator.skip_merging).to(mask.device)
             frame = self.aggregator(queries, keys[:, t], values[:, t], mask, iterations, state.age, skip)
             memory = self.transition.remember(state.slots, frame.slots, known=state.track_id >= 0)
             state = carried(state, memory, frame.mask)
@@ -245,6 +249,23 @@ class DIAS(Configured, nn.Module):
         seeds = self.initializer.reseed(len(batch), draws).to(queries.dtype)
         return torch.where(state.mask[..., None], queries, seeds), torch.ones_like(state.mask), state
 
+    def rehearse(self, batch: VideoBatch, features: Tensor, draws: Draws) -> CarryState:
+        """The state to start from after going through clips of one length, forth and back.
+
+        Learned queries need frames to settle on objects, and a track changes its object while they do. Slots are merged
+        once, at the end, by their mean distance on the way back: any single frame may show two objects alike.
+        """
+        state = self.scan(batch, features, draws, merge=False).state
+        back = self.scan(batch, features.flip(1), draws, state, merge=False)
+        if self.aggregator.merge_threshold is None:
+            return back.state
+        distance = cosine_distance(back.slots.flatten(0, 1)).unflatten(0, back.mask.shape[:2]).mean(1)  # (B,S,S)
+        slots, mask, track_id, age = back.state.slots, back.state.mask, back.state.track_id, back.state.age
+        threshold, linkage = self.aggregator.rehearsal_threshold, self.aggregator.linkage
+        merged = merge_redundant_slots(slots, threshold, mask, age, linkage, distance)
+        track_id = track_id.masked_fill(~merged.mask, -1)
+        return CarryState(merged.slots, merged.mask, track_id, age * merged.mask, back.state.next_id)
+
     @torch.no_grad()
     def encode(
         self, batch: VideoBatch, draws: Draws, state: CarryState | None = None, rehearse: bool = False
@@ -255,9 +276,7 @@ class DIAS(Configured, nn.Module):
             batch: clips; first-frame boxes are used when it has them and the initializer takes them.
             draws: ``Draws.for_videos``, the same object for every window of a video.
             state: of the window before, to go on; None starts.
-            rehearse: start after going through the clips, all of one length, forth and back. Learned queries need
-                frames to settle on objects, and a track changes its object while they do. Slots then know what is to
-                come: fit to track with, not to predict from.
+            rehearse: start after a rehearsal. Slots then know what is to come: fit to track with, not to predict from.
 
         Raises:
             ValueError: a rehearsal of clips of several lengths, or with boxes, which say where the objects are.
@@ -268,8 +287,7 @@ class DIAS(Configured, nn.Module):
             raise ValueError("clips of several lengths can't be rehearsed together: encode those of one length at once")
         features = self.features(batch)
         if rehearse and state is None:
-            state = self.scan(batch, features, draws).state
-            state = self.scan(batch, features.flip(1), draws, state).state
+            state = self.rehearse(batch, features, draws)
         scan = self.scan(batch, features, draws, state)
         if self.mask_source == "decoder":
             maps = self.decoder(scan.slots, scan.mask, self.targets(features)).attention

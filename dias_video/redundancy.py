@@ -29,6 +29,7 @@ def merge_redundant_slots(
     mask: Tensor | None = None,
     age: Tensor | None = None,
     linkage: str = "complete",
+    distance: Tensor | None = None,
 ) -> Merged:
     """Merge slots (B,S,D) whose clusters are closer than ``threshold`` in cosine distance (eq. 9).
 
@@ -38,6 +39,7 @@ def merge_redundant_slots(
         mask: (B,S) bool, False for slots that take no part; all take part by default.
         age: (B,S) integers, frames alive. A cluster takes the position of its oldest member, ties the lowest index.
         linkage: ``complete`` (largest distance between members) or ``average``.
+        distance: (B,S,S) to judge by, symmetric; by default that of ``cosine_distance``.
 
     Zero vectors have distance 1 to everything. The merged slots are differentiable in ``slots``; the partition is not.
 
@@ -51,7 +53,7 @@ def merge_redundant_slots(
     num_slots = slots.shape[1]
     index = torch.arange(num_slots, device=slots.device)
     with torch.no_grad(), torch.autocast(slots.device.type, enabled=False):
-        distance = cosine_distance(slots)
+        distance = cosine_distance(slots) if distance is None else distance.double().clone()
         distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
         if mask is not None:
             alone = torch.zeros_like(mask, dtype=distance.dtype).masked_fill(~mask, torch.inf)

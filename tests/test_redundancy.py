@@ -70,6 +70,16 @@ def test_without_ages_the_lowest_index_represents() -> None:
     assert merge_redundant_slots(slots, 0.5).labels.tolist() == [[0, 1, 1]]
 
 
+def test_distances_may_be_given() -> None:
+    slots = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
+    distance = torch.tensor([[[0.0, 0.9, 0.2], [0.9, 0.0, 0.7], [0.2, 0.7, 0.0]]])
+    before = distance.clone()
+    merged = merge_redundant_slots(slots, 0.5, distance=distance)
+    assert merged.labels.tolist() == [[0, 1, 0]]
+    torch.testing.assert_close(merged.slots[0, 0], torch.tensor([0.5, 0.5]))
+    assert torch.equal(distance, before)
+
+
 def test_zero_identical_single_and_masked_slots() -> None:
     zeros = torch.zeros(2, 3, 4)
     assert merge_redundant_slots(zeros, 0.99).labels.tolist() == [[0, 1, 2]] * 2  # distance 1 to everything
