@@ -225,7 +225,7 @@ class DIAS(Configured, nn.Module):
                     queries, mask, torch.full_like(mask, -1, dtype=torch.int64), mask.long() * 0, mask[:, 0].long() * 0
                 )
             skip = None if merge else torch.ones_like(mask[:, 0])  # (B,)
-            if self.training and self.aggregator.skip_merging > 0:
+            if merge and self.training and self.aggregator.skip_merging > 0:
                 skip = (draws.uniform() < self.aggregator.skip_merging).to(mask.device)
             frame = self.aggregator(queries, keys[:, t], values[:, t], mask, iterations, state.age, skip)
             memory = self.transition.remember(state.slots, frame.slots, known=state.track_id >= 0)
