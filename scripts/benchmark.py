@@ -41,9 +41,10 @@ def main(cfg: DictConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{cfg.name}.json"
     sections: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    here = about(cfg)  # before the results change the checkout
     for name in tqdm(list(cfg.sections), unit="section"):
         load = f"{os.getloadavg()[0]:.1f} processes at the start"
-        sections[name] = {"about": {**about(cfg), "load": load}, **run(name, settings)}
+        sections[name] = {"about": {**here, "load": load}, **run(name, settings)}
         file.write_text(json.dumps(sections, indent=1) + "\n")
         file.with_suffix(".md").write_text(table(sections))
     print(table({name: sections[name] for name in cfg.sections}))
