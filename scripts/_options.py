@@ -20,6 +20,7 @@ TEXTS += ("val_cache", "readout_cache", "test_cache", "frozen_split", "human", "
 TEXTS += ("dynamics",)
 INTEGERS = ("num_videos", "max_videos", "max_frames", "workers", "num_workers", "predicted_frames", "observed_frames")
 INTEGERS += ("schedule_steps", "slot_dim")
+AT_LEAST_ONE = ("window", "height", "max_frames", "max_videos", "num_videos", "batch_size")
 SEVERAL = (("rollout", "checkpoint"), ("reason", "dynamics"))  # scripts' options that take a list of what they take
 MAY_BE_NULL = ("visualize", "num_videos")  # though its default is a number
 
@@ -68,6 +69,8 @@ def _check(option: str, default: Any, value: Any) -> None:
         raise ValueError(f"{option} must be {KINDS[kind]}, got {value!r}")
     if kind in (int, float) and value < 0 and not (default is not None and default < 0):
         raise ValueError(f"{option} must not be negative, got {value!r}")
+    if name in AT_LEAST_ONE and value == 0:
+        raise ValueError(f"{option} must be at least 1, got 0")
     for one in value if kind is ListConfig else ():
         if one is None:
             raise ValueError(f"{option} must not hold null")

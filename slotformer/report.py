@@ -80,6 +80,42 @@ def plot_accuracy(path: Path, rows: Sequence[Row], stride: int) -> None:
     pyplot.close(figure)
 
 
+def plot_methods(path: Path, errors: Mapping[str, Sequence[Row]], accuracies: Mapping[str, Sequence[Row]]) -> None:
+    """Methods side by side, each in one colour: errors, errors relative to repeating the last frame, accuracies.
+
+    Args:
+        path: the picture.
+        errors: by method, rows of ``rollout_error.csv``, as text or numbers.
+        accuracies: by method, rows of ``accuracy.csv``, whose first form of readout is drawn.
+    """
+    titles = ["squared error / squared norm", "error / error of repeating the last frame"] if errors else []
+    titles += ["accuracy on test"] if accuracies else []
+    figure, panels = pyplot.subplots(1, len(titles), figsize=(5 * len(titles), 4), squeeze=False, layout="constrained")
+    colours = {name: f"C{at}" for at, name in enumerate(dict.fromkeys([*errors, *accuracies]))}
+    for axes, title in zip(panels[0], titles, strict=True):
+        axes.set(ylabel=title, xlabel="predicted steps")
+        axes.set_title("dashed: full video" if title == "accuracy on test" else "", fontsize="small")
+        axes.grid(alpha=0.3)
+    for name, rows in errors.items():
+        own = [{key: float(value) for key, value in row.items() if value != ""} for row in rows]
+        steps = [row["step"] for row in own]
+        for axes, measure in zip(panels[0], ("model", "model_relative"), strict=False):
+            _curve(axes, steps, own, measure, name, colours[name])
+    for name, rows in accuracies.items():
+        axes = panels[0, -1]
+        overall = [row for row in rows if row["scenario"] == "all" and row["readout"] == rows[0]["readout"]]
+        own = [{key: float(row[key]) for key in ("predicted_frames", "accuracy", "low", "high")} for row in overall]
+        kinds = [row["kind"] for row in overall]
+        points = [row for row, kind in zip(own, kinds, strict=True) if kind in ("observed", "predicted")]
+        renamed = [{**row, "accuracy_low": row["low"], "accuracy_high": row["high"]} for row in points]
+        _curve(axes, [row["predicted_frames"] for row in points], renamed, "accuracy", name, colours[name])
+        for row in [row for row, kind in zip(own, kinds, strict=True) if kind == "full"]:
+            axes.axhline(row["accuracy"], linestyle="--", color=colours[name], linewidth=1)
+    panels[0, 0].legend()
+    _whole(path, lambda aside: figure.savefig(aside, format="png", dpi=120))
+    pyplot.close(figure)
+
+
 def accuracy_line(row: Row) -> str:
     """A row of the accuracies for the terminal."""
     place = f"{row.get('readout', ''):>9} {row['kind']:>9} {row['predicted_frames']:>3} frames"
@@ -110,7 +146,7 @@ def _accuracy(axes: Axes, rows: Sequence[Row]) -> None:
     axes.axhline(0.5, color="tab:gray", linewidth=1)
 
 
-def _curve(axes: Axes, steps: Sequence[int], rows: Sequence[Row], name: str, label: str, colour: str) -> None:
+def _curve(axes: Axes, steps: Sequence[float], rows: Sequence[Row], name: str, label: str, colour: str) -> None:
     axes.plot(steps, [row[name] for row in rows], label=label, color=colour)
     low, high = [row[f"{name}_low"] for row in rows], [row[f"{name}_high"] for row in rows]
     axes.fill_between(steps, low, high, color=colour, alpha=0.2)

@@ -93,6 +93,8 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("train_video", ("data.root=/nowhere",), "/nowhere"),
     ("train_slotformer", ("cache=/nowhere",), "/nowhere"),
     ("train_slotformer", ("cache=x", "trainer.ema=2"), "ema must be a number"),
+    ("visualize", ("video=x", "window=0"), "error: window must be at least 1, got 0"),
+    ("evaluate", ("max_frames=0",), "error: max_frames must be at least 1, got 0"),
     ("evaluate", ("max_frames=1.5",), "error: max_frames must be an integer, got 1.5"),
     ("visualize", ("video=/nowhere.mp4",), "/nowhere.mp4"),
     ("visualize", ("data=simulated",), "error: data.root is missing; add data.root=<value> to the command"),
