@@ -127,6 +127,10 @@ class Aggregator(Configured, nn.Module):
             raise ValueError(f"skip_merging is a probability below 1, got {skip_merging}")
         if linkage not in LINKAGES:
             raise ValueError(f"linkage must be one of {LINKAGES}, got {linkage!r}")
+        if rehearsal_threshold < 0:
+            raise ValueError(
+                f"rehearsal_threshold is a cosine distance and can't be negative, got {rehearsal_threshold}"
+            )
         self.attention = attention
         self.merge_threshold = merge_threshold
         self.reinitialize = reinitialize

@@ -253,7 +253,8 @@ class DIAS(Configured, nn.Module):
         """The state to start from after going through clips of one length, forth and back.
 
         Learned queries need frames to settle on objects, and a track changes its object while they do. Slots are merged
-        once, at the end, by their mean distance on the way back: any single frame may show two objects alike.
+        once, at the end, by their mean distance on the way back: any single frame may show two objects alike. (With
+        ``carry`` ``reseed`` the slots this frees are seeded anew on the next frame, as after any frame.)
         """
         state = self.scan(batch, features, draws, merge=False).state
         back = self.scan(batch, features.flip(1), draws, state, merge=False)

@@ -69,7 +69,7 @@ def _check(option: str, default: Any, value: Any) -> None:
         raise ValueError(f"{option} must be {KINDS[kind]}, got {value!r}")
     if kind in (int, float) and value < 0 and not (default is not None and default < 0):
         raise ValueError(f"{option} must not be negative, got {value!r}")
-    if name in AT_LEAST_ONE and value == 0:
+    if name in AT_LEAST_ONE and value == 0 and default != 0:
         raise ValueError(f"{option} must be at least 1, got 0")
     for one in value if kind is ListConfig else ():
         if one is None:

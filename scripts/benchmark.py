@@ -72,7 +72,9 @@ def about(cfg: DictConfig) -> dict[str, str]:
     """Command, commit, versions and device."""
     git = ["git", "-C", str(ROOT)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+    results = [f":(exclude){cfg.out_dir}"] if (ROOT / cfg.out_dir).resolve().is_relative_to(ROOT) else []
+    status = [*git, "status", "--porcelain", "-uno", "--", ".", *results]
+    changed = subprocess.run(status, capture_output=True, text=True).stdout
     if cfg.device.startswith("cuda"):
         device = torch.cuda.get_device_name()
     else:

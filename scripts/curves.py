@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 from _main import entry
 from omegaconf import DictConfig, ListConfig
@@ -14,17 +15,46 @@ from omegaconf import DictConfig, ListConfig
 from slotformer.report import plot_methods
 
 FILES = {"errors": "rollout_error.csv", "accuracies": "accuracy.csv"}
+TEXTS: dict[str, tuple[str, ...]] = {"errors": (), "accuracies": ("readout", "kind")}
+NUMBERS = {
+    "errors": ("step", *(f"{name}{end}" for name in ("model", "model_relative") for end in ("", "_low", "_high"))),
+    "accuracies": ("predicted_frames", "accuracy", "low", "high"),
+}
 
 
-def read(folders: list[str]) -> dict[str, list[dict[str, str]]]:
-    """The rows of the curves that a method's ``folders`` hold, by what they are of.
+def rows_of(path: Path, kind: str) -> list[dict[str, Any]]:
+    """The rows of a file of curves, those of people and of single scenarios left out; numbers are floats.
 
     Raises:
-        ValueError: a folder that holds none, or two that hold the same.
+        ValueError: it has no rows, or not the columns of this ``kind`` of curve.
     """
-    found: dict[str, list[dict[str, str]]] = {}
+    texts, numbers = TEXTS[kind], NUMBERS[kind]
+    rows: list[dict[str, Any]] = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        try:
+            for row in csv.DictReader(file):
+                if row.get("scenario", "all") == "all" and row.get("kind") != "human":
+                    rows.append({name: row[name] for name in texts} | {name: float(row[name]) for name in numbers})
+        except (KeyError, TypeError, ValueError, csv.Error):
+            rows = []
+    if not rows:
+        columns = ", ".join([*texts, *numbers])
+        raise ValueError(f"{path} has no rows with {columns}; make it again with rollout.py or reason.py")
+    return rows
+
+
+def read(name: str, folders: Any) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the curves that the ``folders`` of a method hold, by what they are of.
+
+    Raises:
+        ValueError: no folders, one that holds none, or two that hold the same.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    folders = list(folders) if isinstance(folders, ListConfig) else [folders]
+    if not folders or not all(isinstance(folder, str) for folder in folders):
+        raise ValueError(f"methods.{name} must be a folder or a list of folders, [a,b]")
     for folder in folders:
-        here = {kind: Path(folder) / name for kind, name in FILES.items() if (Path(folder) / name).exists()}
+        here = {kind: Path(folder) / file for kind, file in FILES.items() if (Path(folder) / file).exists()}
         if not here:
             raise ValueError(
                 f"{folder} holds neither {' nor '.join(FILES.values())}; name an out_dir of rollout or reason"
@@ -32,25 +62,34 @@ def read(folders: list[str]) -> dict[str, list[dict[str, str]]]:
         for kind, path in here.items():
             if kind in found:
                 raise ValueError(f"{path} is the second {path.name} of one method; give every method one of each")
-            with path.open(newline="") as file:
-                found[kind] = list(csv.DictReader(file))
+            found[kind] = rows_of(path, kind)
     return found
+
+
+def of_one_form(accuracies: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Of each method the rows of the first form of readout that all methods have.
+
+    Raises:
+        ValueError: no form is everywhere.
+    """
+    forms = [list(dict.fromkeys(row["readout"] for row in rows)) for rows in accuracies.values()]
+    shared = [form for form in forms[0] if all(form in other for other in forms)] if forms else [""]
+    if not shared:
+        raise ValueError(f"the methods have no form of readout in common: {'; '.join(map(', '.join, forms))}")
+    return {name: [row for row in rows if row["readout"] == shared[0]] for name, rows in accuracies.items()}
 
 
 @entry("curves")
 def main(cfg: DictConfig) -> None:
     """Write ``cfg.path``."""
     path = Path(cfg.path)
-    if path.suffix != ".png":
-        raise ValueError(f"path={path} must end in .png")
+    if path.suffix != ".png" or path.is_dir():
+        raise ValueError(f"path={path} must be a file that ends in .png")
     if not isinstance(cfg.methods, DictConfig) or not cfg.methods:
         raise ValueError("methods must be a group, {name: [folders]}")
-    methods = {
-        str(name): read([str(folder) for folder in (folders if isinstance(folders, ListConfig) else [folders])])
-        for name, folders in cfg.methods.items()
-    }
+    methods = {str(name): read(str(name), folders) for name, folders in cfg.methods.items()}
     errors, accuracies = ({name: of[kind] for name, of in methods.items() if kind in of} for kind in FILES)
-    plot_methods(path, errors, accuracies)
+    plot_methods(path, errors, of_one_form(accuracies))
     print(path)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from dias_video.files import replace_file
 
 LABELS = {
     "model": "SlotFormer",
@@ -85,33 +87,30 @@ def plot_methods(path: Path, errors: Mapping[str, Sequence[Row]], accuracies: Ma
 
     Args:
         path: the picture.
-        errors: by method, rows of ``rollout_error.csv``, as text or numbers.
-        accuracies: by method, rows of ``accuracy.csv``, whose first form of readout is drawn.
+        errors: by method, rows of ``rollout_error.csv``.
+        accuracies: by method, rows of ``accuracy.csv`` of all scenarios together and one form of readout.
     """
     titles = ["squared error / squared norm", "error / error of repeating the last frame"] if errors else []
-    titles += ["accuracy on test"] if accuracies else []
+    titles += ["accuracy on test (dashed: full video)"] if accuracies else []
     figure, panels = pyplot.subplots(1, len(titles), figsize=(5 * len(titles), 4), squeeze=False, layout="constrained")
-    colours = {name: f"C{at}" for at, name in enumerate(dict.fromkeys([*errors, *accuracies]))}
+    names = list(dict.fromkeys([*errors, *accuracies]))
+    palette = pyplot.get_cmap("tab10") if len(names) <= 10 else pyplot.get_cmap("turbo", len(names))
+    colours = {name: palette(at) for at, name in enumerate(names)}
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set(ylabel=title, xlabel="predicted steps")
-        axes.set_title("dashed: full video" if title == "accuracy on test" else "", fontsize="small")
         axes.grid(alpha=0.3)
     for name, rows in errors.items():
-        own = [{key: float(value) for key, value in row.items() if value != ""} for row in rows]
-        steps = [row["step"] for row in own]
         for axes, measure in zip(panels[0], ("model", "model_relative"), strict=False):
-            _curve(axes, steps, own, measure, name, colours[name])
+            _curve(axes, [row["step"] for row in rows], rows, measure, name, colours[name])
     for name, rows in accuracies.items():
         axes = panels[0, -1]
-        overall = [row for row in rows if row["scenario"] == "all" and row["readout"] == rows[0]["readout"]]
-        own = [{key: float(row[key]) for key in ("predicted_frames", "accuracy", "low", "high")} for row in overall]
-        kinds = [row["kind"] for row in overall]
-        points = [row for row, kind in zip(own, kinds, strict=True) if kind in ("observed", "predicted")]
-        renamed = [{**row, "accuracy_low": row["low"], "accuracy_high": row["high"]} for row in points]
-        _curve(axes, [row["predicted_frames"] for row in points], renamed, "accuracy", name, colours[name])
-        for row in [row for row, kind in zip(own, kinds, strict=True) if kind == "full"]:
+        points = [row for row in rows if row["kind"] in ("observed", "predicted")]
+        curve = [{"accuracy": r["accuracy"], "accuracy_low": r["low"], "accuracy_high": r["high"]} for r in points]
+        _curve(axes, [row["predicted_frames"] for row in points], curve, "accuracy", name, colours[name])
+        for row in [row for row in rows if row["kind"] == "full"]:
             axes.axhline(row["accuracy"], linestyle="--", color=colours[name], linewidth=1)
-    panels[0, 0].legend()
+    handles = [Line2D([], [], color=colours[name], label=name) for name in names]
+    figure.legend(handles=handles, labels=names, loc="outside upper center", ncols=min(len(names), 4), frameon=False)
     _whole(path, lambda aside: figure.savefig(aside, format="png", dpi=120))
     pyplot.close(figure)
 
@@ -146,7 +145,7 @@ def _accuracy(axes: Axes, rows: Sequence[Row]) -> None:
     axes.axhline(0.5, color="tab:gray", linewidth=1)
 
 
-def _curve(axes: Axes, steps: Sequence[float], rows: Sequence[Row], name: str, label: str, colour: str) -> None:
+def _curve(axes: Axes, steps: Sequence[float], rows: Sequence[Row], name: str, label: str, colour: Any) -> None:
     axes.plot(steps, [row[name] for row in rows], label=label, color=colour)
     low, high = [row[f"{name}_low"] for row in rows], [row[f"{name}_high"] for row in rows]
     axes.fill_between(steps, low, high, color=colour, alpha=0.2)
@@ -154,6 +153,4 @@ def _curve(axes: Axes, steps: Sequence[float], rows: Sequence[Row], name: str, l
 
 def _whole(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    write(aside)
-    os.replace(aside, path)
+    replace_file(path, write)

@@ -174,3 +174,6 @@ def test_user_errors() -> None:
         Aggregator(layer()).check_iterations(1, "later_iterations")
     with pytest.raises(ValueError, match="probability"):
         Aggregator(layer(), skip_merging=1.0)
+    with pytest.raises(ValueError, match="rehearsal_threshold"):
+        Aggregator(layer(), rehearsal_threshold=-0.1)
+    assert Aggregator(layer()).rehearsal_threshold == 0.25  # what models have that were saved before there was a choice
