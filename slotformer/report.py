@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-
-from dias_video.files import replace_file
 
 LABELS = {
     "model": "SlotFormer",
@@ -153,4 +152,9 @@ def _curve(axes: Axes, steps: Sequence[float], rows: Sequence[Row], name: str, l
 
 def _whole(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, write)
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        write(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
