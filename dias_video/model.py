@@ -250,7 +250,7 @@ class DIAS(Configured, nn.Module):
         return torch.where(state.mask[..., None], queries, seeds), torch.ones_like(state.mask), state
 
     def rehearse(self, batch: VideoBatch, features: Tensor, draws: Draws) -> CarryState:
-        """The state to start from after going through clips of one length, forth and back.
+        """The state to start from after going through clips of one length, ``features`` (B,T,N,C), forth and back.
 
         Learned queries need frames to settle on objects, and a track changes its object while they do. Slots are merged
         once, at the end, by their mean distance on the way back: any single frame may show two objects alike. (With

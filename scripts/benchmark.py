@@ -41,10 +41,9 @@ def main(cfg: DictConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{cfg.name}.json"
     sections: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    here = about(cfg)  # before the results change the checkout
     for name in tqdm(list(cfg.sections), unit="section"):
         load = f"{os.getloadavg()[0]:.1f} processes at the start"
-        sections[name] = {"about": {**here, "load": load}, **run(name, settings)}
+        sections[name] = {"about": {**about(cfg), "load": load}, **run(name, settings)}
         file.write_text(json.dumps(sections, indent=1) + "\n")
         file.with_suffix(".md").write_text(table(sections))
     print(table({name: sections[name] for name in cfg.sections}))
@@ -72,6 +71,7 @@ def about(cfg: DictConfig) -> dict[str, str]:
     """Command, commit, versions and device."""
     git = ["git", "-C", str(ROOT)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    # What this script writes is no change of what it measures.
     results = [f":(exclude){cfg.out_dir}"] if (ROOT / cfg.out_dir).resolve().is_relative_to(ROOT) else []
     status = [*git, "status", "--porcelain", "-uno", "--", ".", *results]
     changed = subprocess.run(status, capture_output=True, text=True).stdout

@@ -11,7 +11,7 @@ from dias_video.aggregator import Aggregator
 from dias_video.batch import CarryState, Draws, VideoBatch
 from dias_video.decoders import SlotMixerDecoder
 from dias_video.initializers import BoxInitializer, GaussianInitializer
-from dias_video.model import DIAS, Projection, Scan, carried
+from dias_video.model import DIAS, Projection, carried
 from dias_video.pretrained import Configured
 from dias_video.redundancy import merge_redundant_slots
 from dias_video.transition import Transition
@@ -106,78 +106,6 @@ def test_of_two_that_merge_the_older_slot_stays() -> None:
         seen.append(object_of(scan, 0))
     assert seen == [{0: 1}, {0: 1, 1: 2}, {0: 2}]
     assert scan.mask[0, 0].tolist() == [False, False, True]
-
-
-def test_a_rehearsal_merges_slots_that_are_alike_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three frames of five slots: 0 and 2 the same on one frame of three, 1 and 4 nearly the same on all."""
-    a, b, c, d = torch.eye(4)
-    near = (d + 0.1 * a) / 1.01**0.5
-    frames = torch.stack([torch.stack(slots) for slots in ([a, d, b, c, near], [a, d, a, c, near], [b, d, a, c, near])])
-    remembered, live = torch.arange(20.0).view(1, 5, 4), torch.ones(1, 5, dtype=torch.bool)
-    directions = []
-
-    def scan(batch, features, draws, state=None, merge=True):
-        assert not merge
-        directions.append(features[0, :, 0, 0].tolist())
-        age = torch.tensor([[3, 3, 6, 6, 6]]) * (1 if state is None else 2)
-        end = CarryState(remembered, live, torch.arange(5)[None], age, torch.tensor([4 if state is None else 5]))
-        maps = torch.zeros(1, 3, 5, N)
-        slots = frames[None] if state is not None else torch.ones(1, 3, 5, 4)
-        return Scan(slots, torch.ones(1, 3, 5).bool(), torch.zeros(1, 3, 5).long(), maps, maps, end)
-
-    dias = tiny_dias(threshold=0.01)
-    monkeypatch.setattr(dias, "scan", scan)
-    features = torch.arange(3.0).view(1, 3, 1, 1).expand(1, 3, N, C)
-    dias.aggregator.rehearsal_threshold = 0.66  # 0 and 2 are at 2/3
-    state = dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, 1))
-    assert directions == [[0, 1, 2], [2, 1, 0]]
-    assert state.mask.tolist() == [[True, False, True, True, True]]
-    assert state.track_id.tolist() == [[0, -1, 2, 3, 4]]
-    assert state.age.tolist() == [[6, 0, 12, 12, 12]]
-    assert state.next_id.tolist() == [5]
-    torch.testing.assert_close(state.slots[0, 4], (remembered[0, 1] + remembered[0, 4]) / 2)
-    assert torch.equal(state.slots[0, [0, 2, 3]], remembered[0, [0, 2, 3]])
-    dias.aggregator.rehearsal_threshold = 0.67
-    state = dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, 1))
-    assert state.track_id.tolist() == [[-1, -1, 2, 3, 4]]
-    live[0, 4] = False  # a slot that is off stays so, and takes nobody's part
-    state = dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, 1))
-    assert state.track_id.tolist() == [[-1, 1, 2, 3, -1]]
-    live[0, 4] = True
-    dias.aggregator.rehearsal_threshold = 0.98  # from 0 or 2 to 1 it is 1, to 4 0.934, on average 0.967
-    assert dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, 1)).mask.sum() == 3
-    dias.aggregator.linkage = "average"
-    assert dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, 1)).mask.sum() == 2
-    dias.aggregator.merge_threshold = None
-    assert dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, 1)).mask.all()
-
-
-def test_a_scan_that_does_not_merge_keeps_every_slot() -> None:
-    dias = tiny_dias(threshold=1.9).eval()
-    batch = clips()
-    features = dias.features(batch)
-    assert dias.scan(batch, features, Draws.for_step(0, 0, 3)).mask.sum(-1).eq(1).all()
-    alone = tiny_dias(threshold=None, later_iterations=2).eval()
-    apart, plain = (one.scan(batch, features, Draws.for_step(0, 0, 3), merge=False) for one in (dias, alone))
-    assert apart.mask.all()
-    torch.testing.assert_close(apart.slots, plain.slots)  # as many iterations, nothing merged between them
-    sequence = dias.encode(batch, Draws.for_step(0, 0, 3), rehearse=True)
-    assert sequence.mask.sum(-1).eq(1).all()  # afterwards slots merge again
-    dias.train()
-    dias.aggregator.skip_merging = 0.01
-    assert dias.scan(batch, features, Draws.for_step(0, 0, 3), merge=False).mask.all()
-
-
-def test_slots_that_a_rehearsal_merged_are_seeded_anew_where_the_carry_says_so() -> None:
-    batch = clips()
-    for carry, seeded in (("reseed", True), ("persist", False)):
-        dias = tiny_dias(threshold=0.0, carry=carry).eval()
-        dias.aggregator.rehearsal_threshold = 2.1
-        features = dias.features(batch)
-        assert dias.rehearse(batch, features, Draws.for_step(0, 0, 3)).mask.sum(-1).eq(1).all()
-        sequence = dias.encode(batch, Draws.for_step(0, 0, 3), rehearse=True)
-        assert sequence.mask.sum(-1).eq(S if seeded else 1).all()
-        assert ((sequence.track_id >= S) == (sequence.mask & (torch.arange(S) > 0))).all()  # new tracks have new ids
 
 
 def test_slots_without_a_box_are_off_on_the_first_frame_and_seeded_on_the_second() -> None:
