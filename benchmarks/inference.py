@@ -11,11 +11,11 @@ import torch
 from benchmarks.measure import Bench, Row
 from benchmarks.training import SETTINGS, autocast, clips
 from dias_video.data.source import Sample, VideoInfo
-from dias_video.encoding import encode_videos
-from dias_video.engine import build
-from dias_video.evaluation import score_video
-from dias_video.model import DIAS
-from dias_video.predictors import ModelTracks
+from dias_video.evaluation.methods import ModelTracks
+from dias_video.evaluation.protocols import score_video
+from dias_video.model.dias import DIAS
+from dias_video.pretrained.configured import build
+from dias_video.tracking import encode_videos
 from slotformer.cache import SlotCacheWriter, finish
 
 VIDEOS, FRAMES = 4, 24

@@ -10,7 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from benchmarks.measure import Bench, Row
-from dias_video.metrics import adjusted_rand_index, mean_best_overlap, mean_iou
+from dias_video.evaluation.metrics import adjusted_rand_index, mean_best_overlap, mean_iou
 
 VIDEOS = 4
 TRUE_IDS, PRED_IDS = 11, 21

@@ -16,10 +16,11 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 
-from dias_video.batch import Draws, VideoBatch
-from dias_video.decoders import RandomARDecoder
-from dias_video.layers import CrossAttention, SelfAttention
-from dias_video.model import DIAS
+from dias_video.batch import VideoBatch
+from dias_video.draws import Draws
+from dias_video.model.decoders.random_ar import RandomARDecoder
+from dias_video.model.dias import DIAS
+from dias_video.model.layers import CrossAttention, SelfAttention
 
 
 class Plain:

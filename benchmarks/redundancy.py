@@ -7,7 +7,7 @@ import torch
 from sklearn.cluster import AgglomerativeClustering
 
 from benchmarks.measure import Bench, Row
-from dias_video.redundancy import merge_redundant_slots
+from dias_video.model.redundancy import merge_redundant_slots
 
 SETS, SLOTS, DIM, THRESHOLD = 384, 21, 256, 0.12
 

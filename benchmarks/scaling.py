@@ -8,13 +8,15 @@ import torch
 
 from benchmarks.measure import Bench, Row
 from benchmarks.training import Ours
-from dias_video.aggregator import Aggregator, SlotAttention
 from dias_video.batch import VideoBatch
-from dias_video.decoders import RandomARDecoder
-from dias_video.encoders import TinyEncoder
-from dias_video.initializers import GaussianInitializer
-from dias_video.model import DIAS, Projection
-from dias_video.transition import Transition
+from dias_video.model.aggregator import Aggregator
+from dias_video.model.attention import SlotAttention
+from dias_video.model.decoders.random_ar import RandomARDecoder
+from dias_video.model.dias import DIAS
+from dias_video.model.encoders import TinyEncoder
+from dias_video.model.initializers import GaussianInitializer
+from dias_video.model.projection import Projection
+from dias_video.model.transition import Transition
 
 BASE = {"frames": 3, "slots": 4, "tokens": 64}
 DIM, BATCH = 64, 2

@@ -18,13 +18,15 @@ from torch import Tensor
 from benchmarks.loader import write_movi
 from benchmarks.measure import Bench, Row, Work
 from benchmarks.plain import Plain
-from dias_video.batch import Draws, VideoBatch
+from dias_video.batch import VideoBatch
 from dias_video.data.loading import ClipDataset
 from dias_video.data.movi import MoviVideos
 from dias_video.data.transforms import ClipTransform
-from dias_video.engine import Logging, Trainer, build
-from dias_video.losses import distillation_loss, match_regions, reconstruction_loss
-from dias_video.model import DIAS, Scan
+from dias_video.draws import Draws
+from dias_video.engine import Logging, Trainer
+from dias_video.model.dias import DIAS, Scan
+from dias_video.model.losses import distillation_loss, match_regions, reconstruction_loss
+from dias_video.pretrained.configured import build
 
 LOADED = 8  # videos on the disk
 

@@ -17,11 +17,11 @@ from einops import rearrange
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dias_video.files import replace_file
-from dias_video.initializers import BoxInitializer
+from dias_video.model.initializers import BoxInitializer
+from dias_video.stores.files import replace_file
 
 if TYPE_CHECKING:
-    from dias_video.model import DIAS
+    from dias_video.model.dias import DIAS
 
 GOLDEN = 0.61803398875  # steps of this on the colour circle keep neighbouring ids far apart
 

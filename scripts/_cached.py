@@ -11,8 +11,8 @@ from omegaconf import ListConfig
 from tqdm import tqdm
 
 from dias_video.data.source import Sample, VideoSource
-from dias_video.model import DIAS
-from dias_video.pretrained import HUB, weights_sha256
+from dias_video.model.dias import DIAS
+from dias_video.pretrained.weights import HUB, weights_sha256
 from slotformer.cache import SlotCache
 
 

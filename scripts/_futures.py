@@ -14,12 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dias_video.data.source import Sample
-from dias_video.futures import decode_masks, score_frames
-from dias_video.model import DIAS
+from dias_video.model.dias import DIAS
 from dias_video.visualize import colour_masks, overlay, side_by_side, write_gif
 from slotformer.cache import CachedVideo, SlotCache
-from slotformer.errors import deviation, interval
+from slotformer.futures import decode_masks, score_frames
 from slotformer.report import write_csv
+from slotformer.statistics import deviation, interval
 
 
 def masks_of(dias: DIAS, video: CachedVideo, future: CachedVideo, size: tuple[int, int]) -> dict[str, Tensor]:

@@ -11,12 +11,14 @@ from _cached import CachedSource
 from torch import Tensor
 from tqdm import tqdm
 
-from dias_video.batch import Draws, VideoBatch
-from dias_video.model import DIAS
+from dias_video.batch import VideoBatch
+from dias_video.draws import Draws
+from dias_video.model.dias import DIAS
 from slotformer.cache import SlotCache
-from slotformer.errors import Values, normalised_error
+from slotformer.errors import normalised_error
 from slotformer.oracle import same_objects
 from slotformer.rollouter import Dynamics, scored_live
+from slotformer.statistics import Values
 
 
 def encode_anew(dias: DIAS, cache: SlotCache, source: CachedSource, name: str, frames: range) -> Tensor:

@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from dias_video.data.features import build_index, cache_features, cache_size
-from dias_video.model import DIAS
+from dias_video.data.features import cache_features, cache_size
+from dias_video.model.dias import DIAS
+from dias_video.stores.store import build_index
 
 
 @entry("cache_features")

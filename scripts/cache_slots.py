@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from dias_video.data.features import cached_features
 from dias_video.data.source import VideoSource
-from dias_video.encoding import encode_videos
-from dias_video.initializers import BoxInitializer
-from dias_video.model import DIAS
-from dias_video.pretrained import weights_sha256
+from dias_video.model.dias import DIAS
+from dias_video.model.initializers import BoxInitializer
+from dias_video.pretrained.weights import weights_sha256
+from dias_video.tracking import encode_videos
 from slotformer.cache import SlotCache, SlotCacheWriter, finish
 
 

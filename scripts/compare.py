@@ -17,8 +17,8 @@ from typing import Any
 from _main import entry
 from omegaconf import DictConfig, OmegaConf
 
-from dias_video.files import replace_file
-from dias_video.shards import differences
+from dias_video.stores.files import replace_file
+from dias_video.stores.store import differences
 
 MEASURES = ("video-fg/fg_ari", "video-fg/mbo", "video-fg/miou", "ocb/ari", "ocb/mbo", "ocb/miou")
 OPTIONS = ("root", "encoder", "features", "first", "train", "evaluate")  # of every row

@@ -12,9 +12,9 @@ from _main import entry
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from dias_video import released as dias_released
-from dias_video.engine.foreign import read_checkpoint
-from slotformer import released as slotformer_released
+from dias_video.convert.dias import adopt_released as adopt_dias
+from dias_video.convert.foreign import read_checkpoint
+from slotformer.convert import adopt_released as adopt_slotformer
 
 
 @entry("convert_checkpoint")
@@ -25,10 +25,10 @@ def main(cfg: DictConfig) -> None:
     tensors = read_checkpoint(Path(cfg.file))
     if cfg.get("model") is not None:
         model = instantiate(cfg.model)
-        leftover = dias_released.adopt_released(model, tensors)
+        leftover = adopt_dias(model, tensors)
     else:
         model = instantiate(cfg.slotformer, slot_dim=cfg.slot_dim)
-        leftover = slotformer_released.adopt_released(model, tensors)
+        leftover = adopt_slotformer(model, tensors)
     model.save_pretrained(cfg.out_dir)
     print(*leftover, sep="\n")
     print(f"{cfg.out_dir}: {len(tensors)} tensors read; {len(leftover)} names of either side have no match (above)")

@@ -14,16 +14,17 @@ from accelerate import Accelerator
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from dias_video.baselines import FixedBoxes, KMeans
 from dias_video.data.features import cached_features
 from dias_video.data.problems import usable
-from dias_video.evaluation import PROTOCOLS, Method, Videos, evaluate
-from dias_video.initializers import BoxInitializer
-from dias_video.model import DIAS
-from dias_video.predictors import ModelTracks, PredictionFiles
-from dias_video.pretrained import weights_sha256
-from dias_video.results import MAIN, Setting, summary_table, write_results
-from dias_video.splits import check_split
+from dias_video.evaluation.baselines import FixedBoxes, KMeans
+from dias_video.evaluation.methods import Method, ModelTracks, PredictionFiles
+from dias_video.evaluation.protocols import PROTOCOLS
+from dias_video.evaluation.results import MAIN, Setting, summary_table, write_results
+from dias_video.evaluation.scoring import Videos, evaluate
+from dias_video.evaluation.splits import check_split
+from dias_video.model.dias import DIAS
+from dias_video.model.initializers import BoxInitializer
+from dias_video.pretrained.weights import weights_sha256
 
 BASELINES = ("boxes_fixed", "kmeans")
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from dias_video.data.inspection import Inspection, save_picture, table
 from dias_video.data.problems import Problem
-from dias_video.files import replace_file
+from dias_video.stores.files import replace_file
 
 
 @entry("inspect_data")

@@ -17,12 +17,12 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from dias_video.data.simulated import SimulatedVideos
-from dias_video.encoding import encode_videos
-from dias_video.evaluation import Videos
-from dias_video.initializers import BoxInitializer
-from dias_video.model import DIAS
-from dias_video.pretrained import weights_sha256
-from dias_video.probe import ObjectSlots, fit_probe, joined, object_slots, score_probe
+from dias_video.evaluation.probe import ObjectSlots, fit_probe, joined, object_slots, score_probe
+from dias_video.evaluation.scoring import Videos
+from dias_video.model.dias import DIAS
+from dias_video.model.initializers import BoxInitializer
+from dias_video.pretrained.weights import weights_sha256
+from dias_video.tracking import encode_videos
 
 
 def bodies(source: SimulatedVideos, index: int) -> list[dict[str, Any]]:

@@ -20,15 +20,16 @@ from omegaconf import DictConfig
 from dias_video.data.physion import stimulus
 from dias_video.engine import check_folder
 from dias_video.engine.ranks import Ranks, Signals
-from dias_video.pretrained import weights_sha256
+from dias_video.pretrained.weights import weights_sha256
 from slotformer.cache import SlotCache
-from slotformer.contact import LabelledSlots
-from slotformer.fitting import ReadoutSettings, Runs
-from slotformer.human import human_rows, read_human
-from slotformer.places import fit_probe
-from slotformer.protocol import Answers, accuracy_rows, fit_points, futures, join_answers, record_look, settings_of
+from slotformer.contact.fitting import ReadoutSettings, Runs
+from slotformer.contact.labelled import LabelledSlots
+from slotformer.contact.looks import record_look, settings_of
+from slotformer.contact.people import human_rows, read_human
+from slotformer.contact.places import fit_probe
+from slotformer.contact.protocol import Answers, accuracy_rows, fit_points, futures, join_answers
+from slotformer.prediction import check_same_encoder, load_dynamics
 from slotformer.report import accuracy_line, plot_accuracy, write_csv, write_json
-from slotformer.validation import check_same_encoder, load_dynamics
 
 
 class Reasoned(NamedTuple):

@@ -22,12 +22,10 @@ from _oracle import oracle_errors
 from omegaconf import DictConfig
 
 from dias_video.engine import check_folder
-from dias_video.pretrained import weights_sha256
+from dias_video.pretrained.weights import weights_sha256
 from slotformer.cache import SlotCache
 from slotformer.errors import RolloutErrors, over_models
-from slotformer.report import plot_errors, write_csv, write_json
-from slotformer.rollouter import Dynamics
-from slotformer.validation import (
+from slotformer.prediction import (
     cache_errors,
     check_same_encoder,
     groups,
@@ -35,6 +33,8 @@ from slotformer.validation import (
     longest_rollout,
     predict_cache,
 )
+from slotformer.report import plot_errors, write_csv, write_json
+from slotformer.rollouter import Dynamics
 
 
 def load(cfg: DictConfig, cache: SlotCache) -> list[Dynamics]:

@@ -14,12 +14,12 @@ from _main import entry
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from dias_video.engine import Trainer, load_weights
-from slotformer.batch import SlotBatch, SlotWindows
+from dias_video.engine import Trainer
+from dias_video.pretrained.weights import load_weights
+from slotformer.batch import SlotBatch, SlotWindows, slot_statistics
 from slotformer.cache import SlotCache
-from slotformer.errors import slot_statistics
+from slotformer.prediction import RolloutValidation, check_same_encoder
 from slotformer.rollouter import Dynamics
-from slotformer.validation import RolloutValidation, check_same_encoder
 
 
 @entry("train_slotformer")

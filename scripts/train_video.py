@@ -21,9 +21,10 @@ from dias_video.batch import VideoBatch
 from dias_video.data.loading import ClipDataset
 from dias_video.data.memory import InMemory
 from dias_video.data.problems import problems_of, usable
-from dias_video.engine import Trainer, load_weights
-from dias_video.model import DIAS
-from dias_video.validation import ClipValidation
+from dias_video.engine import Trainer
+from dias_video.evaluation.in_training import ClipValidation
+from dias_video.model.dias import DIAS
+from dias_video.pretrained.weights import load_weights
 
 
 def freeze_all_but(parts: Collection[str], model: nn.Module) -> None:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dias_video.data.folder import open_video
 from dias_video.data.source import VideoSource
-from dias_video.model import DIAS
+from dias_video.model.dias import DIAS
 from dias_video.visualize import tracked_pieces, write_gif
 
 

@@ -13,10 +13,10 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from dias_video.data.source import VideoSource
-from dias_video.distillation import Distillation, whiten
-from dias_video.encoders import Encoder
-from dias_video.model import DIAS
-from dias_video.pretrained import Configured
+from dias_video.model.dias import DIAS
+from dias_video.model.distillation import Distillation, whiten
+from dias_video.model.encoders import Encoder
+from dias_video.pretrained.configured import Configured
 
 
 def named_encoder(cfg: DictConfig) -> Encoder:

@@ -104,3 +104,22 @@ class SlotWindows:
         offsets = self.cache.num_frames(video_id) - self.span + 1
         start = int(np.random.default_rng([self.seed, epoch, index]).integers(offsets))
         return self.cache.read_video(video_id, start, start + self.span, self.stride)
+
+
+def slot_statistics(cache: SlotCache, max_videos: int = 1000) -> tuple[Tensor, Tensor]:
+    """Mean (D,) over live slots and one scale (), the root mean square over channels of their standard deviation.
+
+    Read from at most ``max_videos`` videos, spread evenly over the cache.
+    """
+    count, total, squares = 0, torch.zeros(cache.slot_dim).double(), torch.zeros(cache.slot_dim).double()
+    for at in np.unique(np.linspace(0, len(cache) - 1, max_videos).astype(int)):
+        slots, mask = cache.read(cache.video_ids[int(at)])
+        live = slots[mask].double()  # (n,D)
+        count += len(live)
+        total += live.sum(0)
+        squares += live.square().sum(0)
+    if not count:
+        raise ValueError(f"{cache.path} has no live slot at all; the checkpoint that made it found no objects")
+    mean = total / count
+    variance = (squares / count - mean.square()).clamp(min=0).mean()
+    return mean.float(), variance.sqrt().clamp(min=1e-8).float()

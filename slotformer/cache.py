@@ -1,7 +1,8 @@
 """Slot cache: the slots of whole videos on disk, the only contract between ``dias_video`` and ``slotformer``.
 
-A thin layer over :mod:`dias_video.shards`, which gives atomic shards, many writing processes, resuming, checksums and
-reading of frame ranges without loading anything else. An item is a video; its fields, all with a leading frame axis:
+A thin layer over :mod:`dias_video.stores.store`, which gives atomic shards, many writing processes, resuming, checksums
+and reading of frame ranges without loading anything else. An item is a video; its fields, all with a leading frame
+axis:
 
     slots (S,D) float16 or float32, zeros where dead     mask (S) bool, live     track_id (S) int32, -1 where dead
     label () float32, NaN = unknown     scenario () int16, place in the header's ``scenarios``, -1 = unknown
@@ -22,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dias_video.engine import shards
+from dias_video.stores.shard import Shard
+from dias_video.stores.store import ShardStore, ShardWriter, build_index, shard_files
 
 CACHE_VERSION = 1
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
@@ -68,7 +70,7 @@ class SlotCacheWriter:
         self.dtype = DTYPES[dtype]
         self.scenarios = list(scenarios)
         full = {"cache_version": CACHE_VERSION, "dtype": dtype, "scenarios": self.scenarios, **header}
-        self.writer = shards.ShardWriter(path, full, part, parts, shard_bytes)
+        self.writer = ShardWriter(path, full, part, parts, shard_bytes)
 
     @property
     def present(self) -> set[str]:
@@ -136,7 +138,7 @@ class SlotCacheWriter:
 
 def finish(path: str | Path) -> None:
     """Write the index of a cache that several processes wrote; call it on one of them when all have closed."""
-    shards.build_index(path)
+    build_index(path)
 
 
 class SlotCache:
@@ -149,7 +151,7 @@ class SlotCache:
             ValueError: there is no cache, it is unfinished, damaged or of another version.
         """
         self.path = Path(path)
-        self.store = shards.ShardStore(path)
+        self.store = ShardStore(path)
         self.header = self.store.header
         if self.header.get("cache_version") != CACHE_VERSION:
             raise ValueError(
@@ -189,8 +191,8 @@ class SlotCache:
     def identity(self) -> str:
         """SHA-256 of header and content, the latter by the checksums that the shards hold."""
         digest = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode())
-        for file in shards.shard_files(self.path):
-            digest.update(shards.Shard(file).metadata["sha256"].encode())
+        for file in shard_files(self.path):
+            digest.update(Shard(file).metadata["sha256"].encode())
         return digest.hexdigest()
 
     def num_frames(self, video_id: str) -> int:

@@ -11,30 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slotformer.batch import SlotBatch
-from slotformer.cache import SlotCache
 from slotformer.rollouter import births, context_live, scored_live
+from slotformer.statistics import Values, deviation, interval, ratio_interval
 
-Values = NDArray[np.float64]
 BASELINES = ("repeat_last", "constant_velocity")
-
-
-def slot_statistics(cache: SlotCache, max_videos: int = 1000) -> tuple[Tensor, Tensor]:
-    """Mean (D,) over live slots and one scale (), the root mean square over channels of their standard deviation.
-
-    Read from at most ``max_videos`` videos, spread evenly over the cache.
-    """
-    count, total, squares = 0, torch.zeros(cache.slot_dim).double(), torch.zeros(cache.slot_dim).double()
-    for at in np.unique(np.linspace(0, len(cache) - 1, max_videos).astype(int)):
-        slots, mask = cache.read(cache.video_ids[int(at)])
-        live = slots[mask].double()  # (n,D)
-        count += len(live)
-        total += live.sum(0)
-        squares += live.square().sum(0)
-    if not count:
-        raise ValueError(f"{cache.path} has no live slot at all; the checkpoint that made it found no objects")
-    mean = total / count
-    variance = (squares / count - mean.square()).clamp(min=0).mean()
-    return mean.float(), variance.sqrt().clamp(min=1e-8).float()
 
 
 def repeat_last(slots: Tensor, live: Tensor, steps: int) -> Tensor:
@@ -134,32 +114,3 @@ def over_models(parts: Sequence[RolloutErrors], level: float = 0.95, seed: int =
         for key in ("model", "model_relative"):
             row[f"{key}_std"] = deviation([table[step][key] for table in tables])
     return rows
-
-
-def deviation(values: Sequence[float] | Values) -> float:
-    """Sample standard deviation (n - 1 below the sum of squares) of one number a seed; 0 of a single one."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-
-
-def interval(values: Values, level: float = 0.95, seed: int = 0, samples: int = 2000) -> tuple[float, float, float]:
-    """Mean of the finite values (V,) and a percentile bootstrap interval over videos; NaN without any."""
-    return ratio_interval(values, np.ones_like(values), level, seed, samples)
-
-
-def ratio_interval(
-    values: Values, others: Values, level: float = 0.95, seed: int = 0, samples: int = 2000
-) -> tuple[float, float, float]:
-    """Mean of ``values`` over mean of ``others``, both (V,), and its interval when videos are drawn in pairs."""
-    keep = np.isfinite(values) & np.isfinite(others)
-    values, others = values[keep], others[keep]
-    if not len(values):
-        return (float("nan"),) * 3
-    both, even = np.stack([values, others], 1), np.full(len(values), 1 / len(values))
-    generator = np.random.default_rng(seed)
-    # Drawn one by one, since all draws at once are samples * V numbers.
-    sums = np.array([generator.multinomial(len(values), even) @ both for _ in range(samples)])  # (samples,2)
-    ratios = np.divide(sums[:, 0], sums[:, 1], out=np.full(samples, np.nan), where=sums[:, 1] > 0)
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(ratios, [tail, 1 - tail])
-    mean = others.mean()
-    return float(values.mean() / mean) if mean > 0 else float("nan"), float(low), float(high)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dias_video.batch import Draws
-from dias_video.engine import Configured
+from dias_video.draws import Draws
+from dias_video.pretrained.configured import Configured
 from slotformer.batch import SlotBatch
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from dias_video.aggregator import Aggregator, SlotAttention
-from dias_video.redundancy import merge_redundant_slots
+from dias_video.model.aggregator import Aggregator
+from dias_video.model.attention import SlotAttention
+from dias_video.model.redundancy import merge_redundant_slots
 
 B, S, N, D, C = 2, 5, 7, 4, 6
 

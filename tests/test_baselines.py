@@ -8,17 +8,19 @@ import torch
 from sklearn.cluster import KMeans as ScikitKMeans
 from torch import Tensor, nn
 
-from dias_video.aggregator import Aggregator, SlotAttention
-from dias_video.baselines import FixedBoxes, KMeans, kmeans, squared_distances
-from dias_video.batch import Draws
 from dias_video.data.boxes import boxes_from_masks
-from dias_video.decoders import MLPDecoder
-from dias_video.encoders import TinyEncoder
-from dias_video.initializers import BoxInitializer, GaussianInitializer
-from dias_video.metrics import adjusted_rand_index
-from dias_video.model import DIAS, Projection
-from dias_video.predictors import ModelTracks
-from dias_video.transition import Transition
+from dias_video.draws import Draws
+from dias_video.evaluation.baselines import FixedBoxes, KMeans, kmeans, squared_distances
+from dias_video.evaluation.methods import ModelTracks
+from dias_video.evaluation.metrics import adjusted_rand_index
+from dias_video.model.aggregator import Aggregator
+from dias_video.model.attention import SlotAttention
+from dias_video.model.decoders.mlp import MLPDecoder
+from dias_video.model.dias import DIAS
+from dias_video.model.encoders import TinyEncoder
+from dias_video.model.initializers import BoxInitializer, GaussianInitializer
+from dias_video.model.projection import Projection
+from dias_video.model.transition import Transition
 
 
 class Colours(nn.Module):

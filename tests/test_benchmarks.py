@@ -10,7 +10,7 @@ from tiny import HEIGHT, WIDTH, clips, tiny_dias
 
 from benchmarks.measure import Bench, Count
 from benchmarks.plain import Plain
-from dias_video.batch import Draws
+from dias_video.draws import Draws
 
 CEILINGS = {"float32": 1e9, "bfloat16": 2e9, "copy": 1e8}
 

@@ -14,11 +14,11 @@ from test_contact import easy, with_places
 from torch import nn
 from torch.nn import functional as F
 
-from dias_video.batch import Draws
+from dias_video.draws import Draws
 from dias_video.engine import Trainer
-from slotformer.committee import Committee, Parts
-from slotformer.contact import FORMS
-from slotformer.fitting import FittedReadouts, ReadoutSettings, Runs, fit, stratified_parts
+from slotformer.contact.committee import Committee, Parts
+from slotformer.contact.fitting import FittedReadouts, ReadoutSettings, Runs, fit, stratified_parts
+from slotformer.contact.readout import FORMS
 
 FOLDS, RESTARTS, V, D = 3, 2, 10, 5
 SETTINGS = ReadoutSettings(epochs=4, folds=FOLDS, restarts=RESTARTS, hidden=7, batch_size=4)

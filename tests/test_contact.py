@@ -16,14 +16,16 @@ from toy_slots import toy_cache, toy_clip
 
 from dias_video.data.physion import stimulus
 from slotformer.cache import SlotCache, SlotCacheWriter
-from slotformer.contact import FORMS, ContactReadout, LabelledSlots
-from slotformer.fitting import Fitted, ReadoutSettings, Runs, best_threshold, evaluate, fit, stratified_parts
-from slotformer.human import human_rows, read_human
-from slotformer.places import PlaceProbe, fit_probe, map_places
-from slotformer.protocol import Answers, accuracy_rows, fit_points, futures, join_answers, record_look, settings_of
+from slotformer.contact.fitting import Fitted, ReadoutSettings, Runs, best_threshold, evaluate, fit, stratified_parts
+from slotformer.contact.labelled import LabelledSlots
+from slotformer.contact.looks import record_look, settings_of
+from slotformer.contact.people import human_rows, read_human
+from slotformer.contact.places import PlaceProbe, fit_probe, map_places
+from slotformer.contact.protocol import Answers, accuracy_rows, fit_points, futures, join_answers
+from slotformer.contact.readout import FORMS, ContactReadout
+from slotformer.prediction import cache_errors, check_same_encoder, longest_rollout
 from slotformer.report import plot_accuracy
 from slotformer.rollouter import SlotFormer
-from slotformer.validation import cache_errors, check_same_encoder, longest_rollout
 
 V, T, S, D = 24, 6, 4, 5
 QUICK = ReadoutSettings(epochs=40, folds=3, restarts=2, hidden=8, batch_size=8)

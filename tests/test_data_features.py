@@ -53,7 +53,7 @@ def test_cached_features_are_the_encoders(cached, flip):
 
 
 def test_two_processes_and_an_interrupted_run_write_the_same(cached, tmp_path):
-    from dias_video.shards import build_index
+    from dias_video.stores.store import build_index
 
     other = tmp_path / "other"
     for part in (0, 1):

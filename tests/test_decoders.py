@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from dias_video.batch import Draws
-from dias_video.decoders import CausalDecoder, MLPDecoder, RandomARDecoder, SlotMixerDecoder, fixed_orders
+from dias_video.draws import Draws
+from dias_video.model.decoders.causal import CausalDecoder, fixed_orders
+from dias_video.model.decoders.mlp import MLPDecoder
+from dias_video.model.decoders.random_ar import RandomARDecoder
+from dias_video.model.decoders.slot_mixer import SlotMixerDecoder
 
 B, T, S, D, C, GRID = 2, 3, 4, 6, 5, (3, 5)
 N = GRID[0] * GRID[1]

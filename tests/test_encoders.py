@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 
-from dias_video.batch import Draws, VideoBatch
-from dias_video.distillation import Distillation, whiten
-from dias_video.encoders import Encoder, TimmEncoder, TinyEncoder
+from dias_video.batch import VideoBatch
+from dias_video.draws import Draws
+from dias_video.model.distillation import Distillation, whiten
+from dias_video.model.encoders import Encoder, TimmEncoder, TinyEncoder
 
 WEIGHTS = Path(__file__).parents[2] / "shared/weights/dinov2_vits14_fp16.safetensors"
 TINY_VIT = "vit_tiny_patch16_224.augreg_in21k"

@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from toy import Numbers, Points, Toy, train
 
-from dias_video.batch import Draws
-from dias_video.engine import Interrupted, Logging, Optimization, Saving, Trainer, load_weights
+from dias_video.draws import Draws
+from dias_video.engine import Interrupted, Logging, Optimization, Saving, Trainer
 from dias_video.engine.checkpoint import damage
 from dias_video.engine.loader import Order
+from dias_video.pretrained.weights import load_weights
 
 
 def weights(checkpoint: Path) -> dict[str, Tensor]:

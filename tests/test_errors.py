@@ -10,10 +10,12 @@ import torch
 from test_script_options import run, sentence
 from toy_slots import toy_cache
 
+from slotformer.batch import slot_statistics
 from slotformer.cache import SlotCache, SlotCacheWriter
-from slotformer.errors import RolloutErrors, over_models, ratio_interval, slot_statistics
+from slotformer.errors import RolloutErrors, over_models
+from slotformer.prediction import RolloutValidation, cache_errors, longest_rollout
 from slotformer.rollouter import SlotFormer
-from slotformer.validation import RolloutValidation, cache_errors, longest_rollout
+from slotformer.statistics import ratio_interval
 
 NAN = float("nan")
 SIZE = {"burn_in": 3, "rollout": 2, "stride": 2, "width": 8, "layers": 1, "heads": 2}

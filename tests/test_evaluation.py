@@ -19,11 +19,12 @@ from PIL import Image
 
 from dias_video.data.source import VideoInfo
 from dias_video.data.transforms import ClipTransform
-from dias_video.evaluation import OCB, VIDEO_FG, Videos, VideoScores, evaluate, score_video
-from dias_video.metrics import adjusted_rand_index, mean_best_overlap, mean_iou
-from dias_video.predictors import PredictionFiles
-from dias_video.results import MAIN, Setting, summary_table, write_results
-from dias_video.splits import SPLITS, check_split
+from dias_video.evaluation.methods import PredictionFiles
+from dias_video.evaluation.metrics import adjusted_rand_index, mean_best_overlap, mean_iou
+from dias_video.evaluation.protocols import OCB, VIDEO_FG, score_video
+from dias_video.evaluation.results import MAIN, Setting, summary_table, write_results
+from dias_video.evaluation.scoring import Videos, VideoScores, evaluate
+from dias_video.evaluation.splits import SPLITS, check_split
 
 ROOT = Path(__file__).parents[1]
 INSTANCES = (3, 1, 0, 2, 4, 1, 2)  # of the videos below

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from test_data_annotations import polygon, two_videos, write
 from test_resume_scripts import script
 
-from dias_video.model import DIAS
+from dias_video.model.dias import DIAS
 
 pytestmark = pytest.mark.slow
 

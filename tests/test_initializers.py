@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dias_video.batch import Draws
-from dias_video.initializers import BoxInitializer, GaussianInitializer, box_cover, largest_boxes
-from dias_video.layers import fourier_features
+from dias_video.draws import Draws
+from dias_video.model.initializers import BoxInitializer, GaussianInitializer, box_cover, largest_boxes
+from dias_video.model.layers import fourier_features
 
 B, S, D, K = 3, 4, 5, 2
 TOKENS = torch.randn(B, 6, D, generator=torch.Generator().manual_seed(4))  # on a 2x3 grid

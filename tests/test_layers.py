@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dias_video.encoders import TimmEncoder
-from dias_video.layers import attend
+from dias_video.model.encoders import TimmEncoder
+from dias_video.model.layers import attend
 
 
 @pytest.mark.parametrize("masked", [False, True])

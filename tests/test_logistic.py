@@ -10,9 +10,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from slotformer.contact import LabelledSlots
-from slotformer.fitting import ReadoutSettings, Runs, fit
-from slotformer.logistic import STRENGTHS, fit_logistic, frame_features
+from slotformer.contact.fitting import ReadoutSettings, Runs, fit
+from slotformer.contact.labelled import LabelledSlots
+from slotformer.contact.logistic import STRENGTHS, fit_logistic, frame_features
 
 V, T, S, D = 120, 3, 4, 5
 

@@ -6,7 +6,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from dias_video.losses import distillation_loss, match_regions, reconstruction_loss, similarity_loss
+from dias_video.model.losses import distillation_loss, match_regions, reconstruction_loss, similarity_loss
 
 B, T, S, N, C = 3, 2, 4, 61, 5
 

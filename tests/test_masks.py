@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
-from dias_video.masks import maps_to_masks, maps_to_pixels
+from dias_video.model.masks import maps_to_masks, maps_to_pixels
 
 
 def test_masks_are_the_argmax_over_live_slots() -> None:

@@ -14,9 +14,9 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
-from dias_video import metrics
-from dias_video.boundary import contour, dilate, j_and_f
-from dias_video.metrics import adjusted_rand_index, identity_switches, mean_best_overlap, mean_iou
+from dias_video.evaluation import metrics
+from dias_video.evaluation.boundary import contour, dilate, j_and_f
+from dias_video.evaluation.metrics import adjusted_rand_index, identity_switches, mean_best_overlap, mean_iou
 
 MEASURES = (adjusted_rand_index, mean_best_overlap, mean_iou)
 

@@ -7,14 +7,16 @@ import torch
 from tiny import GRID, HEIGHT, WIDTH, C, D, N, S, clips, tiny_dias
 from torch import Tensor, nn
 
-from dias_video.aggregator import Aggregator
-from dias_video.batch import CarryState, Draws, VideoBatch
-from dias_video.decoders import SlotMixerDecoder
-from dias_video.initializers import BoxInitializer, GaussianInitializer
-from dias_video.model import DIAS, Projection, carried
-from dias_video.pretrained import Configured
-from dias_video.redundancy import merge_redundant_slots
-from dias_video.transition import Transition
+from dias_video.batch import CarryState, VideoBatch
+from dias_video.draws import Draws
+from dias_video.model.aggregator import Aggregator
+from dias_video.model.decoders.slot_mixer import SlotMixerDecoder
+from dias_video.model.dias import DIAS, carried
+from dias_video.model.initializers import BoxInitializer, GaussianInitializer
+from dias_video.model.projection import Projection
+from dias_video.model.redundancy import merge_redundant_slots
+from dias_video.model.transition import Transition
+from dias_video.pretrained.configured import Configured
 
 
 class Nothing(Configured, nn.Module):
@@ -351,7 +353,7 @@ def test_merging_uses_the_age_that_the_scan_keeps() -> None:
         seen.append(age.clone())
         return merge_redundant_slots(slots, threshold, mask, age, linkage)
 
-    import dias_video.aggregator as module
+    import dias_video.model.aggregator as module
 
     original, module.merge_redundant_slots = module.merge_redundant_slots, spy
     try:

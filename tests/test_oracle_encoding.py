@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dias_video.batch import Draws, VideoBatch
-from dias_video.model import DIAS
+from dias_video.batch import VideoBatch
+from dias_video.draws import Draws
+from dias_video.model.dias import DIAS
 
 SEED, FRAMES = 4, range(2, 5)
 

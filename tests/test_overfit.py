@@ -7,9 +7,10 @@ import statistics
 import pytest
 import torch
 
-from dias_video.batch import Draws, VideoBatch
-from dias_video.model import DIAS
-from dias_video.pretrained import build
+from dias_video.batch import VideoBatch
+from dias_video.draws import Draws
+from dias_video.model.dias import DIAS
+from dias_video.pretrained.configured import build
 
 FRAMES, SIDE, STEPS, LR = 6, 128, 300, 3e-3
 

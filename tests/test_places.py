@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slotformer.places import NUM_PAIR, place_features
+from slotformer.contact.places import NUM_PAIR, place_features
 
 B, T = 2, 5
 

@@ -14,12 +14,12 @@ from test_script_options import run, sentence
 from torch import nn
 from toy_slots import toy_cache
 
-from slotformer import validation
+from slotformer import prediction
 from slotformer.batch import SlotBatch
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.causal import CausalSlotFormer
+from slotformer.prediction import cache_errors, predict, predict_cache
 from slotformer.rollouter import Dynamics, SlotFormer
-from slotformer.validation import cache_errors, predict, predict_cache
 
 S, D, BURN_IN, STRIDE, STEPS = 4, 5, 3, 2, 6
 SIZE = {"burn_in": BURN_IN, "rollout": 2, "stride": STRIDE, "width": 16, "layers": 2, "heads": 2}
@@ -105,7 +105,7 @@ def test_a_half_written_batch_is_predicted_as_a_whole(
         patched.setattr(SlotCacheWriter, "write", failing)
         with pytest.raises(RuntimeError):
             predict_cache(model, cache, tmp_path / "resumed", STEPS, batch_size=2)
-    monkeypatch.setattr(validation, "predict", recorded)
+    monkeypatch.setattr(prediction, "predict", recorded)
     resumed = predict_cache(model, cache, tmp_path / "resumed", STEPS, batch_size=2)
     assert asked == [["v3", "v4"], ["v5", "v6"]]
     assert list(resumed.video_ids) == list(whole.video_ids)
@@ -184,7 +184,7 @@ def test_killed_and_resumed_is_whole(world: Path, tmp_path: Path, monkeypatch: p
 
     words = (f"checkpoint={world}/s0", f"cache={world}/cache", f"out_dir={tmp_path / 'out'}")
     with monkeypatch.context() as patched:
-        patched.setattr(validation, "SHARD_BYTES", 1)
+        patched.setattr(prediction, "SHARD_BYTES", 1)
         patched.setattr(SlotCacheWriter, "write", killed)
         code, _ = run("rollout", "oracle=0", "masks=0", "gifs=0", "batch_size=4", *words)
     assert code == -signal.SIGKILL

@@ -8,14 +8,15 @@ import pytest
 import torch
 from tiny import HEIGHT, WIDTH, clips, tiny_dias
 
-from dias_video.baselines import KMeans
-from dias_video.batch import Draws
-from dias_video.data.features import FeatureCache, build_index, cache_features
+from dias_video.data.features import FeatureCache, cache_features
 from dias_video.data.source import VideoInfo
 from dias_video.data.transforms import ClipTransform
-from dias_video.encoding import encode_videos
-from dias_video.evaluation import BatchMethod, Videos, evaluate
-from dias_video.predictors import ModelTracks
+from dias_video.draws import Draws
+from dias_video.evaluation.baselines import KMeans
+from dias_video.evaluation.methods import BatchMethod, ModelTracks
+from dias_video.evaluation.scoring import Videos, evaluate
+from dias_video.stores.store import build_index
+from dias_video.tracking import encode_videos
 from dias_video.visualize import overlay, tracked_pieces
 
 LENGTHS = (5, 5, 3, 5, 5, 5)

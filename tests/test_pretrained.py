@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dias_video.data.features import encoder_hash
-from dias_video.encoders import TinyEncoder
-from dias_video.files import sha256
-from dias_video.pretrained import Configured, build, load_weights, weights_sha256
+from dias_video.model.encoders import TinyEncoder
+from dias_video.pretrained.configured import Configured, build
+from dias_video.pretrained.weights import load_weights, weights_sha256
+from dias_video.stores.files import sha256
 
 
 class Part(Configured, nn.Module):

@@ -13,9 +13,9 @@ from sklearn.metrics import r2_score
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import Sample
 from dias_video.data.transforms import ClipTransform
-from dias_video.evaluation import Videos
-from dias_video.model import DIAS
-from dias_video.probe import ObjectSlots, RecognitionProbe, fit_probe, joined, object_slots, score_probe
+from dias_video.evaluation.probe import ObjectSlots, RecognitionProbe, fit_probe, joined, object_slots, score_probe
+from dias_video.evaluation.scoring import Videos
+from dias_video.model.dias import DIAS
 from dias_video.simulate.toss import Toss
 from dias_video.simulate.writer import write_dataset
 

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 from tiny import GRID, C, D, N, S, clips, tiny_dias
 from torch import Tensor
 
-from dias_video.aggregator import Aggregator
-from dias_video.batch import Draws, VideoBatch
-from dias_video.decoders import CausalDecoder, MLPDecoder
-from dias_video.initializers import BoxInitializer
-from dias_video.model import DIAS
-from dias_video.redundancy import merge_redundant_slots
+from dias_video.batch import VideoBatch
+from dias_video.draws import Draws
+from dias_video.model.aggregator import Aggregator
+from dias_video.model.decoders.causal import CausalDecoder
+from dias_video.model.decoders.mlp import MLPDecoder
+from dias_video.model.dias import DIAS
+from dias_video.model.initializers import BoxInitializer
+from dias_video.model.redundancy import merge_redundant_slots
 
 SEEDS = st.integers(0, 10_000)
 THRESHOLDS = st.sampled_from([None, 0.1, 0.5])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from slotformer.cache import SlotCache, SlotCacheWriter
-from slotformer.protocol import Answers, accuracy_rows, futures, join_answers
+from slotformer.contact.protocol import Answers, accuracy_rows, futures, join_answers
 from slotformer.rollouter import SlotFormer
 
 S, D = 4, 5

@@ -12,7 +12,7 @@ import torch
 from test_script_options import run, sentence
 from toy_slots import toy_cache
 
-import slotformer.protocol  # what the script imports is loaded once, before the forks
+import slotformer.contact.protocol  # what the script imports is loaded once, before the forks
 import slotformer.report  # noqa: F401
 from slotformer.rollouter import SlotFormer
 

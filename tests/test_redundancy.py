@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import AgglomerativeClustering
 
-from dias_video.redundancy import merge_redundant_slots
+from dias_video.model.redundancy import merge_redundant_slots
 
 
 def sets_of_slots(num_sets: int, num_slots: int, dim: int, seed: int) -> torch.Tensor:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from tiny import C, N, S, clips, tiny_dias
 
-from dias_video.batch import CarryState, Draws
-from dias_video.model import Scan
+from dias_video.batch import CarryState
+from dias_video.draws import Draws
+from dias_video.model.dias import Scan
 
 
 def test_a_rehearsal_merges_slots_that_are_alike_on_average(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,17 +14,20 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dias_video.aggregator import Aggregator, SlotAttention
-from dias_video.batch import Draws, VideoBatch
-from dias_video.decoders import RandomARDecoder
-from dias_video.encoders import TimmEncoder
-from dias_video.engine.foreign import adopt, read_checkpoint
-from dias_video.initializers import GaussianInitializer
-from dias_video.losses import distillation_loss
-from dias_video.model import DIAS, Projection
-from dias_video.released import adopt_released
-from dias_video.transition import Transition
-from slotformer.released import adopt_released as adopt_slotformer
+from dias_video.batch import VideoBatch
+from dias_video.convert.dias import adopt_released
+from dias_video.convert.foreign import adopt, read_checkpoint
+from dias_video.draws import Draws
+from dias_video.model.aggregator import Aggregator
+from dias_video.model.attention import SlotAttention
+from dias_video.model.decoders.random_ar import RandomARDecoder
+from dias_video.model.dias import DIAS
+from dias_video.model.encoders import TimmEncoder
+from dias_video.model.initializers import GaussianInitializer
+from dias_video.model.losses import distillation_loss
+from dias_video.model.projection import Projection
+from dias_video.model.transition import Transition
+from slotformer.convert import adopt_released as adopt_slotformer
 from slotformer.rollouter import SlotFormer
 
 ROOT = Path(__file__).parents[1]

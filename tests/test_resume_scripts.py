@@ -20,7 +20,7 @@ from test_engine_processes import ENV, launch
 from test_script_options import run, sentence
 from toy_slots import toy_cache
 
-from slotformer import protocol
+from slotformer.contact import protocol
 from slotformer.rollouter import SlotFormer
 
 ROOT = Path(__file__).parents[1]

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from toy_slots import toy_cache
 
-from dias_video.batch import Draws
-from slotformer.batch import SlotBatch, SlotWindows
+from dias_video.draws import Draws
+from slotformer.batch import SlotBatch, SlotWindows, slot_statistics
 from slotformer.cache import CachedVideo, SlotCache, SlotCacheWriter
 from slotformer.causal import CausalSlotFormer, Past, rotate, rotation
-from slotformer.errors import constant_velocity, normalised_error, ratio_interval, repeat_last, slot_statistics
+from slotformer.errors import constant_velocity, normalised_error, repeat_last
 from slotformer.fast import fast_rollout
+from slotformer.prediction import cache_errors
 from slotformer.rollouter import Dynamics, SlotFormer, births, context_live, key_bias, scored_live
-from slotformer.validation import cache_errors
+from slotformer.statistics import ratio_interval
 
 B, T, S, D, E = 2, 5, 3, 6, 8
 SETTINGS = {"slot_dim": D, "burn_in": T, "rollout": 4, "stride": 1, "width": E, "layers": 3, "heads": 2}

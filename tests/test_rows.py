@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dias_video.engine import Trainer
-from dias_video.model import DIAS
+from dias_video.model.dias import DIAS
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TECHNIQUES = {"reduction", "reinitialization", "distillation", "random order"}

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-import dias_video.validation  # noqa: F401 - what scripts import is loaded once, before the forks
-import slotformer.validation  # noqa: F401
-from dias_video.encoders import TinyEncoder
-from dias_video.files import sha256
-from dias_video.model import DIAS
+import dias_video.evaluation.in_training  # noqa: F401 - what scripts import is loaded once, before the forks
+import slotformer.prediction  # noqa: F401
+from dias_video.model.dias import DIAS
+from dias_video.model.encoders import TinyEncoder
+from dias_video.stores.files import sha256
 from slotformer.cache import SlotCache
 
 ROOT = Path(__file__).parents[1]

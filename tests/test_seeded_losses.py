@@ -16,7 +16,7 @@ import pytest
 import torch
 from tiny import clips, tiny_dias
 
-from dias_video.batch import Draws
+from dias_video.draws import Draws
 
 RECORDED = Path(__file__).with_name("seeded_losses.json")
 RUNS: dict[str, dict[str, Any]] = {

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import clips, tiny_dias
 
-from dias_video.batch import Draws
-from dias_video.transition import Transition
+from dias_video.draws import Draws
+from dias_video.model.transition import Transition
 
 
 def test_untrained_it_hands_slots_on_and_leaves_dead_ones_zero() -> None:

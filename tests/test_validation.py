@@ -12,9 +12,9 @@ import torch
 from tiny import HEIGHT, WIDTH, clips, tiny_dias
 
 from dias_video.data.source import Sample, VideoInfo
-from dias_video.evaluation import Videos, evaluate
-from dias_video.predictors import ModelTracks
-from dias_video.validation import ClipValidation
+from dias_video.evaluation.in_training import ClipValidation
+from dias_video.evaluation.methods import ModelTracks
+from dias_video.evaluation.scoring import Videos, evaluate
 
 
 class Clips:

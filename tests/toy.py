@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dias_video.batch import Draws
-from dias_video.engine import Configured, Interrupted, Logging, Optimization, Saving, Trainer
+from dias_video.draws import Draws
+from dias_video.engine import Interrupted, Logging, Optimization, Saving, Trainer
+from dias_video.pretrained.configured import Configured
 
 
 class Toy(Configured, nn.Module):

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from dias_video.data.source import VideoSource, fingerprint
 from dias_video.data.transforms import ClipTransform, Transform, resize_video
-from dias_video.shards import ShardStore, ShardWriter, build_index
+from dias_video.stores.store import ShardStore, ShardWriter
 
 FLIPPED = "|flipped"  # end of the key of a mirrored video
 
@@ -123,7 +123,7 @@ def cache_features(
     """Write the features of every frame of ``source``, resized to ``size`` (H,W), in half precision.
 
     Continues where an interrupted run stopped. With several processes, each writes every ``parts``-th video; one of
-    them calls :func:`dias_video.shards.build_index` when all are done.
+    them calls :func:`dias_video.stores.store.build_index` when all are done.
 
     Args:
         flips: also store the features of the mirrored frames (twice the time and disk).
@@ -210,6 +210,3 @@ def _runs(frames: Sequence[int]) -> list[tuple[int, int]]:
     """Runs of consecutive frames as (start, stop)."""
     runs = [list(group) for _, group in groupby(enumerate(frames), lambda pair: pair[1] - pair[0])]
     return [(run[0][1], run[-1][1] + 1) for run in runs]
-
-
-__all__ = ["FeatureCache", "build_index", "cache_features", "cache_size", "cached_features", "encoder_hash"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dias_video.data.problems import Problems
-from dias_video.files import replace_file
+from dias_video.stores.files import replace_file
 
 FORMAT_VERSION = 1
 COUNTS_KEY = [FORMAT_VERSION, "frame_counts"]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dias_video.data.problems import Problem, check_videos, problems_of
 from dias_video.data.source import FileSource, Sample, VideoSource
 from dias_video.data.transforms import resize_video
-from dias_video.files import replace_file
+from dias_video.stores.files import replace_file
 from dias_video.visualize import draw_boxes, overlay
 
 SHEET_FRAMES = 4  # a video

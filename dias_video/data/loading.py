@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dias_video.data.source import Sample, VideoSource
-from dias_video.data.transforms import ClipTransform, Transform
+from dias_video.data.transforms import Transform
 
 
 class Features(Protocol):
@@ -130,6 +130,3 @@ def generator_of(*key: int) -> torch.Generator:
     """A CPU generator that is a function of the numbers in ``key`` (each at least 0)."""
     state = np.random.SeedSequence([int(k) for k in key]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))
-
-
-__all__ = ["ClipDataset", "ClipTransform", "Features", "generator_of", "read_clip"]

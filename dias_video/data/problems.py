@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 from tqdm import tqdm
 
 from dias_video.data.source import Sample, VideoInfo, VideoSource
-from dias_video.files import replace_file
+from dias_video.stores.files import replace_file
 
 OnError = Literal["raise", "skip_and_report"]
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dias_video.engine.checks import check_flag, check_integer
-from dias_video.files import READABLE, sha256, sync, writing
+from dias_video.stores.files import READABLE, sha256, sync, writing
 
 FORMAT_VERSION = 1
 CHECKSUMS = "checksums.json"

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dias_video.batch import Draws
+from dias_video.draws import Draws
 from dias_video.engine.checkpoint import Checkpoints, Saving
 from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
 from dias_video.engine.loader import KeyedDataset, Order, Share, batches, default_workers
 from dias_video.engine.ranks import Interrupted, Ranks, Signals
 from dias_video.engine.records import Records, sample_names
+from dias_video.engine.runlog import Logging, RunLog, check_folder
 from dias_video.engine.schedule import Optimization, Weight, check_weights, weight_at
 from dias_video.engine.sharding import full, join
 from dias_video.engine.state import TrainingState, seed_generators
-from dias_video.engine.tracking import Logging, RunLog, check_folder
-from dias_video.pretrained import load_weights
+from dias_video.pretrained.weights import load_weights
 
 Validate = Callable[[Any, int], Mapping[str, float]]
 Preview = Callable[[Any, Path], Sequence[Path]]

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dias_video.engine.checkpoint import read_state
 from dias_video.engine.sharding import local, part_of, whole
-from dias_video.pretrained import Configured, build
+from dias_video.pretrained.configured import Configured, build
 
 RAW, AVERAGE_WARMUP = "raw/", 10
 

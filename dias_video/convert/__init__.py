@@ -1,0 +1,1 @@
+"""Checkpoints of other programs in our modules, one file for each origin."""

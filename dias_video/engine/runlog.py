@@ -1,0 +1,201 @@
+"""What a run writes about itself: config.yaml, run.json, metrics.jsonl, and by wish wandb or tensorboard."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
+from dias_video.stores.files import replace_file
+from dias_video.stores.store import differences
+
+TRACKERS = ("none", "wandb", "tensorboard")
+PACKAGES = ("torch", "accelerate", "numpy", "timm", "safetensors", "dias-video")
+
+
+@dataclass(frozen=True)
+class Logging:
+    """A line of metrics every ``every`` steps (losses stay on the device between), and a tracker by wish.
+
+    ``peak_tflops``: what one device could do at best, in 1e12 operations a second in the precision used; then the
+    fraction of it that the model makes use of (MFU) is logged. ``bar``: show the run's progress on the terminal.
+    """
+
+    every: int = 50
+    tracking: str = "none"
+    peak_tflops: float | None = None
+    bar: bool = True
+
+    def __post_init__(self) -> None:
+        check_integer("logging.every", self.every, least=1)
+        check_choice("logging.tracking", self.tracking, TRACKERS)
+        if self.peak_tflops is not None:
+            check_number("logging.peak_tflops", self.peak_tflops, above=0)
+        check_flag("logging.bar", self.bar)
+
+
+def check_folder(out_dir: str | Path, resume: bool) -> None:
+    """Refuse to mix two runs in one folder.
+
+    Raises:
+        ValueError: the folder is not empty and ``resume`` is false, or it is a file.
+    """
+    out_dir = Path(out_dir)
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ValueError(f"out_dir={out_dir} is a file; name a folder")
+    if not resume and out_dir.is_dir() and any(out_dir.iterdir()):
+        raise ValueError(f"out_dir={out_dir} is not empty; continue that run with resume=true or name another folder")
+
+
+class RunLog:
+    """The record of a run. Every method does nothing on processes other than the main one."""
+
+    def __init__(self, out_dir: Path, tracking: str, active: bool, num_processes: int) -> None:
+        self.out_dir, self.active, self.num_processes = out_dir, active, num_processes
+        self.file = out_dir / "metrics.jsonl"
+        self.tracking = tracking
+        self._tracker: Any = None
+
+    def start(self, config: Mapping[str, Any], first_step: int) -> None:
+        """Describe this start of the run and drop the metrics of steps that will be done again."""
+        if not self.active:
+            return
+        self.out_dir.mkdir(parents=True, exist_ok=True)
+        self._write_config(dict(config))
+        self._write_start(first_step)
+        if self.file.exists():
+            kept = [line for line in self.file.read_text().splitlines() if _step(line) <= first_step]
+            replace_file(self.file, lambda aside: aside.write_text("".join(line + "\n" for line in kept)))
+        if self.tracking != "none":
+            self._guarded("start", lambda: self._open_tracker(dict(config)))
+
+    def write(self, row: Mapping[str, float | int]) -> None:
+        """Append one logged step."""
+        if not self.active:
+            return
+        values = {name: value if math.isfinite(value) else None for name, value in row.items()}  # JSON has no NaN
+        with self.file.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+        if self._tracker is not None:
+            self._guarded("log", lambda: self._track(row))
+
+    def show(self, step: int, files: Sequence[Path]) -> None:
+        """Hand pictures to the tracker: GIF or PNG files, named by their stems."""
+        if self._tracker is not None:
+            self._guarded("show pictures", lambda: self._show(step, files))
+
+    def close(self) -> None:
+        """Let the tracker finish."""
+        if self._tracker is not None:
+            self._guarded(
+                "close", lambda: self._tracker.finish() if self.tracking == "wandb" else self._tracker.close()
+            )
+            self._tracker = None
+
+    def _write_config(self, config: dict[str, Any]) -> None:
+        file = self.out_dir / "config.yaml"
+        if file.exists():
+            old = yaml.safe_load(file.read_text())
+            changed = [line for line in differences(old, config) if not line.startswith("resume ")]
+            if changed:
+                print(f"the run goes on with other settings: {'; '.join(changed)}", file=sys.stderr, flush=True)
+        replace_file(file, lambda aside: aside.write_text(yaml.safe_dump(config, sort_keys=False)))
+
+    def _write_start(self, first_step: int) -> None:
+        file = self.out_dir / "run.json"
+        before = json.loads(file.read_text()) if file.exists() else None
+        start = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "first_step": first_step,
+            "num_processes": self.num_processes,
+            "command": sys.argv,
+            "git_commit": git_commit(),
+            "python": platform.python_version(),
+            "packages": {name: _version(name) for name in PACKAGES},
+        }
+        if before is not None:
+            start["earlier_starts"] = [*before.pop("earlier_starts", []), before]
+        replace_file(file, lambda aside: aside.write_text(json.dumps(start, indent=1) + "\n"))
+
+    def _open_tracker(self, config: dict[str, Any]) -> None:
+        if self.tracking == "wandb":
+            wandb = importlib.import_module("wandb")
+            name = self.out_dir.resolve().name
+            self._tracker = wandb.init(project="dias-video", name=name, dir=str(self.out_dir), config=config)
+        else:
+            self._tracker = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(self.out_dir))
+
+    def _track(self, row: Mapping[str, float | int]) -> None:
+        if self.tracking == "wandb":
+            self._tracker.log(dict(row), step=int(row["step"]))
+            return
+        for name, value in row.items():
+            self._tracker.add_scalar(name, value, int(row["step"]))
+
+    def _show(self, step: int, files: Sequence[Path]) -> None:
+        if self.tracking == "wandb":
+            import wandb
+
+            shown = {
+                f"pictures/{file.stem}": wandb.Video(str(file), format="gif")
+                if file.suffix == ".gif"
+                else wandb.Image(str(file))
+                for file in files
+            }
+            self._tracker.log(shown, step=step)
+            return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for file in files:  # the page shows an encoded picture as it is, moving GIFs too
+            with Image.open(file) as picture:
+                image = Summary.Image(width=picture.width, height=picture.height, colorspace=3)
+            image.encoded_image_string = file.read_bytes()
+            values = Summary(value=[Summary.Value(tag=f"pictures/{file.stem}", image=image)])
+            self._tracker.file_writer.add_summary(values, step)
+
+    def _guarded(self, what: str, act: Any) -> None:
+        try:
+            act()
+        except Exception as error:  # whatever a tracker fails with, the run is worth more
+            print(f"warning: {self.tracking} can't {what} ({error}); going on without it", file=sys.stderr, flush=True)
+            self._tracker = None
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree this package lies in, with ``+changes`` when files differ; None outside git."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        status = subprocess.run(
+            ["git", "status", "--short", "-uno"], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):  # the line a killed process left half-written
+        return float("inf")

@@ -1,0 +1,173 @@
+"""Two honest baselines that every result stands beside: boxes that never move, and clusters of the frozen features.
+
+Each is told exactly as much as the model: the first frame's boxes where the model gets them, otherwise only the number
+of slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from typing import Protocol as Interface
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dias_video.data.source import Sample
+from dias_video.draws import Draws
+from dias_video.evaluation.methods import EDGES, first_boxes
+from dias_video.model.masks import maps_to_pixels
+
+
+class FrozenEncoder(Interface):
+    """What k-means needs of an encoder."""
+
+    grid: tuple[int, int]
+
+    def features(self, video: Tensor) -> Tensor:
+        """(B,T,3,H,W) uint8 to (B,T,N,C)."""
+        ...
+
+    def parameters(self) -> Iterator[Any]:
+        """Its weights, which tell the device."""
+        ...
+
+
+class FixedBoxes:
+    """The first frame's boxes, filled and held still for the whole video.
+
+    A pixel belongs to a box if its centre lies in it, and to the smallest one where several overlap (the box behind
+    is the one that is covered); the rest is background. It beats any model on videos in which nothing moves.
+    """
+
+    mask_source = "first-frame boxes"
+
+    def __call__(self, sample: Sample) -> Tensor:
+        """(T,H,W) int64: 0 background, k + 1 for box k.
+
+        Raises:
+            ValueError: the sample has no boxes.
+        """
+        num_frames, _, height, width = sample["video"].shape
+        boxes, valid = first_boxes(sample)
+        x = (torch.arange(width, dtype=torch.float64) + 0.5) / width
+        y = (torch.arange(height, dtype=torch.float64) + 0.5) / height
+        x0, y0, x1, y1 = boxes.double().unbind(1)  # (K,)
+        owner = torch.zeros(height, width, dtype=torch.int64)
+        for k in ((x1 - x0) * (y1 - y0)).argsort(descending=True, stable=True).tolist():
+            if valid[k]:
+                inside = ((y >= y0[k]) & (y < y1[k]))[:, None] & ((x >= x0[k]) & (x < x1[k]))
+                owner[inside] = k + 1
+        return owner.expand(num_frames, height, width)
+
+
+class KMeans:
+    """k-means on the frozen features of all frames of a video at once, so that a cluster is a track.
+
+    k is the number of first-frame boxes and one for the background where the model gets boxes, else its number of
+    slots. Features are scaled to unit length (spherical k-means), which scores higher than raw ones.
+
+    Args:
+        encoder: the model's.
+        num_slots: k without boxes.
+        boxes: count the sample's boxes instead.
+        seed: of the initial centres, with the video's id.
+        restarts: runs from different centres; the tightest wins.
+        iterations: at most, each run.
+        window: frames encoded at once.
+        follow_edges: of the frame, as the model's masks can.
+    """
+
+    def __init__(
+        self,
+        encoder: FrozenEncoder,
+        num_slots: int,
+        boxes: bool,
+        seed: int = 0,
+        restarts: int = 4,
+        iterations: int = 50,
+        window: int = 24,
+        follow_edges: bool = False,
+    ) -> None:
+        self.encoder, self.num_slots, self.boxes, self.seed = encoder, num_slots, boxes, seed
+        self.restarts, self.iterations, self.window = restarts, iterations, window
+        self.follow_edges = follow_edges
+        self.mask_source = "k-means on frozen features" + (EDGES if follow_edges else "")
+
+    @torch.no_grad()
+    def __call__(self, sample: Sample) -> Tensor:
+        """(T,H,W) int64 clusters. Distances become maps in pixels as slots' do, before the nearest centre is taken.
+
+        Raises:
+            ValueError: boxes are to be counted and the sample has none.
+        """
+        k = 1 + int(first_boxes(sample)[1].sum()) if self.boxes else self.num_slots
+        video = sample["video"]
+        features = sample.get("features")  # (T,N,C)
+        if features is None:
+            features = torch.cat([self._features(part) for part in video.split(self.window)])
+        features = F.normalize(features, dim=-1)
+        draws = Draws.for_videos(self.seed, [sample["video_id"]])
+        centres = kmeans(features.flatten(0, 1), k, draws, self.restarts, self.iterations)
+        size = (video.shape[-2], video.shape[-1])
+        labels = []
+        for tokens, frame in zip(features, video, strict=True):  # a frame at a time: k x H x W floats
+            distance = squared_distances(tokens, centres).T.reshape(k, *self.encoder.grid)
+            labels.append(maps_to_pixels(distance, size, frame if self.follow_edges else None).min(0).indices)
+        return torch.stack(labels)
+
+    def _features(self, video: Tensor) -> Tensor:
+        device = next(self.encoder.parameters()).device
+        return self.encoder.features(video[None].to(device))[0].float().cpu()
+
+
+def kmeans(points: Tensor, k: int, draws: Draws, restarts: int = 4, iterations: int = 50) -> Tensor:
+    """Centres (k,C) of the tightest of several runs of Lloyd's algorithm from k-means++ starts.
+
+    Args:
+        points: (P,C) float.
+        k: clusters.
+        draws: of one video; the same draws give the same centres.
+        restarts, iterations: how often to start, and how long to go on at most.
+    """
+    chosen = draws.uniform(restarts, k)[0]  # (restarts,k)
+    best, best_spread = points[:k], torch.inf
+    for numbers in chosen:
+        centres, spread = _lloyd(points, _plus_plus(points, numbers), iterations)
+        if spread < best_spread:
+            best, best_spread = centres, spread
+    return best
+
+
+def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
+    """(P,C) and (k,C) to (P,k)."""
+    return (points**2).sum(1, keepdim=True) - 2 * points @ centres.T + (centres**2).sum(1)
+
+
+def _plus_plus(points: Tensor, numbers: Tensor) -> Tensor:
+    """k starting points, each drawn with probability proportional to its squared distance to those before."""
+    weight = torch.ones(len(points), dtype=torch.float64)
+    nearest = torch.full_like(weight, torch.inf)
+    picked = []
+    for number in numbers.double():
+        total = weight.cumsum(0)
+        index = int(torch.searchsorted(total, number * total[-1], right=True).clamp(max=len(points) - 1))
+        picked.append(index)
+        nearest = nearest.minimum(squared_distances(points, points[index : index + 1])[:, 0].double())
+        weight = nearest.clamp(min=0)
+    return points[picked]
+
+
+def _lloyd(points: Tensor, centres: Tensor, iterations: int) -> tuple[Tensor, float]:
+    """Centres and the summed squared distance to them when the assignment no longer changes."""
+    owner = torch.full((len(points),), -1)
+    for _ in range(iterations):
+        before, owner = owner, squared_distances(points, centres).argmin(1)
+        if torch.equal(before, owner):
+            break
+        members = F.one_hot(owner, len(centres)).to(points.dtype)  # (P,k)
+        count = members.sum(0)[:, None]
+        # A cluster that lost its last member stays where it was.
+        centres = torch.where(count > 0, members.T @ points / count.clamp(min=1), centres)
+    return centres, float(squared_distances(points, centres).amin(1).double().sum())

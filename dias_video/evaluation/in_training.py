@@ -1,0 +1,69 @@
+"""Looking at a DIAS while it trains: scores and GIFs of a few validation videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from einops import rearrange
+from torch import Tensor
+
+from dias_video.data.loading import generator_of
+from dias_video.data.source import Sample, VideoSource
+from dias_video.data.transforms import Transform
+from dias_video.evaluation.methods import ModelTracks
+from dias_video.evaluation.protocols import VIDEO_FG, mean_of_defined, score_video
+from dias_video.model.dias import DIAS
+from dias_video.model.initializers import BoxInitializer
+from dias_video.visualize import overlay, side_by_side, write_gif
+
+
+class ClipValidation:
+    """Tracks the first frames of a source's first videos; the trainer's ``validate`` and ``preview``.
+
+    Args:
+        source: validation videos, with masks if they are to be scored.
+        transform: applied to every video (a resize).
+        num_videos, num_frames: how many, and of each the first so many frames.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+
+    def __init__(self, source: VideoSource, transform: Transform | None, num_videos: int, num_frames: int) -> None:
+        for name, value in (("num_videos", num_videos), ("num_frames", num_frames)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"validation.{name} must be an integer of at least 1, got {value!r}")
+        self.source, self.transform, self.num_frames = source, transform, num_frames
+        self.indices = range(min(num_videos, len(source)))
+        self.tracks: list[tuple[Sample, Tensor]] = []  # of the model that was scored last
+
+    def validate(self, model: DIAS, step: int) -> dict[str, float]:
+        """Means over the videos under the video-fg protocol, ``val/fg_ari``, ``val/mbo``, ``val/miou``."""
+        self.tracks = []
+        for index in self.indices:
+            sample = self._read(index)
+            boxes = isinstance(model.initializer, BoxInitializer) and sample.get("boxes") is not None
+            self.tracks.append((sample, ModelTracks(model, boxes)(sample)))
+        scores = [
+            score_video(pred, sample["masks"], (VIDEO_FG,), tracking=False)
+            for sample, pred in self.tracks
+            if sample.get("masks") is not None
+        ]
+        names = [name for name in (scores[0] if scores else {}) if name.count("/") == 1]  # not those of single frames
+        return {f"val/{name.split('/')[1]}": mean_of_defined([score[name] for score in scores]) for name in names}
+
+    def preview(self, model: DIAS, folder: Path) -> list[Path]:
+        """GIFs of what ``validate`` has just scored: frames | slots | true masks where there are any."""
+        files = []
+        for sample, pred in self.tracks:
+            video = sample["video"]
+            panels = {"video": rearrange(video, "t c h w -> t h w c"), "slots": overlay(video, pred)}
+            if sample.get("masks") is not None:
+                panels["truth"] = overlay(video, sample["masks"])
+            files.append(folder / f"{sample['video_id'].strip('/').replace('/', '_')}.gif")
+            write_gif(files[-1], side_by_side(list(panels.values()), list(panels)))
+        return files
+
+    def _read(self, index: int) -> Sample:
+        sample = self.source.read(index, range(min(self.num_frames, self.source.info(index).num_frames)))
+        return sample if self.transform is None else self.transform(sample, generator_of(0, 0, index))

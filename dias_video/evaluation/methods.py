@@ -1,0 +1,201 @@
+"""Where label maps come from in evaluation: a trained model, or files that any other program wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol as Interface
+from typing import runtime_checkable
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from dias_video.batch import VideoBatch
+from dias_video.data.source import Sample
+from dias_video.draws import Draws
+from dias_video.model.dias import DIAS
+from dias_video.model.initializers import BoxInitializer
+from dias_video.model.masks import maps_to_masks
+
+Maps = NDArray[np.integer]
+EDGES = ", following edges"  # said of masks in result files
+LAYOUT = "<video_id>.npz with one array (T,H,W), or a folder <video_id>/ of indexed PNGs, one a frame in name order"
+
+
+class Method(Interface):
+    """Turns a sample of the data contract into label maps."""
+
+    mask_source: str  # where the maps come from, for the result files
+
+    def __call__(self, sample: Sample) -> Tensor:
+        """(T,H,W) integers, one id a track; the size of ``sample["masks"]``."""
+        ...
+
+
+@runtime_checkable
+class BatchMethod(Method, Interface):
+    """A method that takes several videos of one shape at once, faster than one after the other."""
+
+    def batch(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """The maps of each."""
+        ...
+
+
+class ModelTracks:
+    """Tracks of a DIAS.
+
+    Args:
+        model: in evaluation mode and on its device.
+        boxes: give it the first frame's boxes.
+        window: frames encoded at once.
+        seed: of the query noise.
+        rehearse: without boxes, go through the first window forth and back before it is tracked.
+        follow_edges: masks end where colours change in the frame, not where cells of the feature grid do.
+
+    Raises:
+        ValueError: boxes for a model that can't take them.
+    """
+
+    def __init__(
+        self,
+        model: DIAS,
+        boxes: bool,
+        window: int = 24,
+        seed: int = 0,
+        rehearse: bool = False,
+        follow_edges: bool = False,
+    ) -> None:
+        if boxes and not isinstance(model.initializer, BoxInitializer):
+            raise ValueError("this model starts from learned queries and takes no boxes; set boxes=false")
+        self.model, self.boxes, self.window, self.seed = model, boxes, window, seed
+        self.rehearse, self.follow_edges = rehearse, follow_edges
+        self.mask_source = model.mask_source + (EDGES if follow_edges else "")
+
+    def __call__(self, sample: Sample) -> Tensor:
+        """(T,H,W) track ids, those of ``DIAS.track``.
+
+        Raises:
+            ValueError: boxes are wanted and the sample has none.
+        """
+        return self.batch([sample])[0]
+
+    @torch.no_grad()
+    def batch(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Maps of several videos of one shape (T,3,H,W), encoded together; what they are does not depend on the others.
+
+        Raises:
+            ValueError: boxes are wanted and a sample has none.
+        """
+        device = next(self.model.parameters()).device
+        boxes, valid = None, None
+        if self.boxes:
+            pairs = [first_boxes(sample) for sample in samples]
+            boxes = pad_sequence([box for box, _ in pairs], batch_first=True)[:, None].float()  # (B,1,K,4)
+            valid = pad_sequence([one for _, one in pairs], batch_first=True)[:, None]  # (B,1,K)
+        draws, state = Draws.for_videos(self.seed, ["video"] * len(samples)), None  # as ``track`` draws
+        masks: list[list[Tensor]] = [[] for _ in samples]
+        for start in range(0, len(samples[0]["video"]), self.window):
+            frames = slice(start, start + self.window)
+            video = torch.stack([sample["video"][frames] for sample in samples])
+            index = torch.arange(video.shape[1]).expand(len(samples), -1)
+            names = [sample["video_id"] for sample in samples]
+            batch = VideoBatch(video, names, index, index >= 0, boxes=boxes, box_valid=valid)
+            if "features" in samples[0]:
+                batch.features = torch.stack([sample["features"][frames] for sample in samples])
+            batch = batch.to(device)
+            found = self.model.encode(batch, draws, state, self.rehearse)
+            state = found.state
+            size = (video.shape[-2], video.shape[-1])
+            for b, pieces in enumerate(masks):
+                edges_of = batch.video[b] if self.follow_edges else None
+                pieces.append(maps_to_masks(found.maps[b], found.mask[b], found.track_id[b], size, edges_of).cpu())
+        return [torch.cat(pieces) for pieces in masks]
+
+
+class PredictionFiles:
+    """Label maps from files: indexed PNGs (mode P or greyscale) or npz.
+
+    Args:
+        folder: holds, for each video, ``<video_id>.npz`` with one integer array (T,H,W), or a folder ``<video_id>/``
+            with a PNG a frame. A video id with slashes is a path of folders.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+
+    mask_source = "files"
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise ValueError(f"predictions={folder} is not a folder; it should hold {LAYOUT}")
+
+    def __call__(self, sample: Sample) -> Tensor:
+        """(T,H,W) int64 ids.
+
+        Raises:
+            ValueError: a file is missing, damaged, holds no integer ids, or the frames are too few.
+        """
+        base = self.folder / sample["video_id"]
+        if not base.resolve().is_relative_to(self.folder.resolve()):
+            raise ValueError(f"video id {sample['video_id']!r} leads out of {self.folder}; rename the video")
+        archive = base.with_name(base.name + ".npz")
+        if archive.is_file():
+            maps = _read_npz(archive)
+        elif base.is_dir():
+            maps = _read_pngs(base)
+        else:
+            raise ValueError(f"no prediction for {sample['video_id']} in {self.folder}; it should hold {LAYOUT}")
+        if len(maps) != sample["num_frames"]:
+            raise ValueError(
+                f"{base} has {len(maps)} frames, the video has {sample['num_frames']}; predict every frame"
+            )
+        return torch.from_numpy(maps.astype(np.int64))[sample["frame_index"]]
+
+
+def first_boxes(sample: Sample) -> tuple[Tensor, Tensor]:
+    """Boxes (K,4) and validity (K,) of a sample's first frame.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if sample.get("boxes") is None:
+        raise ValueError(f"{sample['video_id']} has no boxes; set boxes=false")
+    return sample["boxes"][0], sample["box_valid"][0]
+
+
+def _read_npz(file: Path) -> Maps:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            names = list(archive)
+            maps = archive[names[0]] if len(names) == 1 else None
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
+        raise ValueError(f"{file} can't be read ({error}); write it again with numpy.savez_compressed") from error
+    if maps is None or maps.ndim != 3 or not np.issubdtype(maps.dtype, np.integer):
+        raise ValueError(f"{file} must hold one integer array (T,H,W), it holds {len(names)}: {', '.join(names)}")
+    return maps
+
+
+def _read_pngs(folder: Path) -> Maps:
+    files = sorted(folder.glob("*.png"))
+    if not files:
+        raise ValueError(f"{folder} holds no PNG files; write one a frame")
+    frames: list[Maps] = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                frame = np.asarray(image)
+                mode = image.mode
+        except OSError as error:
+            raise ValueError(f"{file} can't be read ({error}); write it again") from error
+        if frame.ndim != 2:
+            raise ValueError(f"{file} is a colour image ({mode}); predictions must be indexed or greyscale PNGs of ids")
+        if frames and frame.shape != frames[0].shape:
+            raise ValueError(f"{file} has another size than {files[0].name}; give all frames one size")
+        frames.append(frame)
+    return np.stack(frames)

@@ -1,0 +1,141 @@
+"""Recognition probe (the paper's section 4.2): what a small MLP reads from a slot, an object's classes and its box.
+
+In every frame slots are assigned to objects one-to-one by the IoU of their masks; the probe sees a slot alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from dias_video.model.masks import maps_to_masks
+
+
+class ObjectSlots(NamedTuple):
+    """Slots that were assigned to objects, M in all."""
+
+    slots: Tensor  # (M,D) float
+    boxes: Tensor  # (M,4) normalised xyxy
+    classes: dict[str, Tensor]  # attribute -> (M,) int64
+
+
+def object_slots(
+    slots: Tensor, mask: Tensor, maps: Tensor, true: Tensor, boxes: Tensor, classes: dict[str, Tensor]
+) -> ObjectSlots:
+    """Assign the slots of one video to its objects, frame by frame, maximising IoU; pairs without overlap are dropped.
+
+    Args:
+        slots, mask, maps: (T,S,D), (T,S) bool and (T,S,h,w) of the encoded video.
+        true: (T,H,W) instance ids, 0 background, -1 void.
+        boxes: (T,K,4); ``boxes[:,k]`` belongs to id k + 1.
+        classes: attribute -> (K,) int64 of every object.
+    """
+    num_slots, num_objects = slots.shape[1], boxes.shape[1]
+    index = torch.arange(num_slots).expand(len(slots), -1)
+    owner = maps_to_masks(maps, mask, index, (true.shape[1], true.shape[2])).long()  # (T,H,W) slots
+    kept: list[tuple[int, int, int]] = []  # frame, slot, object
+    for t, (own, ids) in enumerate(zip(owner, true.long(), strict=True)):
+        seen = (ids >= 0) & (own >= 0)
+        pairs = own[seen] * (num_objects + 1) + ids[seen]
+        table = pairs.bincount(minlength=num_slots * (num_objects + 1)).view(num_slots, -1)  # (S,K+1) pixels
+        union = table.sum(1, keepdim=True) + table.sum(0) - table
+        iou = (table / union.clamp_min(1))[:, 1:]
+        rows, columns = linear_sum_assignment(iou.numpy(), maximize=True)
+        kept += [(t, s, k) for s, k in zip(rows.tolist(), columns.tolist(), strict=True) if iou[s, k] > 0]
+    frame, slot, item = torch.tensor(kept, dtype=torch.int64).reshape(-1, 3).unbind(1)
+    own_classes = {name: value[item] for name, value in classes.items()}
+    return ObjectSlots(slots[frame, slot].float(), boxes[frame, item], own_classes)
+
+
+def joined(parts: list[ObjectSlots]) -> ObjectSlots:
+    """The slots of several videos."""
+    names = parts[0].classes
+    return ObjectSlots(
+        torch.cat([p.slots for p in parts]),
+        torch.cat([p.boxes for p in parts]),
+        {name: torch.cat([p.classes[name] for p in parts]) for name in names},
+    )
+
+
+class RecognitionProbe(nn.Module):
+    """An MLP with one hidden layer; slots are standardised by what the training slots were like."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, train: ObjectSlots, num_classes: dict[str, int], hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", train.slots.mean(0))
+        self.register_buffer("scale", train.slots.std(0).clamp_min(1e-6))
+        self.hidden = nn.Linear(train.slots.shape[1], hidden)
+        self.box = nn.Linear(hidden, 4)
+        self.classes = nn.ModuleDict({name: nn.Linear(hidden, count) for name, count in num_classes.items()})
+
+    def forward(self, slots: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Slots (M,D) to boxes (M,4) and, by attribute, logits (M,classes)."""
+        x = F.gelu(self.hidden((slots - self.mean) / self.scale))
+        return self.box(x), {name: head(x) for name, head in self.classes.items()}
+
+
+def fit_probe(
+    train: ObjectSlots,
+    num_classes: dict[str, int],
+    hidden: int = 256,
+    steps: int = 2000,
+    batch_size: int = 256,
+    lr: float = 1e-3,
+    seed: int = 0,
+) -> RecognitionProbe:
+    """Train with Adam on cross-entropies and the squared error of boxes in units of their standard deviation.
+
+    Raises:
+        ValueError: fewer than two slots were assigned to objects.
+    """
+    if len(train.slots) < 2:
+        raise ValueError(
+            f"of the slots of the training videos {len(train.slots)} overlap an object, and a probe needs at least 2; "
+            f"take more videos or a better model"
+        )
+    torch.manual_seed(seed)
+    probe = RecognitionProbe(train, num_classes, hidden)
+    unit = train.boxes.std(0).clamp_min(1e-6)
+    optimizer = torch.optim.Adam(probe.parameters(), lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        chosen = torch.randint(len(train.slots), (batch_size,))
+        boxes, logits = probe(train.slots[chosen])
+        loss = ((boxes - train.boxes[chosen]) / unit).square().mean()
+        for name, value in logits.items():
+            loss = loss + F.cross_entropy(value, train.classes[name][chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return probe
+
+
+@torch.no_grad()
+def score_probe(probe: RecognitionProbe, test: ObjectSlots) -> dict[str, float]:
+    """``<attribute>/top1``, beside it ``<attribute>/most_frequent`` (always saying the commonest), and ``box/r2``.
+
+    R2 is 1 - residual / total sum of squares, mean over the four coordinates.
+
+    Raises:
+        ValueError: no slot was assigned to an object.
+    """
+    if not len(test.slots):
+        raise ValueError("no slot overlaps an object in the test videos; there is nothing to score")
+    boxes, logits = probe(test.slots)
+    scores = {}
+    for name, value in logits.items():
+        true = test.classes[name]
+        scores[f"{name}/top1"] = float((value.argmax(1) == true).double().mean())
+        scores[f"{name}/most_frequent"] = float(true.bincount().max() / len(true))
+    residual = (boxes - test.boxes).double().square().sum(0)
+    total = (test.boxes - test.boxes.mean(0)).double().square().sum(0)
+    scores["box/r2"] = float((1 - residual / total).mean())
+    return scores

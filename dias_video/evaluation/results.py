@@ -1,0 +1,143 @@
+"""The files an evaluation leaves: ``metrics.json`` with averages, ``videos.csv`` with a row a video and method."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dias_video.data.problems import problems_of
+from dias_video.evaluation.protocols import Protocol
+from dias_video.evaluation.scoring import FACTS, Videos, VideoScores
+from dias_video.stores.files import replace_file
+
+MAIN = "model"  # the method whose measures carry no prefix
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What was scored, and how: stands in every result file."""
+
+    source: str  # class of the data source
+    split: str  # as the source names it, or a frozen split of ``splits.py``
+    condition: str  # what the model was told: "boxes", "none", "none, rehearsed", or "not stated" for files
+    mask_sources: Mapping[str, str]  # of every method
+    checkpoint: str | None = None  # folder
+    checkpoint_hash: str | None = None  # SHA-256 of its model.safetensors
+    num_slots: int | None = None
+    seed: int = 0
+
+
+def prefix(method: str) -> str:
+    """What stands before a method's measures in ``metrics.json``."""
+    return "" if method == MAIN else f"{method}/"
+
+
+def report(
+    scores: Mapping[str, VideoScores], videos: Videos, protocols: Sequence[Protocol], setting: Setting
+) -> dict[str, Any]:
+    """Content of ``metrics.json``: ``about`` and, flat, ``<protocol>/<measure>`` of the model.
+
+    Other methods' measures are prefixed by their name; what is undefined is None.
+
+    Raises:
+        ValueError: a method's videos are not complete.
+    """
+    any_method = next(iter(scores.values()))
+    instances = any_method.column("instances")
+    sizes = {f"{int(h)}x{int(w)}" for h, w in zip(any_method.column("height"), any_method.column("width"), strict=True)}
+    about: dict[str, Any] = {
+        "protocols": {protocol.name: protocol.description for protocol in protocols},
+        "source": setting.source,
+        "split": setting.split,
+        "videos": len(instances),
+        "videos_in_split": videos.in_split,
+        "excluded": [problem.name for problem in problems_of(videos.source) if not problem.harmless],
+        "frames": int(sum(any_method.column("frames"))),
+        "max_frames": videos.max_frames,
+        "resolution": sorted(sizes),  # HxW of the masks scored
+        "single_instance_videos": instances.count(1),
+        "videos_without_instances": instances.count(0),
+        "condition": setting.condition,
+        "mask_source": dict(setting.mask_sources),
+        "checkpoint": setting.checkpoint,
+        "checkpoint_hash": setting.checkpoint_hash,
+        "seed": setting.seed,
+    }
+    if setting.num_slots is not None:
+        about["slots"] = setting.num_slots
+        about["videos_with_more_instances_than_slots"] = sum(number + 1 > setting.num_slots for number in instances)
+    measures = {
+        f"{prefix(method)}{name}": None if math.isnan(value) else value
+        for method, collected in scores.items()
+        for name, value in collected.summary().items()
+    }
+    return {"about": about, **measures}
+
+
+def write_results(
+    out_dir: str | Path,
+    scores: Mapping[str, VideoScores],
+    videos: Videos,
+    protocols: Sequence[Protocol],
+    setting: Setting,
+) -> dict[str, Any]:
+    """Write ``videos.csv`` and ``metrics.json`` into ``out_dir`` (made if absent) and return the content of the latter.
+
+    Nothing is written unless every video of every method has a score.
+
+    Raises:
+        ValueError: a method's videos are not complete.
+    """
+    content = report(scores, videos, protocols, setting)
+    rows = _rows(scores, protocols, setting)
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+
+    def write_table(file: Path) -> None:
+        with file.open("w", newline="") as opened:
+            writer = csv.DictWriter(opened, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    replace_file(out_dir / "videos.csv", write_table)
+    replace_file(out_dir / "metrics.json", lambda file: file.write_text(json.dumps(content, indent=1) + "\n"))
+    return content
+
+
+def summary_table(content: Mapping[str, Any], methods: Sequence[str], protocols: Sequence[Protocol]) -> str:
+    """The headline measures as a Markdown table, a row a method."""
+    columns = [f"{p.name}/{name}" for p in protocols for name in (p.ari_name, "mbo", "miou")]
+    lines = [["method", *columns], ["---"] * (1 + len(columns))]
+    for method in methods:
+        values = [content[f"{prefix(method)}{column}"] for column in columns]
+        lines.append([method, *("-" if value is None else f"{value:.3f}" for value in values)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _rows(
+    scores: Mapping[str, VideoScores], protocols: Sequence[Protocol], setting: Setting
+) -> list[dict[str, str | int | float | None]]:
+    """A row a method and video: what it is, the facts as integers, the measures in full precision."""
+    rows: list[dict[str, str | int | float | None]] = []
+    for method, collected in scores.items():
+        for index, video_id in enumerate(collected.video_ids):
+            numbers = collected.rows[index]
+            rows.append(
+                {
+                    "method": method,
+                    "video_id": video_id,
+                    "split": setting.split,
+                    "condition": setting.condition,
+                    "protocols": "+".join(protocol.name for protocol in protocols),
+                    "mask_source": setting.mask_sources[method],
+                    "checkpoint_hash": setting.checkpoint_hash,
+                    **{name: int(numbers[name]) for name in FACTS},
+                    **{k: None if math.isnan(v) else v for k, v in numbers.items() if k not in FACTS},
+                }
+            )
+    return rows

@@ -1,0 +1,104 @@
+"""Autoregressive decoding in fixed orders (paper eq. 16-17)."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from dias_video.draws import Draws
+from dias_video.model.decoders.decoded import Decoded, check_tokens
+from dias_video.model.decoders.slot_transformer import SlotTransformer
+from dias_video.pretrained.configured import Configured
+
+
+class CausalDecoder(Configured, nn.Module):
+    """Autoregressive decoding in fixed orders (eq. 16-17): one raster order (SLATE), or the nine of SPOT.
+
+    Each order has its own beginning-of-sequence token; tokens attend to earlier ones only. In training an order is
+    drawn for every frame, in evaluation it is the raster order. Slots without features are decoded one token after the
+    other from what was decoded before: N times the work.
+
+    Args:
+        grid: (h,w) of the tokens; N = h*w.
+        num_orders: 1 (random AR off: causal raster) or 9.
+    """
+
+    orders: Tensor
+
+    def __init__(
+        self,
+        feature_dim: int,
+        slot_dim: int,
+        grid: tuple[int, int],
+        width: int,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        mlp_ratio: int = 4,
+        num_orders: int = 1,
+    ) -> None:
+        super().__init__()
+        if num_orders not in (1, 9):
+            raise ValueError(f"num_orders must be 1 (raster) or 9 (SPOT's), got {num_orders}")
+        self.num_tokens = grid[0] * grid[1]
+        self.register_buffer("orders", fixed_orders(*grid)[:num_orders], persistent=False)  # (orders,N)
+        self.project_tokens = nn.Sequential(nn.Linear(feature_dim, width, bias=False), nn.LayerNorm(width))
+        self.begin = nn.Parameter(torch.randn(num_orders, width) * width**-0.5)  # E_bos
+        self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.num_tokens, width)))
+        self.transformer = SlotTransformer(slot_dim, width, num_layers, num_heads, mlp_ratio)
+        self.readout = nn.Identity() if width == feature_dim else nn.Linear(width, feature_dim)
+
+    def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
+        """Slots (B,T,S,D) to tokens (B,T,N,C); ``draws`` choose the orders, without them it is the first."""
+        batch, frames = slots.shape[:2]
+        check_tokens(target, (batch, frames, self.num_tokens))
+        slots, mask = slots.flatten(0, 1), mask.flatten(0, 1)
+        if draws is None:
+            which = torch.zeros(batch * frames, dtype=torch.int64, device=slots.device)
+        else:
+            which = (draws.uniform(frames) * len(self.orders)).long().flatten().to(slots.device)
+        order = self.orders[which]  # (F,N) I^j
+        if target is None:
+            x, attention = self._generate(slots, mask, which, order)
+        else:
+            known = self.project_tokens(_gather(target.flatten(0, 1), order)[:, :-1])  # (F,N-1,width)
+            x, attention = self._pass(known, slots, mask, which, order)
+        back = order.argsort(-1)
+        return Decoded(
+            rearrange(_gather(self.readout(x), back), "(b t) n c -> b t n c", b=batch),
+            rearrange(_gather(attention, back), "(b t) n s -> b t s n", b=batch),
+            torch.ones(batch, frames, self.num_tokens, dtype=torch.bool, device=slots.device),
+        )
+
+    def _pass(self, known: Tensor, slots: Tensor, mask: Tensor, which: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict token i from the tokens before it; ``known`` (F,n,width) projected tokens in order, n < N."""
+        x = torch.cat([self.begin[which][:, None], known], 1)  # (F,n+1,width) eq. 16
+        x = x + self.positions[order[:, : x.shape[1]]]
+        return self.transformer(x, slots, mask, causal=True)  # eq. 17
+
+    def _generate(self, slots: Tensor, mask: Tensor, which: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+        known = slots.new_zeros(len(slots), 0, self.begin.shape[-1])
+        for _ in range(self.num_tokens):
+            x, attention = self._pass(known, slots, mask, which, order)
+            known = torch.cat([known, self.project_tokens(self.readout(x[:, -1:]))], 1)
+        return x, attention
+
+
+def fixed_orders(height: int, width: int) -> Tensor:
+    """Nine ways (9,N) to walk a grid: rows and columns from each of the four corners, and a spiral inwards.
+
+    The first is raster order. SPOT (Kakogeorgiou et al. 2024) uses nine such orders.
+    """
+    cells = torch.arange(height * width).view(height, width)
+    corners = [cells, cells.flip(1), cells.flip(0), cells.flip(0, 1)]
+    walks = [c.flatten() for c in corners] + [c.T.flatten() for c in corners]
+    spiral, rest = [], cells
+    while rest.numel():
+        spiral.append(rest[0])
+        rest = rest[1:].T.flip(0)
+    return torch.stack([*walks, torch.cat(spiral)])
+
+
+def _gather(tokens: Tensor, order: Tensor) -> Tensor:
+    """Tokens (F,N,C) in the order (F,N)."""
+    return tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[-1]))

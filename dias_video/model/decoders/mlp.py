@@ -1,0 +1,33 @@
+"""Spatial broadcast decoding (DINOSAUR)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from dias_video.draws import Draws
+from dias_video.model.decoders.decoded import Decoded, check_tokens
+from dias_video.model.layers import masked_softmax
+from dias_video.pretrained.configured import Configured
+
+
+class MLPDecoder(Configured, nn.Module):
+    """Spatial broadcast: every slot is decoded at every position, and the slots are mixed (DINOSAUR)."""
+
+    def __init__(self, feature_dim: int, slot_dim: int, num_tokens: int, hidden: int, num_layers: int = 4) -> None:
+        super().__init__()
+        self.num_tokens = num_tokens
+        self.positions = nn.Parameter(torch.randn(num_tokens, slot_dim) * slot_dim**-0.5)
+        widths = [slot_dim] + [hidden] * (num_layers - 1)
+        hidden_layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(widths)]
+        self.mlp = nn.Sequential(*hidden_layers, nn.Linear(widths[-1], feature_dim + 1))
+
+    def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
+        """Slots (B,T,S,D) to tokens (B,T,N,C); ``target`` and ``draws`` change nothing."""
+        check_tokens(target, (*slots.shape[:2], self.num_tokens))
+        parts = self.mlp(slots[..., None, :] + self.positions)  # (B,T,S,N,C+1)
+        alpha = masked_softmax(parts[..., -1], mask[..., None], dim=2)  # (B,T,S,N)
+        mixed = (parts[..., :-1] * alpha[..., None].to(parts.dtype)).sum(2)  # (B,T,N,C)
+        return Decoded(mixed, alpha, torch.ones_like(alpha[:, :, 0], dtype=torch.bool))

@@ -1,0 +1,110 @@
+"""Random autoregressive decoding (paper eq. 18-23)."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from dias_video.draws import Draws
+from dias_video.model.decoders.decoded import Decoded, check_tokens
+from dias_video.model.decoders.slot_transformer import SlotTransformer
+from dias_video.pretrained.configured import Configured
+
+MODES = ("parallel", "next_token")
+SCORED = ("all", "unknown")
+
+
+class RandomARDecoder(Configured, nn.Module):
+    """Random autoregressive decoding (eq. 18-23).
+
+    Args:
+        feature_dim: C of the reconstructed tokens.
+        slot_dim: D.
+        num_tokens: N, for the learned 1-D positions E_p.
+        width: of the Transformer; the released configuration uses C, and then tokens leave it without a readout.
+        mode: ``parallel``: every unknown token is predicted at once (as released); the known prefix has uniform length
+            with probability 1/2, otherwise ``short_prefix`` of N. ``next_token``: one mask token follows the known
+            prefix, and only it is predicted (eq. 18-23 to the letter; n# is uniform in 0..N-1, since after all N none
+            is next).
+        scored: which tokens the loss of ``parallel`` counts, ``all`` (as released) or ``unknown``.
+        short_prefix: 0.1 as released. 0 trains what predicted slots are decoded with, no token known at all, and makes
+            the decoder rely on slots where a few tokens tell much of an image.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        slot_dim: int,
+        num_tokens: int,
+        width: int,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        mlp_ratio: int = 4,
+        mode: str = "parallel",
+        scored: str = "all",
+        short_prefix: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if mode not in MODES:
+            raise ValueError(f"the decoding mode must be one of {MODES}, got {mode!r}")
+        if scored not in SCORED:
+            raise ValueError(f"scored must be one of {SCORED}, got {scored!r}")
+        if not 0 <= short_prefix < 1:
+            raise ValueError(f"short_prefix is a part of the tokens, from 0 to below 1, got {short_prefix}")
+        self.short_prefix = short_prefix
+        self.mode, self.scored, self.num_tokens = mode, scored, num_tokens
+        self.project_tokens = nn.Sequential(nn.Linear(feature_dim, width, bias=False), nn.LayerNorm(width))
+        self.mask_token = nn.Parameter(torch.randn(width) * width**-0.5)  # E_m
+        self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_tokens, width)))  # E_p
+        self.transformer = SlotTransformer(slot_dim, width, num_layers, num_heads, mlp_ratio)
+        self.readout = nn.Identity() if width == feature_dim else nn.Linear(width, feature_dim)
+
+    def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
+        """Slots (B,T,S,D), live where ``mask`` (B,T,S), to tokens (B,T,N,C); the module says what the others do."""
+        shape = (*slots.shape[:2], self.num_tokens)  # B T N
+        check_tokens(target, shape)
+        slots, mask = slots.flatten(0, 1), mask.flatten(0, 1)  # (F,S,D) (F,S), F = B*T frames
+        num_frames = len(slots)
+        positions = self.positions.expand(num_frames, -1, -1)  # (F,N,width)
+        if target is None or draws is None:
+            # Position order; either every token is known or none is.
+            known = self.mask_token.expand_as(positions) if target is None else self._tokens(target)
+            x, attention = self.transformer(known + positions, slots, mask)
+            scored = torch.ones(shape, dtype=torch.bool, device=slots.device)
+            return self._decoded(x, attention, scored, shape)
+
+        order = draws.uniform(*shape[1:]).flatten(0, 1).to(slots.device).argsort(-1)  # (F,N) I of eq. 19
+        place = order.argsort(-1)  # (F,N) where each token went: I inverted
+        length = self._prefix_length(draws, shape[1]).flatten().to(slots.device)  # (F,) n# of eq. 18
+        # What is known is decided by a token's place in the order, so the sequence itself need not be permuted: a
+        # Transformer with positions added is equivariant to its order.
+        known_here = place < length[:, None]  # (F,N) I[:n#]
+        tokens = torch.where(known_here[..., None], self._tokens(target), self.mask_token.to(slots.dtype))  # eq. 21
+        if self.mode == "parallel":
+            x, attention = self.transformer(tokens + positions, slots, mask)  # eq. 20, 22: every unknown place at once
+            scored = torch.ones_like(known_here) if self.scored == "all" else ~known_here
+        else:
+            scored = place == length[:, None]  # the one token to predict
+            seen = known_here | scored  # (F,N) I[:n# + 1] of eq. 20
+            x, attention = self.transformer(tokens + positions, slots, mask, keys=seen)  # eq. 22
+        return self._decoded(x, attention, scored.view(shape), shape)
+
+    def _tokens(self, target: Tensor) -> Tensor:
+        return self.project_tokens(target.flatten(0, 1))  # (F,N,width)
+
+    def _prefix_length(self, draws: Draws, num_frames: int) -> Tensor:
+        """(B,T) int64, how many tokens are known."""
+        uniform = (draws.uniform(num_frames) * self.num_tokens).long()  # 0..N-1
+        if self.mode == "next_token":
+            return uniform
+        short = torch.full_like(uniform, int(self.short_prefix * self.num_tokens))
+        return torch.where(draws.uniform(num_frames) < 0.5, uniform, short)
+
+    def _decoded(self, x: Tensor, attention: Tensor, scored: Tensor, shape: tuple[int, int, int]) -> Decoded:
+        batch, frames, _ = shape
+        return Decoded(
+            rearrange(self.readout(x), "(b t) n c -> b t n c", b=batch, t=frames),
+            rearrange(attention, "(b t) n s -> b t s n", b=batch, t=frames),
+            scored,
+        )

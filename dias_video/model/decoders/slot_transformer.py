@@ -1,0 +1,64 @@
+"""Transformer over slots that several decoders share: tokens ask, slots answer."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dias_video.model.layers import MLP, CrossAttention, SelfAttention
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm Transformer decoder layer without bias: self-attention, cross-attention to slots, MLP.
+
+    ``first``: the input was normalised before the residual stream starts, so there is no norm before self-attention.
+    ``self_attention=False`` leaves tokens independent of one another (SlotMixer).
+    """
+
+    def __init__(
+        self, width: int, num_heads: int, mlp_ratio: int, first: bool = False, self_attention: bool = True
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.Identity() if first else nn.LayerNorm(width, bias=False)
+        self.self_attention = SelfAttention(width, num_heads) if self_attention else None
+        self.norm2 = nn.LayerNorm(width, bias=False)
+        self.cross_attention = CrossAttention(width, num_heads)
+        self.norm3 = nn.LayerNorm(width, bias=False)
+        self.mlp = MLP(width, mlp_ratio * width, bias=False)
+
+    def forward(
+        self, x: Tensor, memory: Tensor, mask: Tensor, keys: Tensor | None, causal: bool, weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (F,N,width) and slots ``memory`` (F,S,width) to x and, with ``weights``, attention (F,N,S)."""
+        if self.self_attention is not None:
+            x = x + self.self_attention(self.norm1(x), keys, causal)
+        update, attention = self.cross_attention(self.norm2(x), memory, mask, weights)
+        x = x + update
+        return x + self.mlp(self.norm3(x)), attention
+
+
+class SlotTransformer(nn.Module):
+    """Tokens (F,N,width) through decoder layers over projected slots; A_d is the last layer's, mean over heads."""
+
+    def __init__(
+        self, slot_dim: int, width: int, num_layers: int, num_heads: int, mlp_ratio: int, self_attention: bool = True
+    ) -> None:
+        super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        self.project_slots = nn.Sequential(nn.Linear(slot_dim, width, bias=False), nn.LayerNorm(width))
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, num_heads, mlp_ratio, i == 0, self_attention) for i in range(num_layers)
+        )
+
+    def forward(
+        self, x: Tensor, slots: Tensor, mask: Tensor, keys: Tensor | None = None, causal: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Returns tokens (F,N,width) and attention (F,N,S)."""
+        memory = self.project_slots(slots)
+        x = self.norm(x)
+        attention = None
+        for i, layer in enumerate(self.layers):
+            x, attention = layer(x, memory, mask, keys, causal, weights=i == len(self.layers) - 1)
+        assert attention is not None
+        return x, attention

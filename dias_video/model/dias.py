@@ -1,0 +1,338 @@
+"""Temporal DIAS: encode every frame at once, aggregate frame by frame, decode every frame at once.
+
+An image is a video of one frame. Equation numbers are the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dias_video.batch import CarryState, SlotSequence, Tracks, VideoBatch
+from dias_video.draws import Draws
+from dias_video.model.aggregator import Aggregator
+from dias_video.model.decoders.causal import CausalDecoder
+from dias_video.model.decoders.mlp import MLPDecoder
+from dias_video.model.decoders.random_ar import RandomARDecoder
+from dias_video.model.decoders.slot_mixer import SlotMixerDecoder
+from dias_video.model.encoders import TimmEncoder, TinyEncoder
+from dias_video.model.initializers import BoxInitializer, GaussianInitializer
+from dias_video.model.losses import TEACHERS, distillation_loss, reconstruction_loss, similarity_loss
+from dias_video.model.masks import maps_to_masks
+from dias_video.model.projection import Projection
+from dias_video.model.redundancy import cosine_distance, merge_redundant_slots
+from dias_video.model.transition import Transition
+from dias_video.pretrained.configured import Configured
+
+Encoder = TimmEncoder | TinyEncoder
+Initializer = GaussianInitializer | BoxInitializer
+Decoder = RandomARDecoder | CausalDecoder | MLPDecoder | SlotMixerDecoder
+
+CARRIES = ("reseed", "persist")
+MASK_SOURCES = ("decoder", "aggregation")
+
+
+class Scan(NamedTuple):
+    """What the pass over frames leaves behind, frames stacked."""
+
+    slots: Tensor  # (B,T,S,D)
+    mask: Tensor  # (B,T,S) bool
+    track_id: Tensor  # (B,T,S) int64
+    first: Tensor  # (B,T,S,N) A_a^1
+    last: Tensor  # (B,T,S,N) A_a
+    state: CarryState
+
+
+class DIAS(Configured, nn.Module):
+    """Slot attention with re-initialisation and self-distillation, carried over frames.
+
+    Args:
+        encoder: frozen; its tokens are the input and the reconstruction target Y = Z.
+        projection: tokens for Slot Attention.
+        initializer: queries of the first frame, and of freed slots later.
+        aggregator: re-initialised aggregation.
+        transition: slots of a frame to queries of the next.
+        decoder: phi_d.
+        first_iterations, later_iterations: i_a on the first frame and on the others.
+        carry: ``reseed``: a slot that is off at t starts anew from the initializer's Gaussian at t + 1; ``persist``: it
+            stays off.
+        teacher: self-distillation ``hard`` (eq. 14-15), ``soft`` (released image code), or None for none.
+        normalize_targets: standardise every target token over its channels.
+        mask_source: what masks are read from, the ``decoder``'s attention A_d or the ``aggregation``'s A_a.
+        similarity_temperature: also learn to predict temporal feature similarities, as VideoSAUR does: the decoder's
+            ``feature_dim`` is then C + N, a token's features and its logits over the next frame's tokens. None: don't.
+
+    Raises:
+        ValueError: an unknown choice, or fewer than 2 iterations with re-initialisation.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        projection: Projection,
+        initializer: Initializer,
+        aggregator: Aggregator,
+        transition: Transition,
+        decoder: Decoder,
+        first_iterations: int = 3,
+        later_iterations: int = 2,
+        carry: str = "reseed",
+        teacher: str | None = "hard",
+        normalize_targets: bool = False,
+        mask_source: str = "decoder",
+        similarity_temperature: float | None = None,
+    ) -> None:
+        super().__init__()
+        aggregator.check_iterations(first_iterations, "first_iterations")
+        aggregator.check_iterations(later_iterations, "later_iterations")
+        for name, value, known in (
+            ("carry", carry, CARRIES),
+            ("teacher", teacher, (None, *TEACHERS)),
+            ("mask_source", mask_source, MASK_SOURCES),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {known}, got {value!r}")
+        self.encoder = encoder.requires_grad_(False)
+        self.projection = projection
+        self.initializer = initializer
+        self.aggregator = aggregator
+        self.transition = transition
+        self.decoder = decoder
+        self.first_iterations, self.later_iterations = first_iterations, later_iterations
+        self.carry, self.teacher = carry, teacher
+        self.normalize_targets, self.mask_source = normalize_targets, mask_source
+        self.similarity_temperature = similarity_temperature
+
+    @classmethod
+    def shipped(cls) -> DIAS:
+        """The small model that comes with the package (``dias_video/assets/dias``, see the card beside it)."""
+        return cls.from_pretrained(Path(__file__).parents[1] / "assets" / "dias")
+
+    @property
+    def num_slots(self) -> int:
+        """Slots a frame, S."""
+        return self.initializer.num_slots
+
+    @property
+    def slot_dim(self) -> int:
+        """Width of a slot, D."""
+        return self.initializer.slot_dim
+
+    def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
+        """Loss terms of a training step, each (B,): ``reconstruction`` and, if on, ``distillation``, ``similarity``."""
+        features = self.features(batch)  # (B,T,N,C)
+        target = self.targets(features)
+        scan = self.scan(batch, features, draws)  # eq. 8-10
+        decoded = self.decoder(scan.slots, scan.mask, target, draws)  # eq. 11, 18-22
+        counted = decoded.scored & batch.frame_valid[..., None]
+        predicted = decoded.reconstruction[..., : target.shape[-1]]
+        terms = {"reconstruction": reconstruction_loss(predicted, target, counted)}  # eq. 23
+        if self.teacher is not None:  # eq. 14-15
+            terms["distillation"] = distillation_loss(scan.first, scan.last, scan.mask, self.teacher, batch.frame_valid)
+        if self.similarity_temperature is not None:
+            logits = decoded.reconstruction[..., target.shape[-1] :]  # (B,T,N,N)
+            terms["similarity"] = similarity_loss(logits, features, self.similarity_temperature, batch.frame_valid)
+        return terms
+
+    def features(self, batch: VideoBatch) -> Tensor:
+        """Frozen tokens (B,T,N,C): the cached ones if the batch has them, else all frames in one encoder call."""
+        tokens = self.encoder.features(batch.video) if batch.features is None else batch.features
+        return tokens.float()
+
+    def targets(self, features: Tensor) -> Tensor:
+        """What the decoder reconstructs and knows: the tokens, standardised if so configured."""
+        return F.layer_norm(features, features.shape[-1:]) if self.normalize_targets else features
+
+    def scan(
+        self, batch: VideoBatch, features: Tensor, draws: Draws, state: CarryState | None = None, merge: bool = True
+    ) -> Scan:
+        """Aggregate frame after frame, each from the slots of the one before (eq. 8-10 on every frame).
+
+        ``state`` continues an earlier window of the same videos. ``merge`` False leaves redundant slots alone. Where a
+        clip has ended (``frame_valid`` False) its slots are computed and mean nothing; they influence neither other
+        clips nor its earlier frames.
+        """
+        tokens = self.projection(features)  # (B,T,N,C) all frames at once
+        keys, values = self.aggregator.attention.keys_values(tokens)  # (B,T,N,D)
+        outputs = []
+        for t in range(features.shape[1]):
+            queries, mask, state = self.queries(batch, t, tokens[:, t], draws, state)
+            iterations = self.later_iterations
+            if state is None:
+                iterations = self.first_iterations
+                state = CarryState(
+                    queries, mask, torch.full_like(mask, -1, dtype=torch.int64), mask.long() * 0, mask[:, 0].long() * 0
+                )
+            skip = None if merge else torch.ones_like(mask[:, 0])  # (B,)
+            if merge and self.training and self.aggregator.skip_merging > 0:
+                skip = (draws.uniform() < self.aggregator.skip_merging).to(mask.device)
+            frame = self.aggregator(queries, keys[:, t], values[:, t], mask, iterations, state.age, skip)
+            memory = self.transition.remember(state.slots, frame.slots, known=state.track_id >= 0)
+            state = carried(state, memory, frame.mask)
+            outputs.append((frame.slots, frame.mask, state.track_id, frame.first, frame.last))
+        slots, masks, track_id, first, last = (torch.stack(column, 1) for column in zip(*outputs, strict=True))
+        assert state is not None
+        return Scan(slots, masks, track_id, first, last, state)
+
+    def queries(
+        self, batch: VideoBatch, t: int, tokens: Tensor, draws: Draws, state: CarryState | None
+    ) -> tuple[Tensor, Tensor, CarryState | None]:
+        """Query slots (B,S,D), which of them are on (B,S), and the state with re-seeded slots' tracks ended."""
+        if state is None:
+            boxes = None if batch.boxes is None else batch.boxes[:, t]
+            valid = None if batch.box_valid is None else batch.box_valid[:, t]
+            return (*self.initializer(tokens, draws, boxes, valid), None)
+        queries = self.transition(state.slots, state.mask)
+        if self.carry == "persist":
+            return queries, state.mask, state
+        seeds = self.initializer.reseed(len(batch), draws).to(queries.dtype)
+        return torch.where(state.mask[..., None], queries, seeds), torch.ones_like(state.mask), state
+
+    def rehearse(self, batch: VideoBatch, features: Tensor, draws: Draws) -> CarryState:
+        """The state to start from after going through clips of one length, ``features`` (B,T,N,C), forth and back.
+
+        Learned queries need frames to settle on objects, and a track changes its object while they do. Slots are merged
+        once, at the end, by their mean distance on the way back: any single frame may show two objects alike. (With
+        ``carry`` ``reseed`` the slots this frees are seeded anew on the next frame, as after any frame.)
+        """
+        state = self.scan(batch, features, draws, merge=False).state
+        back = self.scan(batch, features.flip(1), draws, state, merge=False)
+        if self.aggregator.merge_threshold is None:
+            return back.state
+        distance = cosine_distance(back.slots.flatten(0, 1)).unflatten(0, back.mask.shape[:2]).mean(1)  # (B,S,S)
+        slots, mask, track_id, age = back.state.slots, back.state.mask, back.state.track_id, back.state.age
+        threshold, linkage = self.aggregator.rehearsal_threshold, self.aggregator.linkage
+        merged = merge_redundant_slots(slots, threshold, mask, age, linkage, distance)
+        track_id = track_id.masked_fill(~merged.mask, -1)
+        return CarryState(merged.slots, merged.mask, track_id, age * merged.mask, back.state.next_id)
+
+    @torch.no_grad()
+    def encode(
+        self, batch: VideoBatch, draws: Draws, state: CarryState | None = None, rehearse: bool = False
+    ) -> SlotSequence:
+        """Slots of every frame, without gradient.
+
+        Args:
+            batch: clips; first-frame boxes are used when it has them and the initializer takes them.
+            draws: ``Draws.for_videos``, the same object for every window of a video.
+            state: of the window before, to go on; None starts.
+            rehearse: start after a rehearsal. Slots then know what is to come: fit to track with, not to predict from.
+
+        Raises:
+            ValueError: a rehearsal of clips of several lengths, or with boxes, which say where the objects are.
+        """
+        if rehearse and batch.boxes is not None:
+            raise ValueError("boxes say where the objects are, there is nothing to rehearse: leave out one of the two")
+        if rehearse and not batch.frame_valid.all():
+            raise ValueError("clips of several lengths can't be rehearsed together: encode those of one length at once")
+        features = self.features(batch)
+        if rehearse and state is None:
+            state = self.rehearse(batch, features, draws)
+        scan = self.scan(batch, features, draws, state)
+        if self.mask_source == "decoder":
+            maps = self.decoder(scan.slots, scan.mask, self.targets(features)).attention
+        else:
+            maps = scan.last
+        maps = maps.unflatten(-1, self.encoder.grid)
+        return SlotSequence(scan.slots, scan.mask, scan.track_id, maps, scan.state)
+
+    @torch.no_grad()
+    def decode_slots(self, slots: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode slots (B,T,S,D) live where ``mask`` (B,T,S), with every token masked: no feature is looked at.
+
+        Returns:
+            Reconstructed tokens (B,T,N,C) and the maps (B,T,S,h,w) of who owns which cell.
+        """
+        decoded = self.decoder(slots * mask[..., None], mask)
+        reconstruction = decoded.reconstruction[..., : self.encoder.feature_dim]
+        return reconstruction, decoded.attention.unflatten(-1, self.encoder.grid)
+
+    def track(
+        self,
+        video: Tensor,
+        boxes: Tensor | None = None,
+        box_valid: Tensor | None = None,
+        window: int = 24,
+        seed: int = 0,
+        rehearse: bool = False,
+        follow_edges: bool = False,
+    ) -> Tracks:
+        """Track the objects of one video (T,3,H,W) uint8 RGB, encoding and decoding ``window`` frames at once.
+
+        The other arguments and the errors are those of ``track_windows``.
+        """
+        if video.ndim != 4 or len(video) == 0:
+            raise ValueError(f"the video has no frames (its shape is {tuple(video.shape)}, it must be (T,3,H,W))")
+        windows = self.track_windows(video.split(window), boxes, box_valid, seed, rehearse, follow_edges)
+        pieces = [tracks for _, tracks in windows]
+        return Tracks(**{f.name: torch.cat([getattr(p, f.name) for p in pieces]) for f in fields(Tracks)})
+
+    @torch.no_grad()
+    def track_windows(
+        self,
+        windows: Iterable[Tensor],
+        boxes: Tensor | None = None,
+        box_valid: Tensor | None = None,
+        seed: int = 0,
+        rehearse: bool = False,
+        follow_edges: bool = False,
+    ) -> Iterator[tuple[Tensor, Tracks]]:
+        """Track the objects of one video that comes in windows, so that memory does not grow with its length.
+
+        Args:
+            windows: consecutive pieces (t,3,H,W) uint8 RGB of the video.
+            boxes: (K,4) normalised xyxy on the first frame, with ``box_valid`` (K,) bool (all valid by default); None
+                lets the model find objects by itself.
+            seed: of the query noise.
+            rehearse: without boxes, go through the first window forth and back before it is tracked.
+            follow_edges: masks end where colours change in the frame, not where cells of the feature grid do.
+
+        Yields:
+            Each window and its tracks.
+
+        Raises:
+            ValueError: frames of another shape or type, boxes out of range, or boxes and a rehearsal.
+        """
+        if boxes is not None:
+            inside = boxes.shape[1:] == (4,) and bool(((boxes >= 0) & (boxes <= 1)).all())  # NaN isn't
+            if not inside or bool((boxes[:, :2] > boxes[:, 2:]).any()):
+                raise ValueError("boxes must be (K,4) normalised xyxy in [0,1], x0 <= x1 and y0 <= y1")
+            box_valid = torch.ones(len(boxes), dtype=torch.bool) if box_valid is None else box_valid
+        self.eval()
+        device = next(self.parameters()).device
+        draws, state = Draws.for_videos(seed, ["video"]), None
+        for frames in windows:
+            if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8:
+                raise ValueError(f"video must be (T,3,H,W) uint8, got {tuple(frames.shape)} {frames.dtype}")
+            index = torch.arange(len(frames))[None]
+            batch = VideoBatch(frames[None], ["video"], index, torch.ones_like(index, dtype=torch.bool))
+            if boxes is not None and box_valid is not None:
+                batch.boxes, batch.box_valid = boxes[None, None].float(), box_valid[None, None]
+            batch = batch.to(device)
+            sequence = self.encode(batch, draws, state, rehearse)
+            state = sequence.state
+            slots, mask, ids, maps = (x[0] for x in (sequence.slots, sequence.mask, sequence.track_id, sequence.maps))
+            size, edges_of = (frames.shape[2], frames.shape[3]), batch.video[0] if follow_edges else None
+            masks = maps_to_masks(maps, mask, ids, size, edges_of)
+            yield frames, Tracks(masks.cpu(), slots.cpu(), mask.cpu(), ids.cpu(), maps.cpu())
+
+
+def carried(state: CarryState, slots: Tensor, mask: Tensor) -> CarryState:
+    """Account for one frame: tracks end where a slot died, go on where it lived before, and begin elsewhere.
+
+    Args:
+        state: before the frame.
+        slots, mask: (B,S,D) what the next queries come from, and (B,S), after it.
+    """
+    going_on = mask & (state.track_id >= 0)
+    beginning = mask & ~going_on
+    new_ids = state.next_id[:, None] + beginning.cumsum(1) - 1  # (B,S)
+    track_id = torch.where(beginning, new_ids, state.track_id.masked_fill(~going_on, -1))
+    age = torch.where(going_on, state.age + 1, beginning.long())
+    return CarryState(slots, mask, track_id, age, state.next_id + beginning.sum(1))

@@ -1,0 +1,89 @@
+"""How the tiny encoder learns: it predicts the tokens of a large frozen encoder."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dias_video.batch import VideoBatch
+from dias_video.draws import Draws
+from dias_video.model.encoders import Encoder, TinyEncoder
+from dias_video.pretrained.configured import Configured
+
+
+class Distillation(Configured, nn.Module):
+    """A student encoder whose tokens are the coordinates of the teacher's tokens in a subspace that it learns.
+
+    The teacher's tokens come with the batch (``features``, from the frozen-feature cache) and are standardised over
+    their channels. The decoding matrix has orthonormal columns, so the student's C numbers a token are a rotation of
+    the teacher's leading principal components, scaled to unit variance on average: distances between them are
+    distances between the teacher's tokens.
+    """
+
+    def __init__(self, encoder: TinyEncoder, teacher_dim: int) -> None:
+        super().__init__()
+        if encoder.feature_dim > teacher_dim:
+            raise ValueError(f"the student's {encoder.feature_dim} features exceed the teacher's {teacher_dim}")
+        self.encoder = encoder
+        self.scale = (teacher_dim / encoder.feature_dim) ** 0.5
+        self.basis = nn.Parameter(torch.randn(teacher_dim, encoder.feature_dim))
+        self.offset = nn.Parameter(torch.zeros(teacher_dim))
+
+    def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
+        """``distillation`` (B,): the squared error to the teacher's tokens, whose mean square is 1.
+
+        Raises:
+            ValueError: the batch has no cached features, or they are on another grid.
+        """
+        tokens = self.encoder(batch.video)  # (B,T,N,C)
+        if batch.features is None or batch.features.shape[:3] != tokens.shape[:3]:
+            got = None if batch.features is None else tuple(batch.features.shape)
+            raise ValueError(f"distillation needs cached teacher features {tuple(tokens.shape[:3])} + (C,), got {got}")
+        columns, upper = torch.linalg.qr(self.basis.float())  # (C_teacher,C) orthonormal
+        columns = columns * upper.diagonal().sign()  # of all QR the one that is continuous in the basis
+        target = F.layer_norm(batch.features.float(), batch.features.shape[-1:])
+        error = (self.scale * tokens @ columns.T + self.offset - target).square().mean(-1)  # (B,T,N)
+        valid = batch.frame_valid[..., None].to(error.dtype)
+        return {"distillation": (error * valid).sum((1, 2)) / (valid.sum((1, 2)) * error.shape[-1])}
+
+
+@torch.no_grad()
+def whiten(encoder: Encoder, tokens: Tensor, feature_dim: int, smoothness: float = 0.0) -> tuple[Encoder, Tensor]:
+    """An encoder with uncorrelated features of mean 0 and variance 1: the leading principal components of its own.
+
+    A few directions of DINOv2's features hold nearly all the variance and say little about objects; whitened, a squared
+    error and a distance look at all directions alike.
+
+    Args:
+        encoder: whose features these are.
+        tokens: (M,h,w,C) float, a sample of them over whole frames, many more than C.
+        feature_dim: how many features to keep.
+        smoothness: gives a direction the variance v**-smoothness (of mean 1 over directions), where v is the variance
+            of its difference between neighbouring cells. What changes slowly over a picture tells objects apart; what
+            changes from cell to cell tells their edges and textures.
+
+    Returns:
+        The encoder, and (C,) the share of the variance that each direction had before, falling.
+
+    Raises:
+        ValueError: fewer tokens than features, more features than there are, or features that are partly colour.
+    """
+    if encoder.color:
+        raise ValueError("whiten an encoder without colour (color=0), and give it colour when it is used")
+    flat = tokens.flatten(0, 2).double()
+    if len(flat) <= encoder.feature_dim:
+        raise ValueError(f"whitening {encoder.feature_dim} features needs more than {len(flat)} tokens")
+    if not 1 <= feature_dim <= encoder.feature_dim:
+        raise ValueError(f"the encoder has {encoder.feature_dim} features, of which {feature_dim} can't be kept")
+    mean = flat.mean(0)
+    variance, directions = torch.linalg.eigh(torch.cov(flat.T))
+    variance, directions = variance.flip(0).clamp_min(1e-12), directions.flip(1)
+    matrix = (directions / variance.sqrt()).T[:feature_dim]  # (D,C)
+    if smoothness:
+        white = (tokens.double() - mean) @ matrix.T
+        steps = torch.cat([white.diff(dim=1).flatten(0, 2), white.diff(dim=2).flatten(0, 2)])
+        roughness, smooth = torch.linalg.eigh(torch.cov(steps.T))
+        weight = roughness.clamp_min(1e-12) ** -smoothness
+        matrix = (smooth * (weight / weight.mean()).sqrt()).T @ matrix
+    return encoder.followed_by(matrix, mean), variance / variance.sum()

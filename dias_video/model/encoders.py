@@ -1,0 +1,275 @@
+"""Frozen image encoders: frames in, a grid of tokens out.
+
+Every encoder has ``grid`` (h,w), ``feature_dim`` C, and ``features(video)``: uint8 (B,T,3,H,W) of any size to tokens
+(B,T,N,C) without gradient, all frames of the batch in one call.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dias_video.model.layers import MLP
+from dias_video.pretrained.configured import Configured
+
+FRAMES_ON_CPU = 16  # encoded at a time
+
+
+class Encoder(Configured, nn.Module, ABC):
+    """What all encoders share: colour among the features, and a linear map that can be put after them.
+
+    A subclass sets ``input_size`` and ``grid``, ``head`` (two modules, of which the second may be a linear layer that
+    makes the features), and ``backbone(frames)``.
+
+    Args:
+        feature_dim: C.
+        color: above 0, the last three features are a cell's mean colour instead, of about this standard deviation:
+            what keeps an object the same while it turns, which DINOv2's features don't tell well. Meant for whitened
+            ones, whose last directions tell least.
+    """
+
+    OPPONENT = ((5 / 3, 5 / 3, 5 / 3), (8.0, -8.0, 0.0), (-4.0, -4.0, 8.0))  # nearly uncorrelated, of variance about 1
+
+    not_stored = {"weights": "random"}  # noqa: RUF012 - a constant
+    input_size: tuple[int, int]
+    grid: tuple[int, int]
+    head: nn.Sequential
+    antialias = True
+
+    def __init__(self, feature_dim: int, color: float) -> None:
+        super().__init__()
+        if color and feature_dim < 3:
+            raise ValueError(f"color takes three features, and feature_dim is {feature_dim}")
+        self.feature_dim, self.color = feature_dim, color
+
+    @abstractmethod
+    def backbone(self, frames: Tensor) -> Tensor:
+        """What the head is given (B*T,N,...) of frames (B*T,3,*input_size) in [0,1]."""
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Tokens (B,T,N,C) of uint8 video (B,T,3,H,W), with gradient (for distillation)."""
+        frames = resized(video, self.input_size, self.antialias)  # (B*T,3,H,W)
+        tokens = self.head(self.backbone(frames))
+        if self.color:
+            mean = F.adaptive_avg_pool2d(frames, self.grid).flatten(2) - 0.5  # (B*T,3,N)
+            paint = self.color * mean.mT @ mean.new_tensor(self.OPPONENT).T  # (B*T,N,3)
+            tokens = torch.cat([tokens[..., :-3], paint.to(tokens.dtype)], -1)
+        return tokens.unflatten(0, video.shape[:2])
+
+    @torch.no_grad()
+    def features(self, video: Tensor) -> Tensor:
+        """uint8 (B,T,3,H,W) of any size to tokens (B,T,N,C), without gradient."""
+        return in_pieces(self, video)
+
+    @torch.no_grad()
+    def followed_by(self, matrix: Tensor, mean: Tensor) -> Encoder:
+        """A copy whose features are ``matrix`` (D,C) times these features less their ``mean`` (C,)."""
+        weight, bias = matrix.double(), -matrix.double() @ mean.double()
+        last = self.head[1]
+        if isinstance(last, nn.Linear):
+            weight, bias = weight @ last.weight.double(), bias + weight @ last.bias.double()
+        linear = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
+        linear.weight.copy_(weight)
+        linear.bias.copy_(bias)
+        other = copy.deepcopy(self)
+        other.head[1] = linear
+        other.feature_dim = len(matrix)
+        other.config = self.config | {"feature_dim": len(matrix)}
+        return other
+
+
+class TimmEncoder(Encoder):
+    """Any timm Vision Transformer, frozen; by default what the paper uses, DINOv2 ViT-S/14 at 224 px (16x16 tokens).
+
+    Args:
+        name: a timm model name.
+        weights: ``hub`` (timm downloads them), ``random``, or the path of a safetensors file under timm's key names
+            (position embeddings are resampled to ``input_size``), or of a folder that holds a whitened encoder. A saved
+            model carries its weights with it.
+        input_size: (height, width) in pixels that frames are resized to, bicubically.
+        final_norm: whether tokens pass the final LayerNorm; the authors' released configuration leaves it out.
+        antialias: of the resizing; the authors' released code resizes without (and does not clamp what overshoots).
+        feature_dim: of a linear map of the tokens, which ``scripts/whiten_encoder.py`` makes; None, the paper's way,
+            for the tokens themselves.
+        color: see ``Encoder``.
+
+    Raises:
+        ValueError: unknown model, a model without patch tokens, or weights that cannot be loaded.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        name: str = "vit_small_patch14_dinov2.lvd142m",
+        weights: str = "hub",
+        input_size: tuple[int, int] = (224, 224),
+        final_norm: bool = False,
+        antialias: bool = True,
+        feature_dim: int | None = None,
+        color: float = 0.0,
+    ) -> None:
+        saved = Path(weights).is_dir()
+        overlay = None
+        if weights not in ("hub", "random") and not saved:
+            if not Path(weights).is_file():
+                raise ValueError(f"encoder weights {weights} not found: give a safetensors file, 'hub' or 'random'")
+            overlay = {"file": weights}
+        try:
+            vit: Any = timm.create_model(
+                name,
+                pretrained=weights != "random" and not saved,
+                pretrained_cfg_overlay=overlay,
+                img_size=tuple(input_size),
+                num_classes=0,
+            )
+        except Exception as error:  # timm raises many kinds; each becomes one sentence
+            raise ValueError(f"timm cannot make {name} with weights {weights}: {error}") from error
+        if not hasattr(vit, "patch_embed"):
+            raise ValueError(f"{name} has no patch tokens; choose a Vision Transformer")
+        if not final_norm:
+            vit.norm = nn.Identity()
+        super().__init__(feature_dim or vit.num_features, color)
+        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.antialias = antialias
+        self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
+        self.num_prefix: int = vit.num_prefix_tokens
+        stats = vit.pretrained_cfg
+        self.register_buffer("pixel_mean", torch.tensor(stats["mean"]).view(3, 1, 1), persistent=False)
+        self.vit = vit
+        self.register_buffer("pixel_std", torch.tensor(stats["std"]).view(3, 1, 1), persistent=False)
+        mapped = nn.Linear(vit.num_features, feature_dim) if feature_dim else nn.Identity()
+        self.head = nn.Sequential(nn.Identity(), mapped)
+        if saved:
+            load_weights(self, weights)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def features(self, video: Tensor) -> Tensor:
+        """uint8 (B,T,3,H,W) of any size to tokens (B,T,N,C), without gradient."""
+        if video.device.type == "cpu":  # for the reason given in ``layers.attend``
+            for module in self.vit.modules():
+                if hasattr(module, "fused_attn"):
+                    module.fused_attn = not torch.is_autocast_enabled("cpu")
+        return super().features(video)
+
+    def backbone(self, frames: Tensor) -> Tensor:
+        """Patch tokens (B*T,N,width) of frames (B*T,3,*input_size) in [0,1]."""
+        tokens: Tensor = self.vit.forward_features((frames - self.pixel_mean) / self.pixel_std)
+        return tokens[:, self.num_prefix :]
+
+
+class TinyEncoder(Encoder):
+    """A small convolutional encoder for machines without a GPU: stride 8, so 16x16 tokens at 128 px.
+
+    It learns by distillation from a large frozen encoder (``Distillation``) and is frozen afterwards.
+
+    Args:
+        feature_dim: C.
+        width: channels at full depth.
+        depth: residual blocks at full depth.
+        input_size: (height, width) in pixels, multiples of 8.
+        weights: ``random``, or the folder of an encoder, or of a model that has one.
+        color: see ``Encoder``.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int = 64,
+        width: int = 96,
+        depth: int = 4,
+        input_size: tuple[int, int] = (128, 128),
+        weights: str = "random",
+        color: float = 0.0,
+    ) -> None:
+        super().__init__(feature_dim, color)
+        if any(side % 8 or side < 8 for side in input_size):
+            raise ValueError(f"input_size must be multiples of 8, got {tuple(input_size)}")
+        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.grid = (self.input_size[0] // 8, self.input_size[1] // 8)
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width // 4, 5, stride=2, padding=2),
+            nn.GELU(),
+            nn.Conv2d(width // 4, width // 2, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
+        )
+        self.position = nn.Parameter(torch.zeros(1, width, *self.grid))  # the teacher's tokens know where they are
+        self.blocks = nn.Sequential(*[ConvBlock(width) for _ in range(depth)])
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, feature_dim))
+        if weights != "random":
+            load_weights(self, weights)
+
+    def backbone(self, frames: Tensor) -> Tensor:
+        """(B*T,N,width) of frames (B*T,3,*input_size) in [0,1]."""
+        x = self.stem((frames * 4 - 2).contiguous(memory_format=torch.channels_last))  # (B*T,width,h,w)
+        return rearrange(self.blocks(x + self.position), "b c h w -> b (h w) c")
+
+
+class ConvBlock(nn.Module):
+    """Depthwise 7x7 convolution, LayerNorm, MLP, residual: (B,C,h,w) to the same."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.mlp = MLP(width, 4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,h,w) to the same."""
+        y = self.mlp(self.norm(self.spatial(x).permute(0, 2, 3, 1)))
+        return x + y.permute(0, 3, 1, 2)
+
+
+def in_pieces(encode: Callable[[Tensor], Tensor], video: Tensor) -> Tensor:
+    """``encode`` (B,T,3,H,W) -> (B,T,N,C) on all frames at once, or on a CPU on a few at a time.
+
+    There, intermediate results of many frames leave the caches, and the system maps their memory anew at every call:
+    96 frames at once take 1.7 times as long as four times 24.
+    """
+    if video.device.type != "cpu":
+        return encode(video)
+    pieces = [encode(part[None])[0] for part in video.flatten(0, 1).split(FRAMES_ON_CPU)]
+    return torch.cat(pieces).unflatten(0, video.shape[:2])
+
+
+def resized(video: Tensor, size: tuple[int, int], antialias: bool = True) -> Tensor:
+    """uint8 video (B,T,3,H,W) to float frames (B*T,3,*size), bicubic where sizes differ.
+
+    They are in [0,1]; without ``antialias`` what bicubic interpolation overshoots stays.
+    """
+    frames = video.flatten(0, 1).float() / 255
+    if frames.shape[-2:] != torch.Size(size):
+        frames = F.interpolate(frames, size=size, mode="bicubic", antialias=antialias, align_corners=False)
+        frames = frames.clamp(0, 1) if antialias else frames
+    return frames
+
+
+def load_weights(encoder: Encoder, folder: str) -> None:
+    """Take the tensors of the encoder that was saved in ``folder``, by itself or as a model's ``encoder``.
+
+    Raises:
+        ValueError: they can't be read, or are another encoder's.
+    """
+    file = Path(folder) / "model.safetensors"
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"encoder weights {file} cannot be read: {error}") from error
+    own = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")} or tensors
+    try:
+        encoder.load_state_dict(own)
+    except RuntimeError as error:
+        raise ValueError(f"{file} does not fit this encoder: {' '.join(str(error).split())[:300]}") from error

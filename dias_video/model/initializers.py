@@ -1,0 +1,137 @@
+"""Where slots come from on the first frame, and where a freed slot is re-seeded from on later ones.
+
+Every initializer answers ``initializer(tokens, draws, boxes, box_valid)``, where ``tokens`` (B,N,C) are what Slot
+Attention will look at, with queries (B,S,D) and the mask (B,S) of those that are on; and
+``initializer.reseed(batch_size, draws)`` with fresh queries (B,S,D).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dias_video.draws import Draws
+from dias_video.model.layers import MLP, fourier_features
+from dias_video.pretrained.configured import Configured
+
+
+class GaussianInitializer(Configured, nn.Module):
+    """Queries sampled from learned Gaussians; boxes are not looked at.
+
+    ``shared``: one Gaussian for all slots, always sampled (else all slots would be equal). Otherwise one a slot,
+    sampled in training, its mean in evaluation, as in the authors' released code.
+    """
+
+    def __init__(self, num_slots: int, slot_dim: int, shared: bool = True) -> None:
+        super().__init__()
+        if num_slots < 1:
+            raise ValueError(f"num_slots must be at least 1, got {num_slots}")
+        self.num_slots, self.slot_dim, self.shared = num_slots, slot_dim, shared
+        self.mean = nn.Parameter(torch.empty(1 if shared else num_slots, slot_dim))
+        self.log_std = nn.Parameter(torch.full_like(self.mean, -0.5 * torch.tensor(float(slot_dim)).log().item()))
+        nn.init.xavier_uniform_(self.mean)
+
+    def forward(
+        self, tokens: Tensor, draws: Draws, boxes: Tensor | None = None, box_valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Queries (B,S,D) for tokens (B,N,D) of the first frame, and which are on (B,S): all."""
+        queries = self.reseed(len(tokens), draws)
+        return queries, torch.ones(queries.shape[:2], dtype=torch.bool, device=queries.device)
+
+    def reseed(self, batch_size: int, draws: Draws) -> Tensor:
+        """Fresh queries (B,S,D) for slots that are off."""
+        noise = draws.normal(self.num_slots, self.slot_dim).to(self.mean)  # (B,S,D), drawn always: streams stay aligned
+        if not (self.shared or self.training):
+            return self.mean.expand(batch_size, -1, -1)
+        return self.mean + noise * self.log_std.exp()
+
+
+class BoxInitializer(Configured, nn.Module):
+    """Queries from the first frame's boxes: slot 0 for the background, slot k + 1 for box k (so slot = instance id).
+
+    Slots without a box are off on the first frame. More boxes than slots: the largest are kept, in their order. A clip
+    without boxes (``boxes`` None, or dropped in training with probability ``box_dropout``) starts from the Gaussian
+    that also re-seeds slots, all on, so one model serves both kinds of video.
+
+    With the ``grid`` (h,w) of the tokens a query is, besides its box, the mean of the tokens in the box (of those in no
+    box for the background), for small models that can't learn to look places up; this is not in the paper.
+    """
+
+    def __init__(
+        self,
+        num_slots: int,
+        slot_dim: int,
+        hidden: int = 256,
+        box_dropout: float = 0.0,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        if num_slots < 2:
+            raise ValueError(f"boxes need at least 2 slots (background and one object), got {num_slots}")
+        self.num_slots, self.slot_dim, self.box_dropout = num_slots, slot_dim, box_dropout
+        self.grid = None if grid is None else (int(grid[0]), int(grid[1]))
+        self.embed = MLP(fourier_features(torch.zeros(4)).numel(), hidden, slot_dim)
+        self.background = nn.Parameter(torch.randn(slot_dim) * slot_dim**-0.5)
+        self.seed = GaussianInitializer(num_slots, slot_dim)
+        if grid is not None:  # begin with the tokens' mean alone
+            self.embed.begin_at_zero()
+            nn.init.zeros_(self.background)
+
+    def forward(
+        self, tokens: Tensor, draws: Draws, boxes: Tensor | None = None, box_valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``boxes`` (B,K,4) normalised xyxy of the first frame and ``box_valid`` (B,K) bool, or None.
+
+        Raises:
+            ValueError: boxes without box_valid, or of another shape.
+        """
+        batch_size = len(tokens)
+        seeds, all_on = self.seed(tokens, draws)
+        if boxes is None:
+            return seeds, all_on
+        if box_valid is None or boxes.shape != (batch_size, box_valid.shape[-1], 4):
+            raise ValueError(f"boxes must be ({batch_size},K,4) with box_valid (B,K), got {tuple(boxes.shape)}")
+        boxes, box_valid = largest_boxes(boxes.to(self.background), box_valid, self.num_slots - 1)  # (B,S-1,4) (B,S-1)
+        objects = self.embed(fourier_features(boxes))
+        queries = torch.cat([self.background.expand(batch_size, 1, -1), objects], 1)  # (B,S,D)
+        if self.grid is not None:
+            inside = box_cover(boxes, self.grid) * box_valid[..., None]  # (B,S-1,N)
+            outside = (1 - inside.sum(1, keepdim=True)).clamp_min(0)
+            weights = torch.cat([outside, inside], 1)
+            queries = queries + weights / weights.sum(-1, keepdim=True).clamp_min(1e-6) @ tokens
+        mask = torch.cat([all_on[:, :1], box_valid], 1)
+        if self.training and self.box_dropout > 0:
+            dropped = (draws.uniform(1) < self.box_dropout).to(queries.device)  # (B,1)
+            queries, mask = torch.where(dropped[..., None], seeds, queries), mask | dropped
+        return queries, mask
+
+    def reseed(self, batch_size: int, draws: Draws) -> Tensor:
+        """Fresh queries (B,S,D) for slots that are off, from the learned Gaussians."""
+        return self.seed.reseed(batch_size, draws)
+
+
+def largest_boxes(boxes: Tensor, valid: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Exactly ``count`` boxes (B,count,4) and their validity, keeping the order; if too many, the largest by area.
+
+    Boxes (B,K,4) are xyxy. Fewer than ``count`` are padded with zero boxes that are not valid.
+    """
+    num_boxes = boxes.shape[1]
+    if num_boxes <= count:
+        pad = count - num_boxes
+        return nn.functional.pad(boxes, (0, 0, 0, pad)), nn.functional.pad(valid, (0, pad))
+    area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    kept = area.masked_fill(~valid, -1).topk(count, dim=1).indices.sort(1).values  # (B,count)
+    return boxes.gather(1, kept[..., None].expand(-1, -1, 4)), valid.gather(1, kept)
+
+
+def box_cover(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Which part of each cell of a ``grid`` (h,w) each box (B,K,4), normalised xyxy, covers: (B,K,h*w) in [0,1]."""
+
+    def along(low: Tensor, high: Tensor, count: int) -> Tensor:  # (B,K) twice to (B,K,count)
+        edge = torch.arange(count, device=boxes.device)
+        overlap = torch.minimum(high[..., None] * count, edge + 1) - torch.maximum(low[..., None] * count, edge)
+        return overlap.clamp_min(0)
+
+    rows = along(boxes[..., 1], boxes[..., 3], grid[0])  # (B,K,h)
+    columns = along(boxes[..., 0], boxes[..., 2], grid[1])  # (B,K,w)
+    return (rows[..., :, None] * columns[..., None, :]).flatten(-2)

@@ -1,0 +1,1 @@
+"""Models that know their configuration: saved, found again in a folder or on the Hub, and rebuilt."""

@@ -1,0 +1,72 @@
+"""Where saved models lie, in a folder or on the Hub, and their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from dias_video.stores.files import sha256
+
+HUB = "hf-hub:"  # before the name of a repository on the Hugging Face Hub
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """What tells saved models apart: the hash of the weights of whatever ``from_pretrained`` takes.
+
+    Raises:
+        ValueError, OSError: there is no such model, as for ``from_pretrained``.
+    """
+    return sha256(located(folder) / "model.safetensors")
+
+
+def located(folder: str | Path) -> Path:
+    """The folder that a model's name stands for; one on the Hub is downloaded.
+
+    Raises:
+        ValueError: there is no such folder.
+        OSError: the repository could not be read.
+    """
+    repository = str(folder).removeprefix(HUB)
+    found = Path(folder) if repository == str(folder) else _downloaded(repository)
+    if not found.is_dir():
+        raise ValueError(f"there is no folder {found} (a model on the Hugging Face Hub is named {HUB}user/name)")
+    return found
+
+
+def _downloaded(repository: str) -> Path:
+    from huggingface_hub import hf_hub_download  # only who asks for a download pays for its import
+
+    try:
+        paths = [Path(hf_hub_download(repository, name)) for name in ("config.json", "model.safetensors")]
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise OSError(f"the Hub has no model {repository}, or can't be reached ({reason})") from error
+    return paths[0].parent
+
+
+def load_weights(model: Any, file: Path) -> None:
+    """Load a safetensors file into ``model``, strictly.
+
+    Raises:
+        ValueError: missing file, damaged file, or keys and shapes that do not fit the model.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} is missing")
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged ({error}); use another checkpoint") from error
+    own = model.state_dict()
+    wrong = [f"{k} is missing" for k in own.keys() - tensors.keys()]
+    wrong += [f"{k} is unexpected" for k in tensors.keys() - own.keys()]
+    wrong += [
+        f"{k} has shape {tuple(tensors[k].shape)}, the model wants {tuple(own[k].shape)}"
+        for k in own.keys() & tensors.keys()
+        if own[k].shape != tensors[k].shape
+    ]
+    if wrong:
+        raise ValueError(f"{file} does not fit the model: {'; '.join(sorted(wrong)[:3])} ({len(wrong)} in all)")
+    model.load_state_dict(tensors)

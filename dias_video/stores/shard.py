@@ -1,0 +1,178 @@
+"""One shard of a store (``dias_video.stores.store``): a safetensors file that is read by rows, without loading it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dias_video.stores.files import save_tensors
+
+SHARD_VERSION = 1
+OFFSETS, KEY_BYTES, KEY_ENDS = "_offsets", "_key_bytes", "_key_ends"
+REMEDY = "delete that file and run the writing command again, it makes only what is missing"
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def save_shard(file: Path, keys: Sequence[str], lengths: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
+    """Write a shard of items ``keys`` with ``lengths`` frames each; every tensor is (sum(lengths), ...)."""
+    ends = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
+    everything = {**tensors, OFFSETS: ends, **pack_keys(keys)}
+    digests = {name: hashlib.sha256(_raw(value)).hexdigest() for name, value in everything.items()}
+    metadata = {"format": str(SHARD_VERSION), "sha256": json.dumps(digests, sort_keys=True)}
+    save_tensors(everything, file, metadata)
+
+
+class _Place(NamedTuple):
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int  # bytes from the start of the file
+    size: int  # bytes
+
+
+class Shard:
+    """One safetensors file, read by rows without loading it."""
+
+    def __init__(self, file: Path) -> None:
+        """Read the file's header.
+
+        Raises:
+            ValueError: not a safetensors file, or cut off.
+        """
+        self.file = file
+        self._handle = os.open(file, os.O_RDONLY)
+        try:
+            length = int.from_bytes(os.pread(self._handle, 8, 0), "little")
+            size = os.fstat(self._handle).st_size
+            if length > size:
+                raise ValueError("it is cut off")
+            described = json.loads(os.pread(self._handle, length, 8))
+            self.metadata: dict[str, str] = described.pop("__metadata__", {})
+            self.places = {name: _place(entry, 8 + length) for name, entry in described.items()}
+            if max((p.begin + p.size for p in self.places.values()), default=8 + length) != size:
+                raise ValueError("it is cut off")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is damaged ({error}); {REMEDY}") from error
+
+    @property
+    def fields(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Dtype and shape after the frame axis of every field."""
+        return {name: (p.dtype, p.shape[1:]) for name, p in self.places.items() if not name.startswith("_")}
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows ``start:stop`` of a tensor, as a copy."""
+        if name not in self.places:
+            raise ValueError(f"{self.file} holds no field {name!r}, only {sorted(self.fields)}")
+        place = self.places[name]
+        row = math.prod(place.shape[1:]) * place.dtype.itemsize
+        data = bytearray((stop - start) * row)
+        done = 0
+        while done < len(data):  # one call reads 2 GiB at most
+            count = os.preadv(self._handle, [memoryview(data)[done:]], place.begin + start * row + done)
+            if count == 0:
+                raise ValueError(f"{self.file} is cut off; {REMEDY}")
+            done += count
+        if not data:
+            return torch.empty((stop - start, *place.shape[1:]), dtype=place.dtype)
+        return torch.frombuffer(data, dtype=place.dtype).reshape(stop - start, *place.shape[1:])
+
+    def offsets(self) -> NDArray[np.int64]:
+        """First frame of every item and the number of frames, int64 (items + 1,)."""
+        return self.mapped(OFFSETS).view(np.int64)
+
+    def keys(self) -> Sequence[str]:
+        """The items' keys, in the order of the frames."""
+        return Keys(self.mapped(KEY_BYTES), self.mapped(KEY_ENDS).view(np.int64))
+
+    def mapped(self, name: str) -> NDArray[np.uint8]:
+        """A tensor's bytes, mapped."""
+        if name not in self.places:
+            raise ValueError(f"{self.file} is damaged ({name} is missing); {REMEDY}")
+        place = self.places[name]
+        if place.size == 0:  # an empty range can't be mapped
+            return np.empty(0, np.uint8)
+        return np.memmap(self.file, np.uint8, "r", place.begin, (place.size,))
+
+    def verify(self) -> None:
+        """Compare every tensor with its checksum.
+
+        Raises:
+            ValueError: names the file and the first tensor that differs.
+        """
+        digests = json.loads(self.metadata.get("sha256", "{}"))
+        for name, place in self.places.items():
+            digest = hashlib.sha256()
+            for at in range(0, place.size, 1 << 20):
+                digest.update(os.pread(self._handle, min(1 << 20, place.size - at), place.begin + at))
+            if digest.hexdigest() != digests.get(name):
+                raise ValueError(f"{self.file} is damaged ({name} does not match its checksum); {REMEDY}")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            os.close(self._handle)
+
+
+class Keys(Sequence[str]):
+    """Strings packed into one array of bytes, decoded when asked for."""
+
+    def __init__(self, data: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self.data, self.ends = data, ends
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        if not -len(self) <= at < len(self):
+            raise IndexError(at)
+        at %= len(self)
+        return self.data[self.ends[at] : self.ends[at + 1]].tobytes().decode()
+
+    def __iter__(self) -> Iterator[str]:
+        for at in range(len(self)):
+            yield self[at]
+
+
+def pack_keys(keys: Sequence[str]) -> dict[str, Tensor]:
+    """Strings as the two tensors that :class:`Keys` reads."""
+    encoded = [key.encode() for key in keys]
+    ends = torch.tensor([0, *map(len, encoded)], dtype=torch.int64).cumsum(0)
+    data = np.frombuffer(b"".join(encoded), np.uint8).copy()
+    return {KEY_BYTES: torch.from_numpy(data), KEY_ENDS: ends}
+
+
+def _raw(value: Tensor) -> memoryview:
+    return value.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _place(entry: dict[str, Any], base: int) -> _Place:
+    begin, end = entry["data_offsets"]
+    place = _Place(DTYPES[entry["dtype"]], tuple(entry["shape"]), base + begin, end - begin)
+    if place.size != math.prod(place.shape) * place.dtype.itemsize:
+        raise ValueError("its header contradicts itself")
+    return place

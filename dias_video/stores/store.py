@@ -1,0 +1,303 @@
+"""A store on disk of many variable-length sequences of tensors: the slot cache and the frozen-feature cache.
+
+One item is a key and some named tensors (T, ...) that share their number of frames T, for example
+``"toss/train/00012"`` with ``slots`` (T,S,D) and ``mask`` (T,S). The folder of a store holds
+
+    header.json                   format version and the caller's header: what made the store
+    shard-0000-00000.safetensors  part (process) and number; each field is one tensor (sum of T, ...), beside it the
+                                  items' frame offsets, their keys and a SHA-256 of every tensor
+    index.safetensors             all keys, sorted, and where each item lies; written last
+
+Any number of processes write at once, each its own shards, without talking to each other: a shard is moved into place
+when it is complete and says by itself what it holds, so the shards are the truth and the index can be made again at any
+time. A writer that was killed is started again with the same arguments and skips the keys in ``writer.present``.
+
+Opening a store maps the index and reads nothing else, so a million items cost no memory and no time. Frames are read
+with ``pread`` rather than through a mapping of the shard: the same bytes are touched, but pages that were read don't
+count as the process's memory, and a file cut off while in use is an error instead of a crash (SIGBUS).
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dias_video.stores.files import replace_file, save_tensors
+from dias_video.stores.shard import KEY_BYTES, KEY_ENDS, REMEDY, Keys, Shard, pack_keys, save_shard
+
+FORMAT_VERSION = 1
+INDEX = "index.safetensors"
+HEADER = "header.json"
+MAX_OPEN_SHARDS = 64
+
+
+class ShardWriter:
+    """Writes items into a store, as one of ``parts`` processes.
+
+    A context manager. On a clean exit the last shard is written and, with ``parts=1``, the index too; several
+    processes call :func:`build_index` on one of them once all have closed. On an error the complete items written so
+    far are kept for the next run.
+    """
+
+    def __init__(
+        self, path: str | Path, header: Mapping[str, Any], part: int = 0, parts: int = 1, shard_bytes: int = 64 << 20
+    ) -> None:
+        """Open a new store or continue an old one.
+
+        Raises:
+            ValueError: the folder holds something else, a damaged shard, or a store with another header.
+        """
+        self.path = Path(path)
+        self.part, self.parts, self.shard_bytes = part, parts, shard_bytes
+        found = [f for f in self.path.iterdir() if f.suffix != ".tmp"] if self.path.is_dir() else []
+        if found and not (self.path / HEADER).exists():
+            raise ValueError(f"{self.path} is not empty and holds no store; name another folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._claim(json.loads(json.dumps(dict(header))))
+        shards = shard_files(self.path)
+        self.present: set[str] = {key for file in shards for key in Shard(file).keys()}  # noqa: SIM118 - not a dict
+        own = [int(file.stem.split("-")[2]) for file in shards if int(file.stem.split("-")[1]) == part]
+        self._number = max(own, default=-1) + 1
+        self._items: list[tuple[str, dict[str, Tensor]]] = []
+        self._bytes = 0
+        self._layout: dict[str, tuple[torch.dtype, tuple[int, ...]]] | None = None
+        if shards:
+            self._layout = Shard(shards[0]).fields
+
+    def _claim(self, header: dict[str, Any]) -> None:
+        file = self.path / HEADER
+        if file.exists():
+            if different := differences(read_header(self.path), header):
+                raise ValueError(
+                    f"{self.path} was made with other settings ({'; '.join(different[:3])}); name another folder"
+                )
+            return
+        text = json.dumps({"format": FORMAT_VERSION, "header": header}, indent=1, sort_keys=True) + "\n"
+        replace_file(file, lambda aside: aside.write_text(text))
+
+    def write(self, key: str, **fields: Tensor) -> None:
+        """Add one item; every field is (T, ...), one T for all, dtype and trailing shape as in all other items.
+
+        Raises:
+            ValueError: the key is there already, or a field has another name, dtype or shape than before.
+        """
+        if key in self.present:
+            raise ValueError(f"{key!r} is in {self.path} already; skip the keys in writer.present")
+        layout = {name: (value.dtype, tuple(value.shape[1:])) for name, value in fields.items()}
+        if self._layout is not None and layout != self._layout:
+            raise ValueError(f"{key!r} has fields {layout}, but {self.path} holds {self._layout}")
+        lengths = {name: len(value) for name, value in fields.items()}
+        if len(set(lengths.values())) != 1 or any(name.startswith("_") for name in fields):
+            raise ValueError(f"{key!r}: fields must agree in their number of frames and not start with _: {lengths}")
+        self._layout = layout
+        # A copy, since a view would keep the whole batch it was cut from alive until the shard is written.
+        copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in fields.items()}
+        self._items.append((key, copies))
+        self.present.add(key)
+        self._bytes += sum(value.nbytes for value in copies.values())
+        if self._bytes >= self.shard_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the items held in memory as one shard."""
+        if not self._items:
+            return
+        names = list(self._items[0][1])
+        tensors = {name: torch.cat([fields[name] for _, fields in self._items]) for name in names}
+        lengths = [len(fields[names[0]]) for _, fields in self._items]
+        save_shard(self._target(), [key for key, _ in self._items], lengths, tensors)
+        self._items, self._bytes = [], 0
+        self._number += 1
+
+    def _target(self) -> Path:
+        return self.path / f"shard-{self.part:04d}-{self._number:05d}.safetensors"
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):  # most likely the disk: writing more would only hide the first error
+            return
+        self.flush()
+        if error is None and self.parts == 1:
+            build_index(self.path)
+
+
+def build_index(path: str | Path) -> None:
+    """Write the index over all shards of a store and remove what killed writers left half-written.
+
+    Call it on one process when no other is writing. The result depends on the items alone, not on how they were
+    spread over shards, but for the places it names.
+
+    Raises:
+        ValueError: a damaged shard, or one key in two shards.
+    """
+    path = Path(path)
+    entries: list[tuple[str, int, int, int]] = []
+    shards = [Shard(file) for file in shard_files(path)]
+    for number, shard in enumerate(shards):
+        ends = shard.offsets()
+        spans = zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
+        entries += [(key, number, a, b) for key, (a, b) in zip(shard.keys(), spans, strict=True)]
+    entries.sort()
+    for one, other in itertools.pairwise(entries):
+        if one[0] == other[0]:
+            files = f"{shards[one[1]].file} and {shards[other[1]].file}"
+            raise ValueError(f"{one[0]!r} is in both {files}; delete the later one and run the writing command again")
+    places = torch.tensor([entry[1:] for entry in entries], dtype=torch.int64).reshape(-1, 3)
+    tensors = {"places": places, **pack_keys([entry[0] for entry in entries])}
+    names = json.dumps([[shard.file.name, shard.file.stat().st_size] for shard in shards])
+    save_tensors(tensors, path / INDEX, {"shards": names})
+    for left in path.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+class ShardStore:
+    """Reads a finished store.
+
+    Safe to share with forked or spawned loader workers.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Map the index.
+
+        Raises:
+            ValueError: no store, an unfinished one, or a shard that is missing or of another length.
+        """
+        self.path = Path(path)
+        self.header = read_header(self.path)
+        index = self.path / INDEX
+        if not index.exists():
+            raise ValueError(f"{self.path} is unfinished ({INDEX} is missing); run the writing command again")
+        layout = Shard(index)
+        self._places = layout.mapped("places").view(np.int64).reshape(-1, 3)  # shard, first frame, frame after last
+        self.keys: Sequence[str] = Keys(layout.mapped(KEY_BYTES), layout.mapped(KEY_ENDS).view(np.int64))
+        sizes = json.loads(layout.metadata["shards"])
+        for name, size in sizes:
+            file = self.path / name
+            if not file.is_file() or file.stat().st_size != size:
+                state = "is missing" if not file.is_file() else f"has {file.stat().st_size} bytes instead of {size}"
+                raise ValueError(f"{file} {state}; {REMEDY}")
+        self._files = [self.path / name for name, _ in sizes]
+        self._open: dict[int, Shard] = {}
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __contains__(self, key: str) -> bool:
+        return self._find(key) is not None
+
+    @property
+    def fields(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Dtype and shape after the frame axis of every field."""
+        return self._shard(0).fields if self._files else {}
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of frames of every item, int64, in the order of ``keys``."""
+        return np.asarray(self._places[:, 2] - self._places[:, 1])
+
+    def length(self, key: str) -> int:
+        """Number of frames of an item."""
+        _, start, stop = self._place(key)
+        return stop - start
+
+    def read(
+        self, key: str, start: int = 0, stop: int | None = None, fields: Iterable[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Frames ``start:stop`` of an item, each field (stop - start, ...); only these bytes are read.
+
+        Raises:
+            ValueError: no such key or field, frames out of range, or a damaged shard.
+        """
+        number, first, last = self._place(key)
+        stop = last - first if stop is None else stop
+        if not 0 <= start <= stop <= last - first:
+            raise ValueError(f"{self.path}: frames {start}:{stop} asked of {key!r}, which has {last - first}")
+        shard = self._shard(number)
+        names = shard.fields if fields is None else fields
+        return {name: shard.rows(name, first + start, first + stop) for name in names}
+
+    def verify(self) -> int:
+        """Read everything and compare with the checksums; the number of items.
+
+        Raises:
+            ValueError: names the first damaged shard.
+        """
+        for number in range(len(self._files)):
+            self._shard(number).verify()
+        return len(self)
+
+    def _find(self, key: str) -> int | None:
+        at = bisect.bisect_left(self.keys, key)
+        return at if at < len(self.keys) and self.keys[at] == key else None
+
+    def _place(self, key: str) -> tuple[int, int, int]:
+        at = self._find(key)
+        if at is None:
+            raise ValueError(f"{self.path} holds no {key!r} (its first key is {next(iter(self.keys), None)!r})")
+        number, start, stop = self._places[at].tolist()
+        return number, start, stop
+
+    def _shard(self, number: int) -> Shard:
+        if number not in self._open:
+            if len(self._open) >= MAX_OPEN_SHARDS:
+                self._open.pop(next(iter(self._open)))
+            self._open[number] = Shard(self._files[number])
+        return self._open[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"])  # type: ignore[misc]
+
+
+def shard_files(path: Path) -> list[Path]:
+    """The complete shards of a store, sorted by name."""
+    return sorted(path.glob("shard-*-*.safetensors"))
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """What made a store.
+
+    Raises:
+        ValueError: no store there, a damaged header, or one of another format version.
+    """
+    file = Path(path) / HEADER
+    if not file.is_file():
+        raise ValueError(f"{path} holds no store: {file} is missing")
+    try:
+        described = json.loads(file.read_text())
+        version, header = described["format"], described["header"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); make the store again in another folder") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{file} has format {version}, this version reads {FORMAT_VERSION}; make the store again")
+    return dict(header)
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """What differs between two JSON-like values, one sentence a leaf: ``"model.num_slots is 7, now 9"``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in sorted(old.keys() | new.keys()):
+            inner = f"{name}.{key}" if name else str(key)
+            if key in old and key in new:
+                lines += differences(old[key], new[key], inner)
+            else:
+                lines.append(f"{inner} is {'new' if key in new else 'gone'}")
+        return lines
+    return [] if old == new else [f"{name} is {old!r}, now {new!r}"]

@@ -1,0 +1,202 @@
+"""Fitting contact readouts on the readout set alone: its own parts decide moment, restart, threshold and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from dias_video.engine import Logging, Optimization, Saving, Trainer
+from dias_video.engine.checks import check_choice, check_integer, check_number
+from dias_video.stores.store import differences
+from slotformer.contact.committee import Committee, Parts
+from slotformer.contact.labelled import LabelledSlots
+from slotformer.contact.logistic import FittedLogistic, fit_logistic
+from slotformer.contact.readout import FORMS, ContactReadout
+
+VALIDATIONS = 10  # times that a training is validated and saved
+
+
+@dataclass
+class ReadoutSettings:
+    """How a readout is fitted. ``form`` is one of a :class:`ContactReadout` or ``logistic``, which knows folds only."""
+
+    form: str = "roles"
+    hidden: int = 16
+    weight_decay: float = 1.0
+    lr: float = 0.02
+    batch_size: int = 32
+    epochs: int = 60
+    folds: int = 4  # parts of the readout set; each is the validation part of some readouts
+    restarts: int = 4  # readouts a fold, from different random weights; the best on its validation part is kept
+
+    def __post_init__(self) -> None:
+        check_choice("readouts.form", self.form, (*FORMS, "logistic"))
+        for name in ("hidden", "batch_size", "epochs", "restarts"):
+            check_integer(f"readout.{name}", getattr(self, name), least=1)
+        check_integer("readout.folds", self.folds, least=2)
+        check_number("readout.lr", self.lr, above=0)
+        check_number("readout.weight_decay", self.weight_decay, least=0)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Where readouts are trained. Each has a run folder, from which an interrupted training goes on."""
+
+    folder: Path
+    resume: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)  # what they are trained on, for their config.yaml
+    watch: Callable[[], AbstractContextManager[None]] = nullcontext  # around all other work: a signal ends it
+
+    def of(self, *names: str, **about: Any) -> Runs:
+        """A folder inside."""
+        return replace(self, folder=self.folder.joinpath(*names), about={**self.about, **about})
+
+
+@dataclass
+class FittedReadouts:
+    """One readout a fold; together they answer with their mean logit."""
+
+    readouts: list[ContactReadout]
+    threshold: float  # of the logit, chosen on the validation parts
+    validation_loss: float
+    validation_accuracy: float
+    settings: ReadoutSettings
+
+    @property
+    def form(self) -> str:
+        """Which kind of readout."""
+        return self.settings.form
+
+    def logits(self, data: LabelledSlots) -> Tensor:
+        """Mean logits (V,)."""
+        return torch.stack([evaluate(readout, data) for readout in self.readouts]).mean(0)
+
+    def correct(self, data: LabelledSlots) -> NDArray[np.float64]:
+        """1.0 where the answer is right, (V,)."""
+        answers = self.logits(data) > self.threshold
+        return (answers == data.label.bool()).double().numpy()
+
+
+Fitted = FittedReadouts | FittedLogistic
+
+
+def fit(data: LabelledSlots, candidates: Sequence[ReadoutSettings], seed: int, runs: Runs) -> Fitted:
+    """Fit readouts on parts of the readout set; what a part was held out for decides all choices.
+
+    The set is cut into ``folds`` parts, each with its share of every scenario and answer, and readouts are trained for
+    every part on the others. Of ``VALIDATIONS`` moments the one with the lowest loss over the parts is kept,
+    and of it every part's best restart. The threshold maximises accuracy over the validation logits of all parts, and
+    the candidate with the lowest validation loss is taken.
+
+    Raises:
+        ValueError: all videos have one answer, there are too few for the folds, or a run to go on with is of other
+            settings.
+    """
+    with runs.watch():
+        if not 0 < float(data.label.mean()) < 1:
+            raise ValueError("the readout videos all have the same answer; a classifier needs both")
+    several = len(candidates) > 1
+    places = [runs.of(f"candidate_{number}") if several else runs for number in range(1, len(candidates) + 1)]
+    fitted = [_fit(data, settings, seed, place) for settings, place in zip(candidates, places, strict=True)]
+    return min(fitted, key=lambda f: f.validation_loss)
+
+
+def _fit(data: LabelledSlots, settings: ReadoutSettings, seed: int, runs: Runs) -> Fitted:
+    if settings.form == "logistic":
+        with runs.watch():
+            logistic = fit_logistic(data, settings.folds, seed)
+        return logistic
+    config = {"readout": asdict(settings), "seed": seed, **runs.about}
+    with runs.watch():
+        if runs.resume:
+            _check_same(runs.folder / "config.yaml", config)
+        videos = Parts(data, torch.from_numpy(stratified_parts(data, settings.folds, seed)))
+    committee = _train(videos, settings, runs, config)
+    best, logits = committee.held_out(videos)
+    readouts = [committee.member(number) for number in best.tolist()]
+    return FittedReadouts(readouts, *judge(logits, data.label), settings)
+
+
+def _train(videos: Parts, settings: ReadoutSettings, runs: Runs, config: dict[str, Any]) -> Committee:
+    """The committee at its best."""
+    data, seed = videos.data, config["seed"]
+    steps = settings.epochs * -(-len(videos) // settings.batch_size)
+    every = -(-steps // VALIDATIONS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        members = (settings.folds, settings.restarts)
+        committee = Committee(data.slots.shape[-1], settings.form, settings.hidden, data.num_places, *members)
+    committee.standardise(data)
+
+    def validate(model: Committee, step: int) -> dict[str, float]:
+        _, loss, accuracy = judge(model.held_out(videos)[1], data.label)
+        return {"val/loss": loss, "val/accuracy": accuracy}
+
+    trainer = Trainer(
+        steps,
+        settings.batch_size,
+        seed,
+        Optimization(lr=settings.lr, weight_decay=settings.weight_decay, clip=None),  # a common norm would tie members
+        Saving(every=every, metric="val/loss"),
+        Logging(every=every, bar=False),
+        num_workers=0,
+    )
+    trainer.fit(committee, videos, videos.batch, runs.folder, runs.resume, config, validate)
+    return Committee.from_pretrained(runs.folder / "checkpoints/best")
+
+
+def _check_same(file: Path, config: dict[str, Any]) -> None:
+    if file.exists() and (changed := differences(yaml.safe_load(file.read_text()), config)):
+        raise ValueError(
+            f"{file.parent} was trained with other settings ({'; '.join(changed)}); go on with the same, or name "
+            f"another out_dir"
+        )
+
+
+def judge(logits: Tensor, label: Tensor) -> tuple[float, float, float]:
+    """The best threshold of held-out logits (V,), their loss, and their accuracy with that threshold."""
+    threshold = best_threshold(logits, label)
+    loss = float(F.binary_cross_entropy_with_logits(logits, label))
+    return threshold, loss, float(((logits > threshold) == label.bool()).double().mean())
+
+
+def evaluate(readout: ContactReadout, data: LabelledSlots, batch_size: int = 256) -> Tensor:
+    """Logits (V,) of a readout."""
+    with torch.no_grad():
+        parts = zip(data.slots.split(batch_size), data.mask.split(batch_size), strict=True)
+        return torch.cat([readout(slots, mask) for slots, mask in parts])
+
+
+def stratified_parts(data: LabelledSlots, parts: int, seed: int) -> NDArray[np.int64]:
+    """A part for every video, (V,) int64: each scenario's videos of each answer are spread evenly over the parts.
+
+    Raises:
+        ValueError: fewer videos than parts, or fewer than two parts.
+    """
+    if not 2 <= parts <= len(data):
+        raise ValueError(f"readout.folds={parts} must be between 2 and the number of readout videos, {len(data)}")
+    kinds = list(zip(data.scenario, data.label.tolist(), strict=True))
+    order = sorted(np.random.default_rng(seed).permutation(len(data)).tolist(), key=lambda i: kinds[i])
+    part = np.empty(len(data), np.int64)
+    part[order] = np.arange(len(data)) % parts
+    return part
+
+
+def best_threshold(logits: Tensor, label: Tensor) -> float:
+    """The logit above which "contact" is most often right; of equally good ones the nearest to 0."""
+    values = logits.double().sort().values
+    between = (values[1:] + values[:-1]) / 2
+    candidates = torch.cat([values[:1] - 1, between, values[-1:] + 1, torch.zeros(1, dtype=torch.float64)])
+    right = ((logits.double() > candidates[:, None]) == label.bool()).sum(1)
+    good = candidates[right == right.max()]
+    return float(good[good.abs().argmin()])

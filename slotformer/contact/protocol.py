@@ -1,0 +1,210 @@
+"""The Physion protocol: accuracy of contact readouts against how many frames of the future were predicted.
+
+Readouts are fitted on the readout videos alone (:mod:`slotformer.fitting`), all of them before the test videos are
+scored, once, which the test cache itself remembers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from slotformer.batch import SlotBatch
+from slotformer.cache import SlotCache
+from slotformer.contact.fitting import Fitted, ReadoutSettings, Runs, fit
+from slotformer.contact.labelled import LabelledSlots
+from slotformer.contact.places import PlaceProbe
+from slotformer.fast import fast_rollout
+from slotformer.rollouter import Dynamics, context_live
+from slotformer.statistics import deviation, interval
+
+Wrap = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+@dataclass
+class Futures:
+    """The same videos with an encoded and with a predicted future; frames are the model's stride apart."""
+
+    observed: int  # how many of the frames are observed
+    encoded: LabelledSlots
+    predicted: LabelledSlots  # its first frames are the encoded ones
+
+    def kind(self, name: str, predicted_frames: int) -> LabelledSlots:
+        """What a readout of kind ``observed``, ``predicted`` or ``full`` is given."""
+        return (self.encoded if name == "full" else self.predicted).first(self.observed + predicted_frames)
+
+    def with_places(self, probe: PlaceProbe) -> Futures:
+        """The same with the slots' places, told from encoded and predicted slots alike."""
+        return Futures(self.observed, self.encoded.with_places(probe), self.predicted.with_places(probe))
+
+
+def futures(
+    cache: SlotCache,
+    model: Dynamics,
+    observed_frames: int,
+    predicted_frames: int,
+    batch_size: int = 64,
+    progress: Wrap = iter,
+) -> Futures:
+    """Observe the first ``observed_frames`` raw frames of every labelled video and roll out from there.
+
+    A video that ends before the last predicted frame has no live encoded slots there.
+
+    Raises:
+        ValueError: a video without label, or one that ends while it is observed.
+    """
+    stride, device = model.stride, next(model.parameters()).device
+    observed = len(range(0, observed_frames, stride))
+    if observed < 1 or predicted_frames < 1:
+        raise ValueError("observed_frames and predicted_frames must be at least 1")
+    span = (observed + predicted_frames - 1) * stride + 1
+    shape = (len(cache), observed + predicted_frames, cache.num_slots)
+    encoded, mask = torch.zeros(*shape, cache.slot_dim), torch.zeros(shape, dtype=torch.bool)
+    rolled, rolled_mask = torch.zeros_like(encoded), torch.zeros_like(mask)
+    labels, scenarios = [], []
+    for rows in progress(range(0, len(cache), batch_size)):
+        names = cache.video_ids[rows : rows + batch_size]
+        videos = [cache.read_video(v, 0, min(span, cache.num_frames(v)), stride) for v in names]
+        for row, video in enumerate(videos, start=rows):
+            if video.label is None or len(video.slots) < observed:
+                what = "no label" if video.label is None else f"fewer than {observed_frames} frames"
+                raise ValueError(f"{cache.path}: {video.video_id} has {what}; reasoning needs both")
+            encoded[row, : len(video.slots)], mask[row, : len(video.slots)] = video.slots, video.mask
+            labels.append(video.label)
+            scenarios.append(video.scenario or "unknown")
+        here = slice(rows, rows + len(videos))
+        first = max(0, observed - model.burn_in)
+        context = SlotBatch(
+            encoded[here, first:observed],
+            mask[here, first:observed],
+            torch.stack([v.track_id[first:observed] for v in videos]),
+            list(names),
+        ).to(device)
+        live = context_live(context.mask, context.track_id)
+        future = fast_rollout(model, context.slots, live, predicted_frames)
+        rolled[here] = torch.cat([encoded[here, :observed], future.cpu()], 1)
+        rolled_mask[here] = torch.cat([mask[here, :observed], live[:, -1:].expand(-1, predicted_frames, -1).cpu()], 1)
+    about = (list(cache.video_ids), scenarios, torch.tensor(labels))
+    return Futures(observed, LabelledSlots(*about, encoded, mask), LabelledSlots(*about, rolled, rolled_mask))
+
+
+@dataclass
+class Answers:
+    """How readouts of one kind did on the test videos."""
+
+    kind: str  # observed | predicted | full
+    predicted_frames: int  # strided frames of the future that the readout was given
+    correct: NDArray[np.float64]  # (seeds,V)
+    validation_accuracy: float  # mean over seeds
+    fitted: list[Fitted]  # one a seed
+    readout: str = ""  # its form
+
+    def describe(self) -> dict[str, Any]:
+        """What was chosen, and how it did on the readout set."""
+        return {
+            "kind": self.kind,
+            "readout": self.readout,
+            "predicted_frames": self.predicted_frames,
+            "thresholds": [fitted.threshold for fitted in self.fitted],
+            "validation_loss": float(np.mean([fitted.validation_loss for fitted in self.fitted])),
+            "validation_accuracy": self.validation_accuracy,
+            "accuracy": float(self.correct.mean()),
+        }
+
+
+class FittedPoint(NamedTuple):
+    """The readouts for one point of a curve, which have not seen the test videos."""
+
+    readout: str  # their form
+    kind: str
+    predicted_frames: int
+    fitted: list[Fitted]  # one a seed
+
+    def answer(self, test: Futures) -> Answers:
+        """Score the test videos."""
+        held = test.kind(self.kind, self.predicted_frames)
+        correct = np.stack([f.correct(held) for f in self.fitted])
+        validation = float(np.mean([f.validation_accuracy for f in self.fitted]))
+        return Answers(self.kind, self.predicted_frames, correct, validation, self.fitted, self.readout)
+
+
+def fit_points(
+    readout: Futures,
+    predicted_frames: Sequence[int],
+    candidates: Sequence[ReadoutSettings],
+    seeds: Sequence[int],
+    runs: Runs,
+    progress: Wrap = iter,
+) -> list[FittedPoint]:
+    """Fit a readout for every point of every curve.
+
+    Readouts are trained in folders ``<form>/<point>/s<seed>`` of ``runs``: ``places/predicted_8/s0``.
+
+    The points are: observed frames only; these and each number of ``predicted_frames``; the encoded video as far as
+    the largest of them. Every form of readout has a curve of its own; candidates of one form compete at every point.
+    """
+    points = [("observed", 0), *(("predicted", n) for n in predicted_frames), ("full", max(predicted_frames))]
+    forms = dict.fromkeys(c.form for c in candidates)
+    found = []
+    for form, (kind, count) in progress(list(itertools.product(forms, points))):
+        train, same = readout.kind(kind, count), [c for c in candidates if c.form == form]
+        name = f"predicted_{count}" if kind == "predicted" else kind
+        fitted = [
+            fit(train, same, seed, runs.of(form, name, f"s{seed}", kind=kind, predicted_frames=count)) for seed in seeds
+        ]
+        found.append(FittedPoint(form, kind, count, fitted))
+    return found
+
+
+def join_answers(parts: Sequence[Sequence[Answers]]) -> list[Answers]:
+    """The answers of several dynamics models at the same points as those of one with more seeds."""
+    joined = []
+    for same in zip(*parts, strict=True):
+        correct = np.concatenate([point.correct for point in same])
+        validation = float(np.mean([point.validation_accuracy for point in same]))
+        fitted = [readouts for point in same for readouts in point.fitted]
+        joined.append(Answers(same[0].kind, same[0].predicted_frames, correct, validation, fitted, same[0].readout))
+    return joined
+
+
+def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: float = 0.95) -> list[dict[str, Any]]:
+    """A row for every point of the curve and every scenario, ``all`` last: accuracy, interval, difference to observed.
+
+    Intervals are bootstrapped over videos; ``minus_observed`` compares the same videos, so its interval is paired.
+    ``std`` and ``minus_observed_std`` are sample deviations over seeds (of dynamics models and readouts).
+    """
+    observed = {a.readout: a for a in answers if a.kind == "observed"}
+    groups = {name: np.array([s == name for s in scenario]) for name in sorted(set(scenario))}
+    groups["all"] = np.ones(len(scenario), bool)
+    rows = []
+    for point in answers:
+        for name, members in groups.items():
+            correct = point.correct[:, members]
+            accuracy, low, high = interval(correct.mean(0), level)
+            gains = correct - observed[point.readout].correct[:, members]  # (seeds,V)
+            gain, gain_low, gain_high = interval(gains.mean(0), level)
+            rows.append(
+                {
+                    "scenario": name,
+                    "kind": point.kind,
+                    "readout": point.readout,
+                    "predicted_frames": point.predicted_frames,
+                    "accuracy": accuracy,
+                    "low": low,
+                    "high": high,
+                    "videos": int(members.sum()),
+                    "std": deviation(correct.mean(1)),
+                    "validation_accuracy": point.validation_accuracy,
+                    "minus_observed": gain,
+                    "minus_observed_std": deviation(gains.mean(1)),
+                    "minus_observed_low": gain_low,
+                    "minus_observed_high": gain_high,
+                }
+            )
+    return rows
