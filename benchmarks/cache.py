@@ -51,7 +51,7 @@ windows, optimizer = SlotWindows(cache, 10), torch.optim.Adam(model.parameters()
 start = time.perf_counter()
 for step in range(steps):
     keys = [((step * batch + i) // len(windows), (step * batch + i) % len(windows)) for i in range(batch)]
-    loss = model(SlotBatch.pack([windows[key] for key in keys]), Draws.for_step(0, step, batch))["slots"].mean()
+    loss = model(SlotBatch.pack([windows[key] for key in keys]), Draws.for_step(0, step, range(batch)))["slots"].mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -11,11 +11,12 @@ import torch
 from benchmarks.measure import Bench, Row
 from benchmarks.training import SETTINGS, autocast, clips
 from dias_video.data.source import Sample, VideoInfo
+from dias_video.data.windows import video_windows
 from dias_video.evaluation.methods import ModelTracks
 from dias_video.evaluation.protocols import score_video
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.configured import build
-from dias_video.tracking import encode_videos
+from dias_video.tracking import track_videos
 from slotformer.cache import SlotCacheWriter, finish
 
 VIDEOS, FRAMES = 4, 24
@@ -62,8 +63,10 @@ def caching(bench: Bench, name: str, model: DIAS, source: Noise) -> list[Row]:
         def cache(dtype: torch.dtype | None) -> None:
             path = f"{folder}/{next(numbers)}"
             with SlotCacheWriter(path) as writer, autocast(bench, dtype):
-                for video in encode_videos(model, source, range(VIDEOS)):
-                    writer.write(video.info.video_id, video.slots, video.mask, video.maps, video.track_id)
+                for tracked in track_videos(model, video_windows(source, range(VIDEOS), batch_size=VIDEOS)):
+                    for b, video_id in enumerate(tracked.video_id):
+                        found = (tracked.slots[b], tracked.live[b], tracked.attention[b], tracked.track_id[b])
+                        writer.write(video_id, *found)
             finish(path)
 
         def encode(dtype: torch.dtype | None) -> None:
@@ -90,8 +93,9 @@ def evaluation(bench: Bench, model: DIAS) -> list[Row]:
         {
             "video": batch.video[b].repeat(longer, 1, 1, 1),
             "video_id": batch.video_id[b],
-            "boxes": batch.boxes[b],
-            "box_valid": batch.box_valid[b],
+            "frame_index": torch.arange(FRAMES),
+            "boxes": batch.boxes[b].repeat(longer, 1, 1),
+            "box_valid": batch.box_valid[b].repeat(longer, 1),
         }
         for b in range(VIDEOS)
     ]

@@ -98,7 +98,7 @@ class Ours:
 
     def step(self, batch: VideoBatch) -> dict[str, Tensor]:
         """One update; nothing is read by the host."""
-        draws = Draws.for_step(0, self.count, len(batch))
+        draws = Draws.for_step(0, self.count, range(len(batch)))
         self.count += 1
         with autocast(self.bench, self.dtype):
             terms = self.model(batch, draws)
@@ -126,7 +126,7 @@ def comparison(bench: Bench, name: str, model: DIAS, batch: VideoBatch) -> list[
     if bench.cuda or name == "demo":  # a CPU compiles the large models for minutes
         for part in ("model", "aggregator"):
             ours[f"ours, bfloat16, compiled {part}"] = (Ours(bench, model, half, part), batch)
-    draws = Draws.for_step(0, 0, len(batch))
+    draws = Draws.for_step(0, 0, range(len(batch)))
     contestants: dict[str, Work] = {key: (lambda p=p: p.step(batch, draws)) for key, p in plain.items()}
     contestants |= {key: (lambda o=o, data=data: o.step(data)) for key, (o, data) in ours.items()}
     return bench.compare(f"training step, {name}, batch {len(batch)}", contestants, batch.frame_valid.numel())
@@ -138,7 +138,7 @@ def breakdown(
     """Parts of our bfloat16 step, each alone, forward and backward; the first row is the whole step."""
     ours = Ours(bench, model, dtype)
     model = ours.model
-    draws = lambda: Draws.for_step(0, 0, len(batch))  # noqa: E731
+    draws = lambda: Draws.for_step(0, 0, range(len(batch)))  # noqa: E731
     with autocast(bench, dtype):
         features = model.features(batch)
         with torch.no_grad():

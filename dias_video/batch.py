@@ -1,4 +1,4 @@
-"""What travels between data, models and the engine: a batch of video clips, slot sequences, and random draws.
+"""What travels between data, models and the engine: a batch of video clips, and slots of a stretch of frames.
 
 Axis legend, used in every docstring and trailing comment of the project:
 
@@ -7,16 +7,49 @@ Axis legend, used in every docstring and trailing comment of the project:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+Record = TypeVar("Record", bound="TensorRecord")
+
+
+class TensorRecord:
+    """Mixin for dataclasses of tensors (and names) that move together."""
+
+    @property
+    def num_frames(self) -> int:
+        """T, what a sample counts for in frames a second."""
+        raise NotImplementedError
+
+    def changed(self: Record, change: Callable[[Tensor], Tensor]) -> Record:
+        """The same record with ``change`` applied to every tensor."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: change(value) for name, value in tensors.items()})  # type: ignore[type-var]
+
+    def to(self: Record, device: torch.device | str, non_blocking: bool = True) -> Record:
+        """The same record with every tensor on ``device``."""
+        return self.changed(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self: Record) -> Record:
+        """The same record in pinned memory (called by ``DataLoader``)."""
+        return self.changed(Tensor.pin_memory)
+
+    def frames(self: Record, start: int, stop: int) -> Record:
+        """Frames ``start:stop`` of every clip, as views."""
+        return self.changed(lambda value: value[:, start:stop] if value.ndim > 1 else value)
+
+    def windows(self: Record, window: int) -> Iterator[Record]:
+        """All frames, ``window`` at a time."""
+        for start in range(0, self.num_frames, window):
+            yield self.frames(start, start + window)
+
 
 @dataclass
-class VideoBatch:
+class VideoBatch(TensorRecord):
     """A batch of clips. Clips shorter than the longest are padded at the end (``frame_valid`` False).
 
     ``boxes[:, :, k]`` belongs to instance id ``k + 1`` of ``masks``; an absent instance has a zero box and
@@ -41,31 +74,6 @@ class VideoBatch:
     def num_frames(self) -> int:
         """T, what a sample counts for in frames a second."""
         return self.video.shape[1]
-
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> VideoBatch:
-        """The same batch with every tensor on ``device``."""
-        moved: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=non_blocking)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
-
-    def pin_memory(self) -> VideoBatch:
-        """The same batch in pinned memory (called by ``DataLoader``)."""
-        pinned: dict[str, Any] = {
-            f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **pinned)
-
-    def frames(self, start: int, stop: int) -> VideoBatch:
-        """Frames ``start:stop`` of every clip, as views."""
-        cut: dict[str, Any] = {
-            f.name: value[:, start:stop]
-            for f in fields(self)
-            if f.name != "label" and isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **cut)
 
     @classmethod
     def stack(cls, samples: Sequence[dict[str, Any]]) -> VideoBatch:
@@ -133,22 +141,26 @@ class CarryState:
 
 
 @dataclass
-class SlotSequence:
-    """Slots of every frame of a batch of clips."""
+class SlotSequence(TensorRecord):
+    """Slots of a stretch of frames of some videos: the one form in which slots travel."""
 
+    video_id: list[str]  # B names
     slots: Tensor  # (B,T,S,D), zeros where dead
-    mask: Tensor  # (B,T,S) bool, live
+    live: Tensor  # (B,T,S) bool
     track_id: Tensor  # (B,T,S) int64, -1 where dead
-    maps: Tensor  # (B,T,S,h,w) float, how much each slot owns each cell (config: decoder or aggregation attention)
-    state: CarryState  # to go on with the next window
+    attention: Tensor | None = None  # (B,T,S,h,w) float, how much each slot owns each cell (decoder's or aggregation's)
+    labels: Tensor | None = None  # (B,T,H,W) int32, the track that owns each pixel, -1 where no slot lives
 
+    def __len__(self) -> int:
+        return self.slots.shape[0]
 
-@dataclass
-class Tracks:
-    """One tracked video, on the CPU (``DIAS.track``)."""
+    @property
+    def num_frames(self) -> int:
+        """T, what a sample counts for in frames a second."""
+        return self.slots.shape[1]
 
-    masks: Tensor  # (T,H,W) int32, the track id owning each pixel
-    slots: Tensor  # (T,S,D)
-    mask: Tensor  # (T,S) bool
-    track_ids: Tensor  # (T,S) int64, -1 where dead
-    maps: Tensor  # (T,S,h,w)
+    @classmethod
+    def joined(cls, pieces: Sequence[SlotSequence]) -> SlotSequence:
+        """Stretches of the same videos that follow each other, as one."""
+        tensors = [name for name, value in vars(pieces[0]).items() if isinstance(value, Tensor)]
+        return replace(pieces[0], **{name: torch.cat([getattr(p, name) for p in pieces], 1) for name in tensors})  # type: ignore[arg-type]

@@ -1,121 +1,175 @@
-"""Whole videos of any length through DIAS: window by window with carried slots, batched over videos of one length."""
+"""The loop over the windows of videos with carried slots; every way to the slots of a video goes through it.
+
+It knows no model: anything that answers ``encode`` as ``dias_video.model.dias.DIAS`` does will do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import groupby
-from typing import NamedTuple
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from dias_video.batch import VideoBatch
-from dias_video.data.loading import Features, read_clip
-from dias_video.data.source import VideoInfo, VideoSource
-from dias_video.data.transforms import Transform
+from dias_video.batch import CarryState, SlotSequence, VideoBatch
 from dias_video.draws import Draws
-from dias_video.model.dias import DIAS
+
+# Both chosen on val clips of toss-A and toss-D (docs/results.md).
+REACH = 1.5  # half a window of the filter that follows edges, in cells
+CONTRAST = 1e-3  # variance of colours in [0,1] below which there is no edge
 
 
-class EncodedVideo(NamedTuple):
-    """The slots of one video, on the CPU."""
+class SlotModel(Protocol):
+    """What the loop needs of a model (a module)."""
 
-    info: VideoInfo
-    slots: Tensor  # (T,S,D)
-    mask: Tensor  # (T,S) bool
-    track_id: Tensor  # (T,S) int64
-    maps: Tensor  # (T,S,h,w)
+    training: bool
+
+    @property
+    def takes_boxes(self) -> bool:
+        """Whether its first queries can come from boxes."""
+        ...
+
+    def encode(
+        self, batch: VideoBatch, draws: Draws, state: CarryState | None = None, rehearse: bool = False
+    ) -> tuple[SlotSequence, CarryState]:
+        """Slots of every frame of a window, and the state to go on with."""
+        ...
+
+    def parameters(self) -> Iterator[Any]:
+        """Its weights, which tell the device."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch between training and evaluation."""
+        ...
 
 
-class Window(NamedTuple):
-    """Frames ``start:stop`` of some videos of one length."""
-
-    videos: tuple[int, ...]
-    start: int
-    stop: int
-    last: bool  # of these videos
-
-
-def encode_videos(
-    model: DIAS,
-    source: VideoSource,
-    indices: Sequence[int],
-    transform: Transform | None = None,
-    boxes: bool = True,
-    window: int = 24,
-    batch_size: int = 8,
-    max_frames: int | None = None,
+@torch.no_grad()
+def track_windows(
+    model: SlotModel,
+    windows: Iterable[VideoBatch],
     seed: int = 0,
-    num_workers: int = 0,
-    features: Features | None = None,
-) -> Iterator[EncodedVideo]:
-    """Encode videos of a source; memory grows with ``window * batch_size`` only, and with a video's slots.
+    boxes: bool | None = None,
+    rehearse: bool = False,
+    labels: bool = False,
+    follow_edges: bool = False,
+) -> Iterator[tuple[VideoBatch, SlotSequence]]:
+    """Go through videos window by window: the slots at the end of a window are where the next one begins.
+
+    The model is in evaluation mode meanwhile. Its noise is a function of (seed, video id), so a video's slots do not
+    depend on what is in a batch with it, nor on where its windows are cut.
 
     Args:
-        model: in evaluation mode, on its device.
-        source: where the videos are.
-        indices: which of them; the order in which they come back is by length.
-        transform: applied to every window, so it must not be random (a resize).
-        boxes: start from the first frame's boxes where the source has them.
-        window: frames encoded at once.
-        batch_size: videos encoded at once.
-        max_frames: only the first frames of longer videos; None = all.
-        seed: of the query noise, which does not depend on the batch a video is in.
-        num_workers: processes that decode ahead.
-        features: the frozen encoder's output for these videos, which then does not run.
+        model: on its device.
+        windows: batches of consecutive frames; those of the same videos follow each other.
+        seed: of the query noise.
+        boxes: give the model the first frame's boxes; None: where it takes them and the videos have them.
+        rehearse: without boxes, go through the first window forth and back before it is tracked.
+        labels: also tell the owner of every pixel.
+        follow_edges: labels end where colours change in the frame, not where cells of the feature grid do.
+
+    Yields:
+        Each window as it came, and its slots on the model's device.
 
     Raises:
-        ValueError: the features don't belong to this source and transform.
+        ValueError: boxes are wanted and there are none, or the model takes none; or boxes and a rehearsal.
     """
-    if features is not None:
-        features.check(source, transform)
-    lengths = {i: min(source.info(i).num_frames, max_frames or source.info(i).num_frames) for i in indices}
-    jobs = list(windows(lengths, window, batch_size))
-    batches = DataLoader(_Windows(source, jobs, transform, features), batch_size=None, num_workers=num_workers)
-    device = next(model.parameters()).device
-    parts: list[list[Tensor]] = []
-    draws: Draws | None = None
-    state = None
-    for job, batch in zip(jobs, batches, strict=True):
-        batch = batch.to(device) if boxes else replace(batch, boxes=None, box_valid=None).to(device)
-        if job.start == 0:
-            parts, draws, state = [], Draws.for_videos(seed, batch.video_id), None
-        assert draws is not None
-        encoded = model.encode(batch, draws, state)
-        state = encoded.state
-        parts.append([x.cpu() for x in (encoded.slots, encoded.mask, encoded.track_id, encoded.maps)])
-        if job.last:
-            whole = [torch.cat(column, 1) for column in zip(*parts, strict=True)]  # (B,T,...) each
-            for row, index in enumerate(job.videos):
-                yield EncodedVideo(source.info(index), *(x[row] for x in whole))
+    device, was_training = next(model.parameters()).device, model.training
+    names: list[str] = []
+    state: CarryState | None = None
+    model.train(False)
+    try:
+        for window in windows:
+            if window.video_id != names:
+                names, state = window.video_id, None
+                draws = Draws.for_videos(seed, names)
+            if boxes and window.boxes is None:
+                raise ValueError(f"{names[0]} has no boxes; set boxes=false")
+            seen = replace(window, masks=None)  # which no model looks at
+            if boxes is False or (boxes is None and not model.takes_boxes):
+                seen = replace(seen, boxes=None, box_valid=None)
+            seen = seen.to(device)
+            sequence, state = model.encode(seen, draws, state, rehearse)
+            if labels:
+                sequence.labels = pixel_labels(sequence, seen.video, follow_edges)
+            yield window, sequence
+    finally:
+        model.train(was_training)
 
 
-def windows(lengths: dict[int, int], window: int, batch_size: int) -> Iterator[Window]:
-    """Cut videos (index -> number of frames) into windows, grouped by length; a group's windows follow each other."""
-    for length, group in groupby(sorted(lengths, key=lambda i: (lengths[i], i)), key=lambda i: lengths[i]):
-        videos = list(group)
-        for first in range(0, len(videos), batch_size):
-            for start in range(0, length, window):
-                stop = min(start + window, length)
-                yield Window(tuple(videos[first : first + batch_size]), start, stop, stop == length)
+def track_videos(model: SlotModel, windows: Iterable[VideoBatch], **options: Any) -> Iterator[SlotSequence]:
+    """Whole videos, each batch of them when its last window is done, on the CPU.
+
+    The options are those of ``track_windows``. Memory grows with one batch of videos' slots.
+    """
+    pieces: list[SlotSequence] = []
+    for _, sequence in track_windows(model, windows, **options):
+        if pieces and pieces[0].video_id != sequence.video_id:
+            yield SlotSequence.joined(pieces)
+            pieces = []
+        pieces.append(sequence.to("cpu", non_blocking=False))
+    if pieces:
+        yield SlotSequence.joined(pieces)
 
 
-class _Windows(Dataset[VideoBatch]):
-    """Decodes windows, in loader workers."""
+def pixel_labels(sequence: SlotSequence, video: Tensor, follow_edges: bool = False) -> Tensor:
+    """The track that owns each pixel of video (B,T,3,H,W): (B,T,H,W) int32, -1 where no slot lives."""
+    assert sequence.attention is not None
+    size = (video.shape[-2], video.shape[-1])
+    parts = zip(sequence.attention, sequence.live, sequence.track_id, video, strict=True)
+    return torch.stack(
+        [owners(cells, live, ids, size, frames if follow_edges else None) for cells, live, ids, frames in parts]
+    )
 
-    def __init__(
-        self, source: VideoSource, jobs: list[Window], transform: Transform | None, features: Features | None
-    ) -> None:
-        self.source, self.jobs, self.transform, self.features = source, jobs, transform, features
 
-    def __len__(self) -> int:
-        return len(self.jobs)
+def owners(
+    attention: Tensor, live: Tensor, track_id: Tensor, size: tuple[int, int], edges_of: Tensor | None = None
+) -> Tensor:
+    """The track id that owns each pixel of one video.
 
-    def __getitem__(self, at: int) -> VideoBatch:
-        job, samples = self.jobs[at], []
-        for index in job.videos:
-            frames = range(job.start, job.stop)
-            samples.append(read_clip(self.source, index, frames, self.transform, torch.Generator(), self.features))
-        return VideoBatch.stack(samples)
+    Args:
+        attention: (T,S,h,w) how much each slot owns each cell.
+        live: (T,S) bool; a frame without any is void (-1).
+        track_id: (T,S) int64.
+        size: (H,W) in pixels; attention is resized bilinearly before the argmax over live slots.
+        edges_of: (T,3,H,W) uint8 frames whose edges the labels follow; None: they follow the cells.
+
+    Returns:
+        (T,H,W) int32 of track ids.
+    """
+    labels = []
+    frames = [None] * len(attention) if edges_of is None else edges_of
+    # A frame at a time: a few floats a slot and pixel, not T times as many.
+    for cells, on, ids, frame in zip(attention, live, track_id, frames, strict=True):
+        if not on.any():
+            labels.append(torch.full(size, -1, dtype=torch.int32, device=attention.device))
+            continue
+        # max, since argmax over a first axis takes several times as long
+        owner = to_pixels(cells[on], size, frame).max(0).indices  # (H,W)
+        labels.append(ids[on][owner].to(torch.int32))
+    return torch.stack(labels) if labels else torch.zeros(0, *size, dtype=torch.int32)
+
+
+def to_pixels(cells: Tensor, size: tuple[int, int], edges_of: Tensor | None = None) -> Tensor:
+    """One frame's maps on the grid (S,h,w) at ``size`` (H,W), bilinear; (S,H,W) float.
+
+    With a frame (3,H,W) uint8 they then follow its edges: in a window around every pixel a map is fitted by a function
+    of colour, constant plus linear, and the functions of the windows that hold a pixel are averaged (guided filter:
+    He, Sun and Tang, 2010; subsampled as by He and Sun, 2015).
+    """
+    pixels = F.interpolate(cells[None].float(), size=size, mode="bilinear", align_corners=False)
+    if edges_of is None:
+        return pixels[0]
+    from kornia.filters import guided_blur  # takes a second to import
+
+    height, width = (side / count for side, count in zip(size, cells.shape[1:], strict=True))  # of a cell
+    step = max(1, int(min(height, width) / 4))  # four points a cell are enough to fit on
+    # Whole steps to each side, so that the window has a middle when subsampled too.
+    above, beside = (round(REACH * side / step) * step for side in (height, width))
+    window = (2 * above + 1, 2 * beside + 1)
+    more = (0, -size[1] % step, 0, -size[0] % step)  # kornia for Python 3.10 wants multiples of the step
+    frame, padded = (F.pad(x, more, mode="replicate") for x in (edges_of[None] / 255, pixels))
+    fine = guided_blur(frame, padded, window, CONTRAST, border_type="replicate", subsample=step)
+    return fine[0, :, : size[0], : size[1]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -17,11 +17,8 @@ from einops import rearrange
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dias_video.model.initializers import BoxInitializer
+from dias_video.batch import SlotSequence, VideoBatch
 from dias_video.stores.files import replace_file
-
-if TYPE_CHECKING:
-    from dias_video.model.dias import DIAS
 
 GOLDEN = 0.61803398875  # steps of this on the colour circle keep neighbouring ids far apart
 
@@ -116,34 +113,21 @@ def write_gif(path: str | Path, pictures: Tensor | Iterable[Tensor], fps: float 
     replace_file(Path(path), write)
 
 
-def tracked_pieces(
-    dias: DIAS,
-    windows: Iterable[Tensor],
-    boxes: Tensor | None = None,
-    box_valid: Tensor | None = None,
-    height: int | None = None,
-    rehearse: bool = False,
-    follow_edges: bool = False,
+def tracked_pictures(
+    tracked: Iterable[tuple[VideoBatch, SlotSequence]], boxes: bool = False, height: int | None = None
 ) -> Iterator[Tensor]:
-    """Frames | masks (| boxes), window by window, of a video that comes in windows (t,3,H,W).
+    """Frames | masks (| boxes) of one video, window by window, out of ``track_windows`` with ``labels``.
 
     Args:
-        boxes, box_valid: (T,K,4) and (T,K) of the whole video, where known: drawn as a third panel, and the first
-            frame's given to the model if it takes any.
-        rehearse: where the model is given no boxes, see ``DIAS.track_windows``.
-        follow_edges: see there.
+        boxes: draw the frames' boxes as a third panel.
+        height: of the panels in pixels; the frames' by default.
     """
-    first = first_valid = None
-    if boxes is not None and isinstance(dias.initializer, BoxInitializer):
-        first, rehearse = boxes[0], False
-        first_valid = None if box_valid is None else box_valid[0]
-    done = 0
-    for window, tracks in dias.track_windows(windows, first, first_valid, rehearse=rehearse, follow_edges=follow_edges):
-        frames = rearrange(window, "t c h w -> t h w c")
-        panels, titles = [frames, overlay(window, tracks.masks)], ["video", "slots"]
-        if boxes is not None and box_valid is not None:
-            span = slice(done, done + len(window))
-            panels.append(draw_boxes(frames, boxes[span], box_valid[span]))
+    for window, sequence in tracked:
+        assert sequence.labels is not None
+        video = window.video[0]
+        frames = rearrange(video, "t c h w -> t h w c")
+        panels, titles = [frames, overlay(video, sequence.labels[0].cpu())], ["video", "slots"]
+        if boxes and window.boxes is not None and window.box_valid is not None:
+            panels.append(draw_boxes(frames, window.boxes[0], window.box_valid[0]))
             titles.append("boxes")
-        done += len(window)
         yield side_by_side(panels, titles, height)

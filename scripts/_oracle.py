@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dias_video.batch import VideoBatch
-from dias_video.draws import Draws
 from dias_video.model.dias import DIAS
+from dias_video.tracking import track_videos
 from slotformer.cache import SlotCache
 from slotformer.errors import normalised_error
 from slotformer.oracle import same_objects
@@ -25,11 +24,9 @@ def encode_anew(dias: DIAS, cache: SlotCache, source: CachedSource, name: str, f
     """Slots (T,S,D) of some frames alone, zeros where dead; queries as in the cache, or with other noise."""
     sample = source.read(name, frames)
     protocol = cache.header["protocol"]
-    batch = VideoBatch.stack([sample]).to(next(dias.parameters()).device)
-    if protocol["queries"] != "boxes":
-        batch = replace(batch, boxes=None, box_valid=None)
-    encoded = dias.encode(batch, Draws.for_videos(protocol["seed"] + 1, [name]))
-    return (encoded.slots * encoded.mask[..., None])[0].cpu()
+    options = {"seed": protocol["seed"] + 1, "boxes": protocol["queries"] == "boxes"}
+    (encoded,) = track_videos(dias, [VideoBatch.stack([sample])], **options)
+    return encoded.slots[0]
 
 
 def oracle_errors(

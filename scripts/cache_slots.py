@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from dias_video.data.features import cached_features
-from dias_video.data.source import VideoSource
+from dias_video.data.source import VideoSource, has_boxes
+from dias_video.data.windows import video_windows
 from dias_video.model.dias import DIAS
-from dias_video.model.initializers import BoxInitializer
 from dias_video.pretrained.weights import weights_sha256
-from dias_video.tracking import encode_videos
+from dias_video.tracking import track_videos
 from slotformer.cache import SlotCache, SlotCacheWriter, finish
 
 
@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> None:
     model = DIAS.from_pretrained(cfg.checkpoint).to(device).eval()
     source: VideoSource = instantiate(cfg.data[cfg.split])
     features = cached_features(cfg.features, model.encoder)
-    with_boxes = bool(cfg.boxes) and isinstance(model.initializer, BoxInitializer) and has_boxes(source)
+    with_boxes = bool(cfg.boxes) and model.takes_boxes and has_boxes(source)
     header = describe(cfg, model, source, with_boxes)
     rank, world = processes.process_index, processes.num_processes
     # The header is claimed and the folder checked by the first process before the others look at it.
@@ -43,40 +43,36 @@ def main(cfg: DictConfig) -> None:
         writer = SlotCacheWriter(cfg.cache, cfg.dtype, part=rank, parts=world, **header)
     with writer:
         own = [i for i in range(rank, len(source), world) if source.info(i).video_id not in writer.present]
-        videos = encode_videos(
-            model,
+        windows = video_windows(
             source,
             own,
             transform=instantiate(cfg.data.eval_transform),
-            boxes=with_boxes,
             window=cfg.window,
             batch_size=cfg.batch_size,
             max_frames=cfg.max_frames,
-            seed=cfg.seed,
             num_workers=cfg.num_workers,
             features=features,
         )
-        for video in tqdm(videos, total=len(own), unit="video", desc="slots", disable=rank > 0 or not own):
-            writer.write(
-                video.info.video_id,
-                video.slots,
-                video.mask,
-                maps=video.maps if cfg.maps else None,
-                track_id=video.track_id,
-                label=video.info.label,
-                scenario=video.info.scenario,
-            )
+        infos = {info.video_id: info for info in map(source.info, own)}
+        with tqdm(total=len(own), unit="video", desc="slots", disable=rank > 0 or not own) as bar:
+            for videos in track_videos(model, windows, seed=cfg.seed, boxes=with_boxes):
+                for b, name in enumerate(videos.video_id):
+                    writer.write(
+                        name,
+                        videos.slots[b],
+                        videos.live[b],
+                        maps=videos.attention[b] if cfg.maps else None,
+                        track_id=videos.track_id[b],
+                        label=infos[name].label,
+                        scenario=infos[name].scenario,
+                    )
+                bar.update(len(videos))
     processes.wait_for_everyone()
     if rank == 0:
         finish(cfg.cache)
         cache = SlotCache(cfg.cache)
         start = "first-frame boxes" if with_boxes else "learned queries"
         print(f"{cfg.cache}: {len(cache)} videos, {cache.num_slots} slots of width {cache.slot_dim}, from {start}")
-
-
-def has_boxes(source: VideoSource) -> bool:
-    """Whether the source's videos come with boxes."""
-    return source.read(0, [0]).get("boxes") is not None
 
 
 def describe(cfg: DictConfig, model: DIAS, source: VideoSource, with_boxes: bool) -> dict[str, Any]:

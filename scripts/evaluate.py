@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from dias_video.data.features import cached_features
 from dias_video.data.problems import usable
+from dias_video.data.source import has_boxes
 from dias_video.evaluation.baselines import FixedBoxes, KMeans
 from dias_video.evaluation.methods import Method, ModelTracks, PredictionFiles
 from dias_video.evaluation.protocols import PROTOCOLS
@@ -23,7 +24,6 @@ from dias_video.evaluation.results import MAIN, Setting, summary_table, write_re
 from dias_video.evaluation.scoring import Videos, evaluate
 from dias_video.evaluation.splits import check_split
 from dias_video.model.dias import DIAS
-from dias_video.model.initializers import BoxInitializer
 from dias_video.pretrained.weights import weights_sha256
 
 BASELINES = ("boxes_fixed", "kmeans")
@@ -78,8 +78,7 @@ def main(cfg: DictConfig) -> None:
     videos = Videos(source, instantiate(cfg.data.get("eval_transform")), cfg.max_videos, cfg.max_frames, features)
     boxes = cfg.boxes
     if boxes is None:
-        takes_boxes = model is None or isinstance(model.initializer, BoxInitializer)
-        boxes = takes_boxes and videos[0].get("boxes") is not None
+        boxes = (model is None or model.takes_boxes) and has_boxes(source)
     if cfg.rehearse and (boxes or model is None):
         raise ValueError("rehearse=true is for a model that is given no boxes; set boxes=false with it")
     if cfg.follow_edges and model is None:

@@ -17,12 +17,12 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from dias_video.data.simulated import SimulatedVideos
+from dias_video.data.windows import video_windows
 from dias_video.evaluation.probe import ObjectSlots, fit_probe, joined, object_slots, score_probe
 from dias_video.evaluation.scoring import Videos
 from dias_video.model.dias import DIAS
-from dias_video.model.initializers import BoxInitializer
 from dias_video.pretrained.weights import weights_sha256
-from dias_video.tracking import encode_videos
+from dias_video.tracking import track_videos
 
 
 def bodies(source: SimulatedVideos, index: int) -> list[dict[str, Any]]:
@@ -43,12 +43,15 @@ def collect(model: DIAS, videos: Videos, vocabulary: dict[str, list[str]], boxes
     """Slots assigned to objects."""
     by_id = dict(zip(videos.video_ids, videos.indices, strict=True))
     parts = []
-    encoded = encode_videos(model, videos.source, videos.indices, videos.transform, boxes=boxes, seed=seed)
-    for video in tqdm(encoded, total=len(videos), unit="video", desc="slots"):
-        index = by_id[video.info.video_id]
+    windows = video_windows(videos.source, videos.indices, videos.transform)
+    for video in tqdm(
+        track_videos(model, windows, seed=seed, boxes=boxes), total=len(videos), unit="video", desc="slots"
+    ):
+        index = by_id[video.video_id[0]]
         sample, about = videos[index], bodies(videos.source, index)
         classes = {name: torch.tensor([known.index(str(b[name])) for b in about]) for name, known in vocabulary.items()}
-        parts.append(object_slots(video.slots, video.mask, video.maps, sample["masks"], sample["boxes"], classes))
+        found = (video.slots[0], video.live[0], video.attention[0])
+        parts.append(object_slots(*found, sample["masks"], sample["boxes"], classes))
     return joined(parts)
 
 
@@ -56,10 +59,9 @@ def collect(model: DIAS, videos: Videos, vocabulary: dict[str, list[str]], boxes
 def main(cfg: DictConfig) -> None:
     """Fit on videos of ``cfg.data.train``, score on ``cfg.data.eval``, both as evaluation sees them."""
     model = DIAS.from_pretrained(cfg.checkpoint).to(device_of(cfg.device)).eval()
-    takes_boxes = isinstance(model.initializer, BoxInitializer)
-    if cfg.boxes and not takes_boxes:
+    if cfg.boxes and not model.takes_boxes:
         raise ValueError(f"boxes=true, but {cfg.checkpoint} takes no boxes; leave the option out")
-    boxes = takes_boxes if cfg.boxes is None else cfg.boxes
+    boxes = model.takes_boxes if cfg.boxes is None else cfg.boxes
     transform = instantiate(cfg.data.eval_transform)
     counts = {"train": cfg.train_videos, "test": cfg.test_videos}
     sources = {"train": instantiate(cfg.data.train), "test": instantiate(cfg.data.eval)}

@@ -12,23 +12,23 @@ from pathlib import Path
 from _main import entry
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import Tensor
 from tqdm import tqdm
 
+from dias_video.batch import VideoBatch
 from dias_video.data.folder import open_video
-from dias_video.data.source import VideoSource
+from dias_video.data.source import VideoSource, has_boxes
+from dias_video.data.windows import video_windows
 from dias_video.model.dias import DIAS
-from dias_video.visualize import tracked_pieces, write_gif
+from dias_video.tracking import track_windows
+from dias_video.visualize import tracked_pictures, write_gif
 
 
-def windows(source: VideoSource, index: int, num_frames: int, window: int) -> Iterator[Tensor]:
-    """The frames of one video, ``window`` at a time, under a progress bar."""
-    info = source.info(index)
-    with tqdm(total=num_frames, unit="frame", desc=info.video_id) as bar:
-        for start in range(0, num_frames, window):
-            frames = source.read(index, range(start, min(start + window, num_frames)))["video"]
-            yield frames
-            bar.update(len(frames))
+def shown(windows: Iterator[VideoBatch], name: str, num_frames: int) -> Iterator[VideoBatch]:
+    """The windows of a video under a progress bar."""
+    with tqdm(total=num_frames, unit="frame", desc=name) as bar:
+        for window in windows:
+            yield window
+            bar.update(window.num_frames)
 
 
 def visualize_one(cfg: DictConfig, dias: DIAS, source: VideoSource, index: int) -> Path:
@@ -37,15 +37,15 @@ def visualize_one(cfg: DictConfig, dias: DIAS, source: VideoSource, index: int) 
     if info.num_frames == 0:
         raise ValueError(f"{info.video_id} has no frames")
     num_frames = min(info.num_frames, cfg.max_frames or info.num_frames)
-    boxes = box_valid = None
-    if cfg.boxes and source.read(index, [0]).get("boxes") is not None:
-        sample = source.read(index, range(num_frames))
-        boxes, box_valid = sample["boxes"], sample["box_valid"]
-    frames = windows(source, index, num_frames, cfg.window)
-    pieces = tracked_pieces(dias, frames, boxes, box_valid, cfg.height, cfg.rehearse, cfg.follow_edges)
+    windows = shown(video_windows(source, [index], window=cfg.window, max_frames=num_frames), info.video_id, num_frames)
+    with_boxes = cfg.boxes and has_boxes(source)
+    given = with_boxes and dias.takes_boxes
+    tracked = track_windows(
+        dias, windows, boxes=given, rehearse=cfg.rehearse and not given, labels=True, follow_edges=cfg.follow_edges
+    )
     path = Path(cfg.out_dir) / f"{info.video_id.strip('/').replace('/', '_')}.gif"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_gif(path, pieces, cfg.fps)
+    write_gif(path, tracked_pictures(tracked, with_boxes, cfg.height), cfg.fps)
     return path
 
 

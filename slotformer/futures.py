@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dias_video.evaluation.metrics import adjusted_rand_index, mean_best_overlap
 from dias_video.model.dias import DIAS
-from dias_video.model.masks import maps_to_masks
+from dias_video.tracking import owners
 
 
 def decode_masks(model: DIAS, slots: Tensor, mask: Tensor, track_id: Tensor, size: tuple[int, int]) -> Tensor:
@@ -23,8 +23,8 @@ def decode_masks(model: DIAS, slots: Tensor, mask: Tensor, track_id: Tensor, siz
         (T,H,W) int32 on the CPU.
     """
     device = next(model.parameters()).device
-    _, maps = model.decode_slots(slots[None].to(device), mask[None].to(device))
-    return maps_to_masks(maps[0].cpu(), mask.cpu(), track_id.cpu(), size)
+    _, attention = model.decode_slots(slots[None].to(device), mask[None].to(device))
+    return owners(attention[0].cpu(), mask.cpu(), track_id.cpu(), size)
 
 
 def score_frames(pred: Tensor, true: Tensor) -> dict[str, Tensor]:

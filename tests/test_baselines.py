@@ -47,7 +47,14 @@ def coloured_video(num_frames: int = 6) -> dict:
     palette = torch.tensor([[20, 20, 20], [220, 20, 10], [10, 200, 30], [40, 30, 250]], dtype=torch.uint8)
     boxes, valid = boxes_from_masks(masks, 4)
     video = palette[masks.long()].permute(0, 3, 1, 2)
-    return {"video": video, "video_id": "v", "masks": masks, "boxes": boxes, "box_valid": valid}
+    return {
+        "video": video,
+        "video_id": "v",
+        "frame_index": torch.arange(len(video)),
+        "masks": masks,
+        "boxes": boxes,
+        "box_valid": valid,
+    }
 
 
 def test_fixed_boxes_hold_the_first_frame() -> None:

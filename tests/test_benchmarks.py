@@ -27,15 +27,15 @@ def test_the_plain_step_has_our_losses_and_weights(boxes: bool, carry: str) -> N
     batch.masks = torch.randint(0, 3, (3, 4, HEIGHT, WIDTH), dtype=torch.int16)
     merged = 0
     for step in range(3):
-        terms = ours(batch, Draws.for_step(0, step, 3))
+        terms = ours(batch, Draws.for_step(0, step, range(3)))
         with torch.no_grad():
-            merged += int((~ours.scan(batch, ours.features(batch), Draws.for_step(0, step, 3)).mask).sum())
+            merged += int((~ours.scan(batch, ours.features(batch), Draws.for_step(0, step, range(3))).mask).sum())
         mine = {name: value.mean() for name, value in terms.items()}
         adam.zero_grad()
         sum(mine.values(), torch.zeros(())).backward()
         torch.nn.utils.clip_grad_norm_([p for p in ours.parameters() if p.requires_grad], 0.05)
         adam.step()
-        theirs = plain.step(batch, Draws.for_step(0, step, 3))
+        theirs = plain.step(batch, Draws.for_step(0, step, range(3)))
         assert 0 < theirs.pop("mbo") < 1
         assert theirs == pytest.approx({name: value.item() for name, value in mine.items()}, rel=1e-5)
     assert merged > 0  # else the clusterings would not have been compared

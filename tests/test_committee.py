@@ -22,7 +22,7 @@ from slotformer.contact.readout import FORMS
 
 FOLDS, RESTARTS, V, D = 3, 2, 10, 5
 SETTINGS = ReadoutSettings(epochs=4, folds=FOLDS, restarts=RESTARTS, hidden=7, batch_size=4)
-DRAWS = Draws.for_step(0, 0, V)
+DRAWS = Draws.for_step(0, 0, range(V))
 
 
 def parts() -> Parts:

@@ -42,14 +42,14 @@ def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_every_decoder_keeps_the_contract(name: str, way: str) -> None:
     decoder = decoders()[name]
     slots, mask, target = inputs()
-    draws = Draws.for_step(0, 0, B) if way == "train" else None
+    draws = Draws.for_step(0, 0, range(B)) if way == "train" else None
     got = decoder(slots, mask, None if way == "nothing known" else target, draws)
     assert got.reconstruction.shape == (B, T, N, C)
     assert got.attention.shape == (B, T, S, N)
     assert got.scored.shape == (B, T, N)
     assert (got.attention[~mask] == 0).all()
     torch.testing.assert_close(got.attention.sum(2), torch.ones(B, T, N))
-    draws = Draws.for_step(0, 0, B) if way == "train" else None
+    draws = Draws.for_step(0, 0, range(B)) if way == "train" else None
     noisy = decoder(slots + 50 * ~mask[..., None], mask, None if way == "nothing known" else target, draws)
     torch.testing.assert_close(noisy.reconstruction, got.reconstruction)
 
@@ -82,33 +82,33 @@ def place_in_order(order_uniform: torch.Tensor) -> torch.Tensor:
 
 def test_random_prefix_and_scored_tokens() -> None:
     slots, mask, target = inputs()
-    draws = Draws.for_step(7, 3, B)
+    draws = Draws.for_step(7, 3, range(B))
     place = place_in_order(draws.uniform(T, N))
     length = (draws.uniform(T) * N).long()
     short = draws.uniform(T) >= 0.5
     parallel = torch.where(short, int(0.1 * N), length)
-    got = decoders()["unknown"](slots, mask, target, Draws.for_step(7, 3, B))
+    got = decoders()["unknown"](slots, mask, target, Draws.for_step(7, 3, range(B)))
     assert torch.equal(got.scored, place >= parallel[..., None])
-    got = decoders()["next_token"](slots, mask, target, Draws.for_step(7, 3, B))
+    got = decoders()["next_token"](slots, mask, target, Draws.for_step(7, 3, range(B)))
     assert torch.equal(got.scored, place == length[..., None])
     assert (got.scored.sum(-1) == 1).all()
-    assert decoders()["parallel"](slots, mask, target, Draws.for_step(7, 3, B)).scored.all()
+    assert decoders()["parallel"](slots, mask, target, Draws.for_step(7, 3, range(B))).scored.all()
 
 
 @pytest.mark.parametrize("name", ["parallel", "next_token"])
 def test_predictions_depend_on_known_tokens_only(name: str) -> None:
     decoder = decoders()[name]
     slots, mask, target = inputs()
-    draws = Draws.for_step(7, 3, B)
+    draws = Draws.for_step(7, 3, range(B))
     place = place_in_order(draws.uniform(T, N))
     length = (draws.uniform(T) * N).long()
     if name == "parallel":
         length = torch.where(draws.uniform(T) < 0.5, length, int(0.1 * N))
     unknown = place >= length[..., None]
-    got = decoder(slots, mask, target, Draws.for_step(7, 3, B))
-    hidden_changed = decoder(slots, mask, target + 9 * unknown[..., None], Draws.for_step(7, 3, B))
+    got = decoder(slots, mask, target, Draws.for_step(7, 3, range(B)))
+    hidden_changed = decoder(slots, mask, target + 9 * unknown[..., None], Draws.for_step(7, 3, range(B)))
     torch.testing.assert_close(hidden_changed.reconstruction[got.scored], got.reconstruction[got.scored])
-    known_changed = decoder(slots, mask, target + 9 * ~unknown[..., None], Draws.for_step(7, 3, B))
+    known_changed = decoder(slots, mask, target + 9 * ~unknown[..., None], Draws.for_step(7, 3, range(B)))
     some_known = (length > 0)[..., None] & got.scored & unknown
     assert not torch.allclose(known_changed.reconstruction[some_known], got.reconstruction[some_known])
 
@@ -117,10 +117,10 @@ def test_next_token_equals_the_short_sequence_of_the_equations() -> None:
     """Eq. 18-22 literally: known tokens in their order, then one mask token, as a sequence of n# + 1."""
     decoder = decoders()["next_token"]
     slots, mask, target = inputs()
-    draws = Draws.for_step(5, 1, B)
+    draws = Draws.for_step(5, 1, range(B))
     order = draws.uniform(T, N).argsort(-1)
     length = (draws.uniform(T) * N).long()
-    got = decoder(slots, mask, target, Draws.for_step(5, 1, B))
+    got = decoder(slots, mask, target, Draws.for_step(5, 1, range(B)))
     for b in range(B):
         for t in range(T):
             n, walk = int(length[b, t]), order[b, t]
@@ -167,7 +167,7 @@ def test_attention_lands_on_the_right_cells() -> None:
     slots = eye.expand(B, T, S, S)
     mask = torch.ones(B, T, S, dtype=torch.bool)
     target = torch.randn(B, T, N, S)
-    for draws in (None, Draws.for_step(0, 0, B), Draws.for_step(0, 1, B)):
+    for draws in (None, Draws.for_step(0, 0, range(B)), Draws.for_step(0, 1, range(B))):
         owner = decoder(slots, mask, target, draws).attention.argmax(2)
         assert torch.equal(owner, (torch.arange(N) % S).expand(B, T, N))
 

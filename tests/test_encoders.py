@@ -91,7 +91,7 @@ def test_distillation_learns_the_teacher_and_hands_its_encoder_on(tmp_path: Path
     optimizer = torch.optim.Adam(student.parameters(), 3e-3)
     losses = []
     for step in range(150):
-        loss = student(batch, Draws.for_step(0, step, 4))["distillation"].mean()
+        loss = student(batch, Draws.for_step(0, step, range(4)))["distillation"].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -102,7 +102,7 @@ def test_distillation_learns_the_teacher_and_hands_its_encoder_on(tmp_path: Path
     assert torch.equal(loaded.features(frames), student.encoder.features(frames))
     batch.features = None
     with pytest.raises(ValueError, match="teacher features"):
-        student(batch, Draws.for_step(0, 0, 4))
+        student(batch, Draws.for_step(0, 0, range(4)))
 
 
 ENCODERS = {

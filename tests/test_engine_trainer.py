@@ -85,7 +85,7 @@ def by_hand(steps: int, lr: float, clip: float, weight: float) -> Toy:
     order, points = Order(11, 4, 3), Points(11)
     for step in range(steps):
         batch = Numbers.stack([points[key] for key in order.keys(step)])
-        terms = model(batch, Draws.for_step(3, step, 4))
+        terms = model(batch, Draws.for_step(3, step, range(4)))
         loss = terms["fit"].mean() + weight * terms["size"].mean()
         optimizer.zero_grad()
         loss.backward()

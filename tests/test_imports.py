@@ -65,14 +65,14 @@ BELOW: dict[str, tuple[str, ...]] = {
     "draws": (),
     "stores": (),
     "pretrained": BASE,
-    "model": (*BASE, "pretrained"),
+    "tracking": BASE,  # the loop knows no model; the model offers it as ``DIAS.track``
+    "model": (*BASE, "pretrained", "tracking"),
     "engine": (*BASE, "pretrained"),
+    "visualize": BASE,
     "convert": (*BASE, "pretrained", "model"),
-    "visualize": (*BASE, "pretrained", "model"),
     "data": (*BASE, "pretrained", "visualize"),
     "simulate": (*BASE, "data"),
-    "tracking": (*BASE, "pretrained", "model", "data"),
-    "evaluation": (*BASE, "pretrained", "model", "data", "tracking", "visualize"),
+    "evaluation": (*BASE, "pretrained", "tracking", "model", "data", "visualize"),
 }
 
 

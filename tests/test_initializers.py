@@ -13,22 +13,22 @@ TOKENS = torch.randn(B, 6, D, generator=torch.Generator().manual_seed(4))  # on 
 
 def test_gaussians() -> None:
     shared = GaussianInitializer(S, D)
-    queries, mask = shared(TOKENS, Draws.for_step(0, 0, B))
+    queries, mask = shared(TOKENS, Draws.for_step(0, 0, range(B)))
     assert queries.shape == (B, S, D)
     assert mask.all()
-    noise = Draws.for_step(0, 0, B).normal(S, D)
+    noise = Draws.for_step(0, 0, range(B)).normal(S, D)
     torch.testing.assert_close(queries, shared.mean + noise * shared.log_std.exp())
     separate = GaussianInitializer(S, D, shared=False)
-    assert not torch.allclose(separate(TOKENS, Draws.for_step(0, 0, B))[0], separate.mean.expand(B, -1, -1))
+    assert not torch.allclose(separate(TOKENS, Draws.for_step(0, 0, range(B)))[0], separate.mean.expand(B, -1, -1))
     separate.eval()
-    torch.testing.assert_close(separate(TOKENS, Draws.for_step(0, 0, B))[0], separate.mean.expand(B, S, D))
+    torch.testing.assert_close(separate(TOKENS, Draws.for_step(0, 0, range(B)))[0], separate.mean.expand(B, S, D))
 
 
 def test_boxes_become_their_own_slots_and_absent_ones_are_off() -> None:
     initializer = BoxInitializer(S, D)
     boxes = torch.rand(B, K, 4, generator=torch.Generator().manual_seed(0)).sort(-1).values
     valid = torch.tensor([[True, False], [True, True], [False, False]])
-    queries, mask = initializer(TOKENS, Draws.for_step(0, 0, B), boxes, valid)
+    queries, mask = initializer(TOKENS, Draws.for_step(0, 0, range(B)), boxes, valid)
     assert mask.tolist() == [[True, True, False, False], [True, True, True, False], [True, False, False, False]]
     torch.testing.assert_close(queries[:, 0], initializer.background.expand(B, -1))
     torch.testing.assert_close(queries[1, 2], initializer.embed(fourier_features(boxes[1, 1])))
@@ -36,20 +36,20 @@ def test_boxes_become_their_own_slots_and_absent_ones_are_off() -> None:
 
 def test_without_boxes_all_slots_start_from_the_seed() -> None:
     initializer = BoxInitializer(S, D)
-    queries, mask = initializer(TOKENS, Draws.for_step(0, 0, B))
-    torch.testing.assert_close(queries, initializer.seed(TOKENS, Draws.for_step(0, 0, B))[0])
+    queries, mask = initializer(TOKENS, Draws.for_step(0, 0, range(B)))
+    torch.testing.assert_close(queries, initializer.seed(TOKENS, Draws.for_step(0, 0, range(B)))[0])
     assert mask.all()
 
 
 def test_dropped_boxes_in_training_only() -> None:
     initializer = BoxInitializer(S, D, box_dropout=0.5)
     boxes, valid = torch.rand(64, K, 4), torch.zeros(64, K, dtype=torch.bool)
-    _, mask = initializer(torch.zeros(64, 6, D), Draws.for_step(0, 0, 64), boxes, valid)
+    _, mask = initializer(torch.zeros(64, 6, D), Draws.for_step(0, 0, range(64)), boxes, valid)
     dropped = mask.all(1)
     assert 16 < int(dropped.sum()) < 48
     assert (mask[~dropped].sum(1) == 1).all()
     initializer.eval()
-    assert (initializer(torch.zeros(64, 6, D), Draws.for_step(0, 0, 64), boxes, valid)[1].sum(1) == 1).all()
+    assert (initializer(torch.zeros(64, 6, D), Draws.for_step(0, 0, range(64)), boxes, valid)[1].sum(1) == 1).all()
 
 
 def test_too_many_boxes_keep_the_largest_in_their_order() -> None:
@@ -76,7 +76,7 @@ def test_queries_begin_as_the_mean_of_the_tokens_in_the_box() -> None:
     left, top = [0.0, 0.0, 1 / 3, 1.0], [1 / 3, 0.0, 1.0, 0.5]
     boxes = torch.tensor([[left, top]] * B)
     valid = torch.tensor([[True, True], [True, False], [False, False]])
-    queries, mask = initializer(TOKENS, Draws.for_step(0, 0, B), boxes, valid)
+    queries, mask = initializer(TOKENS, Draws.for_step(0, 0, range(B)), boxes, valid)
     torch.testing.assert_close(queries[0, 1], (TOKENS[0, 0] + TOKENS[0, 3]) / 2)
     torch.testing.assert_close(queries[0, 2], (TOKENS[0, 1] + TOKENS[0, 2]) / 2)
     torch.testing.assert_close(queries[0, 0], (TOKENS[0, 4] + TOKENS[0, 5]) / 2)
@@ -90,4 +90,4 @@ def test_user_errors() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         BoxInitializer(1, D)
     with pytest.raises(ValueError, match="box_valid"):
-        BoxInitializer(S, D)(TOKENS, Draws.for_step(0, 0, B), torch.zeros(B, K, 4))
+        BoxInitializer(S, D)(TOKENS, Draws.for_step(0, 0, range(B)), torch.zeros(B, K, 4))

@@ -71,7 +71,7 @@ def object_of(scan, t: int) -> dict[int, int]:
 
 def test_an_object_that_leaves_frees_its_slot_and_one_that_enters_gets_a_new_track() -> None:
     batch, features = story((0, 0, 1), (0, 0, 1), (0, 0, 0), (0, 0, 0), (0, 2, 0), (0, 2, 1))
-    scan = scripted("reseed").scan(batch, features, Draws.for_step(0, 0, 1))
+    scan = scripted("reseed").scan(batch, features, Draws.for_step(0, 0, range(1)))
     assert [object_of(scan, t) for t in range(6)] == [
         {0: 0, 1: 1},
         {0: 0, 1: 1},
@@ -87,7 +87,7 @@ def test_an_object_that_leaves_frees_its_slot_and_one_that_enters_gets_a_new_tra
 
 def test_persist_never_reseeds() -> None:
     batch, features = story((0, 0, 1), (0, 0, 0), (0, 2, 1))
-    scan = scripted("persist").scan(batch, features, Draws.for_step(0, 0, 1))
+    scan = scripted("persist").scan(batch, features, Draws.for_step(0, 0, range(1)))
     assert [object_of(scan, t) for t in range(3)] == [{0: 0, 1: 1}, {0: 0}, {0: 0}]
 
 
@@ -97,7 +97,7 @@ def test_of_two_that_merge_the_older_slot_stays() -> None:
     batch, features = story((1, 1, 1), (1, 1, 2), (2, 2, 2))
     state = None
     seen = []
-    draws = Draws.for_step(0, 0, 1)
+    draws = Draws.for_step(0, 0, range(1))
     for t in range(3):
         scan = dias.scan(batch.frames(t, t + 1), features[:, t : t + 1], draws, state)
         state = scan.state
@@ -113,12 +113,14 @@ def test_of_two_that_merge_the_older_slot_stays() -> None:
 def test_slots_without_a_box_are_off_on_the_first_frame_and_seeded_on_the_second() -> None:
     dias = tiny_dias(boxes=True, threshold=None)
     batch = clips(boxes=2)
-    scan = dias.scan(batch, dias.features(batch), Draws.for_step(0, 0, 3))
+    scan = dias.scan(batch, dias.features(batch), Draws.for_step(0, 0, range(3)))
     assert scan.mask[:, 0].sum(1).tolist() == [2, 3, 3]  # the background and the boxes there are
     assert not scan.mask[:, 0, 3:].any()
     assert scan.mask[:, 1:].all()
     kept = tiny_dias(boxes=True, threshold=None, carry="persist")
-    assert torch.equal(kept.scan(batch, kept.features(batch), Draws.for_step(0, 0, 3)).mask[:, 3], scan.mask[:, 0])
+    assert torch.equal(
+        kept.scan(batch, kept.features(batch), Draws.for_step(0, 0, range(3))).mask[:, 3], scan.mask[:, 0]
+    )
 
 
 def test_track_ids_are_never_reused() -> None:
@@ -148,8 +150,8 @@ def test_padding_frames_and_other_clips_change_nothing(boxes: int | None) -> Non
     longer.frame_valid[:, 3:] = False
     order = torch.tensor([2, 0])
     dias.eval()  # the decoder's draws depend on T; without them the scan can be compared
-    whole = dias.encode(batch, Draws.for_videos(0, batch.video_id))
-    padded = dias.encode(longer, Draws.for_videos(0, batch.video_id))
+    whole, _ = dias.encode(batch, Draws.for_videos(0, batch.video_id))
+    padded, _ = dias.encode(longer, Draws.for_videos(0, batch.video_id))
     torch.testing.assert_close(padded.slots[:, :3], whole.slots)
     shuffled = VideoBatch(
         video=batch.video[order],
@@ -159,7 +161,9 @@ def test_padding_frames_and_other_clips_change_nothing(boxes: int | None) -> Non
         boxes=None if batch.boxes is None else batch.boxes[order],
         box_valid=None if batch.box_valid is None else batch.box_valid[order],
     )
-    torch.testing.assert_close(dias.encode(shuffled, Draws.for_videos(0, shuffled.video_id)).slots, whole.slots[order])
+    torch.testing.assert_close(
+        dias.encode(shuffled, Draws.for_videos(0, shuffled.video_id))[0].slots, whole.slots[order]
+    )
     dias.train()
     half = dias(shuffled, Draws.for_videos(0, shuffled.video_id))
     for name, value in terms.items():
@@ -170,11 +174,11 @@ def test_losses_of_padding_do_not_count() -> None:
     dias = tiny_dias(teacher="hard")
     batch = clips(frames=4)
     batch.frame_valid[1, 2:] = False
-    terms = dias(batch, Draws.for_step(0, 0, 3))
+    terms = dias(batch, Draws.for_step(0, 0, range(3)))
     changed = clips(frames=4)
     changed.frame_valid = batch.frame_valid
     changed.video[1, 2:] = 0
-    again = dias(changed, Draws.for_step(0, 0, 3))
+    again = dias(changed, Draws.for_step(0, 0, range(3)))
     for name in ("reconstruction", "distillation"):
         torch.testing.assert_close(terms[name], again[name])
 
@@ -182,7 +186,7 @@ def test_losses_of_padding_do_not_count() -> None:
 def test_split_batches_draw_the_same_numbers() -> None:
     dias = tiny_dias(boxes=True).train()
     batch = clips(batch=4, boxes=2)
-    whole = dias(batch, Draws.for_step(3, 11, 4))
+    whole = dias(batch, Draws.for_step(3, 11, range(4)))
     for start in (0, 2):
         part = VideoBatch(
             batch.video[start : start + 2],
@@ -192,7 +196,7 @@ def test_split_batches_draw_the_same_numbers() -> None:
             boxes=batch.boxes[start : start + 2],
             box_valid=batch.box_valid[start : start + 2],
         )
-        half = dias(part, Draws.for_step(3, 11, 4, start, start + 2))
+        half = dias(part, Draws.for_step(3, 11, range(start, start + 2)))
         for name, value in whole.items():
             torch.testing.assert_close(half[name], value[start : start + 2])
 
@@ -202,24 +206,24 @@ def test_windows_equal_the_whole_video() -> None:
     video = clips(batch=1, frames=7).video[0]
     boxes = torch.tensor([[0.1, 0.2, 0.5, 0.9]])
     whole = dias.track(video, boxes, window=7)
-    assert whole.masks.shape == (7, HEIGHT, WIDTH)
-    assert whole.maps.shape == (7, S, *GRID)
-    assert whole.slots.shape == (7, S, D)
+    assert whole.labels.shape == (1, 7, HEIGHT, WIDTH)
+    assert whole.attention.shape == (1, 7, S, *GRID)
+    assert whole.slots.shape == (1, 7, S, D)
     for window in (1, 3):
         parts = dias.track(video, boxes, window=window)
         torch.testing.assert_close(parts.slots, whole.slots)
-        assert torch.equal(parts.track_ids, whole.track_ids)
-        assert torch.equal(parts.masks, whole.masks)
+        assert torch.equal(parts.track_id, whole.track_id)
+        assert torch.equal(parts.labels, whole.labels)
 
 
 def test_image_is_a_video_of_one_frame() -> None:
     dias = tiny_dias()
-    terms = dias(clips(frames=1), Draws.for_step(0, 0, 3))
+    terms = dias(clips(frames=1), Draws.for_step(0, 0, range(3)))
     assert all(torch.isfinite(v).all() and v.shape == (3,) for v in terms.values())
 
 
 def test_ablations_are_one_switch_each() -> None:
-    batch, draws = clips(), lambda: Draws.for_step(0, 0, 3)
+    batch, draws = clips(), lambda: Draws.for_step(0, 0, range(3))
     full = tiny_dias(threshold=0.4)
     assert set(full(batch, draws())) == {"reconstruction", "distillation"}
     assert set(tiny_dias(threshold=0.4, teacher=None)(batch, draws())) == {"reconstruction"}
@@ -227,7 +231,7 @@ def test_ablations_are_one_switch_each() -> None:
     assert not scan.mask.all()
     unreduced = tiny_dias(threshold=None)
     assert unreduced.scan(batch, unreduced.features(batch), draws()).mask.all()
-    sources = {s: tiny_dias(mask_source=s).encode(batch, draws()).maps for s in ("decoder", "aggregation")}
+    sources = {s: tiny_dias(mask_source=s).encode(batch, draws())[0].attention for s in ("decoder", "aggregation")}
     assert not torch.allclose(*sources.values())
 
 
@@ -249,24 +253,24 @@ def test_tokens_may_begin_with_a_linear_code_of_their_place() -> None:
 def test_a_decoder_may_also_predict_similarities() -> None:
     dias = tiny_dias(threshold=None, teacher=None, similarity_temperature=0.1)
     dias.decoder = SlotMixerDecoder(C + N, D, N, width=10, num_heads=2, hidden=11)
-    terms = dias(clips(), Draws.for_step(0, 0, 3))
+    terms = dias(clips(), Draws.for_step(0, 0, range(3)))
     assert set(terms) == {"reconstruction", "similarity"}
     terms["similarity"].sum().backward()
     last = dias.decoder.render[2][2].weight.grad  # (C + N, hidden)
     assert last is not None
     assert (last[:C] == 0).all()
     assert (last[C:] != 0).any()
-    sequence = dias.encode(clips(), Draws.for_step(0, 0, 3))
-    assert dias.decode_slots(sequence.slots, sequence.mask)[0].shape == (3, 4, N, C)
+    sequence, _ = dias.encode(clips(), Draws.for_step(0, 0, range(3)))
+    assert dias.decode_slots(sequence.slots, sequence.live)[0].shape == (3, 4, N, C)
 
 
 def test_decoding_predicted_slots_looks_at_nothing_else() -> None:
     dias = tiny_dias()
-    sequence = dias.encode(clips(), Draws.for_step(0, 0, 3))
-    features, maps = dias.decode_slots(sequence.slots, sequence.mask)
+    sequence, _ = dias.encode(clips(), Draws.for_step(0, 0, range(3)))
+    features, maps = dias.decode_slots(sequence.slots, sequence.live)
     assert features.shape == (3, 4, N, C)
     assert maps.shape == (3, 4, S, *GRID)
-    assert (maps[~sequence.mask] == 0).all()
+    assert (maps[~sequence.live] == 0).all()
 
 
 def test_gradients_in_float64() -> None:
@@ -281,7 +285,7 @@ def test_gradients_in_float64() -> None:
         state = dict(dias.named_parameters())
         names = {id(p): n for n, p in state.items()}
         replaced = {names[id(p)]: v for p, v in zip(parameters, values, strict=True)}
-        terms = torch.func.functional_call(dias, replaced, (batch, Draws.for_step(0, 0, 1)))
+        terms = torch.func.functional_call(dias, replaced, (batch, Draws.for_step(0, 0, range(1))))
         return terms["reconstruction"].double() + terms["distillation"].double() + slots.sum() * 0
 
     small = [p.detach().clone().requires_grad_(True) for p in parameters]
@@ -294,7 +298,7 @@ def test_training_is_deterministic_by_seed() -> None:
         dias = tiny_dias(boxes=True).train()
         optimizer = torch.optim.Adam(dias.parameters(), 1e-3)
         for step in range(3):
-            loss = sum(v.mean() for v in dias(clips(boxes=2), Draws.for_step(0, step, 3)).values())
+            loss = sum(v.mean() for v in dias(clips(boxes=2), Draws.for_step(0, step, range(3))).values())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -309,7 +313,7 @@ def test_bf16_stays_finite_over_200_steps() -> None:
     optimizer = torch.optim.Adam(dias.parameters(), 1e-3)
     for step in range(200):
         with torch.autocast("cpu", torch.bfloat16):
-            terms = dias(clips(seed=step % 5), Draws.for_step(0, step, 3))
+            terms = dias(clips(seed=step % 5), Draws.for_step(0, step, range(3)))
         loss = sum(v.mean() for v in terms.values())
         optimizer.zero_grad()
         loss.backward()
@@ -358,7 +362,7 @@ def test_merging_uses_the_age_that_the_scan_keeps() -> None:
     original, module.merge_redundant_slots = module.merge_redundant_slots, spy
     try:
         batch = clips(frames=3)
-        scan = dias.scan(batch, dias.features(batch), Draws.for_step(0, 0, 3))
+        scan = dias.scan(batch, dias.features(batch), Draws.for_step(0, 0, range(3)))
     finally:
         module.merge_redundant_slots = original
     assert (seen[0] == 0).all()

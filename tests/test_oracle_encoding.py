@@ -53,8 +53,8 @@ def anew(dias: DIAS, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bool], T
 
 def expected(dias: DIAS, boxes: bool) -> Tensor:
     """Encoded directly, with noise other than the cache's."""
-    encoded = dias.encode(VideoBatch.stack([Source(boxes).read("one", FRAMES)]), Draws.for_videos(SEED + 1, ["one"]))
-    return torch.where(encoded.mask[..., None], encoded.slots, 0)[0]
+    encoded, _ = dias.encode(VideoBatch.stack([Source(boxes).read("one", FRAMES)]), Draws.for_videos(SEED + 1, ["one"]))
+    return torch.where(encoded.live[..., None], encoded.slots, 0)[0]
 
 
 def test_learned_queries_need_no_boxes_and_look_at_none(dias: DIAS, anew: Callable[[str, bool], Tensor]) -> None:

@@ -46,7 +46,7 @@ def test_overfits_one_clip() -> None:
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = LR * min(1, (step + 1) / 15) * (1 - step / STEPS) ** 0.5
-        terms = dias(clip, Draws.for_step(0, step, 1))
+        terms = dias(clip, Draws.for_step(0, step, range(1)))
         optimizer.zero_grad()
         (terms["reconstruction"] + 0.05 * terms["distillation"]).sum().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -27,7 +27,7 @@ class SlotsPermuted(Draws):
     """The same numbers, those of the slots in another order."""
 
     def __init__(self, draws: Draws, order: Tensor) -> None:
-        super().__init__(draws.generators, draws.total, draws.start, draws.stop)
+        super().__init__(draws.generators)
         self.order = order
 
     def normal(self, *shape: int) -> Tensor:
@@ -59,10 +59,10 @@ def permutation(count: int, seed: int) -> Tensor:
 def test_permuting_slots_permutes_everything(seed: int, teacher: str | None) -> None:
     dias = tiny_dias(seed=seed, threshold=None, teacher=teacher).train()
     batch, order = clips(seed=seed), permutation(S, seed)
-    plain = dias.encode(batch, of_videos(batch))
-    permuted = dias.encode(batch, SlotsPermuted(of_videos(batch), order))
+    plain = dias.encode(batch, of_videos(batch))[0]
+    permuted = dias.encode(batch, SlotsPermuted(of_videos(batch), order))[0]
     torch.testing.assert_close(permuted.slots, plain.slots[:, :, order], **CLOSE)
-    torch.testing.assert_close(permuted.maps, plain.maps[:, :, order], **CLOSE)
+    torch.testing.assert_close(permuted.attention, plain.attention[:, :, order], **CLOSE)
     terms = dias(batch, of_videos(batch))
     for name, value in dias(batch, SlotsPermuted(of_videos(batch), order)).items():
         torch.testing.assert_close(value, terms[name], **CLOSE)
@@ -73,16 +73,16 @@ def test_permuting_slots_permutes_everything(seed: int, teacher: str | None) -> 
 def test_permuting_slots_permutes_merged_ones_up_to_their_representative(seed: int, threshold: float) -> None:
     dias = tiny_dias(seed=seed, threshold=threshold, carry="persist", teacher=None).train()
     batch, order = clips(seed=seed), permutation(S, seed)
-    plain = dias.encode(batch, of_videos(batch))
-    permuted = dias.encode(batch, SlotsPermuted(of_videos(batch), order))
-    assert torch.equal(permuted.mask.sum(-1), plain.mask.sum(-1))
+    plain = dias.encode(batch, of_videos(batch))[0]
+    permuted = dias.encode(batch, SlotsPermuted(of_videos(batch), order))[0]
+    assert torch.equal(permuted.live.sum(-1), plain.live.sum(-1))
     for b in range(len(batch)):
         for t in range(batch.video.shape[1]):
-            one, other = plain.mask[b, t], permuted.mask[b, t]
+            one, other = plain.live[b, t], permuted.live[b, t]
             places = torch.cdist(plain.slots[b, t, one], permuted.slots[b, t, other]).argmin(1)
             assert len(set(places.tolist())) == int(one.sum())  # one to one
             torch.testing.assert_close(permuted.slots[b, t, other][places], plain.slots[b, t, one], **CLOSE)
-            torch.testing.assert_close(permuted.maps[b, t, other][places], plain.maps[b, t, one], **CLOSE)
+            torch.testing.assert_close(permuted.attention[b, t, other][places], plain.attention[b, t, one], **CLOSE)
     terms = dias(batch, of_videos(batch))
     again = dias(batch, SlotsPermuted(of_videos(batch), order))
     torch.testing.assert_close(again["reconstruction"], terms["reconstruction"], **CLOSE)
@@ -102,8 +102,8 @@ def test_permuting_the_batch_permutes_the_results(seed, threshold, boxes, carry,
     batch.frame_valid[1, 3:] = False
     order = permutation(3, seed)[: 1 + seed % 3]  # some of them too
     shuffled = subset(batch, order)
-    plain, other = dias.encode(batch, of_videos(batch)), dias.encode(shuffled, of_videos(shuffled))
-    for name in ("slots", "mask", "track_id", "maps"):
+    plain, other = dias.encode(batch, of_videos(batch))[0], dias.encode(shuffled, of_videos(shuffled))[0]
+    for name in ("slots", "live", "track_id", "attention"):
         torch.testing.assert_close(getattr(other, name), getattr(plain, name)[order], **CLOSE)
     terms = dias(batch, of_videos(batch))
     for name, value in dias(shuffled, of_videos(shuffled)).items():
@@ -127,8 +127,8 @@ def test_padding_frames_change_nothing(seed: int, threshold: float | None, boxes
         if getattr(batch, name) is not None:
             getattr(padded, name)[:, :3] = getattr(batch, name)
     padded.frame_valid[:, 3:] = False
-    plain, longer = dias.encode(batch, of_videos(batch)), dias.encode(padded, of_videos(padded))
-    for name in ("slots", "mask", "track_id", "maps"):
+    plain, longer = dias.encode(batch, of_videos(batch))[0], dias.encode(padded, of_videos(padded))[0]
+    for name in ("slots", "live", "track_id", "attention"):
         torch.testing.assert_close(getattr(longer, name)[:, :3], getattr(plain, name), **CLOSE)
     terms = dias(batch, of_videos(batch))
     for name, value in dias(padded, of_videos(padded)).items():
@@ -154,11 +154,11 @@ def test_masked_slots_equal_removed_slots(seed: int, threshold: float | None, pr
     smaller.load_state_dict(dias.state_dict())
     removed = subset(batch, torch.tensor([0]))
     removed.boxes, removed.box_valid = batch.boxes[:, :, valid], batch.box_valid[:, :, valid]
-    plain, other = dias.encode(batch, of_videos(batch)), smaller.encode(removed, of_videos(removed))
+    plain, other = dias.encode(batch, of_videos(batch))[0], smaller.encode(removed, of_videos(removed))[0]
     off = torch.ones(S, dtype=torch.bool).index_fill(0, kept, False)
-    assert not plain.mask[:, :, off].any()
-    assert not plain.maps[:, :, off].any()
-    for name in ("slots", "mask", "track_id", "maps"):
+    assert not plain.live[:, :, off].any()
+    assert not plain.attention[:, :, off].any()
+    for name in ("slots", "live", "track_id", "attention"):
         torch.testing.assert_close(getattr(plain, name)[:, :, kept], getattr(other, name), **CLOSE)
     terms = smaller(removed, of_videos(removed))
     for name, value in dias(batch, of_videos(batch)).items():

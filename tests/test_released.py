@@ -189,7 +189,7 @@ def test_image_model_equals_the_released_one(released: ReleasedDIAS, converted: 
     loss = distillation_loss(scan.first, scan.last, scan.mask, "soft", batch.frame_valid)
     expected = [F.cross_entropy(a[None], b[None]) for a, b in zip(maps[0], maps[2], strict=True)]
     torch.testing.assert_close(loss, torch.stack(expected), **EXACT)
-    assert converted.encode(batch, Draws.for_videos(0, batch.video_id)).maps.shape == (B, 1, S, SIDE, SIDE)
+    assert converted.encode(batch, Draws.for_videos(0, batch.video_id))[0].attention.shape == (B, 1, S, SIDE, SIDE)
 
 
 @torch.no_grad()
@@ -197,13 +197,13 @@ def test_random_decoding_in_training_equals_the_released_one(released: ReleasedD
     generator = torch.Generator().manual_seed(1)
     features, slots = torch.randn(B, N, C, generator=generator), torch.randn(B, S, D, generator=generator)
     for step in range(3):
-        draws = Draws.for_step(0, step, B)
+        draws = Draws.for_step(0, step, range(B))
         walks = draws.uniform(1, N)[:, 0].argsort(-1)
         uniform = (draws.uniform(1) * N).long()[:, 0]
         known = torch.where(draws.uniform(1)[:, 0] < 0.5, uniform, int(0.1 * N))
         recon, attention = released.decode(features, slots, walks, known)
         live = torch.ones(B, 1, S, dtype=torch.bool)
-        got = converted.decoder(slots[:, None], live, features[:, None], Draws.for_step(0, step, B))
+        got = converted.decoder(slots[:, None], live, features[:, None], Draws.for_step(0, step, range(B)))
         torch.testing.assert_close(got.reconstruction[:, 0], recon, **EXACT)
         torch.testing.assert_close(got.attention[:, 0], attention, **EXACT)
 

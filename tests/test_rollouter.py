@@ -194,7 +194,7 @@ def test_the_loss_counts_scored_slots_only() -> None:
     mask = torch.ones(B, 4, S, dtype=torch.bool)
     mask[0, :, 2] = False
     mask[0, 1, 1] = False
-    terms = model(SlotBatch(slots, mask, torch.where(mask, 0, -1), ["a", "b"]), Draws.for_step(0, 0, B))
+    terms = model(SlotBatch(slots, mask, torch.where(mask, 0, -1), ["a", "b"]), Draws.for_step(0, 0, range(B)))
     assert set(terms) == {"slots"}
     assert torch.allclose(terms["slots"], torch.tensor([9 / 1.7**2 / 2, 0.0]), atol=1e-5)
 
@@ -204,7 +204,7 @@ def test_wrong_shapes_and_settings_are_named() -> None:
     slots = torch.zeros(B, T, S, D)
     batch = SlotBatch(slots, torch.ones(B, T, S, dtype=torch.bool), torch.zeros(B, T, S).long(), ["a", "b"])
     with pytest.raises(ValueError, match="burn-in"):
-        model(batch, Draws.for_step(0, 0, B))
+        model(batch, Draws.for_step(0, 0, range(B)))
     with pytest.raises(ValueError, match="divisible"):
         build(SlotFormer, heads=3)
     with pytest.raises(ValueError, match="at least 1"):
@@ -281,7 +281,7 @@ def test_slots_that_never_live_change_no_loss(cls: type[Dynamics]) -> None:
     packed, everything = SlotBatch.pack(clips), SlotBatch(slots, mask, ids, [c.video_id for c in clips])
     assert packed.slots.shape == (3, frames, 3, D)
     assert packed.track_id[0, T - 1].tolist() == [1, 3, 4]
-    losses = [model(batch, Draws.for_step(0, 0, 3))["slots"] for batch in (packed, everything)]
+    losses = [model(batch, Draws.for_step(0, 0, range(3)))["slots"] for batch in (packed, everything)]
     assert losses[0][:2].min() > 0
     assert torch.allclose(*losses, rtol=1e-5)
     assert SlotBatch.pack(clips[2:]).slots.shape == (1, frames, 1, D)
@@ -301,7 +301,7 @@ def test_bouncing_points_are_learned(cls: type[Dynamics], tmp_path: Path) -> Non
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * (1 - step / 300)
         batch = SlotBatch.pack([windows[(step, i % len(windows))] for i in range(16 * step, 16 * step + 16)])
-        loss = model(batch, Draws.for_step(0, step, 16))["slots"].mean()
+        loss = model(batch, Draws.for_step(0, step, range(16)))["slots"].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -34,7 +34,7 @@ def losses(boxes: bool, **choices: Any) -> list[float]:
     adam = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=2e-3, eps=1e-4)
     found = []
     for step in range(20):
-        terms = model(batch, Draws.for_step(5, step, len(batch)))
+        terms = model(batch, Draws.for_step(5, step, range(len(batch))))
         loss = torch.stack([value.mean() for value in terms.values()]).sum()
         adam.zero_grad()
         loss.backward()

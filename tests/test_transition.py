@@ -22,7 +22,7 @@ def test_queries_come_from_the_running_average_of_a_track(memory: float) -> None
     queries = []
     dias.aggregator.register_forward_pre_hook(lambda module, args: queries.append(args[0]))
     batch = clips(frames=5)
-    slots = dias.scan(batch, dias.features(batch), Draws.for_step(0, 0, 3)).slots
+    slots = dias.scan(batch, dias.features(batch), Draws.for_step(0, 0, range(3))).slots
     for t in range(1, 5):
         weights = [
             memory ** (t - 1 - k) * (1 - memory if k else 1) for k in range(t)
@@ -42,7 +42,7 @@ def test_the_average_begins_anew_with_every_track() -> None:
     dias = tiny_dias(threshold=0.4, carry="reseed").eval()
     dias.transition.memory = 0.5
     batch = clips(frames=6)
-    scan = dias.scan(batch, dias.features(batch), Draws.for_step(0, 0, 3))
+    scan = dias.scan(batch, dias.features(batch), Draws.for_step(0, 0, range(3)))
     average = scan.slots[:, 0]
     for t in range(1, 6):
         goes_on = scan.track_id[:, t] == scan.track_id[:, t - 1]
@@ -56,10 +56,10 @@ def test_memory_goes_on_in_the_next_window() -> None:
     dias = tiny_dias(boxes=True).eval()
     dias.transition.memory = 0.9
     batch = clips(frames=5, boxes=2)
-    whole = dias.encode(batch, Draws.for_videos(0, batch.video_id))
+    whole, _ = dias.encode(batch, Draws.for_videos(0, batch.video_id))
     draws = Draws.for_videos(0, batch.video_id)
-    first = dias.encode(batch.frames(0, 2), draws)
-    second = dias.encode(batch.frames(2, 5), draws, first.state)
+    first, state = dias.encode(batch.frames(0, 2), draws)
+    second, _ = dias.encode(batch.frames(2, 5), draws, state)
     assert torch.allclose(torch.cat([first.slots, second.slots], 1), whole.slots, atol=1e-5)
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny import clips, tiny_dias
 
-from dias_video.visualize import colour, colour_masks, draw_boxes, overlay, side_by_side, tracked_pieces, write_gif
+from dias_video.tracking import track_windows
+from dias_video.visualize import colour, colour_masks, draw_boxes, overlay, side_by_side, tracked_pictures, write_gif
 
 
 def test_a_track_keeps_its_colour_whatever_else_is_there() -> None:
@@ -63,20 +64,9 @@ def test_a_gif_needs_a_rate(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_tracked_pieces_follow_the_windows() -> None:
+def test_tracked_pictures_follow_the_windows() -> None:
     clip = clips(batch=1, frames=5, boxes=2)
     dias = tiny_dias(boxes=True)
-    pieces = list(tracked_pieces(dias, clip.video[0].split(2), clip.boxes[0], clip.box_valid[0], height=16))
+    pieces = list(tracked_pictures(track_windows(dias, clip.windows(2), labels=True), boxes=True, height=16))
     assert [len(p) for p in pieces] == [2, 2, 1]
     assert pieces[0].shape[1:] == (16 + 14, 3 * 24, 3)
-
-
-@pytest.mark.parametrize("takes_boxes", [True, False])
-def test_a_model_that_is_given_no_boxes_is_rehearsed(takes_boxes: bool) -> None:
-    clip = clips(batch=1, frames=5, boxes=2)
-    dias = tiny_dias(boxes=takes_boxes, threshold=None)
-    (piece,) = tracked_pieces(dias, [clip.video[0]], clip.boxes[0], clip.box_valid[0], rehearse=True)
-    first = (clip.boxes[0, 0], clip.box_valid[0, 0]) if takes_boxes else ()
-    tracks = dias.track(clip.video[0], *first, rehearse=not takes_boxes)
-    assert torch.equal(piece[:, -16:, 24:48], overlay(clip.video[0], tracks.masks))
-    assert takes_boxes or not torch.equal(tracks.masks, dias.track(clip.video[0]).masks)

@@ -59,6 +59,11 @@ class FileSource(VideoSource, Protocol):
         ...
 
 
+def has_boxes(source: VideoSource) -> bool:
+    """Whether the source's videos come with boxes."""
+    return source.read(0, [0]).get("boxes") is not None
+
+
 def fingerprint(source: VideoSource) -> str:
     """Hash (hex, 64 bits) of what a source holds: ids, lengths, and names and sizes of the files.
 

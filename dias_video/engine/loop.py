@@ -235,7 +235,7 @@ class _Run:
         for number, (batch, (start, stop)) in enumerate(zip(micro_batches, places, strict=True), 1):
             last = number == len(places)
             with nullcontext() if last else self.accelerator.no_sync(self.model), self.state.counting(stop - start):
-                draws = Draws.for_step(trainer.seed, step, trainer.batch_size, start, stop)
+                draws = Draws.for_step(trainer.seed, step, range(start, stop))
                 with self.accelerator.autocast():
                     terms = self.model(batch.to(self.accelerator.device), draws)
                 self.accelerator.backward(self._loss(terms) / len(places))

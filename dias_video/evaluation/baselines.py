@@ -17,7 +17,7 @@ from torch import Tensor
 from dias_video.data.source import Sample
 from dias_video.draws import Draws
 from dias_video.evaluation.methods import EDGES, first_boxes
-from dias_video.model.masks import maps_to_pixels
+from dias_video.tracking import to_pixels
 
 
 class FrozenEncoder(Interface):
@@ -114,7 +114,7 @@ class KMeans:
         labels = []
         for tokens, frame in zip(features, video, strict=True):  # a frame at a time: k x H x W floats
             distance = squared_distances(tokens, centres).T.reshape(k, *self.encoder.grid)
-            labels.append(maps_to_pixels(distance, size, frame if self.follow_edges else None).min(0).indices)
+            labels.append(to_pixels(distance, size, frame if self.follow_edges else None).min(0).indices)
         return torch.stack(labels)
 
     def _features(self, video: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from dias_video.data.transforms import Transform
 from dias_video.evaluation.methods import ModelTracks
 from dias_video.evaluation.protocols import VIDEO_FG, mean_of_defined, score_video
 from dias_video.model.dias import DIAS
-from dias_video.model.initializers import BoxInitializer
 from dias_video.visualize import overlay, side_by_side, write_gif
 
 
@@ -42,7 +41,7 @@ class ClipValidation:
         self.tracks = []
         for index in self.indices:
             sample = self._read(index)
-            boxes = isinstance(model.initializer, BoxInitializer) and sample.get("boxes") is not None
+            boxes = model.takes_boxes and sample.get("boxes") is not None
             self.tracks.append((sample, ModelTracks(model, boxes)(sample)))
         scores = [
             score_video(pred, sample["masks"], (VIDEO_FG,), tracking=False)

@@ -13,14 +13,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from dias_video.batch import VideoBatch
 from dias_video.data.source import Sample
-from dias_video.draws import Draws
 from dias_video.model.dias import DIAS
-from dias_video.model.initializers import BoxInitializer
-from dias_video.model.masks import maps_to_masks
+from dias_video.tracking import track_videos
 
 Maps = NDArray[np.integer]
 EDGES = ", following edges"  # said of masks in result files
@@ -47,10 +44,10 @@ class BatchMethod(Method, Interface):
 
 
 class ModelTracks:
-    """Tracks of a DIAS.
+    """Tracks of a DIAS, those of ``DIAS.track`` with the video's id.
 
     Args:
-        model: in evaluation mode and on its device.
+        model: on its device.
         boxes: give it the first frame's boxes.
         window: frames encoded at once.
         seed: of the query noise.
@@ -70,51 +67,30 @@ class ModelTracks:
         rehearse: bool = False,
         follow_edges: bool = False,
     ) -> None:
-        if boxes and not isinstance(model.initializer, BoxInitializer):
+        if boxes and not model.takes_boxes:
             raise ValueError("this model starts from learned queries and takes no boxes; set boxes=false")
-        self.model, self.boxes, self.window, self.seed = model, boxes, window, seed
-        self.rehearse, self.follow_edges = rehearse, follow_edges
+        self.model, self.window = model, window
+        self.options = {"seed": seed, "boxes": boxes, "rehearse": rehearse, "follow_edges": follow_edges}
         self.mask_source = model.mask_source + (EDGES if follow_edges else "")
 
     def __call__(self, sample: Sample) -> Tensor:
-        """(T,H,W) track ids, those of ``DIAS.track``.
+        """(T,H,W) track ids.
 
         Raises:
             ValueError: boxes are wanted and the sample has none.
         """
         return self.batch([sample])[0]
 
-    @torch.no_grad()
     def batch(self, samples: Sequence[Sample]) -> list[Tensor]:
         """Maps of several videos of one shape (T,3,H,W), encoded together; what they are does not depend on the others.
 
         Raises:
             ValueError: boxes are wanted and a sample has none.
         """
-        device = next(self.model.parameters()).device
-        boxes, valid = None, None
-        if self.boxes:
-            pairs = [first_boxes(sample) for sample in samples]
-            boxes = pad_sequence([box for box, _ in pairs], batch_first=True)[:, None].float()  # (B,1,K,4)
-            valid = pad_sequence([one for _, one in pairs], batch_first=True)[:, None]  # (B,1,K)
-        draws, state = Draws.for_videos(self.seed, ["video"] * len(samples)), None  # as ``track`` draws
-        masks: list[list[Tensor]] = [[] for _ in samples]
-        for start in range(0, len(samples[0]["video"]), self.window):
-            frames = slice(start, start + self.window)
-            video = torch.stack([sample["video"][frames] for sample in samples])
-            index = torch.arange(video.shape[1]).expand(len(samples), -1)
-            names = [sample["video_id"] for sample in samples]
-            batch = VideoBatch(video, names, index, index >= 0, boxes=boxes, box_valid=valid)
-            if "features" in samples[0]:
-                batch.features = torch.stack([sample["features"][frames] for sample in samples])
-            batch = batch.to(device)
-            found = self.model.encode(batch, draws, state, self.rehearse)
-            state = found.state
-            size = (video.shape[-2], video.shape[-1])
-            for b, pieces in enumerate(masks):
-                edges_of = batch.video[b] if self.follow_edges else None
-                pieces.append(maps_to_masks(found.maps[b], found.mask[b], found.track_id[b], size, edges_of).cpu())
-        return [torch.cat(pieces) for pieces in masks]
+        batch = VideoBatch.stack([{**sample, "masks": None} for sample in samples])
+        (tracked,) = track_videos(self.model, batch.windows(self.window), labels=True, **self.options)
+        assert tracked.labels is not None
+        return list(tracked.labels)
 
 
 class PredictionFiles:

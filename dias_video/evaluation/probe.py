@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from dias_video.model.masks import maps_to_masks
+from dias_video.tracking import owners
 
 
 class ObjectSlots(NamedTuple):
@@ -24,19 +24,19 @@ class ObjectSlots(NamedTuple):
 
 
 def object_slots(
-    slots: Tensor, mask: Tensor, maps: Tensor, true: Tensor, boxes: Tensor, classes: dict[str, Tensor]
+    slots: Tensor, live: Tensor, attention: Tensor, true: Tensor, boxes: Tensor, classes: dict[str, Tensor]
 ) -> ObjectSlots:
     """Assign the slots of one video to its objects, frame by frame, maximising IoU; pairs without overlap are dropped.
 
     Args:
-        slots, mask, maps: (T,S,D), (T,S) bool and (T,S,h,w) of the encoded video.
+        slots, live, attention: (T,S,D), (T,S) bool and (T,S,h,w) of the encoded video.
         true: (T,H,W) instance ids, 0 background, -1 void.
         boxes: (T,K,4); ``boxes[:,k]`` belongs to id k + 1.
         classes: attribute -> (K,) int64 of every object.
     """
     num_slots, num_objects = slots.shape[1], boxes.shape[1]
     index = torch.arange(num_slots).expand(len(slots), -1)
-    owner = maps_to_masks(maps, mask, index, (true.shape[1], true.shape[2])).long()  # (T,H,W) slots
+    owner = owners(attention, live, index, (true.shape[1], true.shape[2])).long()  # (T,H,W) slots
     kept: list[tuple[int, int, int]] = []  # frame, slot, object
     for t, (own, ids) in enumerate(zip(owner, true.long(), strict=True)):
         seen = (ids >= 0) & (own >= 0)

@@ -5,8 +5,6 @@ An image is a video of one frame. Equation numbers are the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dias_video.batch import CarryState, SlotSequence, Tracks, VideoBatch
+from dias_video.batch import CarryState, SlotSequence, VideoBatch
 from dias_video.draws import Draws
 from dias_video.model.aggregator import Aggregator
 from dias_video.model.decoders.causal import CausalDecoder
@@ -24,11 +22,11 @@ from dias_video.model.decoders.slot_mixer import SlotMixerDecoder
 from dias_video.model.encoders import TimmEncoder, TinyEncoder
 from dias_video.model.initializers import BoxInitializer, GaussianInitializer
 from dias_video.model.losses import TEACHERS, distillation_loss, reconstruction_loss, similarity_loss
-from dias_video.model.masks import maps_to_masks
 from dias_video.model.projection import Projection
 from dias_video.model.redundancy import cosine_distance, merge_redundant_slots
 from dias_video.model.transition import Transition
 from dias_video.pretrained.configured import Configured
+from dias_video.tracking import track_videos
 
 Encoder = TimmEncoder | TinyEncoder
 Initializer = GaussianInitializer | BoxInitializer
@@ -113,6 +111,11 @@ class DIAS(Configured, nn.Module):
     def shipped(cls) -> DIAS:
         """The small model that comes with the package (``dias_video/assets/dias``, see the card beside it)."""
         return cls.from_pretrained(Path(__file__).parents[1] / "assets" / "dias")
+
+    @property
+    def takes_boxes(self) -> bool:
+        """Whether its first queries can come from boxes."""
+        return isinstance(self.initializer, BoxInitializer)
 
     @property
     def num_slots(self) -> int:
@@ -215,18 +218,21 @@ class DIAS(Configured, nn.Module):
     @torch.no_grad()
     def encode(
         self, batch: VideoBatch, draws: Draws, state: CarryState | None = None, rehearse: bool = False
-    ) -> SlotSequence:
-        """Slots of every frame, without gradient.
+    ) -> tuple[SlotSequence, CarryState]:
+        """Slots of every frame, without gradient, and the state to go on with (``dias_video.tracking`` does).
 
         Args:
-            batch: clips; first-frame boxes are used when it has them and the initializer takes them.
+            batch: clips; first-frame boxes are used when it has them.
             draws: ``Draws.for_videos``, the same object for every window of a video.
             state: of the window before, to go on; None starts.
             rehearse: start after a rehearsal. Slots then know what is to come: fit to track with, not to predict from.
 
         Raises:
-            ValueError: a rehearsal of clips of several lengths, or with boxes, which say where the objects are.
+            ValueError: boxes for a model that takes none; a rehearsal of clips of several lengths, or with boxes, which
+                say where the objects are.
         """
+        if batch.boxes is not None and not self.takes_boxes:
+            raise ValueError("this model starts from learned queries and takes no boxes; leave them out (boxes=false)")
         if rehearse and batch.boxes is not None:
             raise ValueError("boxes say where the objects are, there is nothing to rehearse: leave out one of the two")
         if rehearse and not batch.frame_valid.all():
@@ -236,11 +242,11 @@ class DIAS(Configured, nn.Module):
             state = self.rehearse(batch, features, draws)
         scan = self.scan(batch, features, draws, state)
         if self.mask_source == "decoder":
-            maps = self.decoder(scan.slots, scan.mask, self.targets(features)).attention
+            attention = self.decoder(scan.slots, scan.mask, self.targets(features)).attention
         else:
-            maps = scan.last
-        maps = maps.unflatten(-1, self.encoder.grid)
-        return SlotSequence(scan.slots, scan.mask, scan.track_id, maps, scan.state)
+            attention = scan.last
+        attention = attention.unflatten(-1, self.encoder.grid)
+        return SlotSequence(batch.video_id, scan.slots, scan.mask, scan.track_id, attention), scan.state
 
     @torch.no_grad()
     def decode_slots(self, slots: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -258,69 +264,49 @@ class DIAS(Configured, nn.Module):
         video: Tensor,
         boxes: Tensor | None = None,
         box_valid: Tensor | None = None,
+        *,
+        video_id: str = "video",
         window: int = 24,
         seed: int = 0,
         rehearse: bool = False,
         follow_edges: bool = False,
-    ) -> Tracks:
-        """Track the objects of one video (T,3,H,W) uint8 RGB, encoding and decoding ``window`` frames at once.
-
-        The other arguments and the errors are those of ``track_windows``.
-        """
-        if video.ndim != 4 or len(video) == 0:
-            raise ValueError(f"the video has no frames (its shape is {tuple(video.shape)}, it must be (T,3,H,W))")
-        windows = self.track_windows(video.split(window), boxes, box_valid, seed, rehearse, follow_edges)
-        pieces = [tracks for _, tracks in windows]
-        return Tracks(**{f.name: torch.cat([getattr(p, f.name) for p in pieces]) for f in fields(Tracks)})
-
-    @torch.no_grad()
-    def track_windows(
-        self,
-        windows: Iterable[Tensor],
-        boxes: Tensor | None = None,
-        box_valid: Tensor | None = None,
-        seed: int = 0,
-        rehearse: bool = False,
-        follow_edges: bool = False,
-    ) -> Iterator[tuple[Tensor, Tracks]]:
-        """Track the objects of one video that comes in windows, so that memory does not grow with its length.
+    ) -> SlotSequence:
+        """Track the objects of one video: its slots, which of them live, their tracks, and the owner of every pixel.
 
         Args:
-            windows: consecutive pieces (t,3,H,W) uint8 RGB of the video.
+            video: (T,3,H,W) uint8 RGB.
             boxes: (K,4) normalised xyxy on the first frame, with ``box_valid`` (K,) bool (all valid by default); None
                 lets the model find objects by itself.
-            seed: of the query noise.
+            video_id: the query noise is a function of ``seed`` and this, as in a slot cache and in an evaluation.
+            window: frames encoded and decoded at once.
+            seed: see above.
             rehearse: without boxes, go through the first window forth and back before it is tracked.
-            follow_edges: masks end where colours change in the frame, not where cells of the feature grid do.
+            follow_edges: labels end where colours change in the frame, not where cells of the feature grid do.
 
-        Yields:
-            Each window and its tracks.
+        Returns:
+            The sequence, with ``labels``, of B = 1 video, on the CPU.
 
         Raises:
-            ValueError: frames of another shape or type, boxes out of range, or boxes and a rehearsal.
+            ValueError: frames of another shape or type, none at all, boxes out of range, boxes for a model that takes
+                none, or boxes and a rehearsal.
         """
+        if video.ndim != 4 or video.shape[1] != 3 or video.dtype != torch.uint8:
+            raise ValueError(f"video must be (T,3,H,W) uint8, got {tuple(video.shape)} {video.dtype}")
+        if len(video) == 0:
+            raise ValueError("the video has no frames")
+        index = torch.arange(len(video))[None]
+        batch = VideoBatch(video[None], [video_id], index, torch.ones_like(index, dtype=torch.bool))
         if boxes is not None:
             inside = boxes.shape[1:] == (4,) and bool(((boxes >= 0) & (boxes <= 1)).all())  # NaN isn't
             if not inside or bool((boxes[:, :2] > boxes[:, 2:]).any()):
                 raise ValueError("boxes must be (K,4) normalised xyxy in [0,1], x0 <= x1 and y0 <= y1")
             box_valid = torch.ones(len(boxes), dtype=torch.bool) if box_valid is None else box_valid
-        self.eval()
-        device = next(self.parameters()).device
-        draws, state = Draws.for_videos(seed, ["video"]), None
-        for frames in windows:
-            if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8:
-                raise ValueError(f"video must be (T,3,H,W) uint8, got {tuple(frames.shape)} {frames.dtype}")
-            index = torch.arange(len(frames))[None]
-            batch = VideoBatch(frames[None], ["video"], index, torch.ones_like(index, dtype=torch.bool))
-            if boxes is not None and box_valid is not None:
-                batch.boxes, batch.box_valid = boxes[None, None].float(), box_valid[None, None]
-            batch = batch.to(device)
-            sequence = self.encode(batch, draws, state, rehearse)
-            state = sequence.state
-            slots, mask, ids, maps = (x[0] for x in (sequence.slots, sequence.mask, sequence.track_id, sequence.maps))
-            size, edges_of = (frames.shape[2], frames.shape[3]), batch.video[0] if follow_edges else None
-            masks = maps_to_masks(maps, mask, ids, size, edges_of)
-            yield frames, Tracks(masks.cpu(), slots.cpu(), mask.cpu(), ids.cpu(), maps.cpu())
+            # Only the first frame's are looked at.
+            batch.boxes = boxes.float().expand(1, len(video), -1, -1)
+            batch.box_valid = box_valid.expand(1, len(video), -1)
+        options = {"seed": seed, "boxes": boxes is not None, "rehearse": rehearse, "follow_edges": follow_edges}
+        (tracked,) = track_videos(self, batch.windows(window), labels=True, **options)
+        return tracked
 
 
 def carried(state: CarryState, slots: Tensor, mask: Tensor) -> CarryState:

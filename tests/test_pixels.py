@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
-from dias_video.model.masks import maps_to_masks, maps_to_pixels
+from dias_video.tracking import owners, to_pixels
 
 
 def test_masks_are_the_argmax_over_live_slots() -> None:
@@ -19,7 +19,7 @@ def test_masks_are_the_argmax_over_live_slots() -> None:
     maps[:, 2, :, 2:] = 0.7
     mask = torch.tensor([[False, True, True], [False, False, False]])
     ids = torch.tensor([[8, 5, 2], [8, 5, 2]])
-    got = maps_to_masks(maps, mask, ids, (6, 16))
+    got = owners(maps, mask, ids, (6, 16))
     assert got.shape == (2, 6, 16)
     assert (got[0, :, :6] == 5).all()
     assert (got[0, :, 10:] == 2).all()
@@ -39,8 +39,8 @@ def test_masks_end_where_colours_change(height: int, width: int, edge: int) -> N
     cells = torch.arange(5).expand(3, 5) >= round(edge / width * 5)  # of a grid of 3 x 5, nearest to the edge
     maps = torch.stack([~cells, cells]).float().expand(2, -1, -1, -1)
     mask, ids = torch.ones(2, 2, dtype=torch.bool), torch.tensor([[0, 1], [0, 1]])
-    rough = maps_to_masks(maps, mask, ids, (height, width))
-    fine = maps_to_masks(maps, mask, ids, (height, width), edges_of=video)
+    rough = owners(maps, mask, ids, (height, width))
+    fine = owners(maps, mask, ids, (height, width), edges_of=video)
     assert torch.equal(fine, labels.expand(2, -1, -1))
     assert not torch.equal(rough, fine)
 
@@ -72,7 +72,7 @@ def test_every_window_is_a_ridge_regression_on_colour(size: tuple[int, int], ste
     even = colours.shape[:2]
     all_pixels = F.interpolate(torch.from_numpy(mean).permute(2, 0, 1)[None], size=even, mode="bilinear")[0].numpy()
     expected = np.einsum("mchw,hwc->mhw", all_pixels[:6].reshape(2, 3, *even), colours) + all_pixels[6:]
-    assert maps_to_pixels(maps, size, frame).numpy() == pytest.approx(expected[:, : size[0], : size[1]], abs=1e-4)
+    assert to_pixels(maps, size, frame).numpy() == pytest.approx(expected[:, : size[0], : size[1]], abs=1e-4)
 
 
 @pytest.mark.parametrize("size", [(160, 160), (181, 302)])
@@ -81,15 +81,15 @@ def test_borders_are_where_they_are_in_the_picture_turned_round(size: tuple[int,
     maps = torch.rand(5, 16, 16, generator=generator)
     smooth = F.interpolate(torch.rand(1, 3, 9, 9, generator=generator), size=size, mode="bicubic")[0]
     frame = (smooth.clamp(0, 1) * 255).to(torch.uint8)
-    labels = maps_to_pixels(maps, size, frame).argmax(0)
-    turned = maps_to_pixels(maps.flip(-2, -1), size, frame.flip(-2, -1)).argmax(0).flip(-2, -1)
+    labels = to_pixels(maps, size, frame).argmax(0)
+    turned = to_pixels(maps.flip(-2, -1), size, frame.flip(-2, -1)).argmax(0).flip(-2, -1)
     assert (labels != turned).float().mean() < 0.03
 
 
 def test_frames_smaller_than_the_grid_have_no_edges_to_follow() -> None:
     maps = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
     frame = torch.randint(0, 256, (3, 4, 5), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    assert torch.allclose(maps_to_pixels(maps, (4, 5), frame), maps_to_pixels(maps, (4, 5)), atol=1e-6)
+    assert torch.allclose(to_pixels(maps, (4, 5), frame), to_pixels(maps, (4, 5)), atol=1e-6)
 
 
 @pytest.mark.parametrize("follow_edges", [False, True])
@@ -97,8 +97,8 @@ def test_one_slot_owns_everything_and_no_slot_nothing(follow_edges: bool) -> Non
     video, _ = halves(14, 19, 6)
     edges_of = video if follow_edges else None
     mask, ids = torch.tensor([[True], [False]]), torch.tensor([[7], [7]])
-    masks = maps_to_masks(torch.rand(2, 1, 3, 4), mask, ids, (14, 19), edges_of)
+    masks = owners(torch.rand(2, 1, 3, 4), mask, ids, (14, 19), edges_of)
     assert (masks[0] == 7).all()
     assert (masks[1] == -1).all()
-    nothing = maps_to_masks(torch.rand(0, 1, 3, 4), mask[:0], ids[:0], (14, 19), video[:0] if follow_edges else None)
+    nothing = owners(torch.rand(0, 1, 3, 4), mask[:0], ids[:0], (14, 19), video[:0] if follow_edges else None)
     assert nothing.shape == (0, 14, 19)

@@ -1,0 +1,84 @@
+"""Whole videos of any length, window by window, batched over videos of one length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from dias_video.batch import VideoBatch
+from dias_video.data.loading import Features, read_clip
+from dias_video.data.source import VideoSource
+from dias_video.data.transforms import Transform
+
+
+class Window(NamedTuple):
+    """Frames ``start:stop`` of some videos of one length."""
+
+    videos: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def video_windows(
+    source: VideoSource,
+    indices: Sequence[int],
+    transform: Transform | None = None,
+    window: int = 24,
+    batch_size: int = 1,
+    max_frames: int | None = None,
+    num_workers: int = 0,
+    features: Features | None = None,
+) -> Iterator[VideoBatch]:
+    """Videos of a source, window by window, batched over videos of one length; memory grows with a batch of windows.
+
+    Args:
+        source: where the videos are.
+        indices: which of them; the order in which they come is by length.
+        transform: applied to every window, so it must not be random (a resize).
+        window: frames at once.
+        batch_size: videos at once.
+        max_frames: only the first frames of longer videos; None = all.
+        num_workers: processes that decode ahead.
+        features: the frozen encoder's output for these videos, which then does not run.
+
+    Raises:
+        ValueError: the features don't belong to this source and transform.
+    """
+    if features is not None:
+        features.check(source, transform)
+    lengths = {i: min(source.info(i).num_frames, max_frames or source.info(i).num_frames) for i in indices}
+    jobs = list(windows(lengths, window, batch_size))
+    return iter(DataLoader(_Windows(source, jobs, transform, features), batch_size=None, num_workers=num_workers))
+
+
+def windows(lengths: dict[int, int], window: int, batch_size: int) -> Iterator[Window]:
+    """Cut videos (index -> number of frames) into windows, grouped by length; a group's windows follow each other."""
+    for length, group in groupby(sorted(lengths, key=lambda i: (lengths[i], i)), key=lambda i: lengths[i]):
+        videos = list(group)
+        for first in range(0, len(videos), batch_size):
+            for start in range(0, length, window):
+                stop = min(start + window, length)
+                yield Window(tuple(videos[first : first + batch_size]), start, stop)
+
+
+class _Windows(Dataset[VideoBatch]):
+    """Decodes windows, in loader workers."""
+
+    def __init__(
+        self, source: VideoSource, jobs: list[Window], transform: Transform | None, features: Features | None
+    ) -> None:
+        self.source, self.jobs, self.transform, self.features = source, jobs, transform, features
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __getitem__(self, at: int) -> VideoBatch:
+        job, samples = self.jobs[at], []
+        for index in job.videos:
+            frames = range(job.start, job.stop)
+            samples.append(read_clip(self.source, index, frames, self.transform, torch.Generator(), self.features))
+        return VideoBatch.stack(samples)
