@@ -17,7 +17,7 @@ KINDS |= {ListConfig: "a list, [a,b]", DictConfig: "a group of options, {name: v
 # Options that are null or missing in the configs, whose kind can't be read off there.
 TEXTS = ("root", "out_dir", "cache", "path", "split", "checkpoint", "video", "predictions", "file", "device", "dias")
 TEXTS += ("val_cache", "readout_cache", "test_cache", "frozen_split", "human", "weights", "metric", "annotations")
-TEXTS += ("dynamics",)
+TEXTS += ("dynamics", "pattern", "task")
 INTEGERS = ("num_videos", "max_videos", "max_frames", "workers", "num_workers", "predicted_frames", "observed_frames")
 INTEGERS += ("schedule_steps", "slot_dim")
 AT_LEAST_ONE = ("window", "height", "max_frames", "max_videos", "num_videos", "batch_size")

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from dias_video.batch import VideoBatch
-from dias_video.data.folder import open_video
+from dias_video.data.folder import OneVideo
 from dias_video.data.source import VideoSource, has_boxes
 from dias_video.data.windows import video_windows
 from dias_video.model.dias import DIAS
@@ -54,7 +54,7 @@ def main(cfg: DictConfig) -> None:
     """Track ``cfg.num_videos`` videos of ``cfg.data.eval``, or the one named by ``cfg.video``."""
     if (cfg.video is None) == (cfg.get("data") is None):
         raise ValueError("say what to look at: video=<file or folder of frames>, or data=<source> data.root=<folder>")
-    source = open_video(cfg.video) if cfg.video is not None else instantiate(cfg.data.eval)
+    source = OneVideo(cfg.video) if cfg.video is not None else instantiate(cfg.data.eval)
     dias = DIAS.from_pretrained(cfg.checkpoint).to(cfg.device) if cfg.checkpoint else DIAS.shipped().to(cfg.device)
     count = len(source) if cfg.num_videos is None else min(len(source), cfg.num_videos)
     for index in range(count):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_files import SHARED, reads_shared
 from imageio.v3 import imread
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
@@ -364,12 +365,10 @@ def test_people_are_joined_by_stimulus(tmp_path: Path) -> None:
         read_human(file, str)
 
 
-@pytest.mark.data
+@reads_shared
 def test_people_of_the_real_table() -> None:
     """All 1,200 stimuli, 150 a scenario, each with a value."""
-    file = Path(__file__).parents[1] / "../shared/data/physion_sample/stimulus_names_and_labels.csv"
-    if not file.is_file():
-        pytest.skip("no shared data")
+    file = SHARED / "physion_sample/stimulus_names_and_labels.csv"
     table = read_human(file, stimulus)
     assert len(table) == 1200
     with file.open() as opened:

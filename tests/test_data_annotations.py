@@ -6,13 +6,13 @@ import os
 import numpy as np
 import pytest
 import torch
-from data_files import SHARED
+from data_files import SHARED, reads_shared
 from PIL import Image
 from pycocotools import mask as coder
 
 from dias_video.batch import VideoBatch
 from dias_video.data.annotations import Annotations
-from dias_video.data.images import AnnotatedImages
+from dias_video.data.coco import CocoImages
 from dias_video.data.loading import ClipDataset
 from dias_video.data.transforms import ClipTransform
 from dias_video.data.ytvis import YouTubeVIS
@@ -119,7 +119,7 @@ def test_coco_images_are_videos_of_one_frame(tmp_path):
         "annotations": [{"image_id": 42, "iscrowd": 0, "segmentation": polygon(8, 10, 9, 20)}],
     }
     (tmp_path / "annotations/instances_val2017.json").write_text(json.dumps(described))
-    source = AnnotatedImages(tmp_path, "val2017")
+    source = CocoImages(tmp_path, "val2017")
     sample = source.read(0, [0])
     assert sample["video_id"] == "000042"
     assert torch.equal(sample["masks"][0], torch.from_numpy(rectangle((20, 36), 8, 10, 9, 20).astype(np.int16)))
@@ -158,11 +158,14 @@ def other_size(described):
         (lambda d: leave(d, "../../secret.jpg"), "outside of"),
         (lambda d: leave(d, "/etc/secret.jpg"), "outside of"),
         (lambda d: leave(d, "a\\..\\..\\secret.jpg"), "outside of"),
-        (lambda d: d["videos"].append({**d["videos"][1], "id": 9}), "lists dog twice"),
+        (lambda d: d["videos"].append({**d["videos"][1], "id": 9}), "lists the frames of dog#9 twice"),
         (lambda d: d["videos"][1].update(id=7), "lists the video of id 7 twice"),
-        (lambda d: d["videos"][1].update(file_names=[]), "has no frames"),
-        (lambda d: d["videos"][1].pop("height"), "lacks file names or size"),
-        (lambda d: d["annotations"][0]["segmentations"].pop(), "an object of cat has 2 masks for 3 frames"),
+        (lambda d: d["videos"][1].update(file_names=[]), "8 lacks file names"),
+        (lambda d: d["videos"][1].pop("height"), r"dog has no usable size, its height and width are \[None, 14\]"),
+        (
+            lambda d: d["annotations"][0]["segmentations"].pop(),
+            "a mask of cat can't be used .an object has 2 masks for 3 frames",
+        ),
         (cut_code, "a mask of cat can't be used .its run"),
         (short_runs, "a mask of cat can't be used .its runs cover"),
         (other_size, r"a mask of cat can't be used .it is \[20, 30\], the frames are \[20, 36\]"),
@@ -192,7 +195,7 @@ def test_a_json_cut_off_is_named(tmp_path):
 def test_other_json_is_refused(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(ValueError, match=r"a.json (holds|lists)"):
-        Annotations(tmp_path / "a.json", tmp_path)
+        Annotations(tmp_path / "a.json")
 
 
 def test_frames_of_another_size_than_the_masks_are_named(tmp_path):
@@ -207,15 +210,82 @@ def test_missing_frames_and_folders_are_named(tmp_path):
     (tmp_path / "train/JPEGImages/cat/00001.jpg").unlink()
     with pytest.raises(ValueError, match=r"cat/00001.jpg is missing"):
         YouTubeVIS(tmp_path, "train").read(0, [1])
-    with pytest.raises(ValueError, match="valid/JPEGImages"):
+    with pytest.raises(ValueError, match=r"no annotations of valid"):
         YouTubeVIS(tmp_path, "valid")
-    (tmp_path / "train/instances.json").unlink()
-    with pytest.raises(ValueError, match=r"no annotations of train"):
+    (tmp_path / "train/JPEGImages").rename(tmp_path / "train/frames")
+    with pytest.raises(ValueError, match="no train/JPEGImages"):
         YouTubeVIS(tmp_path, "train")
 
 
-@pytest.mark.data
-@pytest.mark.skipif(not REAL.is_dir(), reason="no shared data here")
+def hq(root, split, described):
+    """Entries of HQ-YTVIS beside 2019's, which has coarser masks of the same videos."""
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / f"annotations/ytvis_hq-{split}.json").write_text(json.dumps(described))
+
+
+def coarse(described):
+    """The same with masks of the whole frame."""
+    for annotation in described["annotations"]:
+        annotation["segmentations"] = [compressed(np.ones(SIZES["cat"], np.uint8))] * 3
+    return described
+
+
+def test_two_jsons_of_a_split_are_refused_until_one_is_named(tmp_path):
+    write(tmp_path, two_videos())
+    (tmp_path / "train/instances.json").unlink()
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/instances_train_sub.json").write_text(json.dumps(coarse(two_videos())))
+    assert (YouTubeVIS(tmp_path).read(0, [2])["masks"] == 2).all()
+    hq(tmp_path, "train", two_videos())
+    names = "annotations/instances_train_sub.json, annotations/ytvis_hq-train.json"
+    with pytest.raises(ValueError, match=rf"several annotations of train: {names}; name one of them with data.annot"):
+        YouTubeVIS(tmp_path)
+    for name in ("ytvis_hq-train.json", "annotations/ytvis_hq-train.json"):
+        source = YouTubeVIS(tmp_path, annotations=name)
+        assert source.annotations == tmp_path / "annotations/ytvis_hq-train.json"
+        assert (source.read(0, [2])["masks"] == 2).sum() == 9 * 20
+    with pytest.raises(ValueError, match=r"holds no ytvis_hq-val.json"):
+        YouTubeVIS(tmp_path, annotations="ytvis_hq-val.json")
+
+
+@pytest.mark.parametrize("split", ["val", "valid"])
+def test_the_frames_of_hq_ytvis_lie_in_train(tmp_path, split):
+    write(tmp_path, two_videos())
+    (tmp_path / "train/instances.json").unlink()
+    other = tmp_path / "valid/JPEGImages/bird"  # the 2019 release's own valid videos
+    other.mkdir(parents=True)
+    hq(tmp_path, "val", two_videos())
+    source = YouTubeVIS(tmp_path, split)
+    assert source.files(0)[0] == tmp_path / "train/JPEGImages/cat/00000.jpg"
+    assert source.read(0, [1])["masks"].max() == 2
+
+
+def test_jsons_beside_one_folder_of_frames(tmp_path):
+    write(tmp_path, two_videos())
+    (tmp_path / "train/JPEGImages").rename(tmp_path / "JPEGImages")
+    (tmp_path / "train/instances.json").rename(tmp_path / "ytvis_hq-val.json")
+    assert YouTubeVIS(tmp_path, "valid").read(0, [1])["masks"].max() == 2
+
+
+def test_the_valid_split_of_2019(tmp_path):
+    described = two_videos()
+    del described["annotations"]
+    write(tmp_path, described, "valid")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "valid/instances.json").rename(tmp_path / "annotations/instances_val_sub.json")
+    assert "masks" not in YouTubeVIS(tmp_path, "valid").read(0, [0])
+
+
+def test_frames_decoded_smaller_have_masks_of_their_size(tmp_path):
+    source = YouTubeVIS(write(tmp_path, two_videos()), at_least=(10, 18))
+    sample = source.read(0, [0, 2])
+    assert sample["video"].shape == (2, 3, 10, 18)
+    whole = YouTubeVIS(tmp_path).read(0, [0, 2])
+    assert torch.equal(sample["masks"], whole["masks"][:, 1::2, 1::2])
+    assert sample["boxes"][1, 1].tolist() == pytest.approx([5 / 18, 4 / 10, 15 / 18, 8 / 10])
+
+
+@reads_shared
 def test_real_clips_agree_with_the_boxes_and_areas_of_the_json(tmp_path, monkeypatch):
     monkeypatch.setenv("DIAS_CACHE", str(tmp_path))
     source = YouTubeVIS(REAL, "valid")

@@ -7,10 +7,10 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
-from data_files import SHARED
+from data_files import SHARED, reads_shared
 from PIL import Image
 
-from dias_video.data.folder import FolderVideos, open_video
+from dias_video.data.folder import FolderVideos, OneVideo
 from dias_video.data.images import ImageFolder
 from dias_video.data.loading import ClipDataset
 from dias_video.data.problems import usable
@@ -59,7 +59,7 @@ FORMATS = [
 def test_any_frames_of_any_video_file(tmp_path, name, codec, size):
     path = write_video(tmp_path / name, codec, size)
     expected = decoded(path)
-    source = open_video(path)
+    source = OneVideo(path)
     assert source.info().num_frames == NUM_FRAMES
     frames = [19, 0, 7, 8, 3]
     sample = source.read(0, frames)
@@ -70,7 +70,7 @@ def test_any_frames_of_any_video_file(tmp_path, name, codec, size):
 def test_gifs(tmp_path):
     imageio.imwrite(tmp_path / "a.gif", pictures(), duration=100, loop=0)
     expected = np.stack([np.asarray(frame)[..., :3] for frame in imageio.imiter(tmp_path / "a.gif")])
-    source = open_video(tmp_path / "a.gif")
+    source = OneVideo(tmp_path / "a.gif")
     assert source.info().num_frames == NUM_FRAMES
     sample = source.read(0, [11, 2])
     assert np.array_equal(sample["video"].permute(0, 2, 3, 1).numpy(), expected[[11, 2]])
@@ -113,14 +113,14 @@ def test_half_downloaded_videos_are_named(tmp_path, name, codec, container):
     path = write_video(tmp_path / name, codec, container=container)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     with pytest.raises(ValueError, match=rf"{name} .*(half downloaded|cut off).*download it again or remove it"):
-        open_video(path)
+        OneVideo(path)
 
 
 def test_a_download_with_a_hole_is_named(tmp_path):
     path = write_video(tmp_path / "a.mp4", "libx264", container={"movflags": "faststart"})
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
-    source = open_video(path)
+    source = OneVideo(path)
     with pytest.raises(ValueError, match=r"a.mp4 can't be decoded up to frame 19, it may be cut off"):
         source.read(0, range(NUM_FRAMES))
 
@@ -145,20 +145,20 @@ def empty_mp4(path):
 def test_what_is_no_video_is_named(tmp_path, name, write):
     write(tmp_path / name)
     with pytest.raises(ValueError, match=name):
-        open_video(tmp_path / name)
+        OneVideo(tmp_path / name)
 
 
 def test_frames_of_two_sizes_are_named(tmp_path):
     Image.fromarray(pictures()[0]).save(tmp_path / "0.png")
     Image.fromarray(pictures(40, 30)[0]).save(tmp_path / "1.png")
     with pytest.raises(ValueError, match=r"1.png is 30x40, 0.png is 70x46; one video needs one size"):
-        open_video(tmp_path).read(0, [0, 1])
+        OneVideo(tmp_path).read(0, [0, 1])
 
 
 def test_frames_outside_the_video_are_refused(tmp_path):
     path = write_video(tmp_path / "a.mp4", "libx264")
     with pytest.raises(ValueError, match="has 20 frames, frame 20 was asked for"):
-        open_video(path).read(0, [3, 20])
+        OneVideo(path).read(0, [3, 20])
 
 
 def test_bad_videos_stop_or_are_left_out_and_reported(tmp_path):
@@ -220,8 +220,7 @@ def test_memory_stays_flat_over_2000_clips(tmp_path):
     assert len(os.listdir("/proc/self/task")) <= threads + 2
 
 
-@pytest.mark.data
-@pytest.mark.skipif(not (SHARED / "physion_sample").is_dir(), reason="no shared data here")
+@reads_shared
 def test_real_videos_of_physion(tmp_path, monkeypatch):
     monkeypatch.setenv("DIAS_CACHE", str(tmp_path))
     source = FolderVideos(SHARED / "physion_sample")

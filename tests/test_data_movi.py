@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from data_files import SHARED, assert_same
+from data_files import SHARED, assert_same, reads_shared
 from data_records import NUM_FRAMES, crc32c, movi_features, scene, varint, write_movi
 
 from dias_video.data import movi_index, tfrecord
@@ -211,8 +211,7 @@ def test_missing_folders_splits_and_features_are_named(tmp_path):
         MoviVideos(tmp_path, "train")
 
 
-@pytest.mark.data
-@pytest.mark.skipif(not REAL.is_dir(), reason="no shared data here")
+@reads_shared
 @pytest.mark.parametrize(("split", "count"), [("train", 6), ("validation", 3)])
 def test_records_that_tensorflow_datasets_wrote(tmp_path, monkeypatch, split, count):
     monkeypatch.setenv("DIAS_CACHE", str(tmp_path))

@@ -4,7 +4,7 @@ import csv
 import shutil
 
 import pytest
-from data_files import SHARED, write_clip
+from data_files import SHARED, reads_shared, write_clip
 
 from dias_video.data.physion import SCENARIOS, PhysionVideos, bad_stimuli, read_labels, scenario_of, stimulus
 
@@ -167,8 +167,7 @@ def test_the_list_of_bad_stimuli_has_26_names():
     assert len(bad_stimuli()) == 26
 
 
-@pytest.mark.data
-@pytest.mark.skipif(not TABLES.is_dir(), reason="no shared data here")
+@reads_shared
 def test_the_real_tables():
     with (TABLES / "stimulus_names_and_labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

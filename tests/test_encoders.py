@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from data_files import SHARED, reads_shared
 from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 
@@ -16,7 +17,7 @@ from dias_video.draws import Draws
 from dias_video.model.distillation import Distillation, whiten
 from dias_video.model.encoders import Encoder, TimmEncoder, TinyEncoder
 
-WEIGHTS = Path(__file__).parents[2] / "shared/weights/dinov2_vits14_fp16.safetensors"
+WEIGHTS = SHARED.parent / "weights/dinov2_vits14_fp16.safetensors"
 TINY_VIT = "vit_tiny_patch16_224.augreg_in21k"
 
 
@@ -54,8 +55,7 @@ def test_timm_user_errors(tmp_path: Path) -> None:
         TimmEncoder(TINY_VIT, str(tmp_path / "broken.safetensors"))
 
 
-@pytest.mark.data
-@pytest.mark.skipif(not WEIGHTS.is_file(), reason="no DINOv2 weights beside the repository")
+@reads_shared
 def test_dinov2_from_a_local_file() -> None:
     encoder = TimmEncoder(weights=str(WEIGHTS)).eval()
     assert (encoder.grid, encoder.feature_dim) == ((16, 16), 384)

@@ -8,20 +8,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from pycocotools import mask as coder
 from torch import Tensor
 
+from dias_video.data import rle
 from dias_video.data.index import Index, cached_index, index_file, signature
-from dias_video.data.pictures import inside
-from dias_video.data.problems import OnError, Problem, Problems
+from dias_video.data.paths import inside
+from dias_video.data.problems import OnError, Problem, Problems, one_of
+from dias_video.data.source import VOID
 
-VOID = -1
+Overlap = Literal["top", "void"]
+Crowds = Literal["void", "instance", "background"]
 
 
 class Video(NamedTuple):
@@ -39,48 +40,62 @@ class Annotations:
 
     Args:
         file: the json.
-        pictures: the folder that file names are inside of.
-        on_error: ``skip_and_report`` leaves out videos that are listed twice, have masks of a wrong shape or file names
+        overlap: of pixels that several instances claim: ``top`` gives them to the later one in the json, ``void`` to
+            none.
+        crowds: regions of many objects (``iscrowd``) are ``void``, one more ``instance`` each, or ``background``.
+        on_error: ``skip_and_report`` leaves out videos that are listed twice, have masks that can't be or file names
             that leave the folder.
 
     Raises:
-        ValueError: the json is missing, cut off or of another layout, or (``raise``) a video is wrong.
+        ValueError: the json is missing, cut off or of another layout, an option is none of its values, or (``raise``) a
+            video is wrong.
     """
 
-    def __init__(self, file: Path, pictures: Path, on_error: OnError = "raise") -> None:
+    def __init__(
+        self, file: Path, overlap: Overlap = "top", crowds: Crowds = "void", on_error: OnError = "raise"
+    ) -> None:
         if not file.is_file():
             raise ValueError(f"{file} is missing; download the annotations or name them with data.annotations")
-        self.file, self.pictures = file, pictures
-        problems = Problems(on_error)
-        place = index_file(file.parent, f"{file.name}-annotations")
-        facts, tensors = cached_index(place, [signature([file]), on_error], lambda: _build(file, problems))
-        self.problems = [Problem(*problem) for problem in facts["problems"]]
-        self.annotated: bool = facts["annotated"]  # the json holds annotations at all
-        self.overlaps: dict[str, int] = facts["overlaps"]  # frames in which instances overlap, by video
+        self.file, self.overlap, self.crowds = (
+            file,
+            one_of("overlap", overlap, Overlap),
+            one_of("crowds", crowds, Crowds),
+        )
+        facts, tensors = cached_index(
+            index_file(file.parent, f"{file.name}-annotations"), [signature([file])], lambda: _build(file)
+        )
+        self.problems = Problems(on_error)
+        self.problems.take(Problem(*problem) for problem in facts["problems"])
+        self.annotated: bool = facts["annotated"]  # the json holds masks at all
         self.videos = [Video(name, (size[0], size[1]), *rest) for name, size, *rest in facts["videos"]]
         self._crowd = tensors["crowd"].numpy()  # (objects,)
         self._first = tensors["first"].numpy()  # (objects,) the first frame's code
         self._ends = tensors["ends"].numpy()  # (codes + 1,) into the bytes
         self._bytes = tensors["bytes"].numpy()
+        fate = "the later one is on top" if overlap == "top" else "the pixels are void"
+        for name, count in facts["overlaps"].items():
+            self.problems.note(name, f"{name}: instances overlap in {count} frames; {fate}", harmless=True)
 
-    def num_instances(self, video: int) -> int:
-        """Instances of a video, crowds not counted."""
-        first, count = self.videos[video][3:]
-        return count - int(self._crowd[first : first + count].sum())
-
-    def masks(self, video: int, frames: Sequence[int]) -> Tensor:
-        """Instance ids (T,H,W) int16 in the json's order; of overlapping ones the later is on top; crowds are void."""
-        height, width = self.videos[video].size
-        out = np.zeros((len(frames), height, width), np.int16)
-        first, count = self.videos[video][3:]
-        crowd = self._crowd[first : first + count].astype(bool)
-        ids = np.where(crowd, VOID, np.cumsum(~crowd))
-        for place in [*np.flatnonzero(crowd), *np.flatnonzero(~crowd)]:  # instances cover crowds
-            for row, frame in zip(out, frames, strict=True):
+    def read(self, index: int, frames: Sequence[int]) -> tuple[Tensor, int]:
+        """Instance ids (T,H,W) int16 in the json's order, and the number of instances."""
+        _, (height, width), _, first, count = self.videos[index]
+        crowd = self._crowd[first : first + count]
+        instance = ~crowd | (self.crowds == "instance")
+        ids = np.where(instance, np.cumsum(instance), VOID)
+        under = np.flatnonzero(~instance if self.crowds == "void" else False)  # instances cover crowds
+        out = np.zeros((len(frames), width, height), np.int16).transpose(0, 2, 1)  # columns first, as codes are
+        for row, frame in zip(out, frames, strict=True):
+            claims = np.zeros((width, height), np.uint8).T if self.overlap == "void" else None
+            for place in [*under, *np.flatnonzero(instance)]:
                 code = self._code(first + place, frame)
                 if code:
-                    row[coder.decode({"size": [height, width], "counts": code}).astype(bool)] = ids[place]
-        return torch.from_numpy(out)
+                    mask = rle.decode(code, (height, width))
+                    np.copyto(row, ids[place], where=mask)
+                    if claims is not None and instance[place]:
+                        claims += mask & (claims < 2)
+            if claims is not None:
+                row[claims > 1] = VOID
+        return torch.from_numpy(np.ascontiguousarray(out)), int(instance.sum())
 
     def _code(self, place: int, frame: int) -> bytes:
         at = self._first[place] + frame
@@ -91,88 +106,165 @@ def load_json(file: Path) -> dict[str, Any]:
     """An annotation file.
 
     Raises:
-        ValueError: cut off or not an object.
+        ValueError: cut off, not text, or not an object.
     """
     try:
         described = json.loads(file.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not json, not UTF-8 (16, 32), or nested without end
         raise ValueError(f"{file} is not complete json ({error}); download it again") from error
     if not isinstance(described, dict):
         raise ValueError(f"{file} holds a {type(described).__name__}, not annotations; check data.annotations")
     return described
 
 
-def _build(file: Path, problems: Problems) -> Index:
+def entries_of(file: Path, described: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """A list of objects out of an annotation file, empty where it has none of that name.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    entries = described.get(name)
+    if entries is None:
+        return []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{file}: {name} must be a list of objects; check that it is YouTube-VIS or COCO json")
+    return entries
+
+
+def key_of(value: Any) -> Any:
+    """An id of a json as a key of a dict; anything that is no number and no text as its json."""
+    return value if isinstance(value, (int, float, str)) else json.dumps(value)
+
+
+def size_of(entry: dict[str, Any]) -> tuple[int, int]:
+    """(H,W) of a video or image.
+
+    Raises:
+        ValueError: absent, not whole numbers, or of more pixels than fit.
+    """
+    sides = [entry.get("height"), entry.get("width")]
+    if not all(isinstance(side, (int, float)) and side >= 1 and side % 1 == 0 for side in sides):
+        raise ValueError(f"its height and width are {sides}, not whole numbers")
+    height, width = (int(side) for side in sides)  # type: ignore[arg-type]
+    if height * width > rle.MAX_PIXELS:
+        raise ValueError(f"it is {width}x{height}, more than {rle.MAX_PIXELS / 1e6:.0f} million pixels")
+    return height, width
+
+
+def is_crowd(annotation: dict[str, Any]) -> bool:
+    """Whether a mask is of a crowd.
+
+    Raises:
+        ValueError: ``iscrowd`` is neither 0 nor 1.
+    """
+    crowd = annotation.get("iscrowd", 0)
+    if isinstance(crowd, (str, list)) or crowd not in (0, 1):
+        raise ValueError(f"iscrowd must be 0 or 1, it is {crowd!r}")
+    return bool(crowd)
+
+
+def _build(file: Path) -> Index:
     described = load_json(file)
     by_image = "videos" not in described
-    entries = described.get("images" if by_image else "videos")
-    if not isinstance(entries, list) or not entries:
+    entries = entries_of(file, described, "images" if by_image else "videos")
+    if not entries:
         raise ValueError(f"{file} lists no videos and no images; check that it is YouTube-VIS or COCO json")
-    annotations = described.get("annotations")
     objects: dict[Any, list[dict[str, Any]]] = {}
-    for annotation in annotations or []:
-        objects.setdefault(annotation.get("image_id" if by_image else "video_id"), []).append(annotation)
-    ids = Counter(entry.get("id") for entry in entries)
-    index = _Builder()
-    for entry in entries:
-        name = str(entry.get("file_name") or entry.get("name") or (entry.get("file_names") or [entry.get("id")])[0])
+    for annotation in entries_of(file, described, "annotations"):
+        objects.setdefault(key_of(annotation.get("image_id" if by_image else "video_id")), []).append(annotation)
+    ids = Counter(key_of(entry.get("id")) for entry in entries)
+    names = [_files_of(entry, by_image) for entry in entries]
+    short = [_short_name(files, entry, by_image) for files, entry in zip(names, entries, strict=True)]
+    counts = Counter(short)
+    index, problems = _Builder(file, by_image), Problems("skip_and_report")
+    for entry, files, name in zip(entries, names, short, strict=True):
+        key = key_of(entry.get("id"))
+        if counts[name] > 1:
+            name = files[0] if by_image else f"{name}#{key}"
         try:
-            if ids[entry.get("id")] > 1:
-                raise ValueError(f"{file} lists the video of id {entry.get('id')} twice; remove one")
-            index.add(file, entry, objects.pop(entry.get("id"), []), by_image)
+            if ids[key] > 1:
+                raise ValueError(f"{file} lists the video of id {key} twice; remove one")
+            index.add(name, files, entry, objects.pop(key, []))
         except ValueError as error:
             problems.found(name, str(error))
-    for unknown in objects:
-        problems.note(str(unknown), f"{file} has annotations of id {unknown}, which it does not list; they are ignored")
-    facts = {"videos": index.videos, "annotated": annotations is not None, "overlaps": index.overlaps}
-    return {**facts, "problems": list(problems)}, index.tensors()
+    if objects:
+        sentence = f"{file} has annotations of {len(objects)} ids that it does not list, such as {next(iter(objects))}"
+        problems.note(str(file), f"{sentence}; they are ignored", harmless=True)
+    tensors = index.tensors()
+    facts = {"videos": index.videos, "annotated": len(tensors["bytes"]) > 0, "overlaps": index.overlaps}
+    return {**facts, "problems": list(problems)}, tensors
+
+
+def _files_of(entry: dict[str, Any], by_image: bool) -> list[str]:
+    """File names of an entry; empty where they are not as they should be."""
+    files = [entry.get("file_name")] if by_image else entry.get("file_names")
+    return files if isinstance(files, list) and all(isinstance(name, str) and name for name in files) else []
+
+
+def _short_name(files: list[str], entry: dict[str, Any], by_image: bool) -> str:
+    """A video's name: the folder of its first frame; an image's: its path without extension."""
+    if not files:
+        return str(entry.get("name") or entry.get("id"))
+    first = PurePosixPath(files[0].replace("\\", "/"))
+    return str(first.with_suffix("") if by_image or first.parent == PurePosixPath(".") else first.parent)
 
 
 class _Builder:
-    def __init__(self) -> None:
-        self.videos: list[tuple[str, tuple[int, int], list[str], int, int]] = []
-        self.overlaps: dict[str, int] = {}
-        self._seen: set[str] = set()
+    def __init__(self, file: Path, by_image: bool) -> None:
+        self.videos: list[Video] = []
+        self.overlaps: dict[str, int] = {}  # frames in which instances overlap, by video
+        self._file, self._by_image = file, by_image
+        self._seen: set[tuple[str, ...]] = set()
         self._crowd: list[bool] = []
         self._first: list[int] = []
         self._codes: list[bytes] = []
 
-    def add(self, file: Path, entry: dict[str, Any], objects: list[dict[str, Any]], by_image: bool) -> None:
+    def add(self, name: str, files: list[str], entry: dict[str, Any], objects: list[dict[str, Any]]) -> None:
         """Take in one video.
 
         Raises:
             ValueError: anything about it that can't be used.
         """
+        if not files:
+            raise ValueError(f"{self._file}: {name} lacks file names, or they are not text; correct or remove it")
+        for path in files:
+            inside(Path("the folder of pictures"), path, str(self._file))
+        if tuple(files) in self._seen:
+            raise ValueError(f"{self._file} lists the frames of {name} twice; remove one")
         try:
-            names = [entry["file_name"]] if by_image else list(entry["file_names"])
-            height, width = int(entry["height"]), int(entry["width"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file}: an entry lacks file names or size ({error!r}); download it again") from error
-        if not names:
-            raise ValueError(f"{file}: the video of id {entry.get('id')} has no frames; remove it")
-        for path in names:
-            inside(Path("the folder of pictures"), str(path), str(file))
-        name = _name(names, by_image)
-        if name in self._seen:
-            raise ValueError(f"{file} lists {name} twice; remove one")
-        rows = [_codes(file, name, annotation, (height, width), len(names), by_image) for annotation in objects]
-        crowd = [bool(annotation.get("iscrowd", 0)) for annotation in objects]
-        self._count_overlaps(
-            name, [row for row, is_crowd in zip(rows, crowd, strict=True) if not is_crowd], height, width
-        )
-        self._seen.add(name)
-        self.videos.append((name, (height, width), names, len(self._first), len(rows)))
+            size = size_of(entry)
+        except ValueError as error:
+            raise ValueError(f"{self._file}: {name} has no usable size, {error}; correct or remove it") from error
+        try:
+            rows = [self._row(annotation, size, len(files)) for annotation in objects]
+            crowd = [is_crowd(annotation) for annotation in objects]
+        except ValueError as error:
+            sentence = f"{self._file}: a mask of {name} can't be used ({error}); correct or remove it"
+            raise ValueError(sentence) from error
+        self._count_overlaps(name, [row for row, many in zip(rows, crowd, strict=True) if not many], size)
+        self._seen.add(tuple(files))
+        self.videos.append(Video(name, size, files, len(self._first), len(rows)))
         for row in rows:
             self._first.append(len(self._codes))
             self._codes += row
         self._crowd += crowd
 
-    def _count_overlaps(self, name: str, rows: list[list[bytes]], height: int, width: int) -> None:
+    def _row(self, annotation: dict[str, Any], size: tuple[int, int], num_frames: int) -> list[bytes]:
+        """A code for each frame."""
+        if self._by_image:
+            return [rle.encode(annotation.get("segmentation"), size)]
+        frames = annotation.get("segmentations")
+        if not isinstance(frames, list) or len(frames) != num_frames:
+            found = len(frames) if isinstance(frames, list) else "no"
+            raise ValueError(f"an object has {found} masks for {num_frames} frames")
+        return [rle.encode(segmentation, size) for segmentation in frames]
+
+    def _count_overlaps(self, name: str, rows: list[list[bytes]], size: tuple[int, int]) -> None:
         count = 0
         for codes in zip(*rows, strict=True):
-            shown: list[Any] = [{"size": [height, width], "counts": code} for code in codes if code]
+            shown = [code for code in codes if code]
             if len(shown) > 1:
-                count += int(coder.area(coder.merge(shown)) < coder.area(shown).sum())
+                count += rle.union_area(shown, size) < sum(map(rle.area, shown))
         if count:
             self.overlaps[name] = count
 
@@ -184,78 +276,3 @@ class _Builder:
             "ends": torch.from_numpy(ends),
             "bytes": torch.from_numpy(np.frombuffer(b"".join(self._codes), np.uint8).copy()),
         }
-
-
-def _name(names: Sequence[str], by_image: bool) -> str:
-    """A video's name: the folder of its first frame; an image's: its path without extension."""
-    first = Path(names[0])
-    return first.with_suffix("").as_posix() if by_image or first.parent == Path(".") else first.parent.as_posix()
-
-
-def _codes(
-    file: Path, name: str, annotation: dict[str, Any], size: tuple[int, int], num_frames: int, by_image: bool
-) -> list[bytes]:
-    """A compressed run-length code for each frame, empty where the object is absent."""
-    frames = [annotation.get("segmentation")] if by_image else annotation.get("segmentations")
-    if not isinstance(frames, list) or len(frames) != num_frames:
-        found = len(frames) if isinstance(frames, list) else "no"
-        raise ValueError(f"{file}: an object of {name} has {found} masks for {num_frames} frames; correct or remove it")
-    try:
-        return [_code(segmentation, size) for segmentation in frames]
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise ValueError(f"{file}: a mask of {name} can't be used ({error}); correct or remove it") from error
-
-
-def _code(segmentation: Any, size: tuple[int, int]) -> bytes:
-    height, width = size
-    if not segmentation:
-        return b""
-    if isinstance(segmentation, list):
-        merged: Any = coder.merge(coder.frPyObjects(segmentation, height, width))
-        return bytes(merged["counts"])
-    if list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"it is {list(segmentation['size'])}, the frames are {[height, width]} (height, width)")
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
-        if sum(counts) != height * width:
-            raise ValueError(f"its runs cover {sum(counts)} of {height * width} pixels")
-        return bytes(coder.frPyObjects(segmentation, height, width)["counts"])
-    code = counts.encode() if isinstance(counts, str) else bytes(counts)
-    covered = int(_runs(code).sum())
-    if covered != height * width:
-        raise ValueError(f"its runs cover {covered} of {height * width} pixels")
-    return code
-
-
-def _runs(code: bytes) -> NDArray[np.int64]:
-    """Run lengths of a compressed code, which the decoder does not check against the size.
-
-    Each number is a series of 6-bit characters, low bits first, bit 5 = more follow, bit 4 of the last = negative; from
-    the fourth run on it is the difference to the run before the last.
-    """
-    symbols = np.frombuffer(code, np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero(symbols & 0x20 == 0)
-    if len(symbols) == 0 or symbols.min() < 0 or symbols.max() > 63 or last[-1:] != len(symbols) - 1:
-        raise ValueError("its run-length code is cut off")
-    first = np.concatenate([[0], last[:-1] + 1])
-    if (last - first).max() > 11:
-        raise ValueError("its run-length code is damaged")
-    shift = 5 * (np.arange(len(symbols)) - np.repeat(first, last - first + 1))
-    runs = np.add.reduceat((symbols & 0x1F) << shift, first)
-    runs -= np.where(symbols[last] & 0x10, np.int64(1) << 5 * (last - first + 1), 0)
-    runs[1::2] = runs[1::2].cumsum()
-    runs[2::2] = runs[2::2].cumsum()
-    if runs.min() < 0:
-        raise ValueError("its run-length code is damaged")
-    return runs
-
-
-def check_size(video: NDArray[np.uint8] | Tensor, masks: Tensor, name: str, remedy: str) -> None:
-    """Masks must be of the frames' size.
-
-    Raises:
-        ValueError: they are not.
-    """
-    if tuple(video.shape[-2:]) != tuple(masks.shape[-2:]):
-        sizes = [f"{shape[-1]}x{shape[-2]}" for shape in (masks.shape, video.shape)]
-        raise ValueError(f"{name}: masks are {sizes[0]}, frames are {sizes[1]} pixels; {remedy}")

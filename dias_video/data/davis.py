@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from dias_video.data.annotations import VOID, check_size
-from dias_video.data.boxes import boxes_from_masks
-from dias_video.data.pictures import inside, pictures_in, read_frames, read_ids
-from dias_video.data.problems import OnError, Problems
-from dias_video.data.source import Sample, VideoInfo, frames_in_range
+from dias_video.data.annotated import AnnotatedVideos, Clip, MaskPictures
+from dias_video.data.paths import files_in, inside
+from dias_video.data.pictures import EXTENSIONS, ids_of, opened
+from dias_video.data.problems import OnError, Problems, one_of
+from dias_video.data.source import VOID
+from dias_video.data.text import read_text
 
-PALETTE_VOID = 255
+WHITE = 255
+Task = Literal["semi-supervised", "unsupervised"]
+MASK_FOLDERS = {"semi-supervised": "Annotations", "unsupervised": "Annotations_unsupervised"}
 
 
-class DavisVideos:
+class DavisVideos(AnnotatedVideos):
     """Clips of DAVIS with instance masks (2017) or one foreground mask (2016).
 
-    In indexed PNGs 255 is void; in the black and white PNGs of the 2016 release it is the foreground. A clip of which
-    only the first frame is annotated (the 2017 test sets) has void masks after it.
+    255 is void in the masks of 2017. The masks of 2016 are black and white: there 255 is the object, and masks of 2017
+    are taken as one object. A clip of which only the first frame is annotated (the semi-supervised test sets) has void
+    masks after it; where no clip has masks (the unsupervised test sets) samples have neither masks nor boxes.
 
     Args:
-        root: folder that holds ``JPEGImages``, ``Annotations`` and ``ImageSets``.
-        split: name of a list in ``ImageSets/<year>`` (or ``ImageSets/480p``): ``train``, ``val``, ``test-dev``...
+        root: folder that holds ``JPEGImages``, ``Annotations`` or ``Annotations_unsupervised``, and ``ImageSets``.
+        split: name of a list in ``ImageSets/<year>`` (``ImageSets/2019`` has the unsupervised test sets): ``train``,
+            ``val``, ``test-dev``...
         year: 2017, or 2016 for one foreground instance a clip.
+        task: which of the two folders of masks; None = the one that is there.
         resolution: folder of frames and masks, ``480p`` or ``Full-Resolution``.
+        at_least: as for :class:`~dias_video.data.annotated.AnnotatedVideos`.
         limit: use only the first so many clips; None = all.
         on_error: ``raise``, or ``skip_and_report`` to leave out clips with missing frames or masks.
 
     Raises:
-        ValueError: a folder or list is missing, or (``raise``) a clip is incomplete.
+        ValueError: a folder or list is missing, both folders of masks are there, or (``raise``) a clip is incomplete.
     """
 
     def __init__(
@@ -42,91 +49,83 @@ class DavisVideos:
         root: str | Path,
         split: str = "train",
         year: int = 2017,
+        task: Task | None = None,
         resolution: str = "480p",
+        at_least: Sequence[int] | None = None,
         limit: int | None = None,
         on_error: OnError = "raise",
     ) -> None:
         if year not in (2016, 2017):
-            raise ValueError(f"year must be 2016 or 2017, got {year}")
-        self.root, self.year = Path(root), year
-        self._pictures = self.root / "JPEGImages" / resolution
-        self._masks = self.root / "Annotations" / resolution
-        if not self._pictures.is_dir():
-            raise ValueError(f"{self._pictures} is not a folder; check data.root and data.resolution")
-        self.problems = Problems(on_error)
-        self._clips: list[tuple[str, list[Path], list[Path | None]]] = []  # name, frames, masks
-        for name in _clips_in(self._list(split))[:limit]:
-            try:
-                self._clips.append((name, *self._files(name)))
-            except ValueError as error:
-                self.problems.found(name, str(error))
-        if not self._clips:
-            raise ValueError(f"{self._list(split)} leaves no usable clip; choose another split")
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def info(self, index: int) -> VideoInfo:
-        """Name and length."""
-        name, frames, _ = self._clips[index]
-        return VideoInfo(name, len(frames))
-
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
-        """Frames, masks and tight boxes."""
-        name, pictures, mask_files = self._clips[index]
-        wanted = frames_in_range(frames, len(pictures), name)
-        video = read_frames([pictures[frame] for frame in wanted])
-        masks = torch.stack([self._mask(mask_files[frame], video) for frame in wanted])
-        check_size(video, masks, str(self._masks / name), "download the clip again")
-        count = max(self._first_count(index), int(masks.max()))
-        boxes, valid = boxes_from_masks(masks, count)
-        return {
-            "video": video,
-            "video_id": name,
-            "frame_index": torch.tensor(wanted),
-            "masks": masks,
-            "boxes": boxes,
-            "box_valid": valid,
-        }
-
-    def files(self, index: int) -> list[Path]:
-        """Frames and masks."""
-        _, pictures, masks = self._clips[index]
-        return pictures + [mask for mask in masks if mask is not None]
-
-    def _first_count(self, index: int) -> int:
-        """Instances in the first frame, which in DAVIS shows all but a few."""
-        first = self._clips[index][2][0]
-        return 0 if first is None else int(read_mask(first, self.year).max())
-
-    def _mask(self, file: Path | None, video: Tensor) -> Tensor:
-        if file is None:
-            return torch.full(video.shape[-2:], VOID, dtype=torch.int16)
-        return torch.from_numpy(read_mask(file, self.year))
-
-    def _list(self, split: str) -> Path:
-        names = [f"ImageSets/{folder}/{split}.txt" for folder in (self.year, "480p", "1080p")]
+            raise ValueError(f"year must be 2016 or 2017, got {year}; the unsupervised release is data.year=2017 too")
+        root = Path(root)
+        pictures = root / "JPEGImages" / resolution
+        if not pictures.is_dir():
+            raise ValueError(f"{pictures} is not a folder; check data.root and data.resolution")
+        names = _clips_in(_list(root, split, year))[:limit]
+        folder = root / MASK_FOLDERS[_task(root, task)] / resolution
+        annotated = any(inside(folder, name, "the list of clips").is_dir() for name in names)
+        problems = Problems(on_error)
+        clips, masks = [], []
         for name in names:
-            if (self.root / name).is_file():
-                return self.root / name
-        raise ValueError(f"{self.root / names[0]} is missing; check data.root, split and year")
+            try:
+                frames = _frames(inside(pictures, name, "the list of clips"))
+                masks.append(_masks(folder / name, frames) if annotated else [])
+                clips.append(Clip(name, pictures / name, [frame.name for frame in frames]))
+            except ValueError as error:
+                problems.found(name, str(error))
+        read = MaskPictures(masks, partial(read_mask, year=year))
+        super().__init__(clips, read if annotated else None, folder, problems, at_least)
 
-    def _files(self, name: str) -> tuple[list[Path], list[Path | None]]:
-        """Frames of a clip and the mask of each, None where only the first frame is annotated.
 
-        Raises:
-            ValueError: frames or masks are missing, or the name leaves the data folder.
-        """
-        folder = inside(self._pictures, name, "the list of clips")
-        frames = pictures_in(folder) if folder.is_dir() else []
-        if not frames:
-            raise ValueError(f"{folder} holds no frames; download the clip again or take it off the list")
-        masks = [self._masks / name / f"{frame.stem}.png" for frame in frames]
-        present = [mask.is_file() for mask in masks]
-        if not all(present) and present != [True] + [False] * (len(frames) - 1):
-            missing = masks[present.index(False)]
-            raise ValueError(f"{missing} is missing ({present.count(False)} of {len(masks)}); download the clip again")
-        return frames, [mask if there else None for mask, there in zip(masks, present, strict=True)]
+def _task(root: Path, task: Task | None) -> str:
+    """Which masks to take.
+
+    Raises:
+        ValueError: both kinds are there and none is named.
+    """
+    if task is not None:
+        return str(one_of("task", task, Task))
+    found = [name for name, folder in MASK_FOLDERS.items() if (root / folder).is_dir()]
+    if len(found) > 1:
+        raise ValueError(
+            f"{root} holds {' and '.join(MASK_FOLDERS.values())}; choose with data.task={' or '.join(found)}"
+        )
+    return next(iter([*found, "semi-supervised"]))
+
+
+def _list(root: Path, split: str, year: int) -> Path:
+    folders = ["2016", "480p", "1080p"] if year == 2016 else ["2017", "2019"]
+    for folder in folders:
+        if (root / "ImageSets" / folder / f"{split}.txt").is_file():
+            return root / "ImageSets" / folder / f"{split}.txt"
+    raise ValueError(f"{root}/ImageSets/{year}/{split}.txt is missing; check data.root, split and year")
+
+
+def _frames(folder: Path) -> list[Path]:
+    """Frames of a clip.
+
+    Raises:
+        ValueError: there are none.
+    """
+    frames = files_in(folder, EXTENSIONS) if folder.is_dir() else []
+    if not frames:
+        raise ValueError(f"{folder} holds no frames; download the clip again or take it off the list")
+    return frames
+
+
+def _masks(folder: Path, frames: Sequence[Path]) -> list[Path | None]:
+    """The mask of each frame of a clip, None where only the first frame is annotated.
+
+    Raises:
+        ValueError: masks are missing.
+    """
+    known = {file.stem: file for file in files_in(folder, (".png",))} if folder.is_dir() else {}
+    masks = [known.get(frame.stem) for frame in frames]
+    missing = [frame.stem for frame, mask in zip(frames, masks, strict=True) if mask is None]
+    if missing and (masks[0] is None or len(missing) < len(frames) - 1):
+        number = f"{len(missing)} of {len(frames)}"
+        raise ValueError(f"{folder / missing[0]}.png is missing ({number}); download the clip again")
+    return masks
 
 
 def _clips_in(file: Path) -> list[str]:
@@ -135,7 +134,7 @@ def _clips_in(file: Path) -> list[str]:
     Raises:
         ValueError: the list is empty or names a clip twice.
     """
-    lines = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+    lines = [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{file} is empty; download it again")
     if "/" not in lines[0]:
@@ -146,13 +145,19 @@ def _clips_in(file: Path) -> list[str]:
     return list(dict.fromkeys(PurePosixPath(line).parent.name for line in lines))
 
 
-def read_mask(file: Path, year: int) -> NDArray[np.int16]:
-    """Instance ids (H,W) int16 of one mask: 0 background, -1 void.
+def read_mask(file: Path, year: int) -> NDArray[np.int32]:
+    """Instance ids (H,W) of one mask: 0 background, -1 void.
 
     Raises:
-        ValueError: missing, damaged or in colour.
+        ValueError: missing, damaged, in colour, or black and white where instances are numbered.
     """
-    ids, has_palette = read_ids(file)
-    if has_palette:
-        ids[ids == PALETTE_VOID] = VOID
-    return np.where(ids > 0, np.int16(1), ids) if year == 2016 else ids
+    picture = opened(file)
+    ids = ids_of(picture, str(file))
+    if picture.mode.startswith("I"):  # 16 bits, in which 255 is an id as any other
+        return ids
+    black_and_white = not ((ids > 0) & (ids < WHITE)).any() and (ids == WHITE).any()
+    if year == 2016:
+        return np.where(ids == WHITE, 1 if black_and_white else VOID, ids.clip(max=1))
+    if black_and_white and picture.mode != "P":
+        raise ValueError(f"{file} is black and white, as the masks of DAVIS-2016 are; set data.year=2016")
+    return np.where(ids == WHITE, VOID, ids)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
-import imageio.v3 as imageio
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dias_video.data.index import frame_counts
-from dias_video.data.pictures import natural, pictures_in, read_frames
+from dias_video.data.paths import Choice, ends_so, files_in, files_under, natural
+from dias_video.data.pictures import EXTENSIONS, decoding, read_frames, refuse_masks, rgb_of
 from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import Sample, VideoInfo, frames_in_range
-from dias_video.data.video_file import REMEDY, VideoFiles
+from dias_video.data.video_file import VideoFiles
 
 VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".webm", ".mov", ".avi", ".mkv", ".gif"})
 
@@ -29,6 +29,9 @@ class FolderVideos:
     Args:
         root: the folder.
         split: a folder inside it; "" = all.
+        pattern, exclude: which files count (:class:`~dias_video.data.paths.Choice`). Where neither is given, pictures
+            that look like masks and pictures beside video files are refused.
+        at_least: pictures may be decoded smaller, down to this (H,W) (:func:`~dias_video.data.pictures.read_picture`).
         limit: use only the first so many videos; None = all.
         on_error: ``raise``, or ``skip_and_report`` to leave out files that can't be opened (``problems`` lists them).
 
@@ -37,24 +40,38 @@ class FolderVideos:
     """
 
     def __init__(
-        self, root: str | Path, split: str = "", limit: int | None = None, on_error: OnError = "raise"
+        self,
+        root: str | Path,
+        split: str = "",
+        pattern: str | None = None,
+        exclude: str | Sequence[str] | None = None,
+        at_least: Sequence[int] | None = None,
+        limit: int | None = None,
+        on_error: OnError = "raise",
     ) -> None:
         self.root = Path(root) / split
         if not self.root.is_dir():
             raise ValueError(f"{self.root} is not a folder; check data.root")
         self.problems = Problems(on_error)
-        self._media = _Media()
-        paths = _videos_in(self.root)[:limit]
-        files = [path for path in paths if path.is_file()]
+        self._media = _Media(at_least)
+        found = files_under(self.root, VIDEO_EXTENSIONS | EXTENSIONS, Choice.of(pattern, exclude))
+        if pattern is None and exclude is None:
+            _refuse_strangers(self.root, found)
+        files = [self.root / path for path in found if ends_so(path, VIDEO_EXTENSIONS)][:limit]
+        folders: dict[str, list[str]] = {}
+        for path in found:
+            if ends_so(path, EXTENSIONS):
+                folder, _, name = path.rpartition("/")
+                folders.setdefault(folder, []).append(name)
+        for folder, names in folders.items():
+            self._media.add(self.root / folder, names)
         counts = frame_counts(self.root, "lengths", files, self._media.num_frames, self.problems)
-        counts |= {path: self._media.num_frames(path) for path in paths if path.is_dir()}
-        self._paths = [path for path in paths if path in counts]
+        counts |= {path: self._media.num_frames(path) for path in (self.root / folder for folder in folders)}
+        self._paths = sorted(counts, key=lambda path: natural(path.relative_to(self.root).as_posix()))[:limit]
         if not self._paths:
             raise ValueError(f"{self.root} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))} or pictures)")
-        self._infos = [
-            VideoInfo(name, counts[path])
-            for name, path in zip(_names(self.root, self._paths), self._paths, strict=True)
-        ]
+        names = _names(self.root, self._paths)
+        self._infos = [VideoInfo(name, counts[path]) for name, path in zip(names, self._paths, strict=True)]
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -65,19 +82,17 @@ class FolderVideos:
 
     def read(self, index: int, frames: Sequence[int]) -> Sample:
         """The frames asked for."""
-        info = self._infos[index]
-        wanted = frames_in_range(frames, info.num_frames, str(self._paths[index]))
-        video = self._media.read(self._paths[index], wanted)
-        return {"video": video, "video_id": info.video_id, "frame_index": torch.tensor(wanted)}
+        return _read(self._media, self._paths[index], self._infos[index], frames)
 
     def files(self, index: int) -> list[Path]:
         """The video file, or the pictures."""
-        path = self._paths[index]
-        return pictures_in(path) if path.is_dir() else [path]
+        return self._media.files(self._paths[index])
 
 
 class OneVideo:
-    """A source of one video: a video file, a GIF or a folder of pictures. Frames are decoded when asked for.
+    """A source of one video: a video file, a GIF or a folder of pictures.
+
+    Read it window by window, ``source.read(0, range(start, stop))``, in memory that does not grow with its length.
 
     Raises:
         ValueError: missing, unreadable, or without frames.
@@ -88,8 +103,11 @@ class OneVideo:
         self._media = _Media()
         if not self.path.exists():
             raise ValueError(f"{self.path} is missing; check the path of the video")
-        if self.path.is_dir() and not pictures_in(self.path):
-            raise ValueError(f"{self.path} holds no pictures; name a video file or a folder of frames")
+        if self.path.is_dir():
+            names = [file.name for file in files_in(self.path, EXTENSIONS)]
+            if not names:
+                raise ValueError(f"{self.path} holds no pictures; name a video file or a folder of frames")
+            self._media.add(self.path, names)
         self._info = VideoInfo(self.path.stem or self.path.resolve().name, self._media.num_frames(self.path))
 
     def __len__(self) -> int:
@@ -101,91 +119,87 @@ class OneVideo:
 
     def read(self, index: int, frames: Sequence[int]) -> Sample:
         """The frames asked for."""
-        wanted = frames_in_range(frames, self._info.num_frames, str(self.path))
-        video = self._media.read(self.path, wanted)
-        return {"video": video, "video_id": self._info.video_id, "frame_index": torch.tensor(wanted)}
+        return _read(self._media, self.path, self._info, frames)
 
     def files(self, index: int = 0) -> list[Path]:
         """The video file, or the pictures."""
-        return pictures_in(self.path) if self.path.is_dir() else [self.path]
-
-
-def open_video(path: str | Path) -> OneVideo:
-    """A source of one video: read it window by window, ``source.read(0, range(start, stop))``, in bounded memory."""
-    return OneVideo(path)
+        return self._media.files(self.path)
 
 
 class _Media:
-    """Reads frames of a video file, a GIF or a folder of pictures."""
+    """Reads frames of video files, GIFs and folders of pictures; the folders are those that were added."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_least: Sequence[int] | None = None) -> None:
+        self._at_least = at_least
         self._videos = VideoFiles()
-        self._listed: tuple[Path, list[Path]] | None = None  # the last folder, since its frames are read in windows
+        self._names: dict[Path, str] = {}  # pictures of each folder; in one string, since there may be millions
+
+    def add(self, folder: Path, names: Sequence[str]) -> None:
+        """A folder of pictures, in their order."""
+        self._names[folder] = "/".join(names)
+
+    def files(self, path: Path) -> list[Path]:
+        """What a video is read from."""
+        return [path / name for name in self._names[path].split("/")] if path in self._names else [path]
 
     def num_frames(self, path: Path) -> int:
-        if path.is_dir():
-            return len(pictures_in(path))
-        if path.suffix.lower() == ".gif":
-            return _gif_frames(path)
-        return self._videos.num_frames(path)
+        """Frames of a video."""
+        if path in self._names:
+            return self._names[path].count("/") + 1
+        return _gif_frames(path) if ends_so(path.name, (".gif",)) else self._videos.num_frames(path)
 
     def read(self, path: Path, frames: Sequence[int]) -> Tensor:
         """Frames (T,3,H,W) uint8."""
-        if path.is_dir():
-            if self._listed is None or self._listed[0] != path:
-                self._listed = path, pictures_in(path)
-            return read_frames([self._listed[1][frame] for frame in frames])
-        if path.suffix.lower() == ".gif":
-            return _read_gif(path, frames)
-        return self._videos.read(path, frames)
+        if path in self._names:
+            names = self._names[path].split("/")
+            return read_frames([path / names[frame] for frame in frames], upright=True, at_least=self._at_least)
+        return _read_gif(path, frames) if ends_so(path.name, (".gif",)) else self._videos.read(path, frames)
+
+
+def _read(media: _Media, path: Path, info: VideoInfo, frames: Sequence[int]) -> Sample:
+    wanted = frames_in_range(frames, info.num_frames, str(path))
+    return {"video": media.read(path, wanted), "video_id": info.video_id, "frame_index": torch.tensor(wanted)}
 
 
 def _gif_frames(path: Path) -> int:
-    try:
-        return int(imageio.improps(path, index=cast(Any, ...), plugin="pillow").n_images or 0)
-    except (OSError, SyntaxError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable GIF ({error}); {REMEDY}") from error
+    with decoding(str(path), "GIF"), Image.open(path) as picture:
+        return int(getattr(picture, "n_frames", 1))
 
 
 def _read_gif(path: Path, frames: Sequence[int]) -> Tensor:
     """A GIF's frames build on each other: they are decoded in order up to the last one asked for."""
     pictures = {}
-    try:
-        with cast(Any, imageio.imopen(path, "r", plugin="pillow")) as file:
-            for frame in sorted(set(frames)):
-                pictures[frame] = np.asarray(file.read(index=frame, mode="RGB"))
-    except (OSError, SyntaxError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} can't be decoded up to frame {max(frames)} ({error}); {REMEDY}") from error
+    with decoding(str(path), f"GIF up to frame {max(frames)}"), Image.open(path) as picture:
+        for frame in sorted(set(frames)):
+            picture.seek(frame)
+            pictures[frame] = rgb_of(picture, str(path))
     return torch.from_numpy(np.stack([pictures[frame] for frame in frames])).permute(0, 3, 1, 2)
 
 
-def _videos_in(root: Path) -> list[Path]:
-    """Video files and folders of pictures under ``root``, in natural order, hidden ones left out."""
-    found: list[Path] = []
-    seen: set[str] = set()  # links may lead in circles
-    for folder, folders, names in os.walk(root, followlinks=True):
-        here = Path(folder)
-        if os.path.realpath(here) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(here))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            here / name for name in names if Path(name).suffix.lower() in VIDEO_EXTENSIONS and not name.startswith(".")
-        ]
-        if pictures_in(here):
-            found.append(here)
-    return sorted(found, key=lambda path: [natural(Path(part)) for part in path.relative_to(root).parts])
+def _refuse_strangers(root: Path, paths: Sequence[str]) -> None:
+    """Refuse a tree in which masks, or pictures beside video files (thumbnails), would become videos.
+
+    Raises:
+        ValueError: names the first such picture.
+    """
+    pictures = [path for path in paths if ends_so(path, EXTENSIONS)]
+    refuse_masks(root, pictures)
+    with_videos = {path.rpartition("/")[0] for path in paths if ends_so(path, VIDEO_EXTENSIONS)}
+    for path in pictures:
+        if path.rpartition("/")[0] in with_videos:
+            raise ValueError(
+                f"{root / path} is a picture beside videos, of which a video of its own would be made; leave such "
+                "pictures out with data.exclude=[<patterns>], or say with data.pattern=<pattern> which files count"
+            )
 
 
 def _names(root: Path, paths: Sequence[Path]) -> list[str]:
     """Ids: paths inside ``root`` without extension, with it where that would repeat."""
+    whole = [path.relative_to(root).as_posix() for path in paths]
     short = [
-        path.relative_to(root).as_posix() if path.is_dir() else path.relative_to(root).with_suffix("").as_posix()
-        for path in paths
+        name if path.suffix.lower() not in VIDEO_EXTENSIONS or path.is_dir() else name[: -len(path.suffix)]
+        for name, path in zip(whole, paths, strict=True)
     ]
     short = [root.resolve().name if name == "." else name for name in short]
-    repeated = {name for name in short if short.count(name) > 1} if len(set(short)) < len(short) else set()
-    return [
-        path.relative_to(root).as_posix() if name in repeated else name for name, path in zip(short, paths, strict=True)
-    ]
+    counts = Counter(short)
+    return [name if counts[name] == 1 else full for name, full in zip(short, whole, strict=True)]

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dias_video.data.index import frame_counts
-from dias_video.data.pictures import natural
+from dias_video.data.paths import files_in
 from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import Sample, VideoInfo, frames_in_range
 from dias_video.data.video_file import VideoFiles
@@ -142,7 +142,7 @@ class PhysionVideos:
         videos: list[tuple[Path, str]] = []
         for folder in folders:
             place = (folder.parent.name if self.split == "test" else folder.name.split("_")[0]).lower()
-            for file in sorted(folder.glob("*.mp4"), key=natural):
+            for file in files_in(folder, (".mp4",)):
                 scenario = scenario_of(file.stem) or place
                 if scenario != place:
                     self.problems.note(str(file), f"{file} lies in {folder} but is named as {scenario}; taken as that")

@@ -1,73 +1,137 @@
-"""Single pictures: which are in a folder, and reading them."""
+"""Single pictures: reading them as colours, as ids or as one of many files that turn out to be masks."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 REMEDY = "download it again or remove it"
+ORIENTATION = 0x0112  # tag of EXIF
+DEEP = ("PNG", "PPM")  # formats of which Pillow gives 16-bit gray as 32-bit integers
+# Names that public data sets give to what lies beside their pictures: masks, and the other renders of ClevrTex.
+MASK_FOLDERS = ("annotations*", "segmentation*", "panoptic*", "masks", "*_masks")
+MASK_FILES: tuple[str, ...] = ("*_flat.png", "*_mask.*", "*_albedo_0001.png", "*_depth_0001.png")
+MASK_FILES += ("*_normal_0001.png", "*_shadow_0001.png")
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """Pictures directly in a folder, in natural order (``2.png`` before ``10.png``); hidden files are left out."""
-    found = [file for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")]
-    return sorted(found, key=natural)
-
-
-def natural(path: Path) -> list[tuple[int, str]]:
-    """Sort key under which numbers in names count as numbers."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
-
-
-def read_picture(file: Path) -> NDArray[np.uint8]:
+def read_picture(file: Path, upright: bool = False, at_least: Sequence[int] | None = None) -> NDArray[np.uint8]:
     """RGB pixels of a picture (H,W,3).
+
+    16-bit gray is scaled from 0..65535 to 0..255, floats from 0..1; transparent pixels are mixed with black.
+
+    Args:
+        upright: turn it as its EXIF orientation says. Not for pictures with masks, which are of the stored pixels.
+        at_least: (H,W); a JPEG may be decoded at a half, a quarter or an eighth of its size while it stays as large.
+
+    Raises:
+        ValueError: missing, damaged, of several pages, or of numbers whose range is not known.
+    """
+    with decoding(str(file)), Image.open(file) as picture:
+        pages = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)  # a photograph and its preview
+        if at_least is not None:
+            on_its_side = upright and picture.getexif().get(ORIENTATION, 1) > 4
+            picture.draft(None, (at_least[0], at_least[1]) if on_its_side else (at_least[1], at_least[0]))
+        shown = ImageOps.exif_transpose(picture) if upright else picture
+        shown.load()
+    if pages > 1:
+        raise ValueError(f"{file} holds {pages} pictures; save each in a file of its own")
+    return rgb_of(shown, str(file))
+
+
+def rgb_of(picture: Image.Image, name: str) -> NDArray[np.uint8]:
+    """Pixels (H,W,3) of a decoded picture, as :func:`read_picture` has them.
+
+    Raises:
+        ValueError: numbers whose range is not known.
+    """
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in DEEP):
+        gray = (np.asarray(picture).astype(np.uint32) * 255 + 32767) // 65535
+    elif picture.mode == "F":
+        values = np.asarray(picture)
+        if not (values >= 0).all() or values.max() > 1:
+            raise ValueError(f"{name} holds floats outside of 0 to 1; save it with 8 or 16 bits")
+        gray = (values * 255).round()
+    elif picture.mode == "I":
+        raise ValueError(f"{name} holds 32-bit integers, whose white is not known; save it with 8 or 16 bits")
+    elif picture.has_transparency_data:
+        black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+        return np.asarray(Image.alpha_composite(black, picture.convert("RGBA")).convert("RGB"))
+    else:
+        return np.asarray(picture.convert("RGB"))
+    return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
+
+
+def opened(file: Path) -> Image.Image:
+    """A picture as it is stored, decoded.
 
     Raises:
         ValueError: missing or damaged.
     """
-    return np.asarray(_opened(file).convert("RGB"))
+    with decoding(str(file)), Image.open(file) as picture:
+        picture.load()
+        return picture
 
 
-def read_ids(file: Path) -> tuple[NDArray[np.int16], bool]:
-    """Palette indices or gray levels of a picture (H,W), and whether it has a palette.
+def ids_of(picture: Image.Image, name: str) -> NDArray[np.int32]:
+    """Palette indices or gray levels (H,W) of a decoded picture; colours that are all gray count as gray.
 
     Raises:
-        ValueError: missing, damaged or in colour.
+        ValueError: in colour or of fractions.
     """
-    picture = _opened(file)
     values = np.asarray(picture)
-    if values.ndim != 2:
-        raise ValueError(f"{file} is a colour picture, masks are indexed or gray; {REMEDY}")
-    return values.astype(np.int16), picture.mode == "P"
+    if picture.mode in ("RGB", "RGBA") and (values[..., :1] == values[..., 1:3]).all():
+        values = values[..., 0]
+    if values.ndim != 2 or values.dtype.kind == "f":
+        raise ValueError(f"{name} is a picture of mode {picture.mode}, masks are indexed or gray; {REMEDY}")
+    return values.astype(np.int32)
 
 
-def _opened(file: Path) -> Image.Image:
+def is_deep(file: Path | None) -> bool:
+    """Whether a picture, if there is one, has more than 8 bits, by its header alone.
+
+    Raises:
+        ValueError: missing or damaged.
+    """
+    if file is None:
+        return False
+    with decoding(str(file)), Image.open(file) as picture:
+        return picture.mode.startswith("I")
+
+
+@contextmanager
+def decoding(name: str, kind: str = "picture", remedy: str = REMEDY) -> Iterator[None]:
+    """Turn whatever a decoder raises inside into one sentence that names the file.
+
+    Raises:
+        ValueError: the file is missing, too large or damaged.
+    """
     try:
-        with Image.open(file) as picture:
-            picture.load()
-            return picture
+        yield
     except FileNotFoundError as error:
-        raise ValueError(f"{file} is missing; download it again or leave the video out") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError, ValueError) as error:
-        raise ValueError(f"{file} is not a readable picture ({error}); {REMEDY}") from error
+        raise ValueError(f"{name} is missing; download it again or leave the video out") from error
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise ValueError(f"{name} has more than {most:.0f} million pixels; scale it down or remove it") from error
+    except Exception as error:  # decoders fail on damaged files with whatever they stumble over
+        raise ValueError(f"{name} is not a readable {kind} ({error}); {remedy}") from error
 
 
-def read_frames(files: Sequence[Path]) -> Tensor:
-    """Pictures of one video as (T,3,H,W) uint8, channels last in memory.
+def read_frames(files: Sequence[Path], upright: bool = False, at_least: Sequence[int] | None = None) -> Tensor:
+    """Pictures of one video as (T,3,H,W) uint8, channels last in memory; options as for :func:`read_picture`.
 
     Raises:
         ValueError: one is missing or damaged, or their sizes differ.
     """
-    pictures = [read_picture(file) for file in files]
+    pictures = [read_picture(file, upright, at_least) for file in files]
     for file, picture in zip(files, pictures, strict=True):
         if picture.shape != pictures[0].shape:
             sizes = [f"{p.shape[1]}x{p.shape[0]}" for p in (picture, pictures[0])]
@@ -75,13 +139,28 @@ def read_frames(files: Sequence[Path]) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
-def inside(root: Path, name: str, where: str) -> Path:
-    """``root / name`` for a name taken from an annotation file.
+def refuse_masks(root: Path, paths: Sequence[str]) -> None:
+    """Refuse pictures (paths inside ``root``) some of which are masks, by their names or as paletted PNG beside JPEG.
 
     Raises:
-        ValueError: the name would leave ``root``.
+        ValueError: names the first one, and the options that say what is meant.
     """
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0]:
-        raise ValueError(f"{where} names {name!r}, which is outside of {root}; correct the file name")
-    return root / path
+    with_jpeg = any(path.lower().endswith((".jpg", ".jpeg")) for path in paths)
+    for path in paths:
+        *folders, name = path.lower().split("/")
+        by_folder = [one for one in folders if any(fnmatchcase(one, sign) for sign in MASK_FOLDERS)]
+        by_name = [sign for sign in MASK_FILES if fnmatchcase(name, sign)]
+        if by_folder or by_name or (with_jpeg and name.endswith(".png") and _has_palette(root / path)):
+            raise ValueError(
+                f"{root / path} looks like a mask or another companion of the pictures; leave such files out with "
+                "data.exclude=[<patterns of files or folders>], or say with data.pattern=<pattern> which are pictures"
+            )
+
+
+def _has_palette(file: Path) -> bool:
+    """Whether a PNG is paletted; its header says so in byte 25."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(26)[25:] == b"\x03"
+    except OSError:  # reading it will say what is wrong
+        return False

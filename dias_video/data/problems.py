@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from tqdm import tqdm
 
@@ -13,6 +13,17 @@ from dias_video.data.source import Sample, VideoInfo, VideoSource
 from dias_video.stores.files import replace_file
 
 OnError = Literal["raise", "skip_and_report"]
+
+
+def one_of(name: str, value: Any, choices: Any) -> Any:
+    """The value of an option, if it is one of a ``Literal``'s.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(choices)))}, got {value!r}")
+    return value
 
 
 class Problem(NamedTuple):
@@ -32,9 +43,7 @@ class Problems(list[Problem]):
 
     def __init__(self, on_error: OnError = "raise") -> None:
         super().__init__()
-        if on_error not in get_args(OnError):
-            raise ValueError(f"on_error must be 'raise' or 'skip_and_report', got {on_error!r}")
-        self.on_error = on_error
+        self.on_error = one_of("on_error", on_error, OnError)
 
     def found(self, name: str, sentence: str) -> None:
         """A video that can't be used: stop, or note that it is left out.
@@ -45,6 +54,18 @@ class Problems(list[Problem]):
         if self.on_error == "raise":
             raise ValueError(sentence)
         self.note(name, sentence)
+
+    def take(self, problems: Iterable[Problem]) -> None:
+        """Problems that an index remembers: the harmless ones are noted, the others found.
+
+        Raises:
+            ValueError: as for :meth:`found`.
+        """
+        for problem in problems:
+            if problem.harmless:
+                self.append(problem)
+            else:
+                self.found(problem.name, problem.sentence)
 
     def note(self, name: str, sentence: str, harmless: bool = False) -> None:
         """Something worth telling that leaves the rest usable."""

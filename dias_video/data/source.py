@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+VOID = -1  # of masks: pixels that belong to nothing, background included
 Sample = dict[str, Any]
 """A clip of one video under the data contract (design section 3), as CPU tensors.
 

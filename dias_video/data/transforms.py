@@ -110,14 +110,16 @@ def resize(sample: Sample, size: tuple[int, int]) -> Sample:
         return out
     out["video"] = resize_video(sample["video"], size)
     if sample.get("masks") is not None:
-        rows, columns = (_nearest(old, new) for old, new in zip(sample["masks"].shape[1:], size, strict=True))
-        out["masks"] = sample["masks"][:, rows][:, :, columns]
+        out["masks"] = nearest(sample["masks"], size)
     return out
 
 
-def _nearest(old: int, new: int) -> Tensor:
-    """Which of ``old`` pixels lies under the centre of each of ``new`` pixels, int64 (new,)."""
-    return (2 * torch.arange(new) + 1) * old // (2 * new)
+def nearest(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Masks (T,H,W) to another (H,W): the pixel that lies under the centre of each new one."""
+    rows, columns = (
+        (2 * torch.arange(new) + 1) * old // (2 * new) for old, new in zip(masks.shape[1:], size, strict=True)
+    )
+    return masks[:, rows][:, :, columns]
 
 
 def resize_video(video: Tensor, size: tuple[int, int]) -> Tensor:

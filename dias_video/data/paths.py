@@ -1,0 +1,93 @@
+"""Files by name: which of a folder's files count and in what order, and names that must not leave a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
+
+
+def natural(path: str) -> list[list[tuple[int, str]]]:
+    """Sort key of a path with slashes under which numbers in names count as numbers: ``2.png`` before ``10.png``."""
+    return [
+        [(int(part), "") if place % 2 else (-1, part) for place, part in enumerate(re.split("([0-9]+)", name))]
+        for name in path.split("/")
+    ]
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder is none of the data: ``.name``, and the ``._name`` that macOS puts beside its files."""
+    return name.startswith(".")
+
+
+class Choice(NamedTuple):
+    """Which files of a data set count, by shell patterns (``*.jpg``) of a file's name or of its path in the root."""
+
+    pattern: str = "*"  # these files
+    exclude: tuple[str, ...] = ()  # but not these, nor anything in folders of these names
+
+    @classmethod
+    def of(cls, pattern: str | None, exclude: str | Sequence[str] | None) -> Choice:
+        """The choice that two options make; None = not given."""
+        return cls(pattern or "*", (exclude,) if isinstance(exclude, str) else tuple(exclude or ()))
+
+    def holds(self, path: str) -> bool:
+        """Whether a file counts, given its path in the root."""
+        return any(fnmatchcase(name, self.pattern) for name in (path.rpartition("/")[2], path)) and not self.drops(path)
+
+    def drops(self, path: str) -> bool:
+        """Whether a file or folder, given its path in the root, is left out by its own name or by its path."""
+        return any(fnmatchcase(name, one) for one in self.exclude for name in (path.rpartition("/")[2], path))
+
+
+def files_in(folder: Path, extensions: Collection[str]) -> list[Path]:
+    """Files directly in a folder that end so (in any case), in natural order; hidden ones are left out."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if ends_so(entry.name, extensions) and entry.is_file()]
+    return [folder / name for name in sorted(names, key=natural)]
+
+
+def ends_so(name: str, extensions: Collection[str]) -> bool:
+    """Whether a file that is not hidden has one of the extensions, such as ``.png``, in any case."""
+    return not hidden(name) and os.path.splitext(name)[1].lower() in extensions
+
+
+def files_under(root: Path, extensions: Collection[str], choice: Choice) -> list[str]:
+    """Paths inside ``root`` of the files at any depth that end so and are chosen, in natural order.
+
+    Links to folders are followed, each folder once.
+    """
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()  # links may lead in circles
+    for folder, folders, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        within = os.path.relpath(folder, root)
+        start = "" if within == "." else f"{within}/"
+        folders[:] = [name for name in folders if not hidden(name) and not choice.drops(start + name)]
+        found += [start + name for name in names if ends_so(name, extensions) and choice.holds(start + name)]
+    return sorted(found, key=natural)
+
+
+def inside(root: Path, name: str, where: str) -> Path:
+    """``root / name`` for a name taken from an annotation file; backslashes separate folders, as Windows has it.
+
+    Accents are one character or two, by the system that wrote the name: the form that exists is taken.
+
+    Raises:
+        ValueError: the name is empty or would leave ``root``.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or PureWindowsPath(name).drive:
+        raise ValueError(f"{where} names {name!r}, which is outside of {root}; correct the file name")
+    if not name.isascii() and not (root / path).exists():
+        others = [root / unicodedata.normalize(form, str(path)) for form in ("NFC", "NFD")]
+        return next((other for other in others if other.exists()), root / path)
+    return root / path
