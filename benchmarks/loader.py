@@ -23,7 +23,7 @@ from dias_video.data.folder import FolderVideos
 from dias_video.data.loading import ClipDataset
 from dias_video.data.movi import MoviVideos
 from dias_video.data.source import VideoSource
-from dias_video.data.tfrecord import crc32c, masked
+from dias_video.data.tfrecord import masked_crc
 from dias_video.data.ytvis import YouTubeVIS
 
 VIDEOS, FRAMES, CLIP, SIDE = 8, 24, 6, 256
@@ -121,7 +121,7 @@ def record(entries: dict[str, bytes]) -> bytes:
     named = [delimited(1, delimited(1, name.encode()) + delimited(2, value)) for name, value in entries.items()]
     data = delimited(1, b"".join(named))
     length = struct.pack("<Q", len(data))
-    return length + struct.pack("<I", masked(crc32c(length))) + data + struct.pack("<I", masked(crc32c(data)))
+    return length + struct.pack("<I", masked_crc(length)) + data + struct.pack("<I", masked_crc(data))
 
 
 def delimited(number: int, data: bytes) -> bytes:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from data_files import SHARED, assert_same, reads_shared
-from data_records import NUM_FRAMES, crc32c, movi_features, scene, varint, write_movi
+from data_records import NUM_FRAMES, crc32c, movi_features, png, scene, varint, write_movi
 
 from dias_video.data import movi_index, tfrecord
 from dias_video.data.boxes import boxes_from_masks
@@ -59,17 +59,7 @@ def test_frames_masks_and_boxes_are_those_written(tmp_path):
     assert sample["boxes"][0, 0].tolist() == pytest.approx([3 / 20, 1 / 12, 8 / 20, 4 / 12])  # x over W, y over H
 
 
-def test_flow_and_depth_have_the_range_of_the_metadata(tmp_path):
-    write_movi(tmp_path)
-    sample = MoviVideos(tmp_path, "train", extras=["forward_flow", "depth"]).read(2, [4, 0])
-    arrays = scene(2)
-    flow = torch.from_numpy(arrays["flow"][[4, 0]]).permute(0, 3, 1, 2) / 65535 * 10 - 4
-    torch.testing.assert_close(sample["forward_flow"], flow.float(), atol=1e-4, rtol=1e-5)
-    depth = torch.from_numpy(arrays["depth"][[4, 0]].astype(np.float32))[:, None] / 65535 * 8 + 1
-    torch.testing.assert_close(sample["depth"], depth, atol=1e-4, rtol=1e-5)
-
-
-def test_flow_is_not_touched_unless_asked_for(tmp_path):
+def test_flow_is_not_touched(tmp_path):
     file = write_movi(tmp_path)[0]
     data = bytearray(file.read_bytes())
     at = data.find(b"forward_flow") + 40
@@ -91,12 +81,26 @@ def test_the_index_is_made_once_and_again_when_a_file_changes(tmp_path, monkeypa
     assert len(MoviVideos(tmp_path, "train")) == 3
 
 
-def test_the_cache_folder_serves_read_only_data(tmp_path, monkeypatch):
-    write_movi(tmp_path / "data")
-    monkeypatch.setenv("DIAS_CACHE", str(tmp_path / "cache"))
-    MoviVideos(tmp_path / "data", "train")
-    assert not (tmp_path / "data/.dias_index").exists()
-    assert list((tmp_path / "cache").rglob("*.safetensors"))
+def test_one_index_serves_every_way_to_open_the_data(tmp_path, monkeypatch):
+    flip_a_byte(write_movi(tmp_path))
+    MoviVideos(tmp_path, "train", verify=False)
+    with pytest.raises(ValueError, match="wrong checksum in record 0"):
+        MoviVideos(tmp_path, "train")
+    monkeypatch.setattr(movi_index, "_entry", None)  # would fail if called
+    assert len(MoviVideos(tmp_path, "train", on_error="skip_and_report")) == 2
+    for verify in (True, False):  # what is known to be damaged is not used
+        with pytest.raises(ValueError, match="wrong checksum in record 0"):
+            MoviVideos(tmp_path, "train", verify=verify)
+
+
+def test_leftovers_of_downloads_are_no_files(tmp_path):
+    files = write_movi(tmp_path)
+    files[0].with_name(files[0].name + "_.gstmp").write_bytes(files[0].read_bytes()[:50])
+    files[1].with_name("._" + files[1].name).write_bytes(b"macOS")
+    assert len(MoviVideos(tmp_path, "train")) == 3
+    files[0].rename(files[0].with_name(files[0].name + "_.gstmp"))
+    with pytest.raises(ValueError, match=r"movi_d-train.tfrecord-00000-of-00002 is missing .1 of 2 files"):
+        MoviVideos(tmp_path, "train")
 
 
 def test_a_source_is_copied_to_workers(tmp_path):
@@ -176,9 +180,38 @@ def another_size(features):
     return features
 
 
+def deep_ids(features):
+    features["segmentations"] = [png(np.full((12, 20), 40000, np.uint16))] * NUM_FRAMES
+    return features
+
+
+def large_boxes(features):
+    features["instances/bboxes/ragged_flat_values"][5] = np.nan
+    return features
+
+
+def without_boxes(features):
+    del features["instances/bbox_frames/ragged_flat_values"]
+    return features
+
+
+def test_transparent_frames_have_three_channels(tmp_path):
+    def change(features):
+        frames = np.concatenate([scene(0)["video"], np.full((NUM_FRAMES, 12, 20, 1), 255, np.uint8)], -1)
+        features["video"] = [png(frame) for frame in frames]
+        return features
+
+    write_movi(tmp_path, shards=((0,),), change=change)
+    sample = MoviVideos(tmp_path, "train").read(0, [1])
+    assert np.array_equal(sample["video"][0].permute(1, 2, 0), scene(0)["video"][1])
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        (deep_ids, "scene_0: a mask has id 40000, of 3 instances"),
+        (large_boxes, "scene_0: a box reaches out of the frame"),
+        (without_boxes, "scene_0 has no feature instances/bbox_frames"),
         (without_a_chunk, "video scene_0, video 2: its PNG lacks a chunk"),
         (cut_png, "video scene_0, segmentations 2: its PNG lacks a chunk"),
         (another_size, r"scene_0: masks \(1, 12, 21\) don't fit frames"),
@@ -196,16 +229,12 @@ def test_a_video_in_two_files_is_refused(tmp_path):
         MoviVideos(tmp_path, "train")
 
 
-def test_missing_folders_splits_and_features_are_named(tmp_path):
+def test_missing_folders_and_splits_are_named(tmp_path):
     with pytest.raises(ValueError, match="holds no"):
         MoviVideos(tmp_path, "train")
     write_movi(tmp_path / "a")
     with pytest.raises(ValueError, match="no split 'test'; it has train"):
         MoviVideos(tmp_path, "test")
-    with pytest.raises(ValueError, match="unknown extra 'normal'"):
-        MoviVideos(tmp_path, "train", extras=["normal"])
-    with pytest.raises(ValueError, match="no feature backward_flow"):
-        MoviVideos(tmp_path, "train", extras=["backward_flow"])
     write_movi(tmp_path / "b")
     with pytest.raises(ValueError, match=r"several data sets \(a, b\)"):
         MoviVideos(tmp_path, "train")
@@ -215,7 +244,7 @@ def test_missing_folders_splits_and_features_are_named(tmp_path):
 @pytest.mark.parametrize(("split", "count"), [("train", 6), ("validation", 3)])
 def test_records_that_tensorflow_datasets_wrote(tmp_path, monkeypatch, split, count):
     monkeypatch.setenv("DIAS_CACHE", str(tmp_path))
-    source = MoviVideos(REAL, split, extras=["forward_flow", "backward_flow", "depth"])
+    source = MoviVideos(REAL, split)
     assert len(source) == count
     for index in range(count):
         info = source.info(index)
@@ -226,6 +255,3 @@ def test_records_that_tensorflow_datasets_wrote(tmp_path, monkeypatch, split, co
         assert torch.equal(valid, sample["box_valid"])
         assert sample["video"].shape == (3, 3, 64, 64)
         assert sample["video"].float().std() > 10
-        assert sample["forward_flow"].shape == (3, 2, 64, 64)
-        assert -3 <= sample["backward_flow"].min() <= sample["backward_flow"].max() <= 3
-        assert 1 <= sample["depth"].min() <= sample["depth"].max() <= 9

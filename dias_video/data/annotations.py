@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dias_video.data import rle
-from dias_video.data.index import Index, cached_index, index_file, signature
+from dias_video.data.index import Index, cached_index, signature
 from dias_video.data.paths import inside
 from dias_video.data.problems import OnError, Problem, Problems, one_of
 from dias_video.data.source import VOID
@@ -61,9 +61,7 @@ class Annotations:
             one_of("overlap", overlap, Overlap),
             one_of("crowds", crowds, Crowds),
         )
-        facts, tensors = cached_index(
-            index_file(file.parent, f"{file.name}-annotations"), [signature([file])], lambda: _build(file)
-        )
+        facts, tensors = cached_index(file.parent, f"{file.name}-annotations", signature([file]), lambda: _build(file))
         self.problems = Problems(on_error)
         self.problems.take(Problem(*problem) for problem in facts["problems"])
         self.annotated: bool = facts["annotated"]  # the json holds masks at all

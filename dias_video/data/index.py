@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +20,22 @@ from tqdm import tqdm
 from dias_video.data.problems import Problems
 from dias_video.stores.files import replace_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 COUNTS_KEY = [FORMAT_VERSION, "frame_counts"]
 Index = tuple[dict[str, Any], dict[str, Tensor]]  # json-like facts, and tensors
 
 
-def index_file(folder: Path, name: str) -> Path:
-    """Where the index called ``name`` of a data folder lies: ``<folder>/.dias_index/``, or the user's cache folder.
+def index_files(folder: Path, name: str) -> list[Path]:
+    """Where the index called ``name`` of a data folder may lie, the best place first.
 
-    The cache folder (``$DIAS_CACHE``, else ``$XDG_CACHE_HOME/dias_video``, else ``~/.cache/dias_video``) is taken where
-    ``$DIAS_CACHE`` is set or the data folder can't be written to.
+    ``<folder>/.dias_index/``, else the user's cache folder: ``$XDG_CACHE_HOME/dias_video`` or ``~/.cache/dias_video``.
+    ``$DIAS_CACHE`` goes before both.
     """
-    forced = os.environ.get("DIAS_CACHE")
-    if forced is None and os.access(folder, os.W_OK):
-        return folder / ".dias_index" / f"{name}.safetensors"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    base = Path(forced) if forced else (Path(cache) if cache else Path.home() / ".cache") / "dias_video"
-    key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    return base / key / f"{name}.safetensors"
+    forced, cache = os.environ.get("DIAS_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    own = hashlib.sha256(str(folder.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
+    bases = [Path(forced) / own] if forced else []
+    bases += [folder / ".dias_index", Path(cache or os.path.expanduser("~/.cache")) / "dias_video" / own]
+    return [base / f"{name}.safetensors" for base in bases]
 
 
 def signature(files: Iterable[Path]) -> list[list[Any]]:
@@ -42,31 +43,36 @@ def signature(files: Iterable[Path]) -> list[list[Any]]:
     return [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files]
 
 
-def cached_index(file: Path, key: Any, build: Callable[[], Index]) -> Index:
-    """The index in ``file`` if it was made for ``key`` (json-like), else what ``build`` makes, written there."""
+def cached_index(
+    folder: Path,
+    name: str,
+    key: Any,
+    build: Callable[[], Index],
+    enough: Callable[[dict[str, Any]], bool] = lambda facts: True,
+) -> Index:
+    """The index called ``name`` of a data folder, made if there is none; one process makes it while others wait.
+
+    Args:
+        key: json-like; what it is made of (:func:`signature`).
+        build: makes it. It notes what is wrong with the data as a fact, whatever is done about it afterwards.
+        enough: whether an index with these facts will do.
+    """
+    places = index_files(folder, name)
     key = json.loads(json.dumps([FORMAT_VERSION, key]))
-    found = _load(file, key)
-    if found is not None:
-        return found
-    facts, tensors = build()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"key": json.dumps(key), "facts": json.dumps(facts)}
-    replace_file(file, lambda aside: save_file(tensors, aside, metadata=metadata))
-    return facts, tensors
 
+    def find() -> Index | None:
+        found = (_load(place, key) for place in places)
+        return next((index for index in found if index is not None and enough(index[0])), None)
 
-def _load(file: Path, key: Any) -> Index | None:
-    """The index, or None where there is none, an old one or a damaged one (it can always be made again)."""
-    if not file.is_file():
-        return None
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            if json.loads(metadata.get("key", "null")) != key:
-                return None
-            return json.loads(metadata["facts"]), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError):
-        return None
+    index = find()
+    if index is not None:
+        return index
+    with _alone(places) as place:
+        index = find()  # made by the process that this one waited for
+        if index is None:
+            index = build()
+            _save(place, key, *index)
+    return index
 
 
 def frame_counts(
@@ -80,22 +86,84 @@ def frame_counts(
         count: opens a file and says how many frames it has; raises ValueError if it can't.
         problems: told of each file that can't be read.
     """
-    place = index_file(root, name)
-    known, _ = _load(place, COUNTS_KEY) or ({}, {})
-    counts: dict[str, list[int]] = {}
-    try:
-        for file in tqdm(files, desc="opening videos", unit="video", delay=2):
-            stat, key = file.stat(), str(file.relative_to(root))
-            if key in known and known[key][:2] == [stat.st_size, stat.st_mtime_ns]:
-                counts[key] = known[key]
-                continue
+    places = index_files(root, name)
+    stats = {file: [(stat := file.stat()).st_size, stat.st_mtime_ns] for file in files}
+    keys = {file: str(file.relative_to(root)) for file in files}
+
+    def missing(known: Mapping[str, list[int]]) -> list[Path]:
+        return [file for file in files if known.get(keys[file], [])[:2] != stats[file]]
+
+    known = _known_counts(places)
+    if missing(known):
+        with _alone(places) as place:
+            known = _known_counts(places)
+            new: dict[str, list[int]] = {}
             try:
-                counts[key] = [stat.st_size, stat.st_mtime_ns, count(file)]
-            except ValueError as error:
-                problems.found(str(file), str(error))
-    finally:  # what was opened before an interruption or an error need not be opened again
-        if any(known.get(key) != entry for key, entry in counts.items()):
+                for file in tqdm(missing(known), desc="opening videos", unit="video", delay=2):
+                    try:
+                        new[keys[file]] = [*stats[file], count(file)]
+                    except ValueError as error:
+                        problems.found(str(file), str(error))
+            finally:  # what was opened before an interruption or an error need not be opened again
+                if new:
+                    known = {key: entry for key, entry in known.items() if (root / key).exists()} | new
+                    _save(place, COUNTS_KEY, known, {})
+    unreadable = set(missing(known))
+    return {file: known[keys[file]][2] for file in files if file not in unreadable}
+
+
+def _known_counts(places: Sequence[Path]) -> dict[str, list[int]]:
+    found = (_load(place, COUNTS_KEY) for place in places)
+    return next((facts for facts, _ in filter(None, found)), {})
+
+
+@contextmanager
+def _alone(places: Sequence[Path]) -> Iterator[Path | None]:
+    """Where an index can be written, the only process that may do so now; None where no place can be written to."""
+    for place in places:
+        try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            metadata = {"key": json.dumps(COUNTS_KEY), "facts": json.dumps({**known, **counts})}
-            replace_file(place, lambda aside: save_file({}, aside, metadata=metadata))
-    return {root / key: entry[2] for key, entry in counts.items()}
+            lock = place.with_suffix(".lock").open("w")
+        except OSError:
+            continue
+        with lock:
+            _wait_for(lock.fileno(), place)
+            yield place
+        return
+    yield None
+
+
+def _wait_for(handle: int, place: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another process makes {place}; waiting for it", file=sys.stderr, flush=True)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks: each process makes its own
+        pass
+
+
+def _save(place: Path | None, key: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Keep an index; where that fails, say so: the index itself is there."""
+    metadata = {"key": json.dumps(key), "facts": json.dumps(facts)}
+    reason = "no folder for it can be written to"
+    if place is not None:
+        try:
+            replace_file(place, lambda aside: save_file(tensors, aside, metadata=metadata))
+            return
+        except (OSError, SafetensorError) as error:
+            reason = f"{place}: {error}"
+    sentence = "the index of the data can't be kept and will be made again"
+    print(f"warning: {sentence} ({reason}); name a folder for it with DIAS_CACHE=", file=sys.stderr, flush=True)
+
+
+def _load(file: Path, key: Any) -> Index | None:
+    """The index, or None where there is none, an old one or a damaged one (it can always be made again)."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            if json.loads(metadata.get("key", "null")) != key:
+                return None
+            return json.loads(metadata["facts"]), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError):
+        return None

@@ -18,7 +18,14 @@ from dias_video.data.index import Index
 from dias_video.data.problems import Problems
 
 REMEDY = "download that file again"
-PICTURES = ("video", "segmentations", "depth")  # features of one PNG a frame
+# Not the like of …-of-00080_.gstmp, which gsutil leaves, nor ._…, which macOS writes.
+SHARD = re.compile(r"(?P<name>[^.].*)-(?P<split>\w+)\.tfrecord-(?P<number>\d{5})-of-(?P<total>\d{5})", re.ASCII)
+INFO = "dataset_info.json"
+PICTURES = ("video", "segmentations")  # features of one PNG a frame
+BOXES = "instances/bboxes/ragged_flat_values"  # (ymin, xmin, ymax, xmax) of all instances in all frames
+BOX_COUNTS = "instances/bboxes/ragged_row_lengths_0"  # how many of them belong to each instance
+BOX_FRAMES = "instances/bbox_frames/ragged_flat_values"  # the frame of each
+NUMBERS = (BOXES, BOX_COUNTS, BOX_FRAMES)
 
 
 def dataset_folder(root: Path) -> Path:
@@ -30,7 +37,9 @@ def dataset_folder(root: Path) -> Path:
     found = [
         folder
         for pattern in ("", "*/", "*/*/", "*/*/*/")
-        for folder in sorted({file.parent for file in root.glob(f"{pattern}*.tfrecord-*")})
+        for folder in sorted(
+            {file.parent for file in root.glob(f"{pattern}*.tfrecord-*") if SHARD.fullmatch(file.name)}
+        )
     ]
     if not found:
         raise ValueError(f"{root} holds no *.tfrecord-* files; check data.root")
@@ -41,44 +50,46 @@ def dataset_folder(root: Path) -> Path:
 
 
 def shards(root: Path, split: str, problems: Problems) -> list[Path]:
-    """The files of a split, in order; ``problems`` is told if some are missing.
+    """The files of a split, in order; ``problems`` is told if some are missing. Leftovers of downloads are no files.
 
     Raises:
         ValueError: the split is empty, or files are missing and ``problems`` stops at that.
     """
-    files = sorted(root.glob(f"*-{split}.tfrecord-*-of-*"))
-    if not files:
-        splits = sorted(
-            {match[1] for file in root.glob("*.tfrecord-*") if (match := re.search(r"-(\w+)\.tf", file.name))}
-        )
-        raise ValueError(f"{root} holds no split {split!r}; it has {', '.join(splits)}")
-    total = int(files[0].name.rsplit("-", 1)[1])
-    missing = sorted(set(range(total)) - {_number(file) for file in files})
+    named = [match for file in root.iterdir() if (match := SHARD.fullmatch(file.name))]
+    found = sorted((int(match["number"]), match) for match in named if match["split"] == split)
+    if not found:
+        splits = ", ".join(sorted({match["split"] for match in named}))
+        raise ValueError(f"{root} holds no split {split!r}; it has {splits}")
+    first = found[0][1]
+    missing = sorted(set(range(int(first["total"]))) - {number for number, _ in found})
     if missing:
-        name = re.sub(r"\d+-of-", f"{missing[0]:05d}-of-", files[0].name)
-        problems.found(name, f"{root / name} is missing ({len(missing)} of {total} files); download it")
-    return files
+        name = f"{first['name']}-{split}.tfrecord-{missing[0]:05d}-of-{first['total']}"
+        problems.found(name, f"{root / name} is missing ({len(missing)} of {int(first['total'])} files); download it")
+    return [root / match[0] for _, match in found]
 
 
 def _number(file: Path) -> int:
     """Which of the split's files this is."""
-    return int(file.name.split("-of-")[0].rsplit("-", 1)[1])
+    match = SHARD.fullmatch(file.name)
+    assert match is not None
+    return int(match["number"])
 
 
 def _shard_lengths(root: Path, split: str) -> list[int]:
     """How many records each file of a split should have, by ``dataset_info.json``; empty where it doesn't say."""
-    info = root / "dataset_info.json"
+    info = root / INFO
     if not info.is_file():
         return []
     try:
-        entries = {entry["name"]: entry.get("shardLengths", []) for entry in json.loads(info.read_text())["splits"]}
+        entries = {entry["name"]: entry.get("shardLengths", []) for entry in json.loads(info.read_bytes())["splits"]}
         return [int(length) for length in entries.get(split, [])]
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{info} is damaged ({error!r}); download it again") from error
 
 
-def build_index(root: Path, split: str, files: Sequence[Path], verify: bool, problems: Problems) -> Index:
-    """Go over the files once; those that are damaged are left out, if ``problems`` lets that pass."""
+def build_index(root: Path, split: str, files: Sequence[Path], verify: bool) -> Index:
+    """Go over the files once, ``verify``: comparing checksums; those that are damaged are left out and listed."""
+    problems = Problems("skip_and_report")
     lengths = dict(enumerate(_shard_lengths(root, split)))
     index = _Builder()
     total = sum(file.stat().st_size for file in files)
@@ -88,7 +99,7 @@ def build_index(root: Path, split: str, files: Sequence[Path], verify: bool, pro
                 index.add_file(number, file, lengths.get(_number(file)), verify, bar)
             except ValueError as error:
                 problems.found(str(file), str(error))
-    return index.facts(problems), index.tensors()
+    return {"names": index.names(), "problems": list(problems), "verified": verify}, index.tensors()
 
 
 Entry = tuple[int, str, dict[str, tuple[int, int]], dict[str, list[tuple[int, int]]]]  # file, name, features, pictures
@@ -124,26 +135,21 @@ class _Builder:
         self._entries += entries
         self._seen |= seen
 
-    def facts(self, problems: Problems) -> dict[str, Any]:
-        return {"names": [entry[1] for entry in self._entries], "features": self._columns(), "problems": list(problems)}
+    def names(self) -> list[str]:
+        return [entry[1] for entry in self._entries]
 
     def tensors(self) -> dict[str, Tensor]:
-        columns = self._columns()
-        spans = [[features.get(name, (0, 0)) for name in columns] for _, _, features, _ in self._entries]
+        spans = [[features.get(name, (0, 0)) for name in NUMBERS] for _, _, features, _ in self._entries]
         counts = [len(pictures["video"]) for *_, pictures in self._entries]
-        everywhere = [name for name in PICTURES if all(name in pictures for *_, pictures in self._entries)]
         tensors = {
             "where": torch.tensor([number for number, *_ in self._entries], dtype=torch.int64),
-            "spans": torch.tensor(spans, dtype=torch.int64).reshape(len(spans), len(columns), 2),
+            "spans": torch.tensor(spans, dtype=torch.int64).reshape(len(spans), len(NUMBERS), 2),
             "ends": torch.tensor([0, *counts], dtype=torch.int64).cumsum(0),
         }
-        for name in everywhere:
+        for name in PICTURES:
             flat = [span for *_, pictures in self._entries for span in pictures[name]]
             tensors[name] = torch.tensor(flat, dtype=torch.int64).reshape(-1, 2)
         return tensors
-
-    def _columns(self) -> list[str]:
-        return sorted({name for _, _, features, _ in self._entries for name in features})
 
 
 def _entry(number: int, file: Path, buffer: mmap.mmap, record: tfrecord.Record) -> Entry:
@@ -163,4 +169,4 @@ def _entry(number: int, file: Path, buffer: mmap.mmap, record: tfrecord.Record) 
     counts = {name: len(spans) for name, spans in pictures.items()}
     if not {"video", "segmentations"} <= counts.keys() or len(set(counts.values())) != 1 or not counts["video"]:
         raise ValueError(f"{file}, video {name}: frames and masks don't fit each other ({counts}); {REMEDY}")
-    return number, name, {key: (feature.start, feature.stop) for key, feature in found.items()}, pictures
+    return number, name, {key: (found[key].start, found[key].stop) for key in NUMBERS if key in found}, pictures

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
 REMEDY = "download it again"
@@ -51,14 +51,14 @@ def records(file: Path, buffer: Buffer, verify: bool = True) -> Iterator[Record]
     while at < len(buffer):
         head = buffer[at : at + 12]
         length = int.from_bytes(head[:8], "little")
-        if len(head) < 12 or masked(crc32c(head[:8])) != int.from_bytes(head[8:], "little"):
+        if len(head) < 12 or masked_crc(bytes(head[:8])) != int.from_bytes(head[8:], "little"):
             state = "is cut off" if len(head) < 12 else "has a wrong checksum"
             raise ValueError(f"{file} {state} at record {number} (byte {at}); {REMEDY}")
         if at + length + 16 > len(buffer):
             raise ValueError(f"{file} is cut off in record {number} (byte {at}); {REMEDY}")
         end = at + 12 + length
         record = Record(at + 12, length, int.from_bytes(buffer[end : end + 4], "little"))
-        if verify and masked(crc32c(memoryview(buffer)[record.start : end])) != record.checksum:
+        if verify and masked_crc(bytes(buffer[record.start : end])) != record.checksum:
             raise ValueError(f"{file} has a wrong checksum in record {number} (byte {at}); {REMEDY}")
         yield record
         at, number = end + 4, number + 1
@@ -154,81 +154,7 @@ def decode_varints(data: NDArray[np.uint8]) -> NDArray[np.int64]:
     return values.view(np.int64)
 
 
-# CRC-32C (Castagnoli). The checksum is linear over the bits: a long text is cut into lanes of equal length whose
-# checksums are computed side by side and then joined pairwise. Zeros in front of the text change nothing while the
-# register starts at zero, so the first lane is filled up with them; the customary start value is added afterwards.
-
-POLYNOMIAL = np.uint32(0x82F63B78)  # bits reversed
-LANES = 32768
-SHORT = 512  # bytes up to which the plain loop is faster
-
-
-def masked(crc: int) -> int:
-    """The form in which TFRecord stores a checksum."""
+def masked_crc(data: bytes) -> int:
+    """CRC-32C in the form in which TFRecord stores it."""
+    crc = crc32c(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def crc32c(data: Buffer) -> int:
-    """CRC-32C of some bytes."""
-    if len(data) <= SHORT:
-        bytewise, crc = _byte_table(), 0xFFFFFFFF
-        for byte in bytes(data):
-            crc = bytewise[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-        return crc ^ 0xFFFFFFFF
-    size = len(data)
-    width = 1 << max(1, (size // LANES).bit_length())  # bytes a lane, at least 2
-    num_lanes = -(-size // width)
-    padded = np.zeros(num_lanes * width, np.uint8)
-    padded[-size:] = np.frombuffer(data, np.uint8)
-    words = np.ascontiguousarray(padded.view("<u2").reshape(num_lanes, -1).T)  # (words, lanes)
-    table, crcs, place = _word_table(), np.zeros(num_lanes, np.uint32), np.empty(num_lanes, np.uint16)
-    low, high = crcs.view("<u2")[0::2], crcs.view("<u2")[1::2]
-    for word in words:
-        np.bitwise_xor(low, word, out=place)
-        rest = high.astype(np.uint32)
-        np.take(table, place, out=crcs, mode="clip")
-        crcs ^= rest
-    level = width.bit_length() - 1
-    while len(crcs) > 1:
-        if len(crcs) % 2:
-            crcs = np.concatenate([np.zeros(1, np.uint32), crcs])
-        crcs = _apply(_shift(level), crcs[0::2]) ^ crcs[1::2]
-        level += 1
-    start = np.array([0xFFFFFFFF], np.uint32)
-    for level in range(size.bit_length()):
-        if size >> level & 1:
-            start = _apply(_shift(level), start)
-    return int(crcs[0] ^ start[0]) ^ 0xFFFFFFFF
-
-
-def _stepped(values: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:
-    """The register after so many zero bits."""
-    for _ in range(bits):
-        values = np.where(values & 1, (values >> np.uint32(1)) ^ POLYNOMIAL, values >> np.uint32(1))
-    return values
-
-
-@lru_cache
-def _byte_table() -> list[int]:
-    return _stepped(np.arange(256, dtype=np.uint32), 8).tolist()
-
-
-@lru_cache
-def _word_table() -> NDArray[np.uint32]:
-    return _stepped(np.arange(65536, dtype=np.uint32), 16)
-
-
-@lru_cache(maxsize=64)
-def _shift(level: int) -> NDArray[np.uint32]:
-    """What 2**level zero bytes make of each of the register's bits (32,)."""
-    if level == 0:
-        return _stepped(np.uint32(1) << np.arange(32, dtype=np.uint32), 8)
-    half = _shift(level - 1)
-    return _apply(half, half)
-
-
-def _apply(shift: NDArray[np.uint32], values: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    out = np.zeros_like(values)
-    for bit in range(32):
-        out ^= np.where(values >> np.uint32(bit) & np.uint32(1), shift[bit], np.uint32(0))
-    return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +17,12 @@ READABLE = 0o644  # safetensors makes files that nobody else can read
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a hidden file beside ``path``, then move it into place.
+    """Let ``write`` fill a hidden file beside ``path``, of a name that no other process has, then move it into place.
 
     The content reaches the disk before the name does, so a process killed at any moment (or a machine that loses
     power) leaves the old file or the new one. A failed write leaves nothing behind.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         write(aside)
         aside.chmod(READABLE)

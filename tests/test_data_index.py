@@ -1,0 +1,166 @@
+"""Indices of data: made once whatever is asked of them, by one process, found where they lie, never in the way."""
+
+import json
+import multiprocessing
+import time
+
+import pytest
+import torch
+
+from dias_video.data import index
+from dias_video.data.index import cached_index, frame_counts, index_files
+from dias_video.data.problems import Problems
+
+
+@pytest.fixture(autouse=True)
+def places(monkeypatch, tmp_path):
+    monkeypatch.delenv("DIAS_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    (tmp_path / "data").mkdir()
+    return tmp_path
+
+
+def made(log):
+    with log.open("a") as file:
+        file.write("made\n")
+    return {"fact": [1, "b"]}, {"x": torch.arange(3)}
+
+
+def times_made(log):
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def test_an_index_is_kept_beside_the_data_until_its_key_changes(places):
+    log = places / "log"
+    for key, count in (([1, "a"], 1), ([1, "a"], 1), ([2, "a"], 2)):
+        facts, tensors = cached_index(places / "data", "n", key, lambda: made(log))
+        assert facts == {"fact": [1, "b"]}
+        assert tensors["x"].tolist() == [0, 1, 2]
+        assert times_made(log) == count
+    assert [file.name for file in (places / "data/.dias_index").glob("*.safetensors")] == ["n.safetensors"]
+
+
+def test_an_index_that_is_not_enough_is_made_again(places):
+    log = places / "log"
+    cached_index(places / "data", "n", 1, lambda: made(log), lambda facts: facts["fact"] == [1, "b"])
+    cached_index(places / "data", "n", 1, lambda: made(log), lambda facts: False)
+    assert times_made(log) == 2
+
+
+def test_a_ready_index_is_used_wherever_it_lies(places, monkeypatch):
+    log = places / "log"
+    cached_index(places / "data", "n", 1, lambda: made(log))
+    monkeypatch.setattr(index, "_alone", None)  # nothing has to be written to
+    cached_index(places / "data", "n", 1, lambda: made(log))
+    monkeypatch.setenv("DIAS_CACHE", str(places / "elsewhere"))
+    cached_index(places / "data", "n", 1, lambda: made(log))
+    assert times_made(log) == 1
+
+
+def test_where_the_data_can_not_be_written_to_the_users_folder_serves(places):
+    log = places / "log"
+    (places / "data/.dias_index").write_text("no folder")
+    cached_index(places / "data", "n", 1, lambda: made(log))
+    assert len(list((places / "home/dias_video").rglob("*.safetensors"))) == 1
+    cached_index(places / "data", "n", 1, lambda: made(log))
+    assert times_made(log) == 1
+
+
+@pytest.mark.parametrize("reason", ["no place", "no space"])
+def test_an_index_that_can_not_be_kept_costs_a_warning(places, monkeypatch, capsys, reason):
+    log = places / "log"
+    if reason == "no place":
+        (places / "data/.dias_index").write_text("no folder")
+        (places / "home").write_text("no folder")
+    else:
+
+        def full(*_, **__):
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(index, "replace_file", full)
+    facts, _ = cached_index(places / "data", "n", 1, lambda: made(log))
+    assert facts == {"fact": [1, "b"]}
+    assert "warning: the index of the data can't be kept" in capsys.readouterr().err
+
+
+def test_damaged_indices_are_made_again(places):
+    log = places / "log"
+    cached_index(places / "data", "n", 1, lambda: made(log))
+    file = places / "data/.dias_index/n.safetensors"
+    file.write_bytes(file.read_bytes()[:20])
+    cached_index(places / "data", "n", 1, lambda: made(log))
+    assert times_made(log) == 2
+
+
+def one_of_many(places):
+    def slowly():
+        time.sleep(1)
+        return made(places / "log")
+
+    facts, _ = cached_index(places / "data", "n", 1, slowly)
+    (places / f"seen{time.monotonic_ns()}").write_text(json.dumps(facts))
+
+
+def test_one_process_makes_it_and_the_others_wait(places):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=one_of_many, args=(places,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert times_made(places / "log") == 1
+    assert len(list(places.glob("seen*"))) == 3
+
+
+def test_a_process_that_fails_lets_the_next_one_try(places):
+    def fail():
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        cached_index(places / "data", "n", 1, fail)
+    cached_index(places / "data", "n", 1, lambda: made(places / "log"))
+    assert times_made(places / "log") == 1
+
+
+def test_counts_of_frames_are_kept_and_those_of_removed_files_forgotten(places):
+    files = [places / "data" / name for name in ("a", "b", "c")]
+    for file in files:
+        file.write_text(file.name)
+    opened = []
+
+    def count(file):
+        opened.append(file.name)
+        if file.name == "b":
+            raise ValueError("b is broken")
+        return 7
+
+    for _ in range(2):
+        problems = Problems("skip_and_report")
+        assert frame_counts(places / "data", "n", files, count, problems) == {files[0]: 7, files[2]: 7}
+        assert [problem.sentence for problem in problems] == ["b is broken"]
+    assert opened == ["a", "b", "c", "b"]
+    with pytest.raises(ValueError, match="b is broken"):
+        frame_counts(places / "data", "n", files, count, Problems())
+    files[0].unlink()
+    files[1].write_text("another b")
+    frame_counts(places / "data", "n", files[1:], lambda file: 8, Problems())
+    known, _ = index._load(index_files(places / "data", "n")[0], index.COUNTS_KEY)
+    assert {name: entry[2] for name, entry in known.items()} == {"b": 8, "c": 7}
+
+
+def test_an_interruption_keeps_what_was_counted(places):
+    files = [places / "data" / name for name in ("a", "b")]
+    for file in files:
+        file.write_text("x")
+
+    def interrupted(file):
+        if file.name == "b":
+            raise KeyboardInterrupt
+        return 3
+
+    with pytest.raises(KeyboardInterrupt):
+        frame_counts(places / "data", "n", files, interrupted, Problems())
+    opened = []
+    frame_counts(places / "data", "n", files, lambda file: opened.append(file.name) or 4, Problems())
+    assert opened == ["b"]
