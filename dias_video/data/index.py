@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,8 +24,10 @@ from dias_video.data.problems import Problems
 from dias_video.stores.files import replace_file
 
 FORMAT_VERSION = 2
-COUNTS_KEY = [FORMAT_VERSION, "frame_counts"]
+FILES_KEY = [FORMAT_VERSION, "files"]
 Index = tuple[dict[str, Any], dict[str, Tensor]]  # json-like facts, and tensors
+Arrays = dict[str, NDArray[Any]]
+Entry = tuple[list[int], Arrays]  # size and time of a file, and what was learned of it
 
 
 def index_files(folder: Path, name: str) -> list[Path]:
@@ -75,46 +80,65 @@ def cached_index(
     return index
 
 
-def frame_counts(
-    root: Path, name: str, files: Sequence[Path], count: Callable[[Path], int], problems: Problems
-) -> dict[Path, int]:
-    """Number of frames of each file that can be read, by opening those that are new or changed.
+def file_indices(
+    root: Path, name: str, files: Sequence[Path], build: Callable[[Path], Arrays], problems: Problems
+) -> dict[Path, Arrays]:
+    """What is learned of each file that can be read, by opening those that are new or have changed in size or time.
 
     Args:
         root: folder of the data set, which the index belongs to.
         name: of the index.
-        count: opens a file and says how many frames it has; raises ValueError if it can't.
+        build: opens a file and gives what it learns as arrays; raises ValueError if it can't.
         problems: told of each file that can't be read.
     """
     places = index_files(root, name)
     stats = {file: [(stat := file.stat()).st_size, stat.st_mtime_ns] for file in files}
     keys = {file: str(file.relative_to(root)) for file in files}
 
-    def missing(known: Mapping[str, list[int]]) -> list[Path]:
-        return [file for file in files if known.get(keys[file], [])[:2] != stats[file]]
+    def missing(known: Mapping[str, Entry]) -> list[Path]:
+        return [file for file in files if keys[file] not in known or known[keys[file]][0] != stats[file]]
 
-    known = _known_counts(places)
+    known = _known_files(places)
     if missing(known):
         with _alone(places) as place:
-            known = _known_counts(places)
-            new: dict[str, list[int]] = {}
+            known = _known_files(places)
+            new: dict[str, Entry] = {}
             try:
                 for file in tqdm(missing(known), desc="opening videos", unit="video", delay=2):
                     try:
-                        new[keys[file]] = [*stats[file], count(file)]
+                        new[keys[file]] = stats[file], build(file)
                     except ValueError as error:
                         problems.found(str(file), str(error))
             finally:  # what was opened before an interruption or an error need not be opened again
                 if new:
                     known = {key: entry for key, entry in known.items() if (root / key).exists()} | new
-                    _save(place, COUNTS_KEY, known, {})
+                    _save_files(place, known)
     unreadable = set(missing(known))
-    return {file: known[keys[file]][2] for file in files if file not in unreadable}
+    return {file: known[keys[file]][1] for file in files if file not in unreadable}
 
 
-def _known_counts(places: Sequence[Path]) -> dict[str, list[int]]:
-    found = (_load(place, COUNTS_KEY) for place in places)
-    return next((facts for facts, _ in filter(None, found)), {})
+def _known_files(places: Sequence[Path]) -> dict[str, Entry]:
+    found = filter(None, (_load(place, FILES_KEY) for place in places))
+    facts, tensors = next(found, ({}, {}))
+    arrays = {of: tensor.numpy() for of, tensor in tensors.items()}  # mapped, not read
+    return {
+        file: (seen, {of: arrays[of][start:stop] for of, (start, stop) in spans.items()})
+        for file, (seen, spans) in facts.items()
+    }
+
+
+def _save_files(place: Path | None, entries: Mapping[str, Entry]) -> None:
+    """Keep the arrays of all files, one behind the other, and where each begins and ends."""
+    facts: dict[str, Any] = {}
+    pieces: dict[str, list[NDArray[Any]]] = {}
+    ends: dict[str, int] = {}
+    for file, (seen, arrays) in entries.items():
+        spans = {of: (ends.get(of, 0), ends.get(of, 0) + len(array)) for of, array in arrays.items()}
+        facts[file] = seen, spans
+        for of, array in arrays.items():
+            pieces.setdefault(of, []).append(array)
+            ends[of] = spans[of][1]
+    _save(place, FILES_KEY, facts, {of: torch.from_numpy(np.concatenate(several)) for of, several in pieces.items()})
 
 
 @contextmanager

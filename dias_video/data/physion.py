@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from importlib.resources import files as package_files
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from dias_video.data.index import frame_counts
 from dias_video.data.paths import files_in
 from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import Sample, VideoInfo, frames_in_range
-from dias_video.data.video_file import VideoFiles
+from dias_video.data.video_file import Decoder, VideoFiles
 
 SPLITS = ("training", "readout", "test")
 SCENARIOS = ("collide", "contain", "dominoes", "drape", "drop", "link", "roll", "support")
@@ -48,6 +49,7 @@ class PhysionVideos:
         exclude_bad: leave out the 26 test stimuli that the authors found faulty.
         limit: use only the first so many videos of each scenario; None = all.
         on_error: ``raise``, or ``skip_and_report`` to leave out videos that can't be opened.
+        decoder: of the videos (:class:`~dias_video.data.video_file.VideoFiles`).
 
     Raises:
         ValueError: folders or labels are missing or damaged, or (``raise``) a video can't be opened.
@@ -62,6 +64,7 @@ class PhysionVideos:
         exclude_bad: bool = True,
         limit: int | None = None,
         on_error: OnError = "raise",
+        decoder: Decoder = "pyav",
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -80,18 +83,15 @@ class PhysionVideos:
             found = [(file, scenario) for file, scenario in found if scenario in scenarios]
         if limit is not None:
             found = [pair for name in SCENARIOS for pair in [p for p in found if p[1] == name][:limit]]
-        self._videos = VideoFiles()
-        counts = frame_counts(
-            self.root, f"physion-{split}", [file for file, _ in found], self._videos.num_frames, self.problems
-        )
-        self._files = [file for file, _ in found if file in counts]
+        self._videos = VideoFiles(decoder)
+        self._files = self._videos.indexed(self.root, [file for file, _ in found], self.problems)
         if not self._files:
             raise ValueError(f"{folder} leaves no {split} video; check data.root and data.scenarios")
         names = dict(found)
         self._infos = [
             VideoInfo(
                 f"{split}/{names[file]}/{file.stem}",
-                counts[file],
+                self._videos.num_frames(file),
                 table[stimulus(file.stem)] if split in LABELS else None,
                 names[file],
             )
@@ -118,6 +118,10 @@ class PhysionVideos:
         if info.label is not None:
             sample["label"] = info.label
         return sample
+
+    def times(self, index: int) -> NDArray[np.float64]:
+        """When each frame is shown (N,), in seconds since the first."""
+        return self._videos.times(self._files[index])
 
     def files(self, index: int) -> list[Path]:
         """The mp4."""

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dias_video.data.boxes import boxes_from_masks
 from dias_video.data.source import Sample, VideoInfo, frames_in_range
-from dias_video.data.video_file import VideoFiles
+from dias_video.data.video_file import Decoder, VideoFiles
 
 REMEDY = "simulate it again with scripts/simulate.py"
 
@@ -29,12 +30,13 @@ class SimulatedVideos:
         root: folder that holds the variants.
         split: ``variant/split``, or several joined by ``+``, for example ``toss/train+contact/training``.
         limit: use only the first so many videos of each split; None = all.
+        decoder: of the mp4 (:class:`~dias_video.data.video_file.VideoFiles`).
 
     Raises:
         ValueError: a folder is missing, holds no clip, or fewer than the simulator was asked for.
     """
 
-    def __init__(self, root: str | Path, split: str, limit: int | None = None) -> None:
+    def __init__(self, root: str | Path, split: str, limit: int | None = None, decoder: Decoder = "pyav") -> None:
         self.root = Path(root)
         self._clips: list[tuple[str, Path]] = []  # video id and path without extension
         for name in split.split("+"):
@@ -46,7 +48,7 @@ class SimulatedVideos:
         repeated = len(self._clips) - len({video_id for video_id, _ in self._clips})
         if repeated:
             raise ValueError(f"split {split!r} names a folder twice; name each once")
-        self._videos = VideoFiles()
+        self._videos = VideoFiles(decoder)
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -86,6 +88,10 @@ class SimulatedVideos:
         if info.scenario is not None:
             sample["scenario"] = info.scenario
         return sample
+
+    def times(self, index: int) -> NDArray[np.float64]:
+        """When each frame is shown (N,), in seconds since the first."""
+        return self._videos.times(_file(self._clips[index][1], ".mp4"))
 
     def files(self, index: int) -> list[Path]:
         """The mp4, the masks and the json."""

@@ -1,116 +1,163 @@
-"""Video files through decord: a few open readers per process, only the wanted frames decoded."""
+"""Frames of video files: exactly the ones asked for, only those decoded, a few open readers in each process."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Literal, Protocol, get_args
 
-import av
-import decord
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-REMEDY = "download it again or remove it"
-MATROSKA = frozenset({".webm", ".mkv"})
-SHORTFALL = 0.1  # part of the declared duration that may be missing
+from dias_video.data.animation import ANIMATIONS, AnimationReader, index_animation
+from dias_video.data.index import file_indices
+from dias_video.data.problems import Problems
+from dias_video.data.source import frames_in_range
+from dias_video.data.video_index import VideoIndex, index_video
+from dias_video.data.video_reader import VideoReader
+from dias_video.data.video_stream import RECODE
 
-# Readers of the parent process. Their threads don't exist after a fork, and closing one would wait for them forever.
+Decoder = Literal["pyav", "decord"]
+VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".mts", ".m2ts", ".flv", ".f4v"})
+VIDEO_EXTENSIONS |= {".wmv", ".mpg", ".mpeg", ".vob", ".3gp", ".ogv", ".mxf", ".gif", ".apng"}
+
+# Readers of the parent process. decord's threads don't exist after a fork, and closing it would wait for them forever.
 _INHERITED: list[OrderedDict[Path, Any]] = []
 
-decord.logging.set_level(decord.logging.QUIET)  # ffmpeg's; what matters is raised
+
+class Reader(Protocol):
+    """An open file."""
+
+    def read(self, frames: Sequence[int]) -> NDArray[np.uint8]:
+        """Frames (T,H,W,3) RGB in the order asked."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
 
 
 class VideoFiles:
-    """Reads frames of video files, keeping at most ``max_open`` decord readers open in each process.
+    """Reads frames of video files and animated pictures; frame k is always frame k of a whole decode.
 
     Readers belong to the process that opened them: after a fork or a copy into a worker everything is reopened.
+
+    Args:
+        decoder: ``pyav``, or ``decord`` for files of which it gives the same frames. Animations are read by Pillow.
+        max_open: readers kept open in each process.
+
+    Raises:
+        ValueError: an unknown decoder, or decord is not installed.
     """
 
-    def __init__(self, max_open: int = 2, num_threads: int = 1) -> None:
-        self.max_open, self.num_threads = max_open, num_threads
-        self._readers: OrderedDict[Path, Any] = OrderedDict()
+    def __init__(self, decoder: Decoder = "pyav", max_open: int = 8) -> None:
+        if decoder not in get_args(Decoder):
+            raise ValueError(f"decoder must be 'pyav' or 'decord', got {decoder!r}")
+        if decoder == "decord":
+            _decord()
+        self.decoder, self.max_open = decoder, max_open
+        self._indices: dict[Path, VideoIndex] = {}
+        self._readers: OrderedDict[Path, Reader] = OrderedDict()
         self._pid = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"max_open": self.max_open, "num_threads": self.num_threads}
+        return {**self.__dict__, "_readers": OrderedDict()}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        VideoFiles.__init__(self, **state)
+    def indexed(self, root: Path, files: Sequence[Path], problems: Problems) -> list[Path]:
+        """Index files of a data set, or take the index that was kept with the data, as long as they stay the same.
+
+        Args:
+            root: folder of the data set, which holds the files.
+            files: which.
+            problems: told of each file that can't be read.
+
+        Returns:
+            The files that can be read.
+        """
+        found = file_indices(root, f"videos-{self.decoder}", files, self._learn, problems)
+        self._indices |= {path: VideoIndex(**arrays) for path, arrays in found.items()}
+        return list(found)
 
     def num_frames(self, path: Path) -> int:
-        """Number of frames the file declares (its packets are listed, nothing is decoded).
+        """Number of frames that the file decodes to.
 
         Raises:
-            ValueError: the file is missing, unreadable or has no frames.
+            ValueError: the file is missing, unreadable, cut off or has no frames.
         """
-        return len(self._open(path))
+        return len(self._index(path).times)
+
+    def times(self, path: Path) -> NDArray[np.float64]:
+        """When each frame is shown (N,), in seconds since the first.
+
+        Raises:
+            ValueError: as ``num_frames``.
+        """
+        return self._index(path).times
 
     def read(self, path: Path, frames: Sequence[int]) -> Tensor:
         """Frames (T,3,H,W) uint8 RGB, in the order asked; decoding starts at the preceding key frame.
 
         Raises:
-            ValueError: the file is missing, unreadable, empty, or ends before a frame that it declares.
+            ValueError: the file is missing or unreadable, or a frame can't be decoded or does not exist.
         """
-        reader = self._open(path)
-        last = max(frames)
-        if last >= len(reader):
-            raise ValueError(f"{path} has {len(reader)} frames, frame {last} was asked for; {REMEDY}")
+        frames_in_range(frames, self.num_frames(path), str(path))
         try:
-            decoded = _decoded(reader, list(frames))  # (T,H,W,3)
-        except (RuntimeError, decord.DECORDError) as error:
+            decoded = self._open(path).read(frames)  # (T,H,W,3)
+        except ValueError:
             self._readers.pop(path, None)
-            raise ValueError(f"{path} can't be decoded up to frame {last}, it may be cut off; {REMEDY}") from error
+            raise
         return torch.from_numpy(decoded).permute(0, 3, 1, 2)  # channels last in memory: resizing is faster
 
-    def _open(self, path: Path) -> Any:
+    def _index(self, path: Path) -> VideoIndex:
+        if path not in self._indices:
+            self._indices[path] = VideoIndex(**self._learn(path))
+        return self._indices[path]
+
+    def _learn(self, path: Path) -> dict[str, NDArray[Any]]:
+        """The index of a file, by opening it."""
+        if path.suffix.lower() in ANIMATIONS:
+            return index_animation(path)._asdict()
+        index = index_video(path)
+        if self.decoder == "decord":
+            _decord().check(path, index)
+        if len(index.times) > 1 and not len(index.keys):
+            print(f"{path} can only be decoded in order, which is slow; {RECODE}", file=sys.stderr, flush=True)
+        return index._asdict()
+
+    def _open(self, path: Path) -> Reader:
         if self._pid != os.getpid():
             _INHERITED.append(self._readers)
             self._readers, self._pid = OrderedDict(), os.getpid()
         if path in self._readers:
             self._readers.move_to_end(path)
             return self._readers[path]
-        if not path.is_file():
-            raise ValueError(f"{path} is missing; check data.root")
-        try:
-            reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=self.num_threads)
-        except (RuntimeError, decord.DECORDError) as error:
-            raise ValueError(f"{path} is not a readable video (half downloaded?); {REMEDY}") from error
-        if len(reader) == 0:
-            raise ValueError(f"{path} has no frames; {REMEDY}")
-        if path.suffix.lower() in MATROSKA:
-            _check_duration(path, reader)
+        index = self._index(path)
+        if path.suffix.lower() in ANIMATIONS:
+            reader: Reader = AnimationReader(path)
+        elif self.decoder == "decord":
+            reader = _decord().DecordReader(path)
+        else:
+            reader = VideoReader(path, index)
         while len(self._readers) >= self.max_open:
-            self._readers.popitem(last=False)
+            self._readers.popitem(last=False)[1].close()
         self._readers[path] = reader
         return reader
 
 
-def _check_duration(path: Path, reader: Any) -> None:
-    """A cut-off Matroska file opens as a shorter one, without complaint: compare with the duration in its header.
+def _decord() -> ModuleType:
+    """The room of decord, which nothing loads unless it is asked for.
 
     Raises:
-        ValueError: frames are missing at the end.
+        ValueError: decord is not installed.
     """
-    with av.open(str(path)) as container:
-        declared = container.duration  # in microseconds, None in a live recording
-    ends = float(reader.get_frame_timestamp(len(reader) - 1)[1])
-    if declared is not None and ends < declared / 1e6 * (1 - SHORTFALL) - 2 / reader.get_avg_fps():
-        raise ValueError(f"{path} ends after {ends:.1f} of {declared / 1e6:.1f} seconds (half downloaded?); {REMEDY}")
-
-
-def _decoded(reader: Any, frames: list[int]) -> NDArray[np.uint8]:
-    """Frames (T,H,W,3) uint8."""
     try:
-        return reader.get_batch(frames).asnumpy()
-    except decord.DECORDError as error:
-        if "size must exactly match" not in str(error):
-            raise
-    # Rows are padded to 64 bytes; in frames narrower than 64 pixels decord 0.6 takes the padding for further channels.
-    padded = np.stack([reader[frame].asnumpy() for frame in frames])  # (T,H,W,C) with C > 3
-    rows = padded.reshape(*padded.shape[:2], -1)[:, :, : padded.shape[2] * 3]
-    return rows.reshape(*padded.shape[:3], 3)
+        from dias_video.data import decord_reader
+    except ModuleNotFoundError as error:
+        raise ValueError("decord is not installed (it exists for Linux on x86-64); set data.decoder=pyav") from error
+    return decord_reader

@@ -1,0 +1,159 @@
+"""The index of a video file: which packet each frame comes from, when it is shown, where decoding can begin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from dias_video.data.video_stream import RECODE, REMEDY, UNKNOWN, Key, VideoStream, known, number_of
+
+# Containers that hold one frame a packet, and codecs that code one: there the packets alone tell the frames. All other
+# files are decoded once from end to end.
+CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
+CODECS = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg", "prores", "dnxhd", "png"})
+PROBED = 8  # packets that are decoded there too, to see that it is so
+RESYNCING = frozenset(
+    {"mpegts", "mpeg"}
+)  # containers that are read from anywhere, where a packet may lack its beginning
+DECLARING = frozenset({"matroska,webm", "flv"})  # containers whose header tells when the last stream ends
+SHORTFALL = 0.01  # part of that time that may be missing, beside two frames
+
+
+class VideoIndex(NamedTuple):
+    """The frames of a video file: those of a whole decode."""
+
+    times: NDArray[np.float64]  # (N,) seconds since the first frame
+    size: NDArray[np.int64]  # (2,) H, W as decoded, before they are turned upright
+    packets: NDArray[np.int64]  # (N,) number of the packet that a frame comes from; empty where that can't be told
+    keys: NDArray[np.int64]  # (K,5) fields of ``Key``; empty where decoding can only begin at the beginning
+
+
+class _Frame(NamedTuple):
+    """A frame, in the order in which frames are shown."""
+
+    packet: int  # number of the packet that it comes from
+    key: bool
+
+
+class _Packet(NamedTuple):
+    """What its container tells of a packet."""
+
+    pts: int
+    dts: int
+    pos: int
+    key: bool
+    shown: bool  # not cut away by an edit list
+
+
+def index_video(path: Path) -> VideoIndex:
+    """Index a video file: by its packets where these tell all, else by decoding it.
+
+    Raises:
+        ValueError: missing, no video, damaged, cut off, without frames, or of frames of several sizes.
+    """
+    stream = VideoStream(path)
+    try:
+        packets = _list(path, stream)
+        frames = _by_time(stream, packets)
+        if frames:
+            most = [number for number, packet in enumerate(packets, 1) if packet.shown][:PROBED][-1]
+            decoded, size = _decode(path, most)
+            if decoded != [frame for frame in frames if frame.packet < most]:
+                frames = []
+        if not frames:
+            frames, size = _decode(path)
+    except av.FFmpegError as error:
+        raise ValueError(f"{path} can't be decoded, it may be cut off ({error.strerror}); {REMEDY}") from error
+    if not frames:
+        raise ValueError(f"{path} has no frames that can be decoded; {REMEDY}")
+    numbers = [frame.packet for frame in frames]
+    keys = [Key(at, n, *packets[n][:3]) for at, (n, key) in enumerate(frames) if key and packets[n].key]
+    stamps = [packets[n].pts if n >= 0 else UNKNOWN for n in numbers]
+    if -1 in numbers or len(set(numbers)) < len(numbers):  # the decoder does not tell, or makes several frames of one
+        numbers, keys = [], []
+    if len({(key.pts, key.pos) for key in keys}) < len(keys):
+        keys = []
+    times = _times(stream, stamps)
+    stream.close()
+    rows = np.array(keys, np.int64).reshape(-1, len(Key._fields))
+    return VideoIndex(times, np.array(size, np.int64), np.array(numbers, np.int64), rows)
+
+
+def _list(path: Path, stream: VideoStream) -> list[_Packet]:
+    """All packets of the pictures.
+
+    Raises:
+        ValueError: the file is cut off: within a packet, or before the time at which it says that it ends.
+    """
+    pictures, container = stream.stream, stream.container
+    packets: list[_Packet] = []
+    end = 0.0  # of the longest stream, in seconds
+    for packet in container.demux():
+        if packet.is_corrupt and container.format.name not in RESYNCING:
+            raise ValueError(f"{path} is cut off or damaged after {len(packets)} frames; {REMEDY}")
+        if packet.pts is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream is pictures and packet.size:
+            numbers = (known(packet.pts), known(packet.dts), known(packet.pos))
+            packets.append(_Packet(*numbers, packet.is_keyframe, not packet.is_discard))
+    declared = (container.duration or 0) / 1e6  # 0 where it was recorded live
+    if container.format.name in DECLARING and packets and end < declared * (1 - SHORTFALL - 2 / len(packets)):
+        raise ValueError(f"{path} ends after {end:.1f} of {declared:.1f} seconds (half downloaded?); {REMEDY}")
+    return packets
+
+
+def _by_time(stream: VideoStream, packets: Sequence[_Packet]) -> list[_Frame]:
+    """Frames in the order of their time stamps; none where the packets don't tell all."""
+    shown = sorted((packet.pts, number) for number, packet in enumerate(packets) if packet.shown)
+    if stream.container.format.name not in CONTAINERS or stream.codec not in CODECS or not shown:
+        return []
+    times = [pts for pts, _ in shown]
+    if UNKNOWN in times or len(set(times)) < len(times):
+        return []
+    if not packets[0].key or times[0] < packets[0].pts:  # what is shown before the first key frame is left out
+        return []
+    steps = np.diff(times) if len(times) > 1 else np.zeros(1)
+    if np.ptp(steps) > 1:  # more than rounding: where packets are lost, some decoders leave out others too
+        return []
+    return [_Frame(number, packets[number].key) for _, number in shown]
+
+
+def _decode(path: Path, most: int | None = None) -> tuple[list[_Frame], tuple[int, int]]:
+    """Frames that the first ``most`` packets decode to, and their (H,W).
+
+    Raises:
+        ValueError: the size changes.
+    """
+    stream = VideoStream(path)
+    found: list[_Frame] = []
+    size = (0, 0)
+    for frame in stream.frames(islice(stream.packets(), most)):
+        size = size if found else (frame.height, frame.width)
+        check_size(path, len(found), frame, size)
+        found.append(_Frame(number_of(frame), frame.key_frame))
+    stream.close()
+    return found, size
+
+
+def check_size(path: Path, number: int, frame: av.VideoFrame, size: tuple[int, int]) -> None:
+    """Refuse a video whose size (H,W) changes.
+
+    Raises:
+        ValueError: names the frame at which it does.
+    """
+    if (frame.height, frame.width) != size:
+        sizes = f"from {size[1]}x{size[0]} to {frame.width}x{frame.height}"
+        raise ValueError(f"{path} changes {sizes} at frame {number}; {RECODE}")
+
+
+def _times(stream: VideoStream, stamps: Sequence[int]) -> NDArray[np.float64]:
+    """Seconds since the first frame (N,), by time stamps where those rise from frame to frame, else by the rate."""
+    if UNKNOWN in stamps or any(after < before for before, after in pairwise(stamps)):
+        return np.arange(len(stamps)) / float(stream.stream.average_rate or 25)
+    return (np.array(stamps) - stamps[0]) * float(stream.stream.time_base or 1)
