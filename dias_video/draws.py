@@ -15,15 +15,18 @@ class Draws:
 
     In training the stream is a function of (seed, step, place in the global batch), in evaluation of (seed, video id).
     Drawn on the CPU, so that every device sees the same numbers.
+
+    ``progress`` is the part of the training that is done, in [0,1], for what a model does only later; in evaluation 1.
     """
 
-    def __init__(self, generators: list[torch.Generator]) -> None:
+    def __init__(self, generators: list[torch.Generator], progress: float = 1.0) -> None:
         self.generators = generators  # one a sample
+        self.progress = progress
 
     @classmethod
-    def for_step(cls, seed: int, step: int, places: range) -> Draws:
+    def for_step(cls, seed: int, step: int, places: range, progress: float = 1.0) -> Draws:
         """Draws of a training step, for the samples at these places of the global batch."""
-        return cls([_generator(np.random.SeedSequence([seed, step, place])) for place in places])
+        return cls([_generator(np.random.SeedSequence([seed, step, place])) for place in places], progress)
 
     @classmethod
     def for_videos(cls, seed: int, video_ids: Sequence[str]) -> Draws:

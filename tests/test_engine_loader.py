@@ -95,7 +95,7 @@ def test_a_dead_worker_is_reported() -> None:
 def torch_schedule(lr: float, steps: int, warmup: int) -> list[float]:
     """The same curve from PyTorch's schedulers."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
-    rise = LinearLR(optimizer, 1 / warmup, 1.0, warmup - 1)
+    rise = LinearLR(optimizer, 1e-12, 1.0, warmup)  # from 0, which it does not take
     fall = CosineAnnealingLR(optimizer, steps - warmup, eta_min=lr * 1e-3)
     both = SequentialLR(optimizer, [rise, fall], [warmup])
     rates = []
@@ -108,7 +108,8 @@ def torch_schedule(lr: float, steps: int, warmup: int) -> list[float]:
 
 def test_learning_rate_matches_pytorch() -> None:
     ours = [Optimization(lr=0.3, warmup=0.05).lr_at(step, 200) for step in range(200)]
-    np.testing.assert_allclose(ours, torch_schedule(0.3, 200, 10), rtol=1e-9)
+    assert ours[0] == 0  # as in the DIAS authors' code
+    np.testing.assert_allclose(ours, torch_schedule(0.3, 200, 10), rtol=1e-9, atol=1e-12)
 
 
 def test_learning_rate_ends_at_the_floor_and_stays() -> None:

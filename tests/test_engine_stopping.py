@@ -36,10 +36,10 @@ def test_without_decay_it_is_adam(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_decay_takes_its_part_of_every_weight(tmp_path: Path) -> None:
-    """In the first step, lr * weight_decay of the initial weights, whatever the gradient is."""
+    """In the first step that is not at rate 0, lr * weight_decay of the initial weights, whatever the gradient is."""
     lr, decay = 0.05, 0.3
-    with_decay = trained(tmp_path / "a", 1, lr=lr, weight_decay=decay)
-    without = trained(tmp_path / "b", 1, lr=lr)
+    with_decay = trained(tmp_path / "a", 2, lr=lr, weight_decay=decay)
+    without = trained(tmp_path / "b", 2, lr=lr)
     torch.manual_seed(3)
     start = Toy().state_dict()
     assert start["net.0.weight"].abs().max() > 0.1

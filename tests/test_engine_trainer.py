@@ -90,7 +90,8 @@ def by_hand(steps: int, lr: float, clip: float, weight: float) -> Toy:
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.param_groups[0]["lr"] = lr * (1e-3 + 0.999 * (1 + math.cos(math.pi * max(0, step - 1) / 5)) / 2)
+        fallen = lr * (1e-3 + 0.999 * (1 + math.cos(math.pi * (step - 1) / 5)) / 2)
+        optimizer.param_groups[0]["lr"] = 0.0 if step == 0 else fallen  # one step of warm-up, from 0
         optimizer.step()
     return model
 

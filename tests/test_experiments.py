@@ -62,7 +62,7 @@ def test_experiment_takes_a_step(tmp_path: Path, name, data, frames, slots, slot
         "trainer.precision=no", "trainer.num_workers=0", "trainer.logging.every=1", "trainer.optimization.warmup=0",
     )  # fmt: skip
     (row,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert {"reconstruction", "distillation"} <= row.keys()
+    assert {"reconstruction", "distillation", "live_first", "largest_share"} <= row.keys()
     assert all(math.isfinite(value) for value in row.values())
     assert row["grad_norm"] > 0
     dias = DIAS.from_pretrained(out / "checkpoints/last")

@@ -24,6 +24,34 @@ def test_gaussians() -> None:
     torch.testing.assert_close(separate(TOKENS, Draws.for_step(0, 0, range(B)))[0], separate.mean.expand(B, S, D))
 
 
+def test_initial_scales_are_the_released_ones() -> None:
+    """Shared: Xavier-uniform on (1,1,D), whose bound is sqrt(6 / 2D). One a slot: Xavier on (S,D), deviation D^-0.5."""
+    torch.manual_seed(0)
+    slots, dim = 7, 256
+    shared = GaussianInitializer(slots, dim)
+    for parameter in (shared.mean, shared.log_std):
+        assert float(parameter.abs().max()) == pytest.approx((6 / (2 * dim)) ** 0.5, rel=0.02)
+        assert float(parameter.abs().max()) <= (6 / (2 * dim)) ** 0.5
+    separate = GaussianInitializer(slots, dim, shared=False)
+    assert float(separate.mean.abs().max()) == pytest.approx((6 / (slots + dim)) ** 0.5, rel=0.02)
+    torch.testing.assert_close(separate.log_std, torch.full((slots, dim), dim**-0.5).log())
+
+
+@pytest.mark.parametrize("dim", [8, 64, 192])
+def test_queries_of_boxes_begin_at_the_scale_of_the_gaussian_and_apart(dim: int) -> None:
+    torch.manual_seed(0)
+    initializer = BoxInitializer(21, dim)
+    corners = torch.rand(40, 20, 2, 2, generator=torch.Generator().manual_seed(1)).sort(-2).values.flatten(-2)
+    tokens = torch.zeros(40, 6, dim)
+    queries, _ = initializer(tokens, Draws.for_step(0, 0, 40), corners, torch.ones(40, 20, dtype=torch.bool))
+    assert 0.7 < float(queries.square().mean().sqrt()) < 1.4
+    assert float(initializer.background.square().mean().sqrt()) > 0.6
+    unit = torch.nn.functional.normalize(queries, dim=-1)
+    cosine = (unit @ unit.mT)[:, ~torch.eye(21, dtype=torch.bool)]
+    assert float(cosine.mean()) < 0.6
+    assert initializer.embed[0].bias.abs().max() == initializer.embed[2].bias.abs().max() == 0
+
+
 def test_boxes_become_their_own_slots_and_absent_ones_are_off() -> None:
     initializer = BoxInitializer(S, D)
     boxes = torch.rand(B, K, 4, generator=torch.Generator().manual_seed(0)).sort(-1).values

@@ -225,8 +225,8 @@ def test_image_is_a_video_of_one_frame() -> None:
 def test_ablations_are_one_switch_each() -> None:
     batch, draws = clips(), lambda: Draws.for_step(0, 0, range(3))
     full = tiny_dias(threshold=0.4)
-    assert set(full(batch, draws())) == {"reconstruction", "distillation"}
-    assert set(tiny_dias(threshold=0.4, teacher=None)(batch, draws())) == {"reconstruction"}
+    assert set(full(batch, draws())) == {"reconstruction", "distillation", *DIAS.watched}
+    assert set(tiny_dias(threshold=0.4, teacher=None)(batch, draws())) == {"reconstruction", *DIAS.watched}
     scan = full.scan(batch, full.features(batch), draws())
     assert not scan.mask.all()
     unreduced = tiny_dias(threshold=None)

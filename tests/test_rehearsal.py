@@ -26,7 +26,8 @@ def test_a_rehearsal_merges_slots_that_are_alike_on_average(monkeypatch: pytest.
         end = CarryState(remembered, live, torch.arange(5)[None], age, torch.tensor([4 if state is None else 5]))
         maps = torch.zeros(1, 3, 5, N)
         slots = frames[None] if state is not None else torch.ones(1, 3, 5, 4)
-        return Scan(slots, torch.ones(1, 3, 5).bool(), torch.zeros(1, 3, 5).long(), maps, maps, end)
+        counts = torch.full((1, 3), 5)
+        return Scan(slots, torch.ones(1, 3, 5).bool(), torch.zeros(1, 3, 5).long(), maps, maps, counts, end)
 
     dias = tiny_dias(threshold=0.01)
     monkeypatch.setattr(dias, "scan", scan)

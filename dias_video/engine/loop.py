@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from dias_video.engine.checkpoint import Checkpoints, Saving
 from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
 from dias_video.engine.loader import KeyedDataset, Order, Share, batches, default_workers
 from dias_video.engine.ranks import Interrupted, Ranks, Signals
-from dias_video.engine.records import Records, sample_names
+from dias_video.engine.records import ALARM_STEPS, Records, sample_names
 from dias_video.engine.runlog import Logging, RunLog, check_folder
 from dias_video.engine.schedule import Optimization, Weight, check_weights, weight_at
 from dias_video.engine.sharding import full, join
@@ -36,6 +36,10 @@ class Trainer:
     The loss is the sum over terms of weight * mean over samples, the gradient that of the global batch: however many
     processes and micro-batches share it, the result is the same up to rounding. Everything random is a function of
     (seed, step), so a run continued from a checkpoint equals one that was never stopped.
+
+    Terms that the model names in ``watched`` are logged like losses and not minimised. After the warm-up the model's
+    ``alarm``, if it has one, is shown their means over ``ALARM_STEPS`` updates. The sentence it may answer is printed
+    once.
     """
 
     def __init__(
@@ -154,6 +158,8 @@ class _Run:
         self.accelerator, self.ranks = trainer.accelerator, trainer.ranks
         self.checkpoints = Checkpoints(out_dir / "checkpoints", trainer.saving.keep)
         self.log = RunLog(out_dir, trainer.logging.tracking, trainer.is_main, self.ranks.count)
+        self.watched: tuple[str, ...] = getattr(model, "watched", ())
+        self.alarmed = False
         self.saved: int | None = None
         self.bar: tqdm[Any] | None = None
 
@@ -208,7 +214,7 @@ class _Run:
         steps, pin = (state.step, trainer.max_steps), self.accelerator.device.type == "cuda"
         scaled, peak = self.accelerator.scaler is not None, trainer.logging.peak_tflops
         self.records = Records(self.ranks, trainer.batch_size, scaled, peak)
-        self.bar = self._progress()
+        self.bar = self._new_bar()
         # Closing ends the workers; left alone they would outlast an exception, since signals don't end them.
         with closing(batches(dataset, collate, order, trainer.share, steps, workers, pin)) as data:
             if state.unseen:
@@ -235,7 +241,7 @@ class _Run:
         for number, (batch, (start, stop)) in enumerate(zip(micro_batches, places, strict=True), 1):
             last = number == len(places)
             with nullcontext() if last else self.accelerator.no_sync(self.model), self.state.counting(stop - start):
-                draws = Draws.for_step(trainer.seed, step, range(start, stop))
+                draws = Draws.for_step(trainer.seed, step, range(start, stop), self._progress(step))
                 with self.accelerator.autocast():
                     terms = self.model(batch.to(self.accelerator.device), draws)
                 self.accelerator.backward(self._loss(terms) / len(places))
@@ -265,12 +271,17 @@ class _Run:
         return False
 
     def _loss(self, terms: Mapping[str, Tensor]) -> Tensor:
-        weights = self.trainer.weights
-        if unknown := weights.keys() - terms.keys():
-            raise ValueError(f"weights names {sorted(unknown)[0]!r}, but the model's loss terms are {sorted(terms)}")
-        progress = self.state.step / self.trainer.schedule_steps
-        parts = [weight_at(weights.get(name, 1.0), progress) * value.mean() for name, value in terms.items()]
-        return torch.stack(parts).sum()
+        weights, losses = self.trainer.weights, self._losses(terms)
+        if unknown := weights.keys() - set(losses):
+            raise ValueError(f"weights names {sorted(unknown)[0]!r}, but the model's loss terms are {sorted(losses)}")
+        progress = self._progress(self.state.step)
+        return torch.stack([weight_at(weights.get(name, 1.0), progress) * terms[name].mean() for name in losses]).sum()
+
+    def _losses(self, terms: Iterable[str]) -> list[str]:
+        return [name for name in terms if name not in self.watched]
+
+    def _progress(self, step: int) -> float:
+        return min(1.0, step / self.trainer.schedule_steps)
 
     def _after_step(self, epoch: int) -> None:
         trainer, step = self.trainer, self.state.step
@@ -287,6 +298,7 @@ class _Run:
             row = self.records.row(self.state.flops)
             with self.ranks.together():
                 self._log(epoch, row, found)
+            self._listen()
         if saves:
             self._save(found)
 
@@ -326,8 +338,8 @@ class _Run:
 
     def _log(self, epoch: int, row: dict[str, float], found: Mapping[str, float]) -> None:
         trainer, done = self.trainer, self.state.step - 1
-        weights = {name: trainer.weights.get(name, 1.0) for name in self.records.terms}
-        row["loss"] = sum(weight_at(w, done / trainer.schedule_steps) * row[name] for name, w in weights.items())
+        weights = {name: trainer.weights.get(name, 1.0) for name in self._losses(self.records.terms)}
+        row["loss"] = sum(weight_at(w, self._progress(done)) * row[name] for name, w in weights.items())
         row["lr"] = trainer.optimization.lr_at(done, trainer.schedule_steps)
         if trainer.optimization.max_skipped:
             row["skipped"] = self.state.skipped
@@ -335,6 +347,18 @@ class _Run:
         assert self.bar is not None
         shown = {"loss": f"{row['loss']:.4g}", "frames_s": f"{row['frames_per_s']:.3g}"}
         self.bar.set_postfix(shown | ({"mfu": f"{row['mfu']:.1%}"} if "mfu" in row else {}))
+
+    def _listen(self) -> None:
+        """Print, once, the alarm that the model gives at what was watched in the last updates after the warm-up."""
+        alarm, warmup = getattr(self.plain_model, "alarm", None), self.trainer.optimization.warmup
+        since = warmup * self.trainer.schedule_steps
+        if alarm is None or self.alarmed or self.state.step < since + ALARM_STEPS:
+            return
+        watched = {name: value for name, value in self.records.recent().items() if name in self.watched}
+        if watched and (sentence := alarm(watched)):
+            self.alarmed = True
+            if self.trainer.is_main:
+                print(f"warning: step {self.state.step}: {sentence}", file=sys.stderr, flush=True)
 
     def _save(self, found: Mapping[str, float]) -> None:
         if self.saved == self.state.step:
@@ -360,7 +384,7 @@ class _Run:
         if better:
             self.checkpoints.point("best", path)
 
-    def _progress(self) -> tqdm[Any]:
+    def _new_bar(self) -> tqdm[Any]:
         tty = sys.stderr.isatty()
         return tqdm(
             total=self.trainer.max_steps,

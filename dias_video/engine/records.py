@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from dias_video.engine.ranks import Ranks
+
+ALARM_STEPS = 50  # updates over whose mean a model is asked whether something is wrong
 
 
 class Step(NamedTuple):
@@ -35,6 +38,7 @@ class Records:
         self.num_frames = 1  # of a sample
         self._unchecked: list[Step] = []
         self._last: Step | None = None
+        self._recent: deque[Tensor] = deque(maxlen=ALARM_STEPS)  # each (terms,), this process's means of an update
         self._waited = 0.0
         self._steps = 0
         self._timed = 0.0
@@ -54,6 +58,7 @@ class Records:
         assert losses.shape == (len(self.terms), len(video_ids)), "a loss term must have one value a sample"
         self._last = Step(number, losses, norm.detach(), video_ids)
         self._unchecked.append(self._last)
+        self._recent.append(losses.mean(1))
         self._steps += 1
 
     @contextmanager
@@ -86,6 +91,16 @@ class Records:
             row["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self._steps, self._timed, self._waited = 0, 0.0, 0.0
         return row
+
+    def recent(self) -> dict[str, float]:
+        """Mean of every term over the last ``ALARM_STEPS`` updates; empty while there are fewer.
+
+        Waits for the device; every process calls it.
+        """
+        if len(self._recent) < ALARM_STEPS:
+            return {}
+        means = self.ranks.mean(torch.stack(list(self._recent)).double().mean(0).cpu())
+        return dict(zip(self.terms, means.tolist(), strict=True))
 
     def check_finite(self) -> None:
         """Look through the steps since the last call. Waits for the device; every process calls it.

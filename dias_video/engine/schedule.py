@@ -16,9 +16,10 @@ Weight = float | Mapping[str, Any]
 class Optimization:
     """Adam's settings. The learning rate belongs to the global batch and is never scaled by the number of processes.
 
-    ``lr`` is reached after a linear warm-up over the fraction ``warmup`` of the schedule, then falls on a cosine to
-    ``lr * floor`` at ``schedule_steps`` (None: the run's ``max_steps``), where it stays. A run that is to be continued
-    beyond ``max_steps`` on the same curve names its ``schedule_steps``. ``clip`` bounds the gradient's global norm.
+    ``lr`` is reached from 0 after a linear warm-up over the fraction ``warmup`` of the schedule, then falls on a cosine
+    to ``lr * floor`` at ``schedule_steps`` (None: the run's ``max_steps``), where it stays. A run that is to be
+    continued beyond ``max_steps`` on the same curve names its ``schedule_steps``. ``clip`` bounds the gradient's global
+    norm.
     ``weight_decay`` is decoupled (AdamW): every update also takes that part, times the learning rate, off each weight.
     ``max_skipped``: updates of a run that may be left out because a loss or gradient is not finite, before it stops
     (above 0 every step waits for the device).
@@ -52,7 +53,7 @@ class Optimization:
         """Learning rate of the update that follows ``step`` completed ones."""
         warmup_steps = math.ceil(self.warmup * schedule_steps)
         if step < warmup_steps:
-            return self.lr * (step + 1) / warmup_steps
+            return self.lr * step / warmup_steps
         done = min(1.0, (step - warmup_steps) / max(1, schedule_steps - warmup_steps))
         return self.lr * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done)))
 

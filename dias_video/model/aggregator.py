@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dias_video.draws import Draws
 from dias_video.model.attention import SlotAttention
 from dias_video.model.redundancy import LINKAGES, merge_redundant_slots
 from dias_video.pretrained.configured import Configured
@@ -21,6 +22,7 @@ class Aggregated(NamedTuple):
     first: Tensor  # (B,S,N) attention A_a^1 of the first iteration
     last: Tensor  # (B,S,N) attention A_a of the last iteration, zeros for dead slots
     maps: list[Tensor]  # attention of every iteration, each (B,S,N)
+    num_live: Tensor  # (B,) int64 slots that merging leaves, also where it was skipped this time
 
 
 class Aggregator(Configured, nn.Module):
@@ -32,6 +34,8 @@ class Aggregator(Configured, nn.Module):
         reinitialize: aggregate once more from the remaining slots (eq. 10). Off: reduction after the last iteration,
             as in SOLV (eq. 6-7).
         skip_merging: probability, in training, that a clip's slots are not merged (SOLV uses 0.1).
+        merge_warmup: part of the training over which the probability of merging rises from 0 to 1 - ``skip_merging``.
+            Slots that have not learned to differ yet would all be merged, and one slot alone learns nothing.
         linkage: of the clustering, ``complete`` or ``average``.
         rehearsal_threshold: as ``merge_threshold``, for the mean distance over the frames of a rehearsal
             (``DIAS.rehearse``).
@@ -45,6 +49,7 @@ class Aggregator(Configured, nn.Module):
         merge_threshold: float | None = 0.12,
         reinitialize: bool = True,
         skip_merging: float = 0.0,
+        merge_warmup: float = 0.0,
         linkage: str = "complete",
         bilevel: bool = False,
         rehearsal_threshold: float = 0.25,
@@ -54,6 +59,8 @@ class Aggregator(Configured, nn.Module):
             raise ValueError("reinitialize=true needs redundancy reduction: set merge_threshold, or reinitialize=false")
         if not 0 <= skip_merging < 1:
             raise ValueError(f"skip_merging is a probability below 1, got {skip_merging}")
+        if not 0 <= merge_warmup <= 1:
+            raise ValueError(f"merge_warmup is a part of the training, from 0 to 1, got {merge_warmup}")
         if linkage not in LINKAGES:
             raise ValueError(f"linkage must be one of {LINKAGES}, got {linkage!r}")
         if rehearsal_threshold < 0:
@@ -64,6 +71,7 @@ class Aggregator(Configured, nn.Module):
         self.merge_threshold = merge_threshold
         self.reinitialize = reinitialize
         self.skip_merging = skip_merging
+        self.merge_warmup = merge_warmup
         self.linkage = linkage
         self.bilevel = bilevel
         self.rehearsal_threshold = rehearsal_threshold
@@ -76,6 +84,12 @@ class Aggregator(Configured, nn.Module):
                 "re-initialised aggregation aggregates, reduces and aggregates again" if least == 2 else "none is none"
             )
             raise ValueError(f"{name} must be at least {least} ({why}), got {num_iterations}")
+
+    def skips(self, draws: Draws) -> Tensor | None:
+        """Which clips (B,) bool are not merged in this training step, on the CPU; None: all are merged."""
+        risen = 1.0 if draws.progress >= self.merge_warmup else draws.progress / self.merge_warmup
+        probability = 1 - risen * (1 - self.skip_merging)
+        return draws.uniform() < probability if probability > 0 else None
 
     def forward(
         self,
@@ -106,9 +120,10 @@ class Aggregator(Configured, nn.Module):
                 slots = slots.detach() + queries - queries.detach()
             slots, attention = self.attention(slots, keys, values, mask)
             maps.append(attention)
-        first, last = maps[0], maps[-1]
+        first, last, remaining = maps[0], maps[-1], mask
         if self.merge_threshold is not None:  # eq. 9
             merged = merge_redundant_slots(slots, self.merge_threshold, mask, age, self.linkage)
+            remaining = merged.mask
             if skip is not None:
                 merged = merged._replace(
                     slots=torch.where(skip[:, None, None], slots, merged.slots),
@@ -123,6 +138,7 @@ class Aggregator(Configured, nn.Module):
                 maps.append(last)
             else:  # a merged slot owns what its members owned
                 member = labels[:, None, :] == torch.arange(slots.shape[1], device=slots.device)[:, None]  # (B,S,S)
-                last = member.to(last.dtype) @ last
+                with torch.autocast(slots.device.type, enabled=False):  # which would round the attention
+                    last = member.to(last.dtype) @ last
             mask = live
-        return Aggregated(slots, mask, labels, first, last, maps)
+        return Aggregated(slots, mask, labels, first, last, maps, remaining.sum(-1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dias_video.model.layers import MLP, masked_softmax
+from dias_video.model.layers import MLP, masked_softmax, zero_biases
 from dias_video.pretrained.configured import Configured
 
 
@@ -32,6 +32,7 @@ class SlotAttention(Configured, nn.Module):
         self.gru = nn.GRUCell(slot_dim, slot_dim)
         self.norm_mlp = nn.LayerNorm(slot_dim)
         self.mlp = MLP(slot_dim, mlp_ratio * slot_dim)
+        zero_biases(self)
         if sharpness is not None:
             self._begin_as_clustering(sharpness)
 

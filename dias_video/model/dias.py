@@ -5,6 +5,7 @@ An image is a video of one frame. Equation numbers are the paper's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ Initializer = GaussianInitializer | BoxInitializer
 Decoder = RandomARDecoder | CausalDecoder | MLPDecoder | SlotMixerDecoder
 
 CARRIES = ("reseed", "persist")
+COLLAPSED = 1.5  # live slots a frame, on average, below which a model tells nothing apart
 MASK_SOURCES = ("decoder", "aggregation")
 
 
@@ -44,6 +46,7 @@ class Scan(NamedTuple):
     track_id: Tensor  # (B,T,S) int64
     first: Tensor  # (B,T,S,N) A_a^1
     last: Tensor  # (B,T,S,N) A_a
+    num_live: Tensor  # (B,T) int64 slots that merging leaves, also where it was skipped
     state: CarryState
 
 
@@ -69,6 +72,8 @@ class DIAS(Configured, nn.Module):
     Raises:
         ValueError: an unknown choice, or fewer than 2 iterations with re-initialisation.
     """
+
+    watched = ("live_first", "live_later", "largest_share")  # terms of forward that are logged and not minimised
 
     def __init__(
         self,
@@ -127,21 +132,42 @@ class DIAS(Configured, nn.Module):
         """Width of a slot, D."""
         return self.initializer.slot_dim
 
+    def train(self, mode: bool = True) -> DIAS:
+        """Switch between training and evaluation; the frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
     def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
-        """Loss terms of a training step, each (B,): ``reconstruction`` and, if on, ``distillation``, ``similarity``."""
+        """Terms of a training step, each (B,): ``reconstruction`` and, if on, ``distillation`` and ``similarity``, the
+        losses; and what is only watched (``watched``).
+        """
         features = self.features(batch)  # (B,T,N,C)
         target = self.targets(features)
         scan = self.scan(batch, features, draws)  # eq. 8-10
         decoded = self.decoder(scan.slots, scan.mask, target, draws)  # eq. 11, 18-22
         counted = decoded.scored & batch.frame_valid[..., None]
         predicted = decoded.reconstruction[..., : target.shape[-1]]
-        terms = {"reconstruction": reconstruction_loss(predicted, target, counted)}  # eq. 23
-        if self.teacher is not None:  # eq. 14-15
-            terms["distillation"] = distillation_loss(scan.first, scan.last, scan.mask, self.teacher, batch.frame_valid)
-        if self.similarity_temperature is not None:
-            logits = decoded.reconstruction[..., target.shape[-1] :]  # (B,T,N,N)
-            terms["similarity"] = similarity_loss(logits, features, self.similarity_temperature, batch.frame_valid)
-        return terms
+        with torch.autocast(features.device.type, enabled=False):  # counts of cells and logarithms need float32
+            terms = {"reconstruction": reconstruction_loss(predicted, target, counted)}  # eq. 23
+            if self.teacher is not None:  # eq. 14-15
+                terms["distillation"] = distillation_loss(
+                    scan.first, scan.last, scan.mask, self.teacher, batch.frame_valid
+                )
+            if self.similarity_temperature is not None:
+                logits = decoded.reconstruction[..., target.shape[-1] :]  # (B,T,N,N)
+                terms["similarity"] = similarity_loss(logits, features, self.similarity_temperature, batch.frame_valid)
+        return terms | watch(scan, batch.frame_valid)
+
+    def alarm(self, watched: Mapping[str, float]) -> str | None:
+        """A sentence for the user if the means of what is watched, over many updates, say that slots have collapsed."""
+        live = max(watched[name] for name in ("live_first", "live_later") if name in watched)
+        if self.num_slots == 1 or live >= COLLAPSED:
+            return None
+        return (
+            f"slots have collapsed: on average {live:.2f} of {self.num_slots} are left after merging; try "
+            "model.aggregator.merge_warmup=1.0, or a smaller model.aggregator.merge_threshold"
+        )
 
     def features(self, batch: VideoBatch) -> Tensor:
         """Frozen tokens (B,T,N,C): the cached ones if the batch has them, else all frames in one encoder call."""
@@ -173,15 +199,17 @@ class DIAS(Configured, nn.Module):
                     queries, mask, torch.full_like(mask, -1, dtype=torch.int64), mask.long() * 0, mask[:, 0].long() * 0
                 )
             skip = None if merge else torch.ones_like(mask[:, 0])  # (B,)
-            if merge and self.training and self.aggregator.skip_merging > 0:
-                skip = (draws.uniform() < self.aggregator.skip_merging).to(mask.device)
+            if merge and self.training:
+                skip = self.aggregator.skips(draws)
+                skip = None if skip is None else skip.to(mask.device)
             frame = self.aggregator(queries, keys[:, t], values[:, t], mask, iterations, state.age, skip)
             memory = self.transition.remember(state.slots, frame.slots, known=state.track_id >= 0)
             state = carried(state, memory, frame.mask)
-            outputs.append((frame.slots, frame.mask, state.track_id, frame.first, frame.last))
-        slots, masks, track_id, first, last = (torch.stack(column, 1) for column in zip(*outputs, strict=True))
+            outputs.append((frame.slots, frame.mask, state.track_id, frame.first, frame.last, frame.num_live))
+        columns = (torch.stack(column, 1) for column in zip(*outputs, strict=True))
+        slots, masks, track_id, first, last, num_live = columns
         assert state is not None
-        return Scan(slots, masks, track_id, first, last, state)
+        return Scan(slots, masks, track_id, first, last, num_live, state)
 
     def queries(
         self, batch: VideoBatch, t: int, tokens: Tensor, draws: Draws, state: CarryState | None
@@ -307,6 +335,25 @@ class DIAS(Configured, nn.Module):
         options = {"seed": seed, "boxes": boxes is not None, "rehearse": rehearse, "follow_edges": follow_edges}
         (tracked,) = track_videos(self, batch.windows(window), labels=True, **options)
         return tracked
+
+
+@torch.no_grad()
+def watch(scan: Scan, frame_valid: Tensor) -> dict[str, Tensor]:
+    """What tells whether slots share the frame, each (B,) float32.
+
+    ``live_first``, ``live_later``: slots that merging leaves on the first frame, and on the others (mean; absent from
+    clips of one frame). ``largest_share``: the part of the cells that the largest slot holds, mean over frames.
+    ``frame_valid`` (B,T) bool is False for padding.
+    """
+    num_live, valid = scan.num_live.float(), frame_valid.float()
+    terms = {"live_first": num_live[:, 0]}
+    if num_live.shape[1] > 1:
+        # A clip of one frame among longer ones has no later frame: its first one stands in.
+        later = (num_live[:, 1:] * valid[:, 1:]).sum(1) / valid[:, 1:].sum(1).clamp_min(1)
+        terms["live_later"] = torch.where(frame_valid[:, 1], later, num_live[:, 0])
+    cells = F.one_hot(scan.last.argmax(2), scan.last.shape[2]).float().mean(2)  # (B,T,S)
+    terms["largest_share"] = (cells.amax(-1) * valid).sum(1) / valid.sum(1)
+    return terms
 
 
 def carried(state: CarryState, slots: Tensor, mask: Tensor) -> CarryState:

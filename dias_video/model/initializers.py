@@ -7,6 +7,8 @@ Attention will look at, with queries (B,S,D) and the mask (B,S) of those that ar
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +20,10 @@ from dias_video.pretrained.configured import Configured
 class GaussianInitializer(Configured, nn.Module):
     """Queries sampled from learned Gaussians; boxes are not looked at.
 
-    ``shared``: one Gaussian for all slots, always sampled (else all slots would be equal). Otherwise one a slot,
-    sampled in training, its mean in evaluation, as in the authors' released code.
+    ``shared``: one Gaussian for all slots, always sampled (else all slots would be equal). It begins with a deviation
+    of about 1 around a mean of about 0, so that queries point in all directions. Otherwise one a slot, sampled in
+    training, its mean in evaluation; it begins with a deviation of D^-0.5. Both are the released initial scales. Under
+    the narrow one nearly all slots are redundant before training, so merging waits (``Aggregator.merge_warmup``).
     """
 
     def __init__(self, num_slots: int, slot_dim: int, shared: bool = True) -> None:
@@ -28,8 +32,12 @@ class GaussianInitializer(Configured, nn.Module):
             raise ValueError(f"num_slots must be at least 1, got {num_slots}")
         self.num_slots, self.slot_dim, self.shared = num_slots, slot_dim, shared
         self.mean = nn.Parameter(torch.empty(1 if shared else num_slots, slot_dim))
-        self.log_std = nn.Parameter(torch.full_like(self.mean, -0.5 * torch.tensor(float(slot_dim)).log().item()))
-        nn.init.xavier_uniform_(self.mean)
+        self.log_std = nn.Parameter(torch.full_like(self.mean, -0.5 * math.log(slot_dim)))
+        if shared:  # Xavier as of the released (1,1,D) tensors
+            nn.init.xavier_uniform_(self.mean[None])
+            nn.init.xavier_uniform_(self.log_std[None])
+        else:
+            nn.init.xavier_uniform_(self.mean)
 
     def forward(
         self, tokens: Tensor, draws: Draws, boxes: Tensor | None = None, box_valid: Tensor | None = None
@@ -71,8 +79,9 @@ class BoxInitializer(Configured, nn.Module):
         self.num_slots, self.slot_dim, self.box_dropout = num_slots, slot_dim, box_dropout
         self.grid = None if grid is None else (int(grid[0]), int(grid[1]))
         self.embed = MLP(fourier_features(torch.zeros(4)).numel(), hidden, slot_dim)
-        self.background = nn.Parameter(torch.randn(slot_dim) * slot_dim**-0.5)
+        self.background = nn.Parameter(torch.randn(slot_dim))
         self.seed = GaussianInitializer(num_slots, slot_dim)
+        self.embed.begin_at_unit_scale(4 * 4.0)  # a sine and a cosine: 1 for each of 4 coordinates and 4 octaves
         if grid is not None:  # begin with the tokens' mean alone
             self.embed.begin_at_zero()
             nn.init.zeros_(self.background)

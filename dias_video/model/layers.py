@@ -24,6 +24,15 @@ class MLP(nn.Sequential):
         if last.bias is not None:
             nn.init.zeros_(last.bias)
 
+    def begin_at_unit_scale(self, squared_norm: float) -> None:
+        """Make outputs of variance about 1 from inputs of this squared norm: normal weights, biases 0."""
+        first, last = self[0], self[2]
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        nn.init.normal_(first.weight, std=squared_norm**-0.5)
+        nn.init.normal_(last.weight, std=(0.425 * last.in_features) ** -0.5)  # E GELU(x)^2 = 0.425 of a standard normal
+        zero_biases(self)
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention over tokens (B,N,C) through the fused kernel."""
@@ -35,6 +44,8 @@ class SelfAttention(nn.Module):
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width, bias)
         self.out = nn.Linear(width, width, bias)
+        begin_as_attention(self.qkv)
+        zero_biases(self)
 
     def forward(self, x: Tensor, keys: Tensor | None = None, causal: bool = False) -> Tensor:
         """``keys`` (B,N) bool: True where a token may be attended to; a row with none attends to nothing."""
@@ -55,6 +66,8 @@ class CrossAttention(nn.Module):
         self.q = nn.Linear(width, width, bias)
         self.kv = nn.Linear(width, 2 * width, bias)
         self.out = nn.Linear(width, width, bias)
+        begin_as_attention(self.q, self.kv)
+        zero_biases(self)
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor, weights: bool = False) -> tuple[Tensor, Tensor | None]:
         """Attend to the live slots (``mask`` (B,S) bool).
@@ -70,6 +83,23 @@ class CrossAttention(nn.Module):
         attention = masked_softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, mask[:, None, None, :], dim=-1)
         y = attention.to(v.dtype) @ v
         return self.out(rearrange(y, "b a n d -> b n (a d)")), attention.mean(1)  # (B,N,S)
+
+
+def begin_as_attention(*projections: nn.Linear) -> None:
+    """Xavier-uniform weights as of the one (3C,C) matrix that ``nn.MultiheadAttention`` keeps for q, k and v."""
+    width = projections[0].in_features
+    bound = math.sqrt(6 / (width + 3 * width))
+    for projection in projections:
+        nn.init.uniform_(projection.weight, -bound, bound)
+
+
+def zero_biases(module: nn.Module) -> None:
+    """Make every bias of the linear layers and GRU cells inside ``module`` 0, as the authors' released code does."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.GRUCell)):
+            for name, parameter in part.named_parameters(recurse=False):
+                if name.startswith("bias"):
+                    nn.init.zeros_(parameter)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:

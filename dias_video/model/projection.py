@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dias_video.model.layers import fourier_features
+from dias_video.model.layers import fourier_features, zero_biases
 from dias_video.pretrained.configured import Configured
 
 
@@ -41,6 +41,7 @@ class Projection(Configured, nn.Module):
         self.norm = nn.LayerNorm(feature_dim)
         self.hidden = nn.Linear(feature_dim, out_dim)
         self.out = nn.Linear(out_dim, out_dim)
+        zero_biases(self)
         if residual:
             nn.init.zeros_(self.out.weight)
         self.position = None

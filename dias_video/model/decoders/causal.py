@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dias_video.draws import Draws
 from dias_video.model.decoders.decoded import Decoded, check_tokens
 from dias_video.model.decoders.slot_transformer import SlotTransformer
+from dias_video.model.layers import zero_biases
 from dias_video.pretrained.configured import Configured
 
 
@@ -47,6 +48,7 @@ class CausalDecoder(Configured, nn.Module):
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.num_tokens, width)))
         self.transformer = SlotTransformer(slot_dim, width, num_layers, num_heads, mlp_ratio)
         self.readout = nn.Identity() if width == feature_dim else nn.Linear(width, feature_dim)
+        zero_biases(self)
 
     def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
         """Slots (B,T,S,D) to tokens (B,T,N,C); ``draws`` choose the orders, without them it is the first."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dias_video.draws import Draws
 from dias_video.model.decoders.decoded import Decoded, check_tokens
-from dias_video.model.layers import masked_softmax
+from dias_video.model.layers import masked_softmax, zero_biases
 from dias_video.pretrained.configured import Configured
 
 
@@ -23,6 +23,7 @@ class MLPDecoder(Configured, nn.Module):
         widths = [slot_dim] + [hidden] * (num_layers - 1)
         hidden_layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(widths)]
         self.mlp = nn.Sequential(*hidden_layers, nn.Linear(widths[-1], feature_dim + 1))
+        zero_biases(self)
 
     def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
         """Slots (B,T,S,D) to tokens (B,T,N,C); ``target`` and ``draws`` change nothing."""

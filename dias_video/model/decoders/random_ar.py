@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dias_video.draws import Draws
 from dias_video.model.decoders.decoded import Decoded, check_tokens
 from dias_video.model.decoders.slot_transformer import SlotTransformer
+from dias_video.model.layers import zero_biases
 from dias_video.pretrained.configured import Configured
 
 MODES = ("parallel", "next_token")
@@ -59,6 +60,7 @@ class RandomARDecoder(Configured, nn.Module):
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_tokens, width)))  # E_p
         self.transformer = SlotTransformer(slot_dim, width, num_layers, num_heads, mlp_ratio)
         self.readout = nn.Identity() if width == feature_dim else nn.Linear(width, feature_dim)
+        zero_biases(self)
 
     def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
         """Slots (B,T,S,D), live where ``mask`` (B,T,S), to tokens (B,T,N,C); the module says what the others do."""

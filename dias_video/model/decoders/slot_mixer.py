@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dias_video.draws import Draws
 from dias_video.model.decoders.decoded import Decoded, check_tokens
 from dias_video.model.decoders.slot_transformer import SlotTransformer
-from dias_video.model.layers import MLP, masked_softmax
+from dias_video.model.layers import MLP, masked_softmax, zero_biases
 from dias_video.pretrained.configured import Configured
 
 
@@ -34,6 +34,7 @@ class SlotMixerDecoder(Configured, nn.Module):
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(slot_dim, width, bias=False)
         self.render = nn.Sequential(nn.Linear(slot_dim, hidden), nn.ReLU(), MLP(hidden, hidden, feature_dim))
+        zero_biases(self)
 
     def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
         """Slots (B,T,S,D) to tokens (B,T,N,C); ``target`` and ``draws`` change nothing."""

@@ -1,0 +1,76 @@
+"""What is named after a paper is the paper's: every number of such an experiment against tests/facts.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FACTS: dict[str, dict[str, list[Any]]] = yaml.load(Path(__file__).with_name("facts.yaml").read_text(), yaml.SafeLoader)
+PAPERS = {"train_video/coco", "train_video/movi_d", "train_video/ytvis"}
+
+
+def as_numbers(value: Any) -> Any:
+    """YAML reads 2e-4 as text, Hydra as a number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def settings(experiment: str) -> dict[str, Any]:
+    """The composed configuration with the model's part replaced by all of its arguments, defaults included."""
+    script, name = experiment.split("/", 1)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose(script, [f"experiment/{script}={name}", "data.root=x", "out_dir=x"])
+    composed: Any = OmegaConf.to_container(config, resolve=True)
+    OmegaConf.update(config, "model.encoder.weights", "random")
+    composed["model"] = instantiate(config.model).config
+    return composed
+
+
+def leaves(tree: Any, path: str = "") -> dict[str, Any]:
+    """Every leaf by its dotted name."""
+    if not isinstance(tree, dict):
+        return {path: tree}
+    found: dict[str, Any] = {}
+    for name, branch in tree.items():
+        found |= leaves(branch, f"{path}.{name}" if path else name)
+    return found
+
+
+def test_every_experiment_named_after_a_paper_has_facts() -> None:
+    assert FACTS.keys() == PAPERS
+
+
+@pytest.mark.parametrize("experiment", sorted(PAPERS))
+def test_settings_are_those_of_the_facts(experiment: str) -> None:
+    found = leaves(settings(experiment))
+    for option, (value, *_) in FACTS[experiment].items():
+        assert option in found, f"{experiment} has no {option}"
+        assert as_numbers(found[option]) == as_numbers(value), option
+
+
+@pytest.mark.parametrize("experiment", sorted(PAPERS))
+def test_every_number_that_the_experiment_sets_has_a_row(experiment: str) -> None:
+    written = yaml.load((CONFIGS / f"experiment/{experiment}.yaml").read_text(), yaml.SafeLoader)
+    written.pop("defaults")
+    assert leaves(written).keys() <= FACTS[experiment].keys()
+
+
+def test_every_row_has_a_source_and_every_deviation_a_reason() -> None:
+    sources = ("paper", "released", "benchmark", "SOLV", "linear", "ours")
+    for experiment, rows in FACTS.items():
+        for option, (value, source, *deviation) in rows.items():
+            assert str(source).startswith(sources), (experiment, option)
+            assert len(deviation) in (0, 2), (experiment, option)
+            if deviation:
+                published, reason = deviation
+                assert as_numbers(published) != as_numbers(value), (experiment, option)
+                assert len(reason) > 10, (experiment, option)
