@@ -43,7 +43,7 @@ def test_queries_of_boxes_begin_at_the_scale_of_the_gaussian_and_apart(dim: int)
     initializer = BoxInitializer(21, dim)
     corners = torch.rand(40, 20, 2, 2, generator=torch.Generator().manual_seed(1)).sort(-2).values.flatten(-2)
     tokens = torch.zeros(40, 6, dim)
-    queries, _ = initializer(tokens, Draws.for_step(0, 0, 40), corners, torch.ones(40, 20, dtype=torch.bool))
+    queries, _ = initializer(tokens, Draws.for_step(0, 0, range(40)), corners, torch.ones(40, 20, dtype=torch.bool))
     assert 0.7 < float(queries.square().mean().sqrt()) < 1.4
     assert float(initializer.background.square().mean().sqrt()) > 0.6
     unit = torch.nn.functional.normalize(queries, dim=-1)

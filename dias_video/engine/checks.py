@@ -34,3 +34,9 @@ def check_flag(option: str, value: Any) -> None:
     """Raise ValueError unless ``value`` is true or false."""
     if not isinstance(value, bool):
         raise ValueError(f"{option} must be true or false, got {value!r}")
+
+
+def check_group(option: str, value: object, kind: type) -> None:
+    """Raise ValueError unless ``value`` is a ``kind`` or None."""
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(f"{option} must be a group of options ({kind.__name__}), got {value!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dias_video.draws import Draws
+from dias_video.engine.alarm import Alarm
 from dias_video.engine.checkpoint import Checkpoints, Saving
-from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
+from dias_video.engine.checks import check_choice, check_flag, check_group, check_integer, check_number
 from dias_video.engine.loader import KeyedDataset, Order, Share, batches, default_workers
 from dias_video.engine.ranks import Interrupted, Ranks, Signals
-from dias_video.engine.records import ALARM_STEPS, Records, sample_names
+from dias_video.engine.records import Records, sample_names
 from dias_video.engine.runlog import Logging, RunLog, check_folder
 from dias_video.engine.schedule import Optimization, Weight, check_weights, weight_at
 from dias_video.engine.sharding import full, join
@@ -37,9 +38,7 @@ class Trainer:
     processes and micro-batches share it, the result is the same up to rounding. Everything random is a function of
     (seed, step), so a run continued from a checkpoint equals one that was never stopped.
 
-    Terms that the model names in ``watched`` are logged like losses and not minimised. After the warm-up the model's
-    ``alarm``, if it has one, is shown their means over ``ALARM_STEPS`` updates. The sentence it may answer is printed
-    once.
+    Terms that the model names in ``watched`` are logged like losses and not minimised (``Alarm``).
     """
 
     def __init__(
@@ -86,7 +85,12 @@ class Trainer:
         if num_workers is not None:
             check_integer("num_workers", num_workers, least=0)
         check_weights(weights or {})
-        _check_settings(optimization, saving, logging)
+        for option, value, kind in (
+            ("optimization", optimization, Optimization),
+            ("saving", saving, Saving),
+            ("logging", logging, Logging),
+        ):
+            check_group(option, value, kind)
         if precision == "fp16" and not torch.cuda.is_available():
             raise ValueError("precision=fp16 needs a GPU; use bf16 or no")
         self.max_steps, self.batch_size, self.seed = max_steps, batch_size, seed
@@ -158,8 +162,7 @@ class _Run:
         self.accelerator, self.ranks = trainer.accelerator, trainer.ranks
         self.checkpoints = Checkpoints(out_dir / "checkpoints", trainer.saving.keep)
         self.log = RunLog(out_dir, trainer.logging.tracking, trainer.is_main, self.ranks.count)
-        self.watched: tuple[str, ...] = getattr(model, "watched", ())
-        self.alarmed = False
+        self.alarm = Alarm(model, trainer.optimization.warmup * trainer.schedule_steps)
         self.saved: int | None = None
         self.bar: tqdm[Any] | None = None
 
@@ -271,14 +274,11 @@ class _Run:
         return False
 
     def _loss(self, terms: Mapping[str, Tensor]) -> Tensor:
-        weights, losses = self.trainer.weights, self._losses(terms)
+        weights, losses = self.trainer.weights, self.alarm.losses(terms)
         if unknown := weights.keys() - set(losses):
             raise ValueError(f"weights names {sorted(unknown)[0]!r}, but the model's loss terms are {sorted(losses)}")
         progress = self._progress(self.state.step)
         return torch.stack([weight_at(weights.get(name, 1.0), progress) * terms[name].mean() for name in losses]).sum()
-
-    def _losses(self, terms: Iterable[str]) -> list[str]:
-        return [name for name in terms if name not in self.watched]
 
     def _progress(self, step: int) -> float:
         return min(1.0, step / self.trainer.schedule_steps)
@@ -298,7 +298,8 @@ class _Run:
             row = self.records.row(self.state.flops)
             with self.ranks.together():
                 self._log(epoch, row, found)
-            self._listen()
+            if self.alarm.due(self.state.step):
+                self.alarm.listen(self.state.step, self.records.recent(), trainer.is_main)
         if saves:
             self._save(found)
 
@@ -338,7 +339,7 @@ class _Run:
 
     def _log(self, epoch: int, row: dict[str, float], found: Mapping[str, float]) -> None:
         trainer, done = self.trainer, self.state.step - 1
-        weights = {name: trainer.weights.get(name, 1.0) for name in self._losses(self.records.terms)}
+        weights = {name: trainer.weights.get(name, 1.0) for name in self.alarm.losses(self.records.terms)}
         row["loss"] = sum(weight_at(w, self._progress(done)) * row[name] for name, w in weights.items())
         row["lr"] = trainer.optimization.lr_at(done, trainer.schedule_steps)
         if trainer.optimization.max_skipped:
@@ -347,18 +348,6 @@ class _Run:
         assert self.bar is not None
         shown = {"loss": f"{row['loss']:.4g}", "frames_s": f"{row['frames_per_s']:.3g}"}
         self.bar.set_postfix(shown | ({"mfu": f"{row['mfu']:.1%}"} if "mfu" in row else {}))
-
-    def _listen(self) -> None:
-        """Print, once, the alarm that the model gives at what was watched in the last updates after the warm-up."""
-        alarm, warmup = getattr(self.plain_model, "alarm", None), self.trainer.optimization.warmup
-        since = warmup * self.trainer.schedule_steps
-        if alarm is None or self.alarmed or self.state.step < since + ALARM_STEPS:
-            return
-        watched = {name: value for name, value in self.records.recent().items() if name in self.watched}
-        if watched and (sentence := alarm(watched)):
-            self.alarmed = True
-            if self.trainer.is_main:
-                print(f"warning: step {self.state.step}: {sentence}", file=sys.stderr, flush=True)
 
     def _save(self, found: Mapping[str, float]) -> None:
         if self.saved == self.state.step:
@@ -401,13 +390,6 @@ class _Run:
         if self.bar is not None:
             self.bar.close()
         self.log.close()
-
-
-def _check_settings(optimization: object, saving: object, logging: object) -> None:
-    given = {"optimization": (optimization, Optimization), "saving": (saving, Saving), "logging": (logging, Logging)}
-    for option, (value, kind) in given.items():
-        if value is not None and not isinstance(value, kind):
-            raise ValueError(f"{option} must be a group of options ({kind.__name__}), got {value!r}")
 
 
 def _has_compiler() -> bool:
