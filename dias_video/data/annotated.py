@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from dias_video.data.problems import Problem
 from dias_video.data.source import VOID, Sample, VideoInfo, frames_in_range
 from dias_video.data.transforms import nearest
 
+Unlabelled = Literal["void", "background"]  # what pixels count as that an annotator left open
 FACTORS = (1, 2, 4, 8)  # by which a JPEG may be decoded smaller
 
 

@@ -1,0 +1,102 @@
+"""ClevrTex as downloaded: scenes of textured objects, as videos of one frame."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dias_video.data.annotated import AnnotatedVideos, Clip, MaskPictures
+from dias_video.data.paths import Choice, files_under
+from dias_video.data.pictures import ids_of, opened
+from dias_video.data.problems import OnError, Problems, one_of
+
+SCENES = {"full": 50_000, "outd": 10_000, "pbg": 20_000, "vbg": 20_000, "grassbg": 20_000, "camo": 20_000}
+PICTURE = re.compile(r"(?:.*/)?CLEVRTEX_[a-z]+_(\d{6})\.png", re.ASCII)
+Split = Literal["train", "val", "test", "all"]
+SHARES = {"test": (0.0, 0.1), "val": (0.1, 0.2), "train": (0.2, 1.0), "all": (0.0, 1.0)}  # of the scenes' numbers
+
+
+class ClevrTexImages(AnnotatedVideos):
+    """Scenes of ClevrTex or one of its variants (Karazija et al., 2021), with masks of up to 10 objects.
+
+    The archives ``clevrtex_full_part1..5.tar.gz`` are one: ``cat clevrtex_full_part*.tar.gz | tar xz``.
+
+    Args:
+        root: folder that holds ``clevrtex_<variant>/<number>/CLEVRTEX_*.png``, or is that.
+        variant: ``full``, ``outd`` (other shapes and materials, all of it for tests), ``pbg``, ``vbg``, ``grassbg`` or
+            ``camo``.
+        split: by the authors' rule the first tenth of the scenes is ``test``, the second ``val``, the others ``train``;
+            or ``all``.
+        on_error: ``raise``, or ``skip_and_report`` to leave out scenes without a mask.
+
+    Raises:
+        ValueError: no scene is there, an option is none of its values, or (``raise``) scenes or masks are missing.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        variant: str = "full",
+        split: Split = "train",
+        on_error: OnError = "raise",
+    ) -> None:
+        if variant not in SCENES:
+            raise ValueError(f"variant must be one of {', '.join(SCENES)}, got {variant!r}")
+        low, high = SHARES[one_of("split", split, Split)]
+        folder = _folder(Path(root), variant)
+        files = files_under(folder, (".png",), Choice("CLEVRTEX_*.png"))
+        found = {int(match[1]): match[0] for file in files if (match := PICTURE.fullmatch(file))}
+        if not found:
+            raise ValueError(f"{folder} holds no CLEVRTEX_{variant}_*.png; {_unpack(folder, variant)}")
+        masks, total = set(files), max(found) + 1
+        problems = Problems(on_error)
+        if total != SCENES[variant]:
+            sentence = f"{folder} holds {total} of {SCENES[variant]} scenes; splits are parts of what is there"
+            problems.note(str(folder), sentence, harmless=True)
+        names = []
+        for number in range(int(low * total), int(high * total)):
+            if number not in found:
+                problems.found(str(number), f"{folder} has no scene {number:06d}; {_unpack(folder, variant)}")
+            elif (mask := _mask_of(found[number])) not in masks:
+                problems.found(found[number], f"{folder / mask} is missing; {_unpack(folder, variant)}")
+            else:
+                names.append(found[number])
+        clips = [Clip(Path(name).stem, folder, [name]) for name in names]
+        super().__init__(
+            clips, MaskPictures([[folder / _mask_of(name)] for name in names], read_mask), folder, problems
+        )
+
+
+def _folder(root: Path, variant: str) -> Path:
+    """Where a variant was unpacked.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    name = f"clevrtex_{variant}"
+    for place in [root / name, *([root] if root.resolve().name == name else [])]:
+        if place.is_dir():
+            return place
+    raise ValueError(f"{root / name} is not a folder; check data.root, or {_unpack(root / name, variant)}")
+
+
+def _unpack(folder: Path, variant: str) -> str:
+    parts = f"clevrtex_{variant}_part*.tar.gz" if variant == "full" else f"clevrtex_{variant}.tar.gz"
+    return f"unpack the archives in {folder.parent}: cat {parts} | tar xz"
+
+
+def _mask_of(picture: str) -> str:
+    return picture.removesuffix(".png") + "_flat.png"
+
+
+def read_mask(file: Path) -> NDArray[np.int32]:
+    """Ids (H,W) of the objects of a scene, 0 background.
+
+    Raises:
+        ValueError: missing, damaged or in colour.
+    """
+    return ids_of(opened(file), str(file))
