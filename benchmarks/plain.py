@@ -88,8 +88,8 @@ class Plain:
             mask = alive
             outputs.append((slots, mask, first, last))
         slots, mask, first, last = (torch.stack(column, 1) for column in zip(*outputs, strict=True))
-        predicted, attention, scored = self.decode(slots, mask, model.targets(features), draws)
-        error = (predicted.float() - model.targets(features)).square().mean(-1)
+        predicted, attention, scored = self.decode(slots, mask, features, draws)
+        error = (predicted.float() - features).square().mean(-1)
         losses = {
             "reconstruction": ((error * scored).sum((1, 2)) / scored.sum((1, 2)).clamp_min(1)).mean(),
             "distillation": distillation(first, last, mask),

@@ -143,8 +143,7 @@ def breakdown(
         features = model.features(batch)
         with torch.no_grad():
             scan = model.scan(batch, features, draws())
-            target = model.targets(features)
-            decoded = model.decoder(scan.slots, scan.mask, target, draws())
+            decoded = model.decoder(scan.slots, scan.mask, features, draws())
     slots, first, predicted = (
         x.detach().float().requires_grad_() for x in (scan.slots, scan.first, decoded.reconstruction)
     )
@@ -160,11 +159,11 @@ def breakdown(
 
     def decoding() -> None:
         with autocast(bench, dtype):
-            found = model.decoder(slots, scan.mask, target, draws())
+            found = model.decoder(slots, scan.mask, features, draws())
         back(found.reconstruction)
 
     def losses() -> None:
-        terms = reconstruction_loss(predicted, target, counted)
+        terms = reconstruction_loss(predicted, features, counted)
         if model.teacher is not None:
             terms = terms + distillation_loss(first, scan.last, scan.mask, model.teacher, batch.frame_valid)
         terms.mean().backward()
@@ -186,7 +185,7 @@ def breakdown(
         "of them the matching, on the host": lambda: matching(first, scan),
     }
     rows = bench.compare(f"parts of the step, {name}", parts, batch.frame_valid.numel())
-    back(model.decoder(slots, scan.mask, target, draws()).reconstruction)
+    back(model.decoder(slots, scan.mask, features, draws()).reconstruction)
     aggregation()  # every parameter has a gradient
     units = batch.frame_valid.numel()
     alone = bench.compare(f"parts of the step, {name}", {"optimizer": optimizer}, units)

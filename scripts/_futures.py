@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from _cached import CachedSource
 from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
@@ -18,6 +17,7 @@ from dias_video.model.dias import DIAS
 from dias_video.visualize import colour_masks, overlay, side_by_side, write_gif
 from slotformer.cache import CachedVideo, SlotCache
 from slotformer.futures import decode_masks, score_frames
+from slotformer.origin import CachedVideos
 from slotformer.report import write_csv
 from slotformer.statistics import deviation, interval
 
@@ -45,7 +45,7 @@ def gif(path: Path, sample: Sample, masks: dict[str, Tensor], burn_in: int, fps:
 
 
 def pictures(
-    cfg: DictConfig, futures: Sequence[SlotCache], dias: DIAS, cache: SlotCache, source: CachedSource, out_dir: Path
+    cfg: DictConfig, futures: Sequence[SlotCache], dias: DIAS, cache: SlotCache, source: CachedVideos, out_dir: Path
 ) -> dict[str, Any]:
     """Decode rollouts of some videos; write GIFs of the first model's and, where masks are, scores a step of all's."""
     burn_in, stride, steps = (futures[0].header[name] for name in ("burn_in", "stride", "steps"))

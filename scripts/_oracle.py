@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from _cached import CachedSource
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,11 +15,12 @@ from dias_video.tracking import track_videos
 from slotformer.cache import SlotCache
 from slotformer.errors import normalised_error
 from slotformer.oracle import same_objects
+from slotformer.origin import CachedVideos
 from slotformer.rollouter import Dynamics, scored_live
 from slotformer.statistics import Values
 
 
-def encode_anew(dias: DIAS, cache: SlotCache, source: CachedSource, name: str, frames: range) -> Tensor:
+def encode_anew(dias: DIAS, cache: SlotCache, source: CachedVideos, name: str, frames: range) -> Tensor:
     """Slots (T,S,D) of some frames alone, zeros where dead; queries as in the cache, or with other noise."""
     sample = source.read(name, frames)
     protocol = cache.header["protocol"]
@@ -30,7 +30,7 @@ def encode_anew(dias: DIAS, cache: SlotCache, source: CachedSource, name: str, f
 
 
 def oracle_errors(
-    model: Dynamics, dias: DIAS, cache: SlotCache, source: CachedSource, names: Sequence[str], steps: int
+    model: Dynamics, dias: DIAS, cache: SlotCache, source: CachedVideos, names: Sequence[str], steps: int
 ) -> Values:
     """Normalised errors (V,R) of the oracle on ``names``, NaN where nothing is scored."""
     first, stride = (model.burn_in - 1) * model.stride, model.stride

@@ -12,7 +12,7 @@ import torch
 from _main import entry
 from accelerate import Accelerator
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from dias_video.data.features import cached_features
@@ -36,7 +36,8 @@ def main(cfg: DictConfig) -> None:
     source: VideoSource = instantiate(cfg.data[cfg.split])
     features = cached_features(cfg.features, model.encoder)
     with_boxes = bool(cfg.boxes) and model.takes_boxes and has_boxes(source)
-    header = describe(cfg, model, source, with_boxes)
+    transform = instantiate(cfg.data.eval_transform)
+    header = describe(cfg, model, source, transform, with_boxes)
     rank, world = processes.process_index, processes.num_processes
     # The header is claimed and the folder checked by the first process before the others look at it.
     with processes.main_process_first():
@@ -46,7 +47,7 @@ def main(cfg: DictConfig) -> None:
         windows = video_windows(
             source,
             own,
-            transform=instantiate(cfg.data.eval_transform),
+            transform=transform,
             window=cfg.window,
             batch_size=cfg.batch_size,
             max_frames=cfg.max_frames,
@@ -75,7 +76,7 @@ def main(cfg: DictConfig) -> None:
         print(f"{cfg.cache}: {len(cache)} videos, {cache.num_slots} slots of width {cache.slot_dim}, from {start}")
 
 
-def describe(cfg: DictConfig, model: DIAS, source: VideoSource, with_boxes: bool) -> dict[str, Any]:
+def describe(cfg: DictConfig, model: DIAS, source: VideoSource, transform: Any, with_boxes: bool) -> dict[str, Any]:
     """What makes the cache, for its header."""
     known = (source.info(i).scenario for i in range(len(source)))
     return {
@@ -84,8 +85,8 @@ def describe(cfg: DictConfig, model: DIAS, source: VideoSource, with_boxes: bool
         "checkpoint_sha256": weights_sha256(cfg.checkpoint),
         "model": model.config,
         "grid": list(model.encoder.grid),
-        "data": OmegaConf.to_container(cfg.data[cfg.split], resolve=True),
-        "transform": OmegaConf.to_container(cfg.data.eval_transform, resolve=True),
+        "data": getattr(source, "config", None),
+        "transform": None if transform is None else transform.config,
         "protocol": {
             "queries": "boxes" if with_boxes else "learned",
             "max_frames": cfg.max_frames,

@@ -17,7 +17,7 @@ import torch
 from _main import entry
 from hydra.utils import instantiate
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from dias_video.data.simulated import SimulatedVideos
@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
     header = {
         "scenarios": sorted({r["scenario"] for r in records if "scenario" in r}),
         "checkpoint_sha256": "true states",
-        "data": OmegaConf.to_container(cfg.data[cfg.split], resolve=True),
+        "data": source.config,
         "videos": list(cfg.videos) if cfg.videos else None,
     }
     with SlotCacheWriter(cfg.cache, "fp32", **header) as writer:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _cached import CachedSource, bar, device_of, dias_of, folders
+from _cached import bar, device_of, folders
 from _futures import pictures
 from _main import entry
 from _oracle import oracle_errors
@@ -25,6 +25,7 @@ from dias_video.engine import check_folder
 from dias_video.pretrained.weights import weights_sha256
 from slotformer.cache import SlotCache
 from slotformer.errors import RolloutErrors, over_models
+from slotformer.origin import CachedVideos, dias_of
 from slotformer.prediction import (
     cache_errors,
     check_same_encoder,
@@ -79,7 +80,7 @@ def main(cfg: DictConfig) -> None:
     first = models[0]
     cfg.predicted_frames = cfg.predicted_frames or longest_rollout(cache, first)
     if cfg.oracle or cfg.masks or cfg.gifs:
-        source, dias = CachedSource(cache), dias_of(cache, cfg.dias, device_of(cfg.device))
+        source, dias = CachedVideos(cache), dias_of(cache, cfg.dias).to(device_of(cfg.device))
     groups(cache, (first.burn_in + cfg.predicted_frames - 1) * first.stride + 1, cfg.batch_size)  # is any to be scored?
     futures = predicted(cfg, models, cache)
     parts = [

@@ -16,7 +16,7 @@ from dias_video.data.source import VideoSource
 from dias_video.model.dias import DIAS
 from dias_video.model.distillation import Distillation, whiten
 from dias_video.model.encoders import Encoder
-from dias_video.pretrained.configured import Configured
+from dias_video.pretrained.saving import Pretrained
 
 
 def named_encoder(cfg: DictConfig) -> Encoder:
@@ -26,7 +26,7 @@ def named_encoder(cfg: DictConfig) -> Encoder:
             raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
         encoder: Encoder = instantiate(cfg.model.encoder)
         return encoder
-    model = Configured.from_pretrained(cfg.checkpoint)
+    model = Pretrained.from_pretrained(cfg.checkpoint)
     if not isinstance(model, (Distillation, DIAS)):
         raise ValueError(f"{cfg.checkpoint} holds a {type(model).__name__}, which has no encoder")
     return model.encoder

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dias_video.draws import Draws
-from dias_video.pretrained.configured import Configured
+from dias_video.pretrained.saving import Pretrained
 from slotformer.batch import SlotBatch
 
 
@@ -38,7 +38,7 @@ def births(mask: Tensor, track_id: Tensor, burn_in: int) -> Tensor:
     return (mask[:, burn_in:] & ~before).sum((1, 2))
 
 
-class Dynamics(Configured, nn.Module, ABC):
+class Dynamics(Pretrained, nn.Module, ABC):
     """What every slot predictor shares: the units of the slots, the rollout loss, and how it is asked to predict.
 
     Inside, slots are centred per channel and divided by one number (buffers ``slot_mean``, ``slot_scale``, set from

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dias_video.data.features import encoder_hash
+from dias_video.model.dias import DIAS
 from dias_video.model.encoders import TinyEncoder
-from dias_video.pretrained.configured import Configured, build
+from dias_video.pretrained.configured import Configured, build, path_of
+from dias_video.pretrained.earlier import PLACES, upgraded
+from dias_video.pretrained.saving import Pretrained
 from dias_video.pretrained.weights import load_weights, weights_sha256
 from dias_video.stores.files import sha256
 
 
-class Part(Configured, nn.Module):
+class Part(Pretrained, nn.Module):
     def __init__(self, width: int, scale: float = 2.0) -> None:
         super().__init__()
         self.scale = scale
@@ -31,7 +37,7 @@ class Part(Configured, nn.Module):
         return self.linear(x) * self.scale
 
 
-class Whole(Configured, nn.Module):
+class Whole(Pretrained, nn.Module):
     def __init__(self, part: Part, sizes: tuple[int, ...] = (5, 7), name: str | None = None) -> None:
         super().__init__()
         self.part, self.sizes, self.name = part, sizes, name
@@ -47,10 +53,27 @@ class Special(Whole):
 
 def test_the_config_is_the_constructor() -> None:
     model = Whole(Part(4, scale=0.5), sizes=[2, 3])
-    part = {"type": "Part", "width": 4, "scale": 0.5}
-    assert model.config == {"type": "Whole", "part": part, "sizes": [2, 3], "name": None}
+    part = {"type": f"{__name__}.Part", "width": 4, "scale": 0.5}
+    assert model.config == {"type": f"{__name__}.Whole", "part": part, "sizes": [2, 3], "name": None}
     assert json.loads(json.dumps(model.config)) == model.config
-    assert Special(Part(4)).config["type"] == "Special"
+    assert Special(Part(4)).config["type"] == f"{__name__}.Special"
+
+
+class Filled(Configured):
+    def __init__(self, fill: object) -> None:
+        self.fill = fill
+
+
+class Named(Filled):
+    def __init__(self, name: str) -> None:
+        super().__init__(lambda: name)
+
+
+def test_what_the_constructor_of_a_subclass_was_given_is_what_counts() -> None:
+    assert Named("x").config == {"type": f"{__name__}.Named", "name": "x"}
+    assert build(Named("x").config).fill() == "x"
+    with pytest.raises(TypeError, match="a function can't be part"):
+        Filled(lambda: 1)
 
 
 def test_whole_numbers_where_floats_are_meant_are_floats() -> None:
@@ -79,33 +102,144 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "a/b").iterdir()} == {"config.json", "model.safetensors"}
 
 
-def test_only_classes_of_the_project_are_built(tmp_path: Path) -> None:
-    for kind in ("Linear", "os.system", None, ["Part"], "__builtins__"):
+HERE = f"{__name__}."
+
+
+def test_only_classes_of_the_allow_list_are_built(tmp_path: Path) -> None:
+    kinds = ("Linear", "torch.nn.Linear", "os.system", None, [HERE + "Part"], "__builtins__", "Part", "", ".Part")
+    tricks = ("dias_video.data.index.os.system", "dias_video.stores.files.Path", "dias_video..Part", "evil.Part")
+    tricks += ("dias_video.evaluation.metrics.OverlapTable", "dias_video_evil.Part", f"{HERE}Part.from_pretrained")
+    for kind in (*kinds, *tricks):
         with pytest.raises(ValueError, match="unknown class"):
             build({"type": kind, "width": 3})
+        with pytest.raises(ValueError, match="unknown class"):
+            build({"type": HERE + "Whole", "part": {"type": kind, "width": 3}})
     Part(4).save_pretrained(tmp_path)
-    config = {"format": 1, "model": {"type": "subprocess.run", "_target_": "os.system", "command": "touch hacked"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"unknown class 'subprocess\.run'"):
-        Part.from_pretrained(tmp_path)
+    for version in (1, 2):
+        config = {"type": "subprocess.run", "_target_": "os.system", "command": "touch hacked"}
+        (tmp_path / "config.json").write_text(json.dumps({"format": version, "model": config}))
+        with pytest.raises(ValueError, match=r"unknown class 'subprocess\.run'"):
+            Part.from_pretrained(tmp_path)
+
+
+def test_nothing_is_made_of_a_config_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(Part, "__init__", lambda self, width: made.append(width))
+    with pytest.raises(ValueError, match="a Part is no Whole"):
+        build({"type": HERE + "Part", "width": 3}, Whole)
+    assert made == []
+
+
+def test_a_class_is_imported_when_a_file_names_it() -> None:
+    code = """
+from dias_video.pretrained.configured import Configured, build, path_of
+from dias_video.pretrained.earlier import PLACES, upgraded
+import sys
+assert "dias_video.model.transition" not in sys.modules
+print(type(build({"type": "dias_video.model.transition.Transition", "slot_dim": 8})).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "Transition\n"
+
+
+def test_a_second_class_of_one_name_is_refused() -> None:
+    def define(name: str, module: str) -> None:
+        type(name, (Configured,), {"__module__": module})
+
+    define("Part", __name__)  # of the same module: a cell of a notebook is run again
+    with pytest.raises(TypeError, match=rf"{__name__}\.Part is called Part already; .* in __main__ other"):
+        define("Part", "__main__")
+    with pytest.raises(TypeError, match=r"dias_video\.model\.encoders\.TinyEncoder is called TinyEncoder already"):
+        define("TinyEncoder", "notebook")
+    Configured.known["Part"] = Part
+
+
+def test_weights_are_not_fetched_because_a_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def create_model(name: str, pretrained: bool, **options: Any) -> None:
+        asked.append((name, pretrained, options["pretrained_cfg_overlay"]))
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr("timm.create_model", create_model)
+    for weights in ("hub", "/some/where.pth", "/some/where.safetensors"):
+        with pytest.raises(ValueError, match="enough"):
+            build({"type": "dias_video.model.encoders.TimmEncoder", "name": "vit_tiny", "weights": weights})
+    assert asked == [("vit_tiny", False, None)] * 3
+    with pytest.raises(ValueError, match="is no name of a timm model"):
+        build({"type": "dias_video.model.encoders.TimmEncoder", "name": "hf-hub:someone/else"})
+    assert len(asked) == 3
+
+
+FORMAT_1 = {
+    "type": "DIAS",
+    "encoder": {"type": "TinyEncoder", "feature_dim": 4, "width": 8, "depth": 1, "input_size": [16, 24],
+                "weights": "random", "color": 0.0},
+    "projection": {"type": "Projection", "feature_dim": 4, "out_dim": 8, "grid": [2, 3], "residual": False,
+                   "place": 0.0},
+    "initializer": {"type": "BoxInitializer", "num_slots": 3, "slot_dim": 8, "hidden": 5, "box_dropout": 0.1,
+                    "grid": None},
+    "aggregator": {"type": "Aggregator", "attention": {"type": "SlotAttention", "slot_dim": 8, "token_dim": 8,
+                                                       "mlp_ratio": 4, "sharpness": None},
+                   "merge_threshold": 0.12, "reinitialize": True, "skip_merging": 0.0, "linkage": "complete",
+                   "bilevel": False, "rehearsal_threshold": 0.25},
+    "transition": {"type": "Transition", "slot_dim": 8, "num_heads": 2, "mlp_ratio": 4, "memory": 0.0},
+    "decoder": {"type": "MLPDecoder", "feature_dim": 4, "slot_dim": 8, "num_tokens": 6, "hidden": 7, "num_layers": 4},
+    "first_iterations": 2, "later_iterations": 2, "carry": "reseed", "teacher": "hard", "normalize_targets": False,
+    "mask_source": "decoder", "similarity_temperature": None,
+}  # fmt: skip
+
+
+def test_format_1_is_read(tmp_path: Path) -> None:
+    model = build(upgraded(FORMAT_1))
+    assert type(model) is DIAS
+    assert "normalize_targets" not in model.config
+    assert model.config["decoder"]["type"] == "dias_video.model.decoders.mlp.MLPDecoder"
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"format": 2, "model": model.config}
+    (tmp_path / "config.json").write_text(json.dumps({"format": 1, "model": FORMAT_1}))
+    assert DIAS.from_pretrained(tmp_path).config == model.config
+    with pytest.raises(ValueError, match="DIAS has no normalize_targets any more"):
+        upgraded({**FORMAT_1, "normalize_targets": True})
+    with pytest.raises(ValueError, match="unknown class 'Decoder'"):
+        build(upgraded({**FORMAT_1, "decoder": {"type": "Decoder"}}))
+    assert build(upgraded({"type": "Part", "width": 3})).linear.out_features == 3  # a user's own, which is imported
+
+
+def test_every_class_that_format_1_knew_is_where_the_table_says() -> None:
+    for path in PLACES.values():
+        module, _, name = path.rpartition(".")
+        found = getattr(importlib.import_module(module), name)
+        assert path_of(found) == path
+        assert issubclass(found, Configured)
 
 
 def test_things_that_are_not_data_are_refused() -> None:
-    with pytest.raises(TypeError, match="a function can't be part of a model's config"):
+    with pytest.raises(TypeError, match="a function can't be part of a config"):
         Part(4, scale=lambda: 2)  # type: ignore[arg-type]
 
 
+PART = {"type": HERE + "Part", "width": 4}
 CONFIGS: list[tuple[Any, str]] = [
     (None, r"holds no model: .*config\.json is missing"),
     ("{", r"config\.json is damaged"),
     ("[1]", r"config\.json is damaged"),
+    (b"\xff", r"config\.json is damaged"),
+    ("[" * 100_000, r"config\.json is damaged"),
     ({"format": 1}, r"config\.json is damaged"),
-    ({"format": 2, "model": {"type": "Part", "width": 4}}, "has format 2, this version reads 1"),
-    ({"format": 1, "model": {"type": "Whole", "part": {"type": "Part", "width": 4}}}, "holds a Whole, not a Part"),
-    ({"format": 1, "model": {"type": "Part", "width": 5}}, r"linear\.bias has shape \(4,\), the model wants \(5,\)"),
-    ({"format": 1, "model": {"type": "Part", "wide": 4}}, r"config\.json"),
-    ({"format": 1, "model": ["Part"]}, r"config\.json"),
+    ({"format": 3, "model": PART}, "has format 3, this version reads 1 and 2"),
+    ({"format": 2, "model": {"type": HERE + "Whole", "part": PART}}, "config.json .* a Whole is no Part"),
+    ({"format": 2, "model": {**PART, "width": 5}}, r"linear\.bias has shape \(4,\), the model wants \(5,\)"),
+    ({"format": 2, "model": {**PART, "width": "4"}}, r"config\.json .*a Part can't be made of its stored arguments"),
+    ({"format": 2, "model": {"type": HERE + "Part", "wide": 4}}, r"config\.json"),
+    ({"format": 2, "model": {**PART, "_args_": []}}, r"config\.json .*_args_"),
+    ({"format": 2, "model": ["Part"]}, r"config\.json"),
+    ({"format": 1, "model": {"type": "Part", "width": "4"}}, r"config\.json .*stored arguments"),
 ]
+
+
+def text(config: Any) -> str:
+    return config if isinstance(config, str) else json.dumps(config)
 
 
 @pytest.mark.parametrize(("config", "message"), CONFIGS)
@@ -114,7 +248,7 @@ def test_wrong_configs_are_named(tmp_path: Path, config: Any, message: str) -> N
     file = tmp_path / "config.json"
     file.unlink()
     if config is not None:
-        file.write_text(config if isinstance(config, str) else json.dumps(config))
+        file.write_bytes(config if isinstance(config, bytes) else text(config).encode())
     with pytest.raises(ValueError, match=message):
         Part.from_pretrained(tmp_path)
 

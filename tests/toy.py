@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from dias_video.draws import Draws
 from dias_video.engine import Interrupted, Logging, Optimization, Saving, Trainer
-from dias_video.pretrained.configured import Configured
+from dias_video.pretrained.saving import Pretrained
 
 
-class Toy(Configured, nn.Module):
+class Toy(Pretrained, nn.Module):
     """(B,3) -> two loss terms; draws noise, drops units and leaves one parameter unused."""
 
     def __init__(self, width: int = 7, double: bool = False, slow: float = 0.0, bad_step: int = -1) -> None:

@@ -173,7 +173,8 @@ def cache_size(path: str | Path) -> int:
 
 def encoder_hash(encoder: FrozenEncoder) -> str:
     """Hash (hex, 64 bits) of an encoder's configuration and weights."""
-    digest = hashlib.sha256(json.dumps(encoder.config, sort_keys=True).encode())
+    config = {**encoder.config, "type": encoder.config["type"].rpartition(".")[2]}  # wherever the class lies
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -17,9 +17,10 @@ from dias_video.data.pictures import EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import Sample, VideoInfo, frames_in_range
 from dias_video.data.video_file import VIDEO_EXTENSIONS, Decoder, VideoFiles
+from dias_video.pretrained.configured import Configured
 
 
-class FolderVideos:
+class FolderVideos(Configured):
     """Every video in a folder, recursively: video files, and folders that hold pictures (a picture is a frame).
 
     A video's id is its path inside ``root`` without extension (with it where two differ only by it).
@@ -96,7 +97,7 @@ class FolderVideos:
         return self._media.files(self._paths[index])
 
 
-class OneVideo:
+class OneVideo(Configured):
     """A source of one video: a video file, an animated picture or a folder of pictures.
 
     Read it window by window, ``source.read(0, range(start, stop))``, in memory that does not grow with its length.

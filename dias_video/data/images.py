@@ -11,9 +11,10 @@ from dias_video.data.paths import Choice, files_under
 from dias_video.data.pictures import EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problem, Problems
 from dias_video.data.source import Sample, VideoInfo, frames_in_range
+from dias_video.pretrained.configured import Configured
 
 
-class ImageFolder:
+class ImageFolder(Configured):
     """Every picture in a folder, recursively, as a video of one frame; no labels.
 
     Args:

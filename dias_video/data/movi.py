@@ -36,12 +36,13 @@ from dias_video.data.movi_index import (
 from dias_video.data.pictures import decoding, ids_of, rgb_of
 from dias_video.data.problems import OnError, Problem, Problems
 from dias_video.data.source import Sample, VideoInfo, frames_in_range
+from dias_video.pretrained.configured import Configured
 
 MAX_OPEN = 16  # files a process
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
-class MoviVideos:
+class MoviVideos(Configured):
     """A split of MOVi with masks and boxes.
 
     Boxes are those of the file: tight around the visible part of an instance, absent where it is hidden. At 128x128

@@ -16,6 +16,7 @@ from dias_video.data.paths import files_in
 from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import Sample, VideoInfo, frames_in_range
 from dias_video.data.video_file import Decoder, VideoFiles
+from dias_video.pretrained.configured import Configured
 
 SPLITS = ("training", "readout", "test")
 SCENARIOS = ("collide", "contain", "dominoes", "drape", "drop", "link", "roll", "support")
@@ -34,7 +35,7 @@ LABELS = {"readout": "readout_labels.csv", "test": "labels.csv"}
 DOWNLOAD = "get it from the data page of the Physion authors"
 
 
-class PhysionVideos:
+class PhysionVideos(Configured):
     """One subset of Physion; ``readout`` and ``test`` with labels (1.0: red touches yellow before the end).
 
     Videos of ``readout`` and ``test`` without a label are left out; they and the labels without a video are listed in

@@ -19,11 +19,12 @@ from torch import Tensor
 from dias_video.data.boxes import boxes_from_masks
 from dias_video.data.source import Sample, VideoInfo, frames_in_range
 from dias_video.data.video_file import Decoder, VideoFiles
+from dias_video.pretrained.configured import Configured
 
 REMEDY = "simulate it again with scripts/simulate.py"
 
 
-class SimulatedVideos:
+class SimulatedVideos(Configured):
     """Simulated clips with masks, boxes and, for ``contact``, label and scenario.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,10 @@ from torch import Generator, Tensor
 
 from dias_video.data.boxes import boxes_from_masks
 from dias_video.data.source import Sample
+from dias_video.pretrained.configured import Configured
 
 
+@runtime_checkable
 class Transform(Protocol):
     """Maps a sample to a sample, drawing only from ``generator``."""
 
@@ -22,7 +24,7 @@ class Transform(Protocol):
         ...
 
 
-class ClipTransform:
+class ClipTransform(Configured):
     """Random crop, resize and horizontal flip, with masks and boxes following.
 
     Args:

@@ -1,7 +1,7 @@
 """Checkpoints that appear whole or not at all.
 
 A checkpoint is a folder ``step_000123`` with ``config.json`` and ``model.safetensors``, exactly what
-``Configured.save_pretrained`` writes (with averaged weights, if the run averages), ``trainer.safetensors`` and
+``Pretrained.save_pretrained`` writes (with averaged weights, if the run averages), ``trainer.safetensors`` and
 ``trainer.json`` with everything else needed to go on, and ``checksums.json``. It is written under a hidden name,
 brought to the disk and renamed. ``last`` and ``best`` are relative links, replaced atomically too.
 """

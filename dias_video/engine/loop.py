@@ -123,7 +123,7 @@ class Trainer:
         """Train until ``max_steps`` and return the last checkpoint's folder.
 
         Args:
-            model: A ``Configured`` module; trained in place, frozen parameters are left alone.
+            model: A ``Pretrained`` module; trained in place, frozen parameters are left alone.
             dataset: ``dataset[(epoch, index)]`` and ``len(dataset)``.
             collate: Makes a batch with ``.to(device)`` out of a list of samples.
             out_dir: The run folder: config.yaml, run.json, metrics.jsonl, checkpoints/.

@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
+from dias_video.pretrained.earlier import upgraded
 from dias_video.stores.files import replace_file
 from dias_video.stores.store import differences
 
@@ -109,7 +110,7 @@ class RunLog:
         file = self.out_dir / "config.yaml"
         if file.exists():
             old = yaml.safe_load(file.read_text())
-            changed = [line for line in differences(old, config) if not line.startswith("resume ")]
+            changed = [line for line in differences(upgraded(old), upgraded(config)) if not line.startswith("resume ")]
             if changed:
                 print(f"the run goes on with other settings: {'; '.join(changed)}", file=sys.stderr, flush=True)
         replace_file(file, lambda aside: aside.write_text(yaml.safe_dump(config, sort_keys=False)))

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dias_video.engine.checkpoint import read_state
 from dias_video.engine.sharding import local, part_of, whole
-from dias_video.pretrained.configured import Configured, build
+from dias_video.pretrained.configured import build
+from dias_video.pretrained.saving import Pretrained
 
 RAW, AVERAGE_WARMUP = "raw/", 10
 
@@ -28,7 +29,7 @@ class TrainingState:
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, ema: float | None, scaler: Any) -> None:
-        assert isinstance(model, Configured), "a trained model must be Configured, to be saved with its configuration"
+        assert isinstance(model, Pretrained), "a trained model must be Pretrained, to be saved with its configuration"
         self.model, self.optimizer, self.ema, self.scaler = model, optimizer, ema, scaler
         self.step = 0
         self.best: float | None = None  # validation result

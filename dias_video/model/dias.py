@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dias_video.batch import CarryState, SlotSequence, VideoBatch
@@ -26,7 +25,7 @@ from dias_video.model.losses import TEACHERS, distillation_loss, reconstruction_
 from dias_video.model.projection import Projection
 from dias_video.model.redundancy import cosine_distance, merge_redundant_slots
 from dias_video.model.transition import Transition
-from dias_video.pretrained.configured import Configured
+from dias_video.pretrained.saving import Pretrained
 from dias_video.tracking import track_videos
 
 Encoder = TimmEncoder | TinyEncoder
@@ -50,7 +49,7 @@ class Scan(NamedTuple):
     state: CarryState
 
 
-class DIAS(Configured, nn.Module):
+class DIAS(Pretrained, nn.Module):
     """Slot attention with re-initialisation and self-distillation, carried over frames.
 
     Args:
@@ -64,7 +63,6 @@ class DIAS(Configured, nn.Module):
         carry: ``reseed``: a slot that is off at t starts anew from the initializer's Gaussian at t + 1; ``persist``: it
             stays off.
         teacher: self-distillation ``hard`` (eq. 14-15), ``soft`` (released image code), or None for none.
-        normalize_targets: standardise every target token over its channels.
         mask_source: what masks are read from, the ``decoder``'s attention A_d or the ``aggregation``'s A_a.
         similarity_temperature: also learn to predict temporal feature similarities, as VideoSAUR does: the decoder's
             ``feature_dim`` is then C + N, a token's features and its logits over the next frame's tokens. None: don't.
@@ -87,7 +85,6 @@ class DIAS(Configured, nn.Module):
         later_iterations: int = 2,
         carry: str = "reseed",
         teacher: str | None = "hard",
-        normalize_targets: bool = False,
         mask_source: str = "decoder",
         similarity_temperature: float | None = None,
     ) -> None:
@@ -109,7 +106,7 @@ class DIAS(Configured, nn.Module):
         self.decoder = decoder
         self.first_iterations, self.later_iterations = first_iterations, later_iterations
         self.carry, self.teacher = carry, teacher
-        self.normalize_targets, self.mask_source = normalize_targets, mask_source
+        self.mask_source = mask_source
         self.similarity_temperature = similarity_temperature
 
     @classmethod
@@ -143,19 +140,18 @@ class DIAS(Configured, nn.Module):
         losses; and what is only watched (``watched``).
         """
         features = self.features(batch)  # (B,T,N,C)
-        target = self.targets(features)
         scan = self.scan(batch, features, draws)  # eq. 8-10
-        decoded = self.decoder(scan.slots, scan.mask, target, draws)  # eq. 11, 18-22
+        decoded = self.decoder(scan.slots, scan.mask, features, draws)  # eq. 11, 18-22
         counted = decoded.scored & batch.frame_valid[..., None]
-        predicted = decoded.reconstruction[..., : target.shape[-1]]
+        predicted = decoded.reconstruction[..., : features.shape[-1]]
         with torch.autocast(features.device.type, enabled=False):  # counts of cells and logarithms need float32
-            terms = {"reconstruction": reconstruction_loss(predicted, target, counted)}  # eq. 23
+            terms = {"reconstruction": reconstruction_loss(predicted, features, counted)}  # eq. 23
             if self.teacher is not None:  # eq. 14-15
                 terms["distillation"] = distillation_loss(
                     scan.first, scan.last, scan.mask, self.teacher, batch.frame_valid
                 )
             if self.similarity_temperature is not None:
-                logits = decoded.reconstruction[..., target.shape[-1] :]  # (B,T,N,N)
+                logits = decoded.reconstruction[..., features.shape[-1] :]  # (B,T,N,N)
                 terms["similarity"] = similarity_loss(logits, features, self.similarity_temperature, batch.frame_valid)
         return terms | watch(scan, batch.frame_valid)
 
@@ -173,10 +169,6 @@ class DIAS(Configured, nn.Module):
         """Frozen tokens (B,T,N,C): the cached ones if the batch has them, else all frames in one encoder call."""
         tokens = self.encoder.features(batch.video) if batch.features is None else batch.features
         return tokens.float()
-
-    def targets(self, features: Tensor) -> Tensor:
-        """What the decoder reconstructs and knows: the tokens, standardised if so configured."""
-        return F.layer_norm(features, features.shape[-1:]) if self.normalize_targets else features
 
     def scan(
         self, batch: VideoBatch, features: Tensor, draws: Draws, state: CarryState | None = None, merge: bool = True
@@ -270,7 +262,7 @@ class DIAS(Configured, nn.Module):
             state = self.rehearse(batch, features, draws)
         scan = self.scan(batch, features, draws, state)
         if self.mask_source == "decoder":
-            attention = self.decoder(scan.slots, scan.mask, self.targets(features)).attention
+            attention = self.decoder(scan.slots, scan.mask, features).attention
         else:
             attention = scan.last
         attention = attention.unflatten(-1, self.encoder.grid)

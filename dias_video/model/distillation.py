@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from dias_video.batch import VideoBatch
 from dias_video.draws import Draws
 from dias_video.model.encoders import Encoder, TinyEncoder
-from dias_video.pretrained.configured import Configured
+from dias_video.pretrained.saving import Pretrained
 
 
-class Distillation(Configured, nn.Module):
+class Distillation(Pretrained, nn.Module):
     """A student encoder whose tokens are the coordinates of the teacher's tokens in a subspace that it learns.
 
     The teacher's tokens come with the batch (``features``, from the frozen-feature cache) and are standardised over

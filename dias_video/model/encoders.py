@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -21,12 +20,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dias_video.model.layers import MLP
-from dias_video.pretrained.configured import Configured
+from dias_video.pretrained.saving import Pretrained
 
 FRAMES_ON_CPU = 16  # encoded at a time
 
 
-class Encoder(Configured, nn.Module, ABC):
+class Encoder(Pretrained, nn.Module, ABC):
     """What all encoders share: colour among the features, and a linear map that can be put after them.
 
     A subclass sets ``input_size`` and ``grid``, ``head`` (two modules, of which the second may be a linear layer that
@@ -121,11 +120,17 @@ class TimmEncoder(Encoder):
         feature_dim: int | None = None,
         color: float = 0.0,
     ) -> None:
+        if ":" in name:
+            raise ValueError(
+                f"{name} is no name of a timm model but of a place; give its weights as a safetensors file"
+            )
+        import timm  # takes seconds to import, and smaller encoders do without
+
         saved = Path(weights).is_dir()
         overlay = None
         if weights not in ("hub", "random") and not saved:
-            if not Path(weights).is_file():
-                raise ValueError(f"encoder weights {weights} not found: give a safetensors file, 'hub' or 'random'")
+            if not (Path(weights).is_file() and weights.endswith(".safetensors")):
+                raise ValueError(f"encoder weights {weights} not found: give a .safetensors file, 'hub' or 'random'")
             overlay = {"file": weights}
         try:
             vit: Any = timm.create_model(

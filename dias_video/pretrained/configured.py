@@ -1,32 +1,27 @@
-"""Models that know their own configuration, saved as json + safetensors and rebuilt without running stored code."""
+"""Objects that know how they were made, and are made again from plain data without running what is stored."""
 
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
-import json
-import tempfile
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
-
-from dias_video.pretrained.weights import load_weights, located
-
-Model = TypeVar("Model", bound="Configured")
-
-FORMAT_VERSION = 1
+PROJECT = re.compile(r"(dias_video|slotformer)(\.[a-z]\w*)+")  # modules that may be imported because a file names them
 
 
 class Configured:
-    """Mixin for modules that record their constructor's arguments as plain data.
+    """Mixin for classes that record their constructor's arguments as plain data.
 
-    ``module.config`` is ``{"type": class name, argument: value, ...}`` with nested modules as nested dicts. Only
-    subclasses of this mixin can be built from such a dict: the set of subclasses is the allow-list, so that a stored
-    config can never name arbitrary code.
+    ``config`` is ``{"type": "module.Class", argument: value, ...}`` with nested objects as nested dicts. Only
+    subclasses of this mixin can be built from such a dict: they are the allow-list, so that stored data can never name
+    other code.
+
+    Raises:
+        TypeError: when a second class of one name is defined, in another module: stored data could mean either.
     """
 
     config: dict[str, Any]
@@ -35,77 +30,59 @@ class Configured:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        other = Configured.known.setdefault(cls.__name__, cls)
+        if other.__module__ != cls.__module__:
+            raise TypeError(
+                f"{path_of(other)} is called {cls.__name__} already; call the class in {cls.__module__} other"
+            )
         Configured.known[cls.__name__] = cls
-        if "__init__" in cls.__dict__ or not hasattr(cls.__init__, "__wrapped__"):
+        cls.config = {"type": path_of(cls)}  # of what has no constructor
+        own = "__init__" in cls.__dict__ or not hasattr(cls.__init__, "__wrapped__")
+        if own and cls.__init__ is not object.__init__:
             cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
 
-    def save_pretrained(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (weights and buffers; others if given) into ``folder``."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        assert isinstance(self, torch.nn.Module)
-        tensors = {k: v.detach().cpu().contiguous() for k, v in (weights or self.state_dict()).items()}
-        save_file(tensors, folder / "model.safetensors")
-        described = {"format": FORMAT_VERSION, "model": self.config}
-        (folder / "config.json").write_text(json.dumps(described, indent=1) + "\n")
 
-    def push_to_hub(self, repository: str, private: bool = True) -> None:
-        """Upload what ``save_pretrained`` writes to the Hub repository ``user/name``, made if it does not exist."""
-        from huggingface_hub import HfApi
-
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            api = HfApi()
-            api.create_repo(repository, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repository, folder_path=folder)
-
-    @classmethod
-    def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
-        """Rebuild a saved model from a folder, or from a Hugging Face Hub repository: ``hf-hub:user/name``.
-
-        Without that prefix, which is timm's, a name is a folder's and no server is contacted.
-
-        Raises:
-            ValueError: there is no such folder, or a file is missing, cut off, of another class or of another shape;
-                the message names it.
-            OSError: the repository could not be read.
-        """
-        folder = located(folder)
-        file = folder / "config.json"
-        if not file.is_file():
-            raise ValueError(f"{folder} holds no model: {file} is missing (a checkpoint folder has it)")
-        try:
-            described = json.loads(file.read_text())
-            config = described["model"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is damaged ({error}); use another checkpoint") from error
-        if described.get("format") != FORMAT_VERSION:
-            raise ValueError(f"{file} has format {described.get('format')}, this version reads {FORMAT_VERSION}")
-        try:
-            model = build(config)
-        except ValueError as error:
-            raise ValueError(f"{file} describes no model that this version can build: {error}") from error
-        if not isinstance(model, cls):
-            raise ValueError(f"{folder} holds a {config['type']}, not a {cls.__name__}")
-        load_weights(model, folder / "model.safetensors")
-        return model
+def path_of(cls: type) -> str:
+    """What a class is called in a config."""
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def build(config: dict[str, Any]) -> Any:
-    """Instantiate a ``Configured`` class from its ``config`` dict.
+def build(config: Any, kind: type = object) -> Any:
+    """Make the object that a config describes, nested ones first.
+
+    Args:
+        config: as ``Configured.config``, from a file that may be anyone's.
+        kind: what it must be, checked before anything is made.
 
     Raises:
-        ValueError: the dict names a class that is not one of this project's, or arguments that it does not take.
+        ValueError: a class that is not of the allow-list or not a ``kind``, or arguments that it does not take.
     """
-    kind = config.get("type") if isinstance(config, dict) else None
-    if not isinstance(kind, str) or kind not in Configured.known:
-        raise ValueError(f"unknown class {kind!r} in a model's config")
+    cls = _class_of(config.get("type") if isinstance(config, dict) else config)
+    if not issubclass(cls, kind):
+        raise ValueError(f"a {cls.__name__} is no {kind.__name__}")
     arguments = {k: build(v) if isinstance(v, dict) and "type" in v else v for k, v in config.items() if k != "type"}
+    arguments |= cls.not_stored  # whatever a file says: it can't make a model fetch weights
     try:
-        inspect.signature(Configured.known[kind]).bind(**arguments)
-    except TypeError as error:
-        raise ValueError(f"the arguments of {kind} don't fit ({error})") from error
-    return Configured.known[kind](**arguments)
+        inspect.signature(cls).bind(**arguments)
+        return cls(**arguments)
+    except ValueError:
+        raise
+    except Exception as error:  # constructors fail in many ways on values of a wrong type
+        raise ValueError(f"a {cls.__name__} can't be made of its stored arguments ({error})") from error
+
+
+def _class_of(path: Any) -> type[Configured]:
+    """The class of the allow-list that is called so; its module is imported if it is the project's."""
+    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    if name not in Configured.known and PROJECT.fullmatch(module):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ValueError(f"unknown class {path!r} ({error})") from error
+    found = Configured.known.get(name)
+    if found is None or path_of(found) != path:
+        raise ValueError(f"unknown class {path!r}; if it is yours, import its module first and let it be Configured")
+    return found
 
 
 def _recording(init: Callable[..., None]) -> Callable[..., None]:
@@ -117,11 +94,14 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def recorded(self: Any, *args: Any, **kwargs: Any) -> None:
+        if type(self).__init__ is not recorded:  # called by the constructor of a subclass, which is what counts
+            return init(self, *args, **kwargs)
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         plain = {k: _plain(v, k in floats) for k, v in bound.arguments.items() if k not in skipped}
         init(self, *args, **kwargs)
-        self.config = {"type": type(self).__name__, **plain, **self.not_stored}
+        self.config = {"type": path_of(type(self)), **plain, **self.not_stored}
+        return None
 
     return recorded
 
@@ -134,6 +114,8 @@ def _plain(value: Any, as_float: bool = False) -> Any:
         return [_plain(v, as_float) for v in value]
     if as_float and type(value) is int:
         return float(value)
+    if isinstance(value, Path):
+        return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"a {type(value).__name__} can't be part of a model's config")
+    raise TypeError(f"a {type(value).__name__} can't be part of a config")

@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from dias_video.draws import Draws
-from dias_video.pretrained.configured import Configured
+from dias_video.pretrained.saving import Pretrained
 from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.readout import ContactReadout
 
@@ -51,7 +51,7 @@ class Parts:
         return Parts(self.data.to(device), self.part.to(device))
 
 
-class Committee(Configured, nn.Module):
+class Committee(Pretrained, nn.Module):
     """``restarts`` readouts for every one of ``folds`` parts, M in all, trained on the videos of all other parts.
 
     They share nothing but the batches, so the gradient of the sum of their losses is to each that of its own.

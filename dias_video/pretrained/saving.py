@@ -1,0 +1,74 @@
+"""Models saved as json + safetensors, and found again in a folder or on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dias_video.pretrained.configured import Configured, build
+from dias_video.pretrained.earlier import upgraded
+from dias_video.pretrained.weights import load_weights, located
+
+Model = TypeVar("Model", bound="Pretrained")
+
+FORMAT_VERSION = 2
+
+
+class Pretrained(Configured):
+    """Mixin for modules that are saved with their configuration."""
+
+    def save_pretrained(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (weights and buffers; others if given) into ``folder``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        assert isinstance(self, torch.nn.Module)
+        tensors = {k: v.detach().cpu().contiguous() for k, v in (weights or self.state_dict()).items()}
+        save_file(tensors, folder / "model.safetensors")
+        described = {"format": FORMAT_VERSION, "model": self.config}
+        (folder / "config.json").write_text(json.dumps(described, indent=1) + "\n")
+
+    def push_to_hub(self, repository: str, private: bool = True) -> None:
+        """Upload what ``save_pretrained`` writes to the Hub repository ``user/name``, made if it does not exist."""
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api = HfApi()
+            api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repository, folder_path=folder)
+
+    @classmethod
+    def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
+        """Rebuild a saved model from a folder, or from a Hugging Face Hub repository: ``hf-hub:user/name``.
+
+        Without that prefix, which is timm's, a name is a folder's and no server is contacted.
+
+        Raises:
+            ValueError: there is no such folder, or a file is missing, cut off, of another class or of another shape;
+                the message names it.
+            OSError: the repository could not be read.
+        """
+        folder = located(folder)
+        file = folder / "config.json"
+        if not file.is_file():
+            raise ValueError(f"{folder} holds no model: {file} is missing (a checkpoint folder has it)")
+        try:
+            described = json.loads(file.read_text())
+            version, config = described["format"], described["model"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{file} is damaged ({error}); use another checkpoint") from error
+        if version not in (1, FORMAT_VERSION):
+            raise ValueError(f"{file} has format {version}, this version reads 1 and {FORMAT_VERSION}")
+        try:
+            model: Model = build(upgraded(config) if version == 1 else config, cls)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{file} describes no model that this version can build: {error}") from error
+        load_weights(model, folder / "model.safetensors")
+        return model

@@ -1,0 +1,66 @@
+"""What a slot cache was made of: the model and the videos, found again by what its header says.
+
+A header is plain data that may be anyone's. It is built through the project's allow-list, at every depth.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dias_video.data.source import Sample, VideoSource
+from dias_video.data.transforms import Transform
+from dias_video.model.dias import DIAS
+from dias_video.pretrained.configured import build
+from dias_video.pretrained.earlier import upgraded
+from dias_video.pretrained.weights import HUB, weights_sha256
+from slotformer.cache import SlotCache
+
+
+def dias_of(cache: SlotCache, folder: str | None = None) -> DIAS:
+    """The model that made a cache, from ``folder`` or from where it lay then, in evaluation mode.
+
+    Raises:
+        ValueError: it is not there, or not the one.
+    """
+    named = folder or _said(cache, "checkpoint")
+    if not (named.startswith(HUB) or (Path(named) / "model.safetensors").is_file()):
+        raise ValueError(f"the model that made {cache.path} is not at {named}; say where it is with dias=<folder>")
+    if weights_sha256(named) != _said(cache, "checkpoint_sha256"):
+        raise ValueError(f"{named} is not the model that made {cache.path}; name that one with dias=<folder>")
+    return DIAS.from_pretrained(named).eval()
+
+
+class CachedVideos:
+    """The videos that a cache was made of, by video id, as the model saw them.
+
+    Raises:
+        ValueError: the header names none, or what is no source or transform of the allow-list, or they are not there.
+    """
+
+    def __init__(self, cache: SlotCache) -> None:
+        try:
+            self.source: VideoSource = build(upgraded(_said(cache, "data")), VideoSource)
+            transform = cache.header.get("transform")
+            self.transform: Any = None if transform is None else build(upgraded(transform), Transform)
+        except ValueError as error:
+            raise ValueError(f"the videos of {cache.path} can't be opened: {error}") from error
+        self.index = {self.source.info(i).video_id: i for i in range(len(self.source))}
+
+    def read(self, video_id: str, frames: range) -> Sample:
+        """Frames of a video."""
+        sample = self.source.read(self.index[video_id], frames)
+        return sample if self.transform is None else self.transform(sample, torch.Generator())
+
+
+def _said(cache: SlotCache, name: str) -> Any:
+    """A part of the header.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if cache.header.get(name) is None:
+        raise ValueError(f"{cache.path} does not say what it was made of ({name}): no masks, no GIFs, no oracle")
+    return cache.header[name]
