@@ -39,7 +39,7 @@ TRAINED = """
 import json, sys, time
 import torch
 from dias_video.batch import Draws
-from slotformer.batch import SlotBatch, SlotWindows
+from slotformer.batch import SlotWindows, pack
 from slotformer.cache import SlotCache
 from slotformer.errors import slot_statistics
 from slotformer.rollouter import SlotFormer
@@ -51,7 +51,7 @@ windows, optimizer = SlotWindows(cache, 10), torch.optim.Adam(model.parameters()
 start = time.perf_counter()
 for step in range(steps):
     keys = [((step * batch + i) // len(windows), (step * batch + i) % len(windows)) for i in range(batch)]
-    loss = model(SlotBatch.pack([windows[key] for key in keys]), Draws.for_step(0, step, range(batch)))["slots"].mean()
+    loss = model(pack([windows[key] for key in keys]), Draws.for_step(0, step, range(batch)))["slots"].mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

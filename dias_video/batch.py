@@ -160,6 +160,13 @@ class SlotSequence(TensorRecord):
         return self.slots.shape[1]
 
     @classmethod
+    def batched(cls, videos: Sequence[SlotSequence]) -> SlotSequence:
+        """Stretches of one length, of several videos, as one batch; without attention and labels."""
+        names = [name for video in videos for name in video.video_id]
+        parts = zip(*((video.slots, video.live, video.track_id) for video in videos), strict=True)
+        return cls(names, *(torch.cat(part) for part in parts))
+
+    @classmethod
     def joined(cls, pieces: Sequence[SlotSequence]) -> SlotSequence:
         """Stretches of the same videos that follow each other, as one."""
         tensors = [name for name, value in vars(pieces[0]).items() if isinstance(value, Tensor)]

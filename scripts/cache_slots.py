@@ -62,7 +62,7 @@ def main(cfg: DictConfig) -> None:
                         name,
                         videos.slots[b],
                         videos.live[b],
-                        maps=videos.attention[b] if cfg.maps else None,
+                        attention=videos.attention[b] if cfg.attention else None,
                         track_id=videos.track_id[b],
                         label=infos[name].label,
                         scenario=infos[name].scenario,

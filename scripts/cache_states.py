@@ -49,8 +49,8 @@ def main(cfg: DictConfig) -> None:
             states = torch.from_numpy(state_slots(record)).float()  # (T,K,D)
             slots = torch.zeros(states.shape[0], num_slots, states.shape[2])
             slots[:, : states.shape[1]] = states
-            mask = (torch.arange(num_slots) < states.shape[1]).expand(len(states), -1)
-            writer.write(info.video_id, slots, mask, label=info.label, scenario=info.scenario)
+            live = (torch.arange(num_slots) < states.shape[1]).expand(len(states), -1)
+            writer.write(info.video_id, slots, live, label=info.label, scenario=info.scenario)
     print(f"{cfg.cache}: {len(records)} videos, {num_slots} slots of width {states.shape[2]}")
 
 

@@ -32,11 +32,11 @@ def main(cfg: DictConfig) -> None:
     for name, (dtype, shape) in sorted(cache.store.fields.items()):
         print(f"  {name:9s} {str(dtype).removeprefix('torch.'):8s} a frame {tuple(shape)}")
     every = np.unique(np.linspace(0, len(cache) - 1, SAMPLE).astype(int))
-    videos = [cache.read_video(cache.video_ids[int(i)]) for i in every]
-    live = np.mean([video.mask.float().mean().item() for video in videos])
-    tracks = np.mean([len(video.track_id[video.mask].unique()) for video in videos])
+    videos = [cache.read(cache.video_ids[int(i)]) for i in every]
+    live = np.mean([video.live.float().mean().item() for video in videos])
+    tracks = np.mean([len(video.track_id[video.live].unique()) for video in videos])
     print(f"of {len(videos)} videos: {live:.1%} of the slots live, {tracks:.1f} tracks a video")
-    counts = Counter((video.scenario, video.label) for video in videos)
+    counts = Counter((info.scenario, info.label) for info in (cache.info(video.video_id[0]) for video in videos))
     for (scenario, label), count in sorted(counts.items(), key=str):
         if (scenario, label) != (None, None):
             print(f"  {scenario or 'no scenario'}, label {'unknown' if label is None else int(label)}: {count}")

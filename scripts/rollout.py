@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 from _cached import bar, device_of, folders
-from _futures import pictures
 from _main import entry
-from _oracle import oracle_errors
 from omegaconf import DictConfig
 
 from dias_video.engine import check_folder
 from dias_video.pretrained.weights import weights_sha256
 from slotformer.cache import SlotCache
 from slotformer.errors import RolloutErrors, over_models
+from slotformer.futures import report_futures
+from slotformer.oracle import oracle_errors
 from slotformer.origin import CachedVideos, dias_of
 from slotformer.prediction import (
     cache_errors,
@@ -108,7 +108,7 @@ def main(cfg: DictConfig) -> None:
         about["oracle_of_videos"] = len(chosen)
     curve(cfg, parts, first.stride, out_dir)
     if cfg.masks or cfg.gifs:
-        about |= pictures(cfg, futures, dias, cache, source, out_dir)
+        about |= report_futures(futures, dias, cache, source, out_dir, masks=cfg.masks, gifs=cfg.gifs, fps=cfg.fps)
     write_json(out_dir / "rollout.json", about)
     print(f"{out_dir / 'rollout_error.csv'}: {len(names)} videos, {about['births']} births not scored")
 

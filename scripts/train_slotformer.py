@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dias_video.engine import Trainer
 from dias_video.pretrained.weights import load_weights
-from slotformer.batch import SlotBatch, SlotWindows, slot_statistics
+from slotformer.batch import SlotWindows, pack, slot_statistics
 from slotformer.cache import SlotCache
 from slotformer.prediction import RolloutValidation, check_same_encoder
 from slotformer.rollouter import Dynamics
@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
         held_out = SlotCache(cfg.val_cache)
         check_same_encoder(model, held_out)
         validate = RolloutValidation(held_out)
-    trainer.fit(model, windows, SlotBatch.pack, cfg.out_dir, cfg.resume, config, validate)
+    trainer.fit(model, windows, pack, cfg.out_dir, cfg.resume, config, validate)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ A thin layer over :mod:`dias_video.stores.store`, which gives atomic shards, man
 and reading of frame ranges without loading anything else. An item is a video; its fields, all with a leading frame
 axis:
 
-    slots (S,D) float16 or float32, zeros where dead     mask (S) bool, live     track_id (S) int32, -1 where dead
-    label () float32, NaN = unknown     scenario () int16, place in the header's ``scenarios``, -1 = unknown
-    maps (S,h,w) float16, optional: how much each slot owns each cell of the feature grid
+    slots (S,D) float16 or float32, zeros where dead     live (S) bool     track_id (S) int32, -1 where dead
+    label () float32, 1 = contact, NaN = unknown     scenario () int16, place in the header's ``scenarios`` or -1
+    attention (S,h,w) float16, optional: how much each slot owns each cell of the feature grid
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,24 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dias_video.batch import SlotSequence
+from dias_video.data.source import VideoInfo
 from dias_video.stores.shard import Shard
 from dias_video.stores.store import ShardStore, ShardWriter, build_index, shard_files
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+CALLED_BEFORE = {"live": "mask", "attention": "maps"}  # the fields of version 1 that have other names now
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
-
-
-@dataclass
-class CachedVideo:
-    """Some frames of one cached video."""
-
-    video_id: str
-    slots: Tensor  # (T,S,D) float32
-    mask: Tensor  # (T,S) bool
-    track_id: Tensor  # (T,S) int64, -1 where dead
-    maps: Tensor | None  # (T,S,h,w) float32
-    label: float | None
-    scenario: str | None
 
 
 class SlotCacheWriter:
@@ -81,8 +70,8 @@ class SlotCacheWriter:
         self,
         video_id: str,
         slots: Tensor,
-        mask: Tensor,
-        maps: Tensor | None = None,
+        live: Tensor,
+        attention: Tensor | None = None,
         track_id: Tensor | None = None,
         label: float | None = None,
         scenario: str | None = None,
@@ -92,8 +81,8 @@ class SlotCacheWriter:
         Args:
             video_id: its name, unique in the cache.
             slots: (T,S,D) floats.
-            mask: (T,S) bool, live slots.
-            maps: (T,S,h,w) floats; given for all videos or none.
+            live: (T,S) bool.
+            attention: (T,S,h,w) floats; given for all videos or none.
             track_id: (T,S) integers; by default the slot's place, that is, no slot ever changes its object.
             label: 1.0 if there is contact.
             scenario: one of the writer's ``scenarios``.
@@ -101,30 +90,30 @@ class SlotCacheWriter:
         Raises:
             ValueError: shapes that disagree, values that are not finite, an unknown scenario, a video given twice.
         """
-        if slots.ndim != 3 or mask.shape != slots.shape[:2] or len(slots) == 0:
+        if slots.ndim != 3 or live.shape != slots.shape[:2] or len(slots) == 0:
             raise ValueError(
-                f"{video_id}: slots must be (T,S,D) with T > 0 and mask (T,S), got {tuple(slots.shape)} and "
-                f"{tuple(mask.shape)}"
+                f"{video_id}: slots must be (T,S,D) with T > 0 and live (T,S), got {tuple(slots.shape)} and "
+                f"{tuple(live.shape)}"
             )
         if not bool(torch.isfinite(slots).all()):
             raise ValueError(f"{video_id}: its slots are not finite; the checkpoint that made them is broken")
         if scenario is not None and scenario not in self.scenarios:
             raise ValueError(f"{video_id}: scenario {scenario!r} is not one of the cache's {self.scenarios}")
-        frames, num_slots = mask.shape
-        live = mask.bool().cpu()
+        frames, num_slots = live.shape
+        live = live.bool().cpu()
         ids = torch.arange(num_slots).expand(frames, -1) if track_id is None else track_id.cpu()
         stored = slots.detach().cpu().to(self.dtype) * live[..., None]
         if not bool(torch.isfinite(stored).all()):
             raise ValueError(f"{video_id}: its slots do not fit half precision; write the cache with dtype=fp32")
         fields = {
             "slots": stored,
-            "mask": live,
+            "live": live,
             "track_id": torch.where(live, ids, -1).to(torch.int32),
             "label": torch.full((frames,), math.nan if label is None else float(label)),
             "scenario": torch.full((frames,), -1 if scenario is None else self.scenarios.index(scenario)).short(),
         }
-        if maps is not None:
-            fields["maps"] = maps.detach().cpu().to(torch.float16)
+        if attention is not None:
+            fields["attention"] = attention.detach().cpu().to(torch.float16)
         self.writer.write(video_id, **fields)
 
     def __enter__(self) -> SlotCacheWriter:
@@ -153,10 +142,10 @@ class SlotCache:
         self.path = Path(path)
         self.store = ShardStore(path)
         self.header = self.store.header
-        if self.header.get("cache_version") != CACHE_VERSION:
+        if self.header.get("cache_version") not in (1, CACHE_VERSION):
             raise ValueError(
-                f"{path} is no slot cache of version {CACHE_VERSION} (it says {self.header.get('cache_version')}); "
-                f"make it again with scripts/cache_slots.py"
+                f"{path} is no slot cache of version 1 or {CACHE_VERSION} (it says "
+                f"{self.header.get('cache_version')}); make it again with scripts/cache_slots.py"
             )
 
     def __len__(self) -> int:
@@ -199,31 +188,38 @@ class SlotCache:
         """T of a video."""
         return self.store.length(video_id)
 
-    def read(self, video_id: str, start: int = 0, stop: int | None = None) -> tuple[Tensor, Tensor]:
-        """Slots (T,S,D) in the cache's dtype and mask (T,S) bool of frames ``start:stop``.
+    @property
+    def has_attention(self) -> bool:
+        """Whether it also holds how much each slot owns each cell."""
+        return self._called("attention") in self.store.fields
+
+    def info(self, video_id: str) -> VideoInfo:
+        """How long a video is, and its label and scenario, None where unknown.
 
         Raises:
-            ValueError: no such video, or frames outside of it.
+            ValueError: no such video.
         """
-        fields = self.store.read(video_id, start, stop, ["slots", "mask"])
-        return fields["slots"], fields["mask"]
-
-    def read_video(
-        self, video_id: str, start: int = 0, stop: int | None = None, stride: int = 1, maps: bool = False
-    ) -> CachedVideo:
-        """Every ``stride``-th frame of ``start:stop`` with all that is known about the video."""
-        names = [n for n in self.store.fields if n != "maps" or maps]
-        fields = {name: value[::stride] for name, value in self.store.read(video_id, start, stop, names).items()}
+        fields = self.store.read(video_id, 0, 1, ["label", "scenario"])
         label, scenario = float(fields["label"][0]), int(fields["scenario"][0])
-        return CachedVideo(
-            video_id=video_id,
-            slots=fields["slots"].float(),
-            mask=fields["mask"],
-            track_id=fields["track_id"].long(),
-            maps=fields["maps"].float() if "maps" in fields else None,
-            label=None if math.isnan(label) else label,
-            scenario=None if scenario < 0 else self.scenarios[scenario],
-        )
+        known = None if scenario < 0 else self.scenarios[scenario]
+        return VideoInfo(video_id, self.num_frames(video_id), None if math.isnan(label) else label, known)
+
+    def read(
+        self, video_id: str, start: int = 0, stop: int | None = None, stride: int = 1, attention: bool = False
+    ) -> SlotSequence:
+        """Every ``stride``-th of frames ``start:stop`` of a video, B = 1; slots are float32.
+
+        Raises:
+            ValueError: no such video, frames outside of it, or attention that the cache does not hold.
+        """
+        names = ["slots", "live", "track_id", *["attention"] * attention]
+        stored = self.store.read(video_id, start, stop, [self._called(name) for name in names])
+        slots, live, track_id, *rest = (value[None, ::stride] for value in stored.values())
+        return SlotSequence([video_id], slots.float(), live, track_id.long(), *(value.float() for value in rest))
+
+    def _called(self, name: str) -> str:
+        """What a field is called in the store."""
+        return CALLED_BEFORE.get(name, name) if self.header["cache_version"] == 1 else name
 
     def verify(self) -> int:
         """Read everything and compare with the checksums; the number of videos.

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slotformer.batch import SlotBatch
+from dias_video.batch import SlotSequence
 from slotformer.rollouter import births, context_live, scored_live
 from slotformer.statistics import Values, deviation, interval, ratio_interval
 
@@ -77,20 +77,20 @@ class RolloutErrors:
         return rows
 
 
-def rollout_errors(predicted: Tensor, batch: SlotBatch) -> RolloutErrors:
+def rollout_errors(predicted: Tensor, batch: SlotSequence) -> RolloutErrors:
     """Errors of predicted slots (B,R,S,D) on the last R frames of a batch; the frames before were the context."""
     steps = predicted.shape[1]
     burn_in = batch.num_frames - steps
     past, future = batch.slots[:, :burn_in], batch.slots[:, burn_in:]
-    live = context_live(batch.mask[:, :burn_in], batch.track_id[:, :burn_in])
-    scored = scored_live(batch.mask, batch.track_id, burn_in)
+    live = context_live(batch.live[:, :burn_in], batch.track_id[:, :burn_in])
+    scored = scored_live(batch.live, batch.track_id, burn_in)
     guesses = {
         "model": predicted,
         "repeat_last": repeat_last(past, live, steps),
         "constant_velocity": constant_velocity(past, live, steps),
     }
     errors = {name: normalised_error(guess, future, scored).cpu().numpy() for name, guess in guesses.items()}
-    born = births(batch.mask, batch.track_id, burn_in)
+    born = births(batch.live, batch.track_id, burn_in)
     return RolloutErrors(batch.video_id, errors, born.cpu().numpy(), scored.sum((0, 2)).cpu().numpy())
 
 

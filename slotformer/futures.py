@@ -1,30 +1,47 @@
-"""Masks of encoded and of predicted slots, decoded alike: with every token masked, so nothing of the future leaks."""
+"""Pictures and scores of predicted slots.
+
+Encoded and predicted slots are decoded alike, with every token masked, so nothing of the future leaks.
+"""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dias_video.batch import SlotSequence
+from dias_video.data.source import Sample
 from dias_video.evaluation.metrics import adjusted_rand_index, mean_best_overlap
 from dias_video.model.dias import DIAS
 from dias_video.tracking import owners
+from dias_video.visualize import colour_masks, overlay, side_by_side, write_gif
+from slotformer.cache import SlotCache
+from slotformer.origin import CachedVideos
+from slotformer.report import write_csv
+from slotformer.statistics import deviation, interval
 
 
-def decode_masks(model: DIAS, slots: Tensor, mask: Tensor, track_id: Tensor, size: tuple[int, int]) -> Tensor:
-    """The track that owns each pixel, out of slots alone.
+def decode_labels(dias: DIAS, sequence: SlotSequence, size: tuple[int, int]) -> Tensor:
+    """The track that owns each pixel of ``size`` (H,W), out of one video's slots alone: (T,H,W) int32 on the CPU."""
+    device = next(dias.parameters()).device
+    _, attention = dias.decode_slots(sequence.slots.to(device), sequence.live.to(device))
+    return owners(attention[0].cpu(), sequence.live[0].cpu(), sequence.track_id[0].cpu(), size)
 
-    Args:
-        model: whose slots these are.
-        slots: (T,S,D).
-        mask: (T,S) bool, live.
-        track_id: (T,S) int64.
-        size: (H,W).
 
-    Returns:
-        (T,H,W) int32 on the CPU.
-    """
-    device = next(model.parameters()).device
-    _, attention = model.decode_slots(slots[None].to(device), mask[None].to(device))
-    return owners(attention[0].cpu(), mask.cpu(), track_id.cpu(), size)
+def labels_of(dias: DIAS, video: SlotSequence, future: SlotSequence, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Labels (T,H,W) of the encoded video, and of the future (R,H,W) as predicted and as the last frame repeated."""
+    steps = future.num_frames
+    last = video.num_frames - steps
+    return {
+        "encoded": decode_labels(dias, video, size),
+        "model": decode_labels(dias, future, size),
+        "repeat_last": decode_labels(dias, video.frames(last - 1, last), size).expand(steps, -1, -1),
+    }
 
 
 def score_frames(pred: Tensor, true: Tensor) -> dict[str, Tensor]:
@@ -36,3 +53,72 @@ def score_frames(pred: Tensor, true: Tensor) -> dict[str, Tensor]:
         "video_fg_ari": adjusted_rand_index(*pooled, ignore_background=True)[0],
         "video_mbo": mean_best_overlap(*pooled, ignore_background=True)[0],
     }
+
+
+def write_future(path: Path, sample: Sample, labels: dict[str, Tensor], burn_in: int, fps: float) -> None:
+    """A GIF: observed | true future | predicted; while the model observes, all three show the same."""
+    video, steps = sample["video"], len(labels["model"])
+    truth = overlay(video, labels["encoded"])  # (T,H,W,3)
+    observed = torch.cat([truth[:burn_in], truth[burn_in - 1 : burn_in].expand(steps, -1, -1, -1)])
+    predicted = torch.cat([truth[:burn_in], colour_masks(labels["model"])])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_gif(path, side_by_side([observed, truth, predicted], ["observed", "true future", "predicted"]), fps)
+
+
+def report_futures(
+    futures: Sequence[SlotCache],
+    dias: DIAS,
+    cache: SlotCache,
+    videos: CachedVideos,
+    out_dir: Path,
+    *,
+    masks: int,
+    gifs: int,
+    fps: float,
+) -> dict[str, Any]:
+    """Decode rollouts of some videos; write GIFs of the first model's and, where masks are, scores a step of all's.
+
+    Args:
+        futures: what each dynamics model predicted (``predict_cache``).
+        dias: made the slots.
+        cache: the encoded videos; those without a whole true future are left out.
+        videos: as the model saw them.
+        out_dir: gets ``gifs/`` and ``mask_scores.csv``.
+        masks, gifs: how many videos to score, and to draw.
+        fps: of the GIFs.
+    """
+    burn_in, stride, steps = (futures[0].header[name] for name in ("burn_in", "stride", "steps"))
+    frames = range(0, (burn_in + steps - 1) * stride + 1, stride)
+    names = [name for name in cache.video_ids if cache.num_frames(name) > frames[-1]][: max(masks, gifs)]
+    scores: dict[str, list[list[Tensor]]] = {}
+    for number, name in enumerate(tqdm(names, unit="video", desc="masks")):
+        sample, video = videos.read(name, frames), cache.read(name, 0, frames[-1] + 1, stride)
+        height, width = sample["video"].shape[-2:]
+        for at, future in enumerate(futures):
+            labels = labels_of(dias, video, future.read(name), (height, width))
+            if number < gifs and at == 0:
+                write_future(out_dir / "gifs" / f"{name.replace('/', '_')}.gif", sample, labels, burn_in, fps)
+            if sample.get("masks") is not None:
+                for kind in labels:
+                    found = score_frames(labels[kind][-steps:], sample["masks"][burn_in:])
+                    for measure, value in found.items():
+                        scores.setdefault(f"{kind}_{measure}", [[] for _ in futures])[at].append(value)
+    stacked = {key: np.stack([torch.stack(v).double().numpy() for v in one]) for key, one in scores.items()}
+    curves = {key: values for key, values in stacked.items() if values.ndim == 3}  # (M,V,R)
+    if curves:
+        write_csv(out_dir / "mask_scores.csv", [_row(curves, step) for step in range(steps)])
+    pooled = {key: (interval(values.mean(0)), values) for key, values in stacked.items() if values.ndim == 2}  # (M,V)
+    scored = {
+        key: {"mean": mean, "low": low, "high": high, "std": deviation(np.nanmean(values, 1))}
+        for key, ((mean, low, high), values) in pooled.items()
+    }
+    return {"masks_of_videos": len(names), "masks": scored}
+
+
+def _row(curves: dict[str, Any], step: int) -> dict[str, float]:
+    """Means over models and videos at one step, and deviations between models, of scores (M,V,R)."""
+    row: dict[str, float] = {"step": step + 1}
+    for key, values in curves.items():
+        means = np.nanmean(values[:, :, step], 1)  # (M,)
+        row[key], row[f"{key}_std"] = float(means.mean()), deviation(means)
+    return row

@@ -10,9 +10,22 @@ first steps. An object that the new start misses counts as a slot of zeros.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from tqdm import tqdm
+
+from dias_video.batch import VideoBatch
+from dias_video.model.dias import DIAS
+from dias_video.tracking import track_videos
+from slotformer.cache import SlotCache
+from slotformer.errors import normalised_error
+from slotformer.origin import CachedVideos
+from slotformer.rollouter import Dynamics, scored_live
+from slotformer.statistics import Values
 
 
 def same_objects(again: Tensor, encoded: Tensor, scored: Tensor) -> Tensor:
@@ -32,3 +45,27 @@ def same_objects(again: Tensor, encoded: Tensor, scored: Tensor) -> Tensor:
     ordered = torch.zeros_like(encoded)
     ordered[:, places] = again[:, partners].to(encoded.dtype)
     return ordered
+
+
+def encode_anew(dias: DIAS, cache: SlotCache, videos: CachedVideos, name: str, frames: range) -> Tensor:
+    """Slots (T,S,D) of some frames alone, zeros where dead; queries as in the cache, or with other noise."""
+    protocol = cache.header["protocol"]
+    options = {"seed": protocol["seed"] + 1, "boxes": protocol["queries"] == "boxes"}
+    (encoded,) = track_videos(dias, [VideoBatch.stack([videos.read(name, frames)])], **options)
+    return encoded.slots[0]
+
+
+def oracle_errors(
+    model: Dynamics, dias: DIAS, cache: SlotCache, videos: CachedVideos, names: Sequence[str], steps: int
+) -> Values:
+    """Normalised errors (V,R) of the oracle on ``names``, NaN where nothing is scored."""
+    first, stride = (model.burn_in - 1) * model.stride, model.stride
+    stop = first + steps * stride + 1
+    errors = []
+    for name in tqdm(names, unit="video", desc="oracle"):
+        again = encode_anew(dias, cache, videos, name, range(first, stop))[stride::stride]  # (R,S,D)
+        video = cache.read(name, 0, stop, stride)
+        scored = scored_live(video.live, video.track_id, model.burn_in)
+        future = video.slots[:, model.burn_in :]
+        errors.append(normalised_error(same_objects(again, future[0], scored[0])[None], future, scored)[0])
+    return np.asarray(torch.stack(errors).numpy())

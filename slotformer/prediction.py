@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slotformer.batch import SlotBatch
-from slotformer.cache import CachedVideo, SlotCache, SlotCacheWriter
+from dias_video.batch import SlotSequence
+from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.causal import CausalSlotFormer
 from slotformer.errors import RolloutErrors, join_errors, rollout_errors
 from slotformer.fast import fast_rollout
@@ -77,15 +77,15 @@ def groups(cache: SlotCache, span: int, batch_size: int) -> list[NDArray[np.int6
     return np.array_split(index, -(-len(index) // batch_size))
 
 
-def read_batch(cache: SlotCache, rows: NDArray[np.int64], span: int, stride: int) -> list[CachedVideo]:
+def read_batch(cache: SlotCache, rows: NDArray[np.int64], span: int, stride: int) -> list[SlotSequence]:
     """Every ``stride``-th of the first ``span`` frames of some videos."""
-    return [cache.read_video(cache.video_ids[int(row)], 0, span, stride) for row in rows]
+    return [cache.read(cache.video_ids[int(row)], 0, span, stride) for row in rows]
 
 
-def predict(model: Dynamics, batch: SlotBatch, steps: int) -> Tensor:
+def predict(model: Dynamics, batch: SlotSequence, steps: int) -> Tensor:
     """Slots (B,steps,S,D) after the first ``burn_in`` frames of a batch, zeros where dead."""
     batch, past = batch.to(next(model.parameters()).device), slice(0, model.burn_in)
-    live = context_live(batch.mask[:, past], batch.track_id[:, past])
+    live = context_live(batch.live[:, past], batch.track_id[:, past])
     return fast_rollout(model, batch.slots[:, past], live, steps).cpu()
 
 
@@ -126,10 +126,11 @@ def predict_cache(
             if writer.present.issuperset(cache.video_ids[int(row)] for row in rows):
                 continue
             videos = read_batch(cache, rows, span, model.stride)
-            for video, slots in zip(videos, predict(model, SlotBatch.stack(videos), steps), strict=True):
-                if video.video_id not in writer.present:
-                    mask, track_id = (x[-1:].expand(steps, -1) for x in (video.mask, video.track_id))
-                    writer.write(video.video_id, slots, mask, None, track_id, video.label, video.scenario)
+            for video, slots in zip(videos, predict(model, SlotSequence.batched(videos), steps), strict=True):
+                info = cache.info(video.video_id[0])
+                if info.video_id not in writer.present:
+                    live, track_id = (x[0, -1:].expand(steps, -1) for x in (video.live, video.track_id))
+                    writer.write(info.video_id, slots, live, None, track_id, info.label, info.scenario)
     return SlotCache(path)
 
 
@@ -157,11 +158,11 @@ def cache_errors(
     span = (model.burn_in + steps - 1) * model.stride + 1
     parts = []
     for rows in progress(groups(cache, span, batch_size)):
-        batch = SlotBatch.stack(read_batch(cache, rows, span, model.stride))
+        batch = SlotSequence.batched(read_batch(cache, rows, span, model.stride))
         if predicted is None:
             future = predict(model, batch, steps)
         else:
-            future = torch.stack([predicted.read(name)[0] for name in batch.video_id])
+            future = torch.cat([predicted.read(name).slots for name in batch.video_id])
         parts.append(rollout_errors(future, batch))
     return join_errors(parts)
 

@@ -12,30 +12,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dias_video.batch import SlotSequence
 from dias_video.draws import Draws
 from dias_video.pretrained.saving import Pretrained
-from slotformer.batch import SlotBatch
 
 
-def context_live(mask: Tensor, track_id: Tensor) -> Tensor:
-    """Which context tokens a prediction may see: (B,T,S) bool from ``mask`` and ``track_id`` (B,T,S).
+def context_live(live: Tensor, track_id: Tensor) -> Tensor:
+    """Which context tokens a prediction may see: (B,T,S) bool from ``live`` and ``track_id`` (B,T,S).
 
     Which slots live is frozen at the last frame of the context: a slot counts there, and on earlier frames as long as
     it held the same track. What it held before, another object, is hidden.
     """
-    return mask & mask[:, -1:] & (track_id == track_id[:, -1:])
+    return live & live[:, -1:] & (track_id == track_id[:, -1:])
 
 
-def scored_live(mask: Tensor, track_id: Tensor, burn_in: int) -> Tensor:
+def scored_live(live: Tensor, track_id: Tensor, burn_in: int) -> Tensor:
     """Which future slots are scored: (B,T-burn_in,S) bool, the tracks that live at frame ``burn_in - 1`` and still."""
     last = slice(burn_in - 1, burn_in)
-    return mask[:, burn_in:] & mask[:, last] & (track_id[:, burn_in:] == track_id[:, last])
+    return live[:, burn_in:] & live[:, last] & (track_id[:, burn_in:] == track_id[:, last])
 
 
-def births(mask: Tensor, track_id: Tensor, burn_in: int) -> Tensor:
+def births(live: Tensor, track_id: Tensor, burn_in: int) -> Tensor:
     """How many tracks begin after frame ``burn_in - 1`` of each clip, (B,) int64; no prediction can know them."""
-    before = mask[:, burn_in - 1 : -1] & (track_id[:, burn_in - 1 : -1] == track_id[:, burn_in:])
-    return (mask[:, burn_in:] & ~before).sum((1, 2))
+    before = live[:, burn_in - 1 : -1] & (track_id[:, burn_in - 1 : -1] == track_id[:, burn_in:])
+    return (live[:, burn_in:] & ~before).sum((1, 2))
 
 
 class Dynamics(Pretrained, nn.Module, ABC):
@@ -98,7 +98,7 @@ class Dynamics(Pretrained, nn.Module, ABC):
         self.slot_mean.copy_(mean)
         self.slot_scale.copy_(scale)
 
-    def forward(self, batch: SlotBatch, draws: Draws) -> dict[str, Tensor]:
+    def forward(self, batch: SlotSequence, draws: Draws) -> dict[str, Tensor]:
         """Loss of a rollout without teacher: the first ``burn_in`` frames are context, all others are predicted.
 
         Returns:
@@ -113,9 +113,9 @@ class Dynamics(Pretrained, nn.Module, ABC):
                 f"a batch of slots {tuple(batch.slots.shape)} does not fit a model of {self.burn_in} burn-in frames "
                 f"and slots {self.slot_dim} wide"
             )
-        scored = scored_live(batch.mask, batch.track_id, self.burn_in)  # (B,R,S)
+        scored = scored_live(batch.live, batch.track_id, self.burn_in)  # (B,R,S)
         past = slice(0, self.burn_in)
-        live = context_live(batch.mask[:, past], batch.track_id[:, past])
+        live = context_live(batch.live[:, past], batch.track_id[:, past])
         predicted = self.predict(self.normalise(batch.slots[:, past]), live, steps)
         error = (predicted - self.normalise(batch.slots[:, self.burn_in :])).square().mean(-1)  # (B,R,S)
         return {"slots": (error * scored).sum((1, 2)) / scored.sum((1, 2)).clamp(min=1)}

@@ -12,7 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from slotformer.batch import SlotBatch, SlotWindows
+from dias_video.batch import SlotSequence
+from dias_video.data.source import VideoInfo
+from dias_video.stores.store import ShardWriter
+from slotformer.batch import SlotWindows
 from slotformer.cache import SlotCache, SlotCacheWriter, finish
 
 T, S, D = 5, 3, 7
@@ -25,27 +28,28 @@ def video(seed: int, frames: int = T) -> tuple[Tensor, Tensor]:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    slots, mask = video(0)
-    maps = torch.rand(T, S, 2, 4)
+    slots, live = video(0)
+    attention = torch.rand(T, S, 2, 4)
     ids = torch.randint(0, 9, (T, S))
     with SlotCacheWriter(tmp_path / "c", dtype="fp32", scenarios=["drop", "roll"], made_by="x") as writer:
-        writer.write("a/b", slots, mask, maps, ids, label=1.0, scenario="roll")
-        writer.write("a/a", *video(1, frames=2), maps=maps[:2])
+        writer.write("a/b", slots, live, attention, ids, label=1.0, scenario="roll")
+        writer.write("a/a", *video(1, frames=2), attention=attention[:2])
     cache = SlotCache(tmp_path / "c")
     assert list(cache.video_ids) == ["a/a", "a/b"]
     assert (len(cache), cache.num_slots, cache.slot_dim) == (2, S, D)
     assert cache.header["made_by"] == "x"
-    read_slots, read_mask = cache.read("a/b", 1, 4)
-    assert torch.equal(read_mask, mask[1:4])
-    assert torch.equal(read_slots, slots[1:4] * mask[1:4, :, None])
-    whole = cache.read_video("a/b", 0, T, stride=2, maps=True)
-    assert torch.equal(whole.slots, (slots * mask[..., None])[::2])
-    assert torch.equal(whole.track_id, torch.where(mask, ids, -1)[::2])
-    assert whole.maps is not None
-    assert torch.allclose(whole.maps, maps[::2], atol=1e-3)
-    assert (whole.label, whole.scenario) == (1.0, "roll")
-    other = cache.read_video("a/a")
-    assert (other.label, other.scenario, other.maps) == (None, None, None)
+    part = cache.read("a/b", 1, 4)
+    assert part.video_id == ["a/b"]
+    assert torch.equal(part.live, live[None, 1:4])
+    assert torch.equal(part.slots, (slots * live[..., None])[None, 1:4])
+    assert part.attention is None
+    whole = cache.read("a/b", 0, T, stride=2, attention=True)
+    assert torch.equal(whole.slots, (slots * live[..., None])[None, ::2])
+    assert torch.equal(whole.track_id, torch.where(live, ids, -1)[None, ::2])
+    assert whole.attention is not None
+    assert torch.allclose(whole.attention, attention[None, ::2], atol=1e-3)
+    assert cache.info("a/b") == VideoInfo("a/b", T, 1.0, "roll")
+    assert cache.info("a/a") == VideoInfo("a/a", 2, None, None)
     assert cache.verify() == 2
 
 
@@ -55,8 +59,8 @@ def test_half_precision_is_half_the_size_and_close(tmp_path: Path) -> None:
             for n in range(20):
                 writer.write(f"v{n}", *video(n, frames=50))
     half, full = SlotCache(tmp_path / "fp16"), SlotCache(tmp_path / "fp32")
-    assert half.read("v7")[0].dtype == torch.float16
-    assert torch.allclose(half.read("v7")[0].float(), full.read("v7")[0], atol=2e-3)
+    assert half.store.fields["slots"][0] == torch.float16
+    assert torch.allclose(half.read("v7").slots, full.read("v7").slots, atol=2e-3)
 
     def size(name: str) -> int:
         return sum(f.stat().st_size for f in (tmp_path / name).glob("shard*"))
@@ -81,7 +85,7 @@ def test_an_interrupted_writer_goes_on(tmp_path: Path) -> None:
             writer.write(f"v{n}", *video(n))
     cache = SlotCache(tmp_path / "c")
     assert list(cache.video_ids) == [f"v{n}" for n in range(5)]
-    assert torch.equal(cache.read("v1")[1], video(1)[1])
+    assert torch.equal(cache.read("v1").live[0], video(1)[1])
 
 
 def test_two_writers_share_the_work(tmp_path: Path) -> None:
@@ -114,18 +118,18 @@ def test_a_cache_of_another_version_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mask": torch.ones(T, S + 1, dtype=torch.bool)}, "must be"),
+        ({"live": torch.ones(T, S + 1, dtype=torch.bool)}, "must be"),
         ({"slots": torch.full((T, S, D), math.nan)}, "not finite"),
-        ({"slots": torch.full((T, S, D), 1e6), "mask": torch.ones(T, S, dtype=torch.bool)}, "dtype=fp32"),
+        ({"slots": torch.full((T, S, D), 1e6), "live": torch.ones(T, S, dtype=torch.bool)}, "dtype=fp32"),
         ({"scenario": "fly"}, "fly"),
-        ({"slots": torch.zeros(0, S, D), "mask": torch.zeros(0, S, dtype=torch.bool)}, "T > 0"),
+        ({"slots": torch.zeros(0, S, D), "live": torch.zeros(0, S, dtype=torch.bool)}, "T > 0"),
     ],
 )
 def test_bad_input_is_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    slots, mask = video(0)
-    arguments: dict[str, object] = {"slots": slots, "mask": mask, **change}
+    slots, live = video(0)
+    arguments: dict[str, object] = {"slots": slots, "live": live, **change}
     with SlotCacheWriter(tmp_path / "c", scenarios=["drop"]) as writer:
-        writer.write("fine", slots, mask)
+        writer.write("fine", slots, live)
         with pytest.raises(ValueError, match=message) as raised:
             writer.write("v", **arguments)  # type: ignore[arg-type]
         assert "v:" in str(raised.value)
@@ -154,26 +158,27 @@ def test_windows_are_a_function_of_their_key(lengths: SlotCache) -> None:
     for epoch in range(20):
         sample = windows[(epoch, 0)]
         assert torch.equal(sample.slots, again[(epoch, 0)].slots)
-        frames = sample.slots[:, 0, 0]
+        frames = sample.slots[0, :, 0, 0]
         assert torch.equal(frames - frames[0], torch.tensor([0.0, 2.0, 4.0, 6.0]))
         starts.add(int(frames[0]))
-        assert windows[(epoch, 2)].slots[0, 0, 0] == 300  # v3 has one window only
+        assert windows[(epoch, 2)].slots[0, 0, 0, 0] == 300  # v3 has one window only
     assert len(starts) > 5
     assert max(starts) <= 23
-    batch = SlotBatch.stack([windows[(0, 0)], windows[(0, 1)]])
+    batch = SlotSequence.batched([windows[(0, 0)], windows[(0, 1)]])
     assert (len(batch), tuple(batch.slots.shape)) == (2, (2, 4, S, D))
 
 
 MEASURE = """
 import sys
-from slotformer.batch import SlotBatch, SlotWindows
+from dias_video.batch import SlotSequence
+from dias_video.stores.store import ShardWriter
+from slotformer.batch import SlotWindows, slot_statistics
 from slotformer.cache import SlotCache
-from slotformer.errors import slot_statistics
 cache = SlotCache(sys.argv[1])
 slot_statistics(cache)
 windows = SlotWindows(cache, 10)
 for key in range(0, 1200, 4):
-    SlotBatch.stack([windows[(at // len(windows), at % len(windows))] for at in range(key, key + 4)])
+    SlotSequence.batched([windows[(at // len(windows), at % len(windows))] for at in range(key, key + 4)])
 print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 """
 
@@ -183,11 +188,11 @@ print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 def test_training_on_a_cache_of_ten_times_the_size_takes_no_more_memory(tmp_path: Path) -> None:
     """12 MB and 120 MB: statistics and 300 batches, every clip of the larger one read."""
     peaks = []
-    slots, mask = torch.randn(50, 20, 50), torch.ones(50, 20, dtype=torch.bool)
+    slots, live = torch.randn(50, 20, 50), torch.ones(50, 20, dtype=torch.bool)
     for count in (120, 1200):
         with SlotCacheWriter(tmp_path / f"{count}", shard_bytes=16 << 20) as writer:
             for n in range(count):
-                writer.write(f"v{n:04d}", slots, mask)
+                writer.write(f"v{n:04d}", slots, live)
         words = [sys.executable, "-c", MEASURE, str(tmp_path / f"{count}")]
         peaks.append(int(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
     assert peaks[1] - peaks[0] < 12 * 1024  # kB
@@ -196,3 +201,21 @@ def test_training_on_a_cache_of_ten_times_the_size_takes_no_more_memory(tmp_path
 def test_windows_longer_than_any_video_are_refused(lengths: SlotCache) -> None:
     with pytest.raises(ValueError, match="longest has 30"):
         SlotWindows(lengths, num_frames=31)
+
+
+def test_a_cache_of_version_1_is_read(tmp_path: Path) -> None:
+    """Its fields had other names; nobody writes it any more."""
+    slots, live = video(0)
+    attention, ids = torch.rand(T, S, 2, 4).half(), torch.randint(0, 9, (T, S)).int()
+    header = {"cache_version": 1, "dtype": "fp32", "scenarios": ["drop"], "made_by": "x"}
+    with ShardWriter(tmp_path, header) as writer:
+        fields = {"slots": slots, "mask": live, "track_id": ids, "maps": attention}
+        writer.write("v", **fields, label=torch.ones(T), scenario=torch.zeros(T).short())
+    cache = SlotCache(tmp_path)
+    assert cache.has_attention
+    assert cache.info("v") == VideoInfo("v", T, 1.0, "drop")
+    found = cache.read("v", attention=True)
+    for name, value in (("slots", slots), ("live", live), ("track_id", ids.long()), ("attention", attention.float())):
+        assert torch.equal(getattr(found, name), value[None])
+    with pytest.raises(ValueError, match="cache_version is 1, now 2"):
+        SlotCacheWriter(tmp_path, "fp32", ["drop"], made_by="x")

@@ -42,7 +42,7 @@ def test_the_loss_is_that_of_every_member_alone(form: str) -> None:
     videos, made = parts(), committee(form)
     expected = torch.zeros(V)
     for number in range(FOLDS * RESTARTS):
-        logits = made.member(number)(videos.data.slots, videos.data.mask)
+        logits = made.member(number)(videos.data.slots, videos.data.live)
         loss = F.binary_cross_entropy_with_logits(logits, videos.data.label, reduction="none")
         for video in range(V):
             if videos.part[video] != number // RESTARTS:
@@ -62,7 +62,7 @@ def test_a_member_learns_nothing_from_its_own_part() -> None:
             parameter.grad = None
     made(videos, DRAWS)["contact"].sum().backward()
     alone, own = committee().member(5), videos.part != 2
-    loss = F.binary_cross_entropy_with_logits(alone(videos.data.slots, videos.data.mask), videos.data.label, weight=own)
+    loss = F.binary_cross_entropy_with_logits(alone(videos.data.slots, videos.data.live), videos.data.label, weight=own)
     (loss * V).backward()
     for together, apart in zip(made.member(5).parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(together.grad, apart.grad, rtol=1e-4, atol=1e-5)
@@ -74,7 +74,7 @@ def test_every_part_is_answered_by_its_best_member() -> None:
     for part in range(FOLDS):
         own = torch.nonzero(videos.part == part).flatten().tolist()
         batch = videos.batch(own).data
-        answers = [made.member(number)(batch.slots, batch.mask) for number in (2 * part, 2 * part + 1)]
+        answers = [made.member(number)(batch.slots, batch.live) for number in (2 * part, 2 * part + 1)]
         losses = [float(F.binary_cross_entropy_with_logits(answer, batch.label).detach()) for answer in answers]
         winner = losses.index(min(losses))
         assert best[part] == 2 * part + winner
@@ -135,9 +135,9 @@ def test_slots_are_standardised_by_those_that_live() -> None:
     """Channel by channel, whatever the dead ones hold."""
     data = easy(videos=V)
     data.slots[..., 1] *= 20
-    data.mask = torch.rand(data.mask.shape, generator=torch.Generator().manual_seed(1)) > 0.4
-    data.slots = torch.where(data.mask[..., None], data.slots, -50.0)
-    live = data.slots.numpy()[data.mask.numpy()]
+    data.live = torch.rand(data.live.shape, generator=torch.Generator().manual_seed(1)) > 0.4
+    data.slots = torch.where(data.live[..., None], data.slots, -50.0)
+    live = data.slots.numpy()[data.live.numpy()]
     made = Committee(D, "roles", 7, 0, FOLDS, RESTARTS)
     made.standardise(data)
     for number in range(FOLDS * RESTARTS):
@@ -200,7 +200,7 @@ class Channel(nn.Module):
         super().__init__()
         self.channel = channel
 
-    def forward(self, slots: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, slots: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
         return slots[:, 0, 0, self.channel]
 
 

@@ -21,7 +21,7 @@ from slotformer.contact.fitting import Fitted, ReadoutSettings, Runs, best_thres
 from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.looks import record_look, settings_of
 from slotformer.contact.people import human_rows, read_human
-from slotformer.contact.places import PlaceProbe, fit_probe, map_places
+from slotformer.contact.places import PlaceProbe, fit_probe, places_of
 from slotformer.contact.protocol import Answers, accuracy_rows, fit_points, futures, join_answers
 from slotformer.contact.readout import FORMS, ContactReadout
 from slotformer.prediction import cache_errors, check_same_encoder, longest_rollout
@@ -66,9 +66,9 @@ def test_a_readout_does_not_see_dead_slots_or_the_order_of_slots(form: str) -> N
     torch.manual_seed(0)
     data = with_places(easy())
     readout = ContactReadout(D + 4, form, hidden=7, num_places=4).eval()
-    live = data.slots[data.mask]
+    live = data.slots[data.live]
     readout.set_statistics(live.mean(0), live.std(0))
-    mask = data.mask.clone()
+    mask = data.live.clone()
     mask[:, :, 1] = False
     mask[:, 4:] = False
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_pairwise_is_slotformers_readout() -> None:
 def test_an_unknown_form_is_refused() -> None:
     with pytest.raises(ValueError, match="pairwise, relation, roles"):
         ContactReadout(D, "magic")
-    with pytest.raises(ValueError, match="maps=true"):
+    with pytest.raises(ValueError, match="attention=true"):
         ContactReadout(D, "places")
 
 
@@ -146,7 +146,7 @@ def test_places_of_a_rectangle() -> None:
     """Rows 2 to 5 of 8 and columns 1 to 4 of 10: centre (0.3, 0.5), half extents (0.2, 0.25) nearly."""
     maps = torch.zeros(1, 8, 10)
     maps[0, 2:6, 1:5] = 0.7
-    place = map_places(maps)[0]
+    place = places_of(maps)[0]
     assert torch.allclose(place[:2], torch.tensor([0.3, 0.5]), atol=1e-5)
     assert torch.allclose(place[2:], torch.tensor([0.2, 0.25]), rtol=0.05)
 
@@ -173,7 +173,7 @@ def test_the_probe_finds_places_in_slots(tmp_path: Path, curved: bool) -> None:
     probe = fit_probe(SlotCache(tmp_path / "c"), ridge=1e-3)
     assert (probe.explained[:2] > 0.999).all()
     assert torch.allclose(probe(slot(torch.tensor([4.0, 8.0])))[:2], torch.tensor([6 / 16, 10 / 16]), atol=5e-3)
-    with pytest.raises(ValueError, match="maps=true"):
+    with pytest.raises(ValueError, match="attention=true"):
         fit_probe(SlotCache(tmp_path / "bare"))
 
 
@@ -211,7 +211,7 @@ def test_futures_continue_what_was_observed(caches: tuple[SlotCache, SlotCache])
     ends = futures(cache, model, observed_frames=10, predicted_frames=4, batch_size=5)
     assert ends.observed == 5
     assert ends.encoded.slots.shape == ends.predicted.slots.shape == (16, 9, 4, cache.slot_dim)
-    slots = torch.stack([cache.read_video(v).slots for v in cache.video_ids])
+    slots = torch.cat([cache.read(v).slots for v in cache.video_ids])
     assert torch.equal(ends.encoded.slots, slots[:, 0:17:2])
     assert torch.equal(ends.predicted.slots[:, :5], slots[:, 0:10:2])
     with torch.no_grad():
@@ -228,8 +228,8 @@ def test_a_video_that_ends_early_has_no_live_slots_there(tmp_path: Path) -> None
             writer.write(name, torch.randn(frames, S, D), torch.ones(frames, S, dtype=torch.bool), label=1.0)
     model = SlotFormer(D, burn_in=3, rollout=2, stride=1, width=8, layers=1, heads=2)
     ends = futures(SlotCache(tmp_path / "c"), model, 3, 6)
-    assert ends.encoded.mask.any(-1).sum(1).tolist() == [9, 5]
-    assert ends.predicted.mask.all()
+    assert ends.encoded.live.any(-1).sum(1).tolist() == [9, 5]
+    assert ends.predicted.live.all()
     with pytest.raises(ValueError, match="b has fewer than 6 frames"):
         futures(SlotCache(tmp_path / "c"), model, 6, 2)
 

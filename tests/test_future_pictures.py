@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import imageio.v3 as iio
@@ -14,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from dias_video.batch import SlotSequence
+from slotformer import futures, oracle
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.rollouter import SlotFormer
 
@@ -42,18 +42,15 @@ class Videos:
         return {"video": grey, "video_id": name, "frame_index": at, "masks": drawn(column(at)).short()}
 
 
-@pytest.fixture
-def pictures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script's module; a slot's first channel tells the column that it is decoded to."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
-    module = importlib.import_module("_futures")
+@pytest.fixture(autouse=True)
+def decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot's first channel tells the column that it is decoded to."""
 
-    def decoded(dias: object, slots: Tensor, mask: Tensor, track_id: Tensor, size: tuple[int, int]) -> Tensor:
+    def decoded(dias: object, sequence: SlotSequence, size: tuple[int, int]) -> Tensor:
         assert size == SIZE
-        return drawn(slots[:, 0, 0].round().long())
+        return drawn(sequence.slots[0, :, 0, 0].round().long())
 
-    monkeypatch.setattr(module, "decode_masks", decoded)
-    return module
+    monkeypatch.setattr(futures, "decode_labels", decoded)
 
 
 @pytest.fixture
@@ -76,16 +73,13 @@ def foretold(path: Path, columns: tuple[int, ...]) -> SlotCache:
     return SlotCache(path)
 
 
-def test_every_predicted_frame_is_scored_against_its_own(
-    pictures: ModuleType, cache: SlotCache, tmp_path: Path
-) -> None:
+def test_every_predicted_frame_is_scored_against_its_own(cache: SlotCache, tmp_path: Path) -> None:
     """The truth is in columns 2, 3, 4, 0; one model is right at all steps, another at the second alone.
 
     Where a mask is wrong the object's 4 cells are best overlapped by the 16 of the predicted background.
     """
-    futures = [foretold(tmp_path / "0", (2, 3, 4, 0)), foretold(tmp_path / "1", (0, 3, 1, 2))]
-    cfg = SimpleNamespace(masks=9, gifs=1, fps=3)
-    about = pictures.pictures(cfg, futures, None, cache, Videos(), tmp_path)
+    both = [foretold(tmp_path / "0", (2, 3, 4, 0)), foretold(tmp_path / "1", (0, 3, 1, 2))]
+    about = futures.report_futures(both, None, cache, Videos(), tmp_path, masks=9, gifs=1, fps=3)
     assert about["masks_of_videos"] == 2  # the short one has no true future
     with (tmp_path / "mask_scores.csv").open() as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
@@ -103,24 +97,22 @@ def test_every_predicted_frame_is_scored_against_its_own(
     assert len(iio.imread(gif, index=None)) == BURN_IN + STEPS
 
 
-def test_the_last_observed_frame_is_the_one_repeated(pictures: ModuleType, cache: SlotCache, tmp_path: Path) -> None:
-    video = cache.read_video("a", 0, FRAMES, STRIDE)
-    future = foretold(tmp_path / "0", (2, 3, 4, 0)).read_video("a")
-    masks = pictures.masks_of(None, video, future, SIZE)
-    assert torch.equal(masks["repeat_last"], drawn(torch.tensor([1, 1, 1, 1])))
-    assert torch.equal(masks["encoded"], drawn(torch.tensor([0, 1, 2, 3, 4, 0])))
+def test_the_last_observed_frame_is_the_one_repeated(cache: SlotCache, tmp_path: Path) -> None:
+    video = cache.read("a", 0, FRAMES, STRIDE)
+    future = foretold(tmp_path / "0", (2, 3, 4, 0)).read("a")
+    labels = futures.labels_of(None, video, future, SIZE)
+    assert torch.equal(labels["repeat_last"], drawn(torch.tensor([1, 1, 1, 1])))
+    assert torch.equal(labels["encoded"], drawn(torch.tensor([0, 1, 2, 3, 4, 0])))
 
 
 def test_the_oracle_is_compared_with_the_same_frames(
     monkeypatch: pytest.MonkeyPatch, cache: SlotCache, tmp_path: Path
 ) -> None:
     """It encodes from the last observed frame on; were its slots those of the cache, it would make no error."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
-    oracle = importlib.import_module("_oracle")
 
     def anew(dias: object, cache: SlotCache, source: object, name: str, frames: range) -> Tensor:
         assert list(frames) == list(range((BURN_IN - 1) * STRIDE, FRAMES))
-        return cache.read(name)[0][list(frames)]
+        return cache.read(name).slots[0, list(frames)]
 
     monkeypatch.setattr(oracle, "encode_anew", anew)
     errors = oracle.oracle_errors(SlotFormer(3, **MODEL), None, cache, None, ["b", "a"], STEPS)

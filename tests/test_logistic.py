@@ -40,10 +40,10 @@ def test_features_by_hand() -> None:
 
 def test_the_order_of_slots_and_places_mean_nothing() -> None:
     data = clips(0)
-    mixed = LabelledSlots(data.video_id, data.scenario, data.label, data.slots.flip(2), data.mask.flip(2))
+    mixed = LabelledSlots(data.video_id, data.scenario, data.label, data.slots.flip(2), data.live.flip(2))
     assert np.allclose(frame_features(data), frame_features(mixed))
     placed = LabelledSlots(
-        data.video_id, data.scenario, data.label, torch.cat([data.slots, torch.rand(V, T, S, 2)], -1), data.mask, 2
+        data.video_id, data.scenario, data.label, torch.cat([data.slots, torch.rand(V, T, S, 2)], -1), data.live, 2
     )
     assert np.array_equal(frame_features(data), frame_features(placed))
 

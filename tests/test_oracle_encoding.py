@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch import Tensor
 from dias_video.batch import VideoBatch
 from dias_video.draws import Draws
 from dias_video.model.dias import DIAS
+from slotformer.oracle import encode_anew
 
 SEED, FRAMES = 4, range(2, 5)
 
@@ -39,10 +38,8 @@ def dias() -> DIAS:
 
 
 @pytest.fixture
-def anew(dias: DIAS, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bool], Tensor]:
+def anew(dias: DIAS) -> Callable[[str, bool], Tensor]:
     """``encode_anew`` of the video, by a cache's queries and whether its source has boxes."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
-    encode_anew = importlib.import_module("_oracle").encode_anew
 
     def encoded(queries: str, boxes: bool) -> Tensor:
         cache = SimpleNamespace(header={"protocol": {"queries": queries, "seed": SEED}})

@@ -99,10 +99,10 @@ def test_physion_from_folders_to_the_curve(root: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     for cache in (readout, test):
         for name in cache.video_ids:
-            video = cache.read_video(name)
-            assert video.label == int(name.removesuffix("_img")[-1]) % 2
-            assert name.split("/")[1] == video.scenario
-            assert len(video.slots) == (SHORT if "test10-redyellow_0006" in name else FRAMES)
+            info = cache.info(name)
+            assert info.label == int(name.removesuffix("_img")[-1]) % 2
+            assert name.split("/")[1] == info.scenario
+            assert info.num_frames == (SHORT if "test10-redyellow_0006" in name else FRAMES)
     assert f"readout/roll/{ROLL}_0000" in readout.video_ids
 
     dynamics = tmp_path / "slotformer/checkpoints/last"

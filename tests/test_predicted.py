@@ -14,8 +14,8 @@ from test_script_options import run, sentence
 from torch import nn
 from toy_slots import toy_cache
 
+from dias_video.batch import SlotSequence
 from slotformer import prediction
-from slotformer.batch import SlotBatch
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.causal import CausalSlotFormer
 from slotformer.prediction import cache_errors, predict, predict_cache
@@ -56,19 +56,20 @@ def test_predicted_slots_are_rollouts_of_the_context(cls: type[Dynamics], cache:
     names = [f"v{number}" for number, frames in enumerate(LENGTHS) if frames >= 5]
     assert list(predicted.video_ids) == names
     for name in names:
-        video, future = cache.read_video(name), predicted.read_video(name)
-        last = int(np.flatnonzero(np.arange(len(video.mask)) % STRIDE == 0)[BURN_IN - 1])
+        video, future = cache.read(name), predicted.read(name)
+        last = int(np.flatnonzero(np.arange(video.num_frames) % STRIDE == 0)[BURN_IN - 1])
         assert last == 4
-        seen = [[bool(video.mask[t, s] and video.mask[4, s] and video.track_id[t, s] == video.track_id[4, s])
+        live, ids = video.live[0], video.track_id[0]
+        seen = [[bool(live[t, s] and live[4, s] and ids[t, s] == ids[4, s])
                  for s in range(S)] for t in (0, 2, 4)]  # fmt: skip
         with torch.no_grad():
-            expected = model.rollout(video.slots[None, [0, 2, 4]], torch.tensor([seen]), STEPS)[0]
+            expected = model.rollout(video.slots[:, [0, 2, 4]], torch.tensor([seen]), STEPS)
         assert torch.allclose(future.slots, expected, atol=1e-4)
-        assert torch.equal(future.mask, video.mask[4].expand(STEPS, -1))
-        assert torch.equal(future.track_id, video.track_id[4].expand(STEPS, -1))
-        assert (future.label, future.scenario) == (video.label, video.scenario)
+        assert torch.equal(future.live[0], live[4].expand(STEPS, -1))
+        assert torch.equal(future.track_id[0], ids[4].expand(STEPS, -1))
+        assert predicted.info(name)[2:] == cache.info(name)[2:]
     assert predicted.header["source"] == cache.identity
-    assert not torch.equal(*(predicted.read("v6")[0][step] for step in (0, 1)))
+    assert not torch.equal(*(predicted.read("v6").slots[0, step] for step in (0, 1)))
 
 
 def test_errors_of_kept_predictions_are_those_of_the_model(cache: SlotCache, tmp_path: Path) -> None:
@@ -79,10 +80,11 @@ def test_errors_of_kept_predictions_are_those_of_the_model(cache: SlotCache, tmp
     assert found.video_id == ["v2", "v4"]
     for name, values in cache_errors(model, cache, STEPS, 4).errors.items():
         assert np.array_equal(values, found.errors[name], equal_nan=True)
-    slots, mask = cache.read("v4")
-    scored = mask[[6]] & mask[[4]] & (cache.read_video("v4").track_id[[6]] == cache.read_video("v4").track_id[[4]])
-    wrong = (predicted.read("v4")[0][:1] - slots[[6]].float())[scored].square().sum()
-    assert found.errors["model"][1, 0] == pytest.approx(float(wrong / slots[[6]].float()[scored].square().sum()))
+    video = cache.read("v4")
+    slots, live, ids = video.slots[0], video.live[0], video.track_id[0]
+    scored = live[6] & live[4] & (ids[6] == ids[4])
+    wrong = (predicted.read("v4").slots[0, 0] - slots[6])[scored].square().sum()
+    assert found.errors["model"][1, 0] == pytest.approx(float(wrong / slots[6][scored].square().sum()))
 
 
 def test_a_half_written_batch_is_predicted_as_a_whole(
@@ -97,7 +99,7 @@ def test_a_half_written_batch_is_predicted_as_a_whole(
             raise RuntimeError
         write(writer, video_id, *others)
 
-    def recorded(model: Dynamics, batch: SlotBatch, steps: int) -> torch.Tensor:
+    def recorded(model: Dynamics, batch: SlotSequence, steps: int) -> torch.Tensor:
         asked.append(batch.video_id)
         return predict(model, batch, steps)
 
@@ -110,7 +112,7 @@ def test_a_half_written_batch_is_predicted_as_a_whole(
     assert asked == [["v3", "v4"], ["v5", "v6"]]
     assert list(resumed.video_ids) == list(whole.video_ids)
     for name in whole.video_ids:
-        assert torch.equal(resumed.read(name)[0], whole.read(name)[0])
+        assert torch.equal(resumed.read(name).slots, whole.read(name).slots)
 
 
 def test_batches_change_no_error(cache: SlotCache) -> None:

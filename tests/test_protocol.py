@@ -27,9 +27,9 @@ def test_what_lives_at_the_last_observed_frame_is_predicted(tmp_path: Path) -> N
         writer.write("a", torch.randn(20, S, D), mask, label=1.0)
     ends = futures(SlotCache(tmp_path / "c"), SlotFormer(D, **SIZE).eval(), 7, 2)
     assert ends.observed == 3
-    assert ends.encoded.mask[0].tolist() == mask[[0, 3, 6, 9, 12]].tolist()
-    assert ends.predicted.mask[0, :3].tolist() == mask[[0, 3, 6]].tolist()
-    assert ends.predicted.mask[0, 3:].tolist() == [[True, False, True, True]] * 2
+    assert ends.encoded.live[0].tolist() == mask[[0, 3, 6, 9, 12]].tolist()
+    assert ends.predicted.live[0, :3].tolist() == mask[[0, 3, 6]].tolist()
+    assert ends.predicted.live[0, 3:].tolist() == [[True, False, True, True]] * 2
     assert not ends.predicted.slots[0, 3:, 1].any()
 
 

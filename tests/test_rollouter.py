@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from toy_slots import toy_cache
 
+from dias_video.batch import SlotSequence
 from dias_video.draws import Draws
-from slotformer.batch import SlotBatch, SlotWindows, slot_statistics
-from slotformer.cache import CachedVideo, SlotCache, SlotCacheWriter
+from slotformer.batch import SlotWindows, pack, slot_statistics
+from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.causal import CausalSlotFormer, Past, rotate, rotation
 from slotformer.errors import constant_velocity, normalised_error, repeat_last
 from slotformer.fast import fast_rollout
@@ -194,7 +195,7 @@ def test_the_loss_counts_scored_slots_only() -> None:
     mask = torch.ones(B, 4, S, dtype=torch.bool)
     mask[0, :, 2] = False
     mask[0, 1, 1] = False
-    terms = model(SlotBatch(slots, mask, torch.where(mask, 0, -1), ["a", "b"]), Draws.for_step(0, 0, range(B)))
+    terms = model(SlotSequence(["a", "b"], slots, mask, torch.where(mask, 0, -1)), Draws.for_step(0, 0, range(B)))
     assert set(terms) == {"slots"}
     assert torch.allclose(terms["slots"], torch.tensor([9 / 1.7**2 / 2, 0.0]), atol=1e-5)
 
@@ -202,7 +203,7 @@ def test_the_loss_counts_scored_slots_only() -> None:
 def test_wrong_shapes_and_settings_are_named() -> None:
     model = build(SlotFormer)
     slots = torch.zeros(B, T, S, D)
-    batch = SlotBatch(slots, torch.ones(B, T, S, dtype=torch.bool), torch.zeros(B, T, S).long(), ["a", "b"])
+    batch = SlotSequence(["a", "b"], slots, torch.ones(B, T, S, dtype=torch.bool), torch.zeros(B, T, S).long())
     with pytest.raises(ValueError, match="burn-in"):
         model(batch, Draws.for_step(0, 0, range(B)))
     with pytest.raises(ValueError, match="divisible"):
@@ -277,14 +278,15 @@ def test_slots_that_never_live_change_no_loss(cls: type[Dynamics]) -> None:
     mask[:, T - 1] = alive
     slots = torch.randn(3, frames, num_slots, D, generator=generator) * mask[..., None]
     ids = torch.arange(num_slots).expand(3, frames, -1).where(mask, -1)
-    clips = [CachedVideo(f"v{i}", slots[i], mask[i], ids[i], None, None, None) for i in range(3)]
-    packed, everything = SlotBatch.pack(clips), SlotBatch(slots, mask, ids, [c.video_id for c in clips])
+    clips = [SlotSequence([f"v{i}"], slots[i, None], mask[i, None], ids[i, None]) for i in range(3)]
+    packed, everything = pack(clips), SlotSequence.batched(clips)
+    assert packed.video_id == everything.video_id == ["v0", "v1", "v2"]
     assert packed.slots.shape == (3, frames, 3, D)
     assert packed.track_id[0, T - 1].tolist() == [1, 3, 4]
     losses = [model(batch, Draws.for_step(0, 0, range(3)))["slots"] for batch in (packed, everything)]
     assert losses[0][:2].min() > 0
     assert torch.allclose(*losses, rtol=1e-5)
-    assert SlotBatch.pack(clips[2:]).slots.shape == (1, frames, 1, D)
+    assert pack(clips[2:]).slots.shape == (1, frames, 1, D)
 
 
 @pytest.mark.slow
@@ -300,7 +302,7 @@ def test_bouncing_points_are_learned(cls: type[Dynamics], tmp_path: Path) -> Non
     for step in range(300):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * (1 - step / 300)
-        batch = SlotBatch.pack([windows[(step, i % len(windows))] for i in range(16 * step, 16 * step + 16)])
+        batch = pack([windows[(step, i % len(windows))] for i in range(16 * step, 16 * step + 16)])
         loss = model(batch, Draws.for_step(0, step, range(16)))["slots"].mean()
         optimizer.zero_grad()
         loss.backward()

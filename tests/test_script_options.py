@@ -295,7 +295,7 @@ def test_cached_features_a_rehearsal_and_edges_reach_the_model(
     assert cached["baselines/kmeans/ocb/ari"] == pytest.approx(found[0]["baselines/kmeans/ocb/ari"], abs=0.02)
     start("cache_slots", "data=simulated", f"cache={tmp_path}/slots", f"features={features}")
     caches = [SlotCache(tmp_path / name) for name in ("live_slots", "slots")]
-    one, other = (cache.read_video(cache.video_ids[0], 0, 9) for cache in caches)
+    one, other = (cache.read(cache.video_ids[0], 0, 9) for cache in caches)
     torch.testing.assert_close(one.slots, other.slots, atol=0.02, rtol=0)
 
 

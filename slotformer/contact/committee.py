@@ -67,7 +67,7 @@ class Committee(Pretrained, nn.Module):
 
     def standardise(self, data: LabelledSlots) -> None:
         """Take the slots' mean and deviation per channel from ``data``."""
-        live = data.slots[data.mask]
+        live = data.slots[data.live]
         mean, scale = live.mean(0), live.std(0)
         for number in range(len(self.members)):
             self.member(number).set_statistics(mean, scale)
@@ -94,7 +94,7 @@ class Committee(Pretrained, nn.Module):
         stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
         def of_one(weights: dict[str, Tensor]) -> Tensor:
-            logits: Tensor = functional_call(self.members[0], weights, (data.slots, data.mask))
+            logits: Tensor = functional_call(self.members[0], weights, (data.slots, data.live))
             return logits
 
         every: Tensor = vmap(of_one)(stacked)

@@ -173,8 +173,8 @@ def judge(logits: Tensor, label: Tensor) -> tuple[float, float, float]:
 def evaluate(readout: ContactReadout, data: LabelledSlots, batch_size: int = 256) -> Tensor:
     """Logits (V,) of a readout."""
     with torch.no_grad():
-        parts = zip(data.slots.split(batch_size), data.mask.split(batch_size), strict=True)
-        return torch.cat([readout(slots, mask) for slots, mask in parts])
+        parts = zip(data.slots.split(batch_size), data.live.split(batch_size), strict=True)
+        return torch.cat([readout(slots, live) for slots, live in parts])
 
 
 def stratified_parts(data: LabelledSlots, parts: int, seed: int) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ class LabelledSlots:
     scenario: list[str]  # V
     label: Tensor  # (V,) float32, 1 = contact
     slots: Tensor  # (V,T,S,D) float32
-    mask: Tensor  # (V,T,S) bool
+    live: Tensor  # (V,T,S) bool
     num_places: int = 0  # how many of the last channels are the slot's place (slotformer.places)
 
     def __len__(self) -> int:
@@ -34,14 +34,14 @@ class LabelledSlots:
             [self.scenario[i] for i in index],
             self.label[at],
             self.slots[at],
-            self.mask[at],
+            self.live[at],
             self.num_places,
         )
 
     def to(self, device: torch.device | str) -> LabelledSlots:
         """The same with every tensor on ``device``."""
-        label, slots, mask = (x.to(device) for x in (self.label, self.slots, self.mask))
-        return replace(self, label=label, slots=slots, mask=mask)
+        label, slots, live = (x.to(device) for x in (self.label, self.slots, self.live))
+        return replace(self, label=label, slots=slots, live=live)
 
     def with_places(self, probe: PlaceProbe) -> LabelledSlots:
         """The same videos with every slot's place as its last channels, (V,T,S,D+4)."""
@@ -50,4 +50,4 @@ class LabelledSlots:
 
     def first(self, num_frames: int) -> LabelledSlots:
         """The first frames of every video."""
-        return replace(self, slots=self.slots[:, :num_frames], mask=self.mask[:, :num_frames])
+        return replace(self, slots=self.slots[:, :num_frames], live=self.live[:, :num_frames])

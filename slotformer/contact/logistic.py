@@ -33,7 +33,7 @@ def frame_features(data: LabelledSlots) -> Values:
     Channels that hold a slot's place are left out.
     """
     own = data.slots.shape[-1] - data.num_places
-    slots, live = data.slots[..., :own], data.mask[..., None]
+    slots, live = data.slots[..., :own], data.live[..., None]
     count = live.sum(2)  # (V,T,1)
     mean = (slots * live).sum(2) / count.clamp(min=1)
     ends = [slots.masked_fill(~live, -torch.inf).amax(2), slots.masked_fill(~live, torch.inf).amin(2)]

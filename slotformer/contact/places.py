@@ -1,8 +1,8 @@
-"""Where a slot's object is, read from the slot: learned from the maps of encoded slots, told for predicted slots too.
+"""Where a slot's object is, read from the slot: learned from encoded slots' attention, told for predicted slots too.
 
-A contact readout has a few hundred answers to learn from, far too few to find out how slots encode place. The maps of
-the cached slots tell that for thousands of frames, without any label: a smooth map from a slot to its map's centre and
-extent is fitted on the readout videos, and then gives every slot, encoded or predicted, a place.
+A contact readout has a few hundred answers to learn from, far too few to find out how slots encode place. The attention
+of the cached slots tells that for thousands of frames, without any label: a smooth map from a slot to the centre and
+extent of what it owns is fitted on the readout videos, and then gives every slot, encoded or predicted, a place.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from slotformer.cache import SlotCache
 NUM_PLACE = 4  # centre x, centre y, half width, half height; in parts of the frame
 
 
-def map_places(maps: Tensor) -> Tensor:
-    """Centre and half extent of what slots own: maps (...,h,w) -> (...,4), x over w and y over h.
+def places_of(attention: Tensor) -> Tensor:
+    """Centre and half extent of what slots own: attention (...,h,w) -> (...,4), x over w and y over h.
 
-    Cells weigh with the square of the map, so that a slot's faint traces elsewhere don't move it. The half extent is
-    that of a rectangle with the same standard deviation.
+    Cells weigh with the square of the attention, so that a slot's faint traces elsewhere don't move it. The half extent
+    is that of a rectangle with the same standard deviation.
     """
-    weight = maps.square()
+    weight = attention.square()
     weight = weight / weight.sum((-1, -2), keepdim=True).clamp(min=1e-9)
     parts = []
     for axis, other in ((-1, -2), (-2, -1)):
         line = weight.sum(other)  # (...,w) or (...,h)
-        place = (torch.arange(maps.shape[axis], device=maps.device) + 0.5) / maps.shape[axis]
+        place = (torch.arange(attention.shape[axis], device=attention.device) + 0.5) / attention.shape[axis]
         mean = (line * place).sum(-1)
         variance = ((line * place.square()).sum(-1) - mean.square()).clamp(min=0)
         parts.append((mean, (3 * variance).sqrt()))
@@ -69,23 +69,23 @@ def fit_probe(cache: SlotCache, max_videos: int = 400, num_features: int = 1024,
     """Fit a probe on the live slots of at most ``max_videos`` videos; every fifth is kept to measure it on.
 
     Raises:
-        ValueError: the cache has no maps, or too few videos.
+        ValueError: the cache has no attention, or too few videos.
     """
-    if "maps" not in cache.store.fields:
+    if not cache.has_attention:
         raise ValueError(
-            f"{cache.path} has no maps to learn places from; write it with maps=true, or reason without places: "
-            f"readouts=[{{form: roles}}]"
+            f"{cache.path} has no attention to learn places from; write it with attention=true, or reason without "
+            f"places: readouts=[{{form: roles}}]"
         )
     if len(cache) < 5:
         raise ValueError(f"{cache.path} has {len(cache)} videos, too few to learn places from; cache at least 5")
     slots: tuple[list[Tensor], list[Tensor]] = [], []  # fitted on, kept
     places: tuple[list[Tensor], list[Tensor]] = [], []
     for number, at in enumerate(np.unique(np.linspace(0, len(cache) - 1, max_videos).astype(int))):
-        video = cache.read_video(cache.video_ids[int(at)], maps=True)
-        assert video.maps is not None
+        video = cache.read(cache.video_ids[int(at)], attention=True)
+        assert video.attention is not None
         kept = number % 5 == 4
-        slots[kept].append(video.slots[video.mask])
-        places[kept].append(map_places(video.maps)[video.mask])
+        slots[kept].append(video.slots[video.live])
+        places[kept].append(places_of(video.attention)[video.live])
     x, y = (torch.cat(part[0]).numpy() for part in (slots, places))
     kernel = RBFSampler(gamma=0.08 / cache.slot_dim, n_components=num_features, random_state=0)
     probe = PlaceProbe(make_pipeline(StandardScaler(), kernel, Ridge(ridge)).fit(x, y), torch.zeros(NUM_PLACE))

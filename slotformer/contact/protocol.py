@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slotformer.batch import SlotBatch
+from dias_video.batch import SlotSequence
 from slotformer.cache import SlotCache
 from slotformer.contact.fitting import Fitted, ReadoutSettings, Runs, fit
 from slotformer.contact.labelled import LabelledSlots
@@ -65,33 +65,28 @@ def futures(
         raise ValueError("observed_frames and predicted_frames must be at least 1")
     span = (observed + predicted_frames - 1) * stride + 1
     shape = (len(cache), observed + predicted_frames, cache.num_slots)
-    encoded, mask = torch.zeros(*shape, cache.slot_dim), torch.zeros(shape, dtype=torch.bool)
-    rolled, rolled_mask = torch.zeros_like(encoded), torch.zeros_like(mask)
+    encoded, alive = torch.zeros(*shape, cache.slot_dim), torch.zeros(shape, dtype=torch.bool)
+    rolled, rolled_alive = torch.zeros_like(encoded), torch.zeros_like(alive)
     labels, scenarios = [], []
     for rows in progress(range(0, len(cache), batch_size)):
         names = cache.video_ids[rows : rows + batch_size]
-        videos = [cache.read_video(v, 0, min(span, cache.num_frames(v)), stride) for v in names]
-        for row, video in enumerate(videos, start=rows):
-            if video.label is None or len(video.slots) < observed:
-                what = "no label" if video.label is None else f"fewer than {observed_frames} frames"
-                raise ValueError(f"{cache.path}: {video.video_id} has {what}; reasoning needs both")
-            encoded[row, : len(video.slots)], mask[row, : len(video.slots)] = video.slots, video.mask
-            labels.append(video.label)
-            scenarios.append(video.scenario or "unknown")
+        videos = [cache.read(v, 0, min(span, cache.num_frames(v)), stride) for v in names]
+        for row, (video, info) in enumerate(zip(videos, map(cache.info, names), strict=True), start=rows):
+            if info.label is None or video.num_frames < observed:
+                what = "no label" if info.label is None else f"fewer than {observed_frames} frames"
+                raise ValueError(f"{cache.path}: {info.video_id} has {what}; reasoning needs both")
+            encoded[row, : video.num_frames], alive[row, : video.num_frames] = video.slots[0], video.live[0]
+            labels.append(info.label)
+            scenarios.append(info.scenario or "unknown")
         here = slice(rows, rows + len(videos))
         first = max(0, observed - model.burn_in)
-        context = SlotBatch(
-            encoded[here, first:observed],
-            mask[here, first:observed],
-            torch.stack([v.track_id[first:observed] for v in videos]),
-            list(names),
-        ).to(device)
-        live = context_live(context.mask, context.track_id)
+        context = SlotSequence.batched([video.frames(first, observed) for video in videos]).to(device)
+        live = context_live(context.live, context.track_id)
         future = fast_rollout(model, context.slots, live, predicted_frames)
         rolled[here] = torch.cat([encoded[here, :observed], future.cpu()], 1)
-        rolled_mask[here] = torch.cat([mask[here, :observed], live[:, -1:].expand(-1, predicted_frames, -1).cpu()], 1)
+        rolled_alive[here] = torch.cat([alive[here, :observed], live[:, -1:].expand(-1, predicted_frames, -1).cpu()], 1)
     about = (list(cache.video_ids), scenarios, torch.tensor(labels))
-    return Futures(observed, LabelledSlots(*about, encoded, mask), LabelledSlots(*about, rolled, rolled_mask))
+    return Futures(observed, LabelledSlots(*about, encoded, alive), LabelledSlots(*about, rolled, rolled_alive))
 
 
 @dataclass

@@ -41,7 +41,7 @@ class ContactReadout(Configured, nn.Module):
         if form not in FORMS:
             raise ValueError(f"readout form {form!r} is unknown; choose from {', '.join(FORMS)}")
         if form == "places" and not num_places:
-            raise ValueError("readout form places needs slots with places, from caches with maps=true")
+            raise ValueError("readout form places needs slots with places, from caches with attention=true")
         self.form, self.num_places = form, num_places
         own_dim = slot_dim - num_places
         self.register_buffer("mean", torch.zeros(slot_dim))
@@ -62,40 +62,40 @@ class ContactReadout(Configured, nn.Module):
         self.mean.copy_(mean)
         self.scale.copy_(scale.clamp(min=1e-6))
 
-    def forward(self, slots: Tensor, mask: Tensor) -> Tensor:
-        """Slots (B,T,S,D) and live mask (B,T,S) -> logits (B,)."""
+    def forward(self, slots: Tensor, live: Tensor) -> Tensor:
+        """Slots (B,T,S,D) and live (B,T,S) -> logits (B,)."""
         own_dim = slots.shape[-1] - self.num_places
-        own, places = slots[..., :own_dim], slots[..., own_dim:] * mask[..., None]
+        own, places = slots[..., :own_dim], slots[..., own_dim:] * live[..., None]
         if self.form in ("roles", "places"):
-            frame = self.role_logits(own, mask, places)
+            frame = self.role_logits(own, live, places)
         else:
-            frame = self.pair_logits(self.standard(own) * mask[..., None], mask)
-        return frame.masked_fill(~mask.any(-1), NEVER).amax(1)  # (B,T) -> (B,)
+            frame = self.pair_logits(self.standard(own) * live[..., None], live)
+        return frame.masked_fill(~live.any(-1), NEVER).amax(1)  # (B,T) -> (B,)
 
     def standard(self, slots: Tensor) -> Tensor:
         """Slots (...,D) with mean 0 and deviation 1 in every channel."""
         own_dim = slots.shape[-1]
         return (slots - self.mean[:own_dim]) / self.scale[:own_dim]
 
-    def role_logits(self, slots: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+    def role_logits(self, slots: Tensor, live: Tensor, places: Tensor) -> Tensor:
         """(B,T) from the two slots that play agent and patient."""
-        count = mask.sum(1).clamp(min=1)[..., None]  # (B,S,1)
-        average = (slots * mask[..., None]).sum(1) / count  # (B,S,D) over the frames that a slot lives
+        count = live.sum(1).clamp(min=1)[..., None]  # (B,S,1)
+        average = (slots * live[..., None]).sum(1) / count  # (B,S,D) over the frames that a slot lives
         score = SHARPNESS * self.roles(self.standard(average))  # (B,S,2)
-        score = score[:, None].masked_fill(~mask[..., None], NEVER)  # (B,T,S,2)
+        score = score[:, None].masked_fill(~live[..., None], NEVER)  # (B,T,S,2)
         weight = score.softmax(2).transpose(2, 3)  # (B,T,2,S)
         if self.form == "places":
             features = place_features(*(weight @ places).unbind(2))  # of (B,T,4) each
         else:
-            agent, patient = (weight @ (self.standard(slots) * mask[..., None])).unbind(2)  # (B,T,D) each
+            agent, patient = (weight @ (self.standard(slots) * live[..., None])).unbind(2)  # (B,T,D) each
             linear = self.linear(torch.cat([agent, patient], -1))
             features = torch.cat([self.difference(agent - patient).square(), linear], -1)
         return self.last(F.gelu(self.hidden(features)))[..., 0]
 
-    def pair_logits(self, slots: Tensor, mask: Tensor) -> Tensor:
+    def pair_logits(self, slots: Tensor, live: Tensor) -> Tensor:
         """(B,T) from all ordered pairs of live slots."""
         pairs = self.first(slots)[:, :, :, None] + self.second(slots)[:, :, None]  # (B,T,S,S,F)
-        both = mask[:, :, :, None] & mask[:, :, None] & ~torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
+        both = live[:, :, :, None] & live[:, :, None] & ~torch.eye(live.shape[-1], dtype=torch.bool, device=live.device)
         if self.form == "pairwise":
             best = pairs.masked_fill(~both[..., None], NEVER).flatten(2, 3).amax(2)  # (B,T,F)
             alone = ~both.flatten(2).any(-1)  # a frame with one slot has no pair
