@@ -1,0 +1,35 @@
+"""Video object-centric learning with temporal DIAS: slots that keep their object over time.
+
+from dias_video import DIAS, VideoBatch, evaluate
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dias_video.batch import SlotSequence, VideoBatch
+    from dias_video.evaluation.run import evaluate
+    from dias_video.model.dias import DIAS
+
+__all__ = ["DIAS", "SlotSequence", "VideoBatch", "evaluate"]
+
+_PLACES = {
+    "DIAS": "dias_video.model.dias",
+    "SlotSequence": "dias_video.batch",
+    "VideoBatch": "dias_video.batch",
+    "evaluate": "dias_video.evaluation.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, so that ``import dias_video`` costs nothing."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """What ``import *`` and completion see."""
+    return [*globals(), *__all__]

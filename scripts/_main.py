@@ -6,12 +6,13 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 from _options import check_types
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -28,6 +29,24 @@ def _missing(cfg: DictConfig, option: str) -> str:
     values: Any = OmegaConf.to_container(OmegaConf.select(cfg, group) if group else cfg, resolve=False)
     found = re.fullmatch(r"\$\{([\w.]+)\}", str(values[name]))
     return found.group(1) if found else option
+
+
+def options(cfg: DictConfig, but: Sequence[str] = ()) -> dict[str, Any]:
+    """The options of a script as plain values, for its function; ``but`` those that are handed over otherwise."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    return {name: value for name, value in plain.items() if name not in but}
+
+
+def source_of(cfg: DictConfig) -> Any:
+    """The videos of ``cfg.split`` of ``cfg.data``.
+
+    Raises:
+        ValueError: the data config has no such split.
+    """
+    splits = [str(name) for name, value in cfg.data.items() if isinstance(value, DictConfig) and "root" in value]
+    if cfg.split not in splits:
+        raise ValueError(f"this data has no split {cfg.split!r}; choose from {', '.join(splits)}")
+    return instantiate(cfg.data[cfg.split])
 
 
 def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:

@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from dias_video.batch import SlotSequence
+from dias_video.engine import check_folder
+from dias_video.engine.checks import device_of
+from dias_video.pretrained.weights import weights_sha256
 from slotformer.cache import SlotCache, SlotCacheWriter
-from slotformer.causal import CausalSlotFormer
-from slotformer.errors import RolloutErrors, join_errors, rollout_errors
+from slotformer.errors import RolloutErrors, join_errors, over_models, rollout_errors
 from slotformer.fast import fast_rollout
-from slotformer.rollouter import Dynamics, SlotFormer, context_live
+from slotformer.futures import report_futures
+from slotformer.oracle import oracle_errors
+from slotformer.origin import CachedVideos, dias_of
+from slotformer.report import plot_errors, write_csv, write_json
+from slotformer.rollouter import Dynamics, context_live
 
-MODELS = (SlotFormer, CausalSlotFormer)  # importing them is what makes their checkpoints readable
 SHARD_BYTES = 8 << 20  # of predicted slots: what a kill loses
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
+def folders(value: str | Path | Sequence[str]) -> list[str]:
+    """One folder or several as a list.
+
+    Raises:
+        ValueError: the list is empty.
+    """
+    named = [str(value)] if isinstance(value, (str, Path)) else [str(folder) for folder in value]
+    if not named:
+        raise ValueError("the list of trained models is empty; name at least one folder")
+    return named
+
+
+def bar(name: str, shown: bool = True) -> Progress:
+    """Wraps batches or other steps in a progress bar."""
+    return lambda steps: tqdm(steps, desc=name, disable=not shown)
+
+
 def load_dynamics(folder: str | Path) -> Dynamics:
-    """Any of ``MODELS`` from a checkpoint folder, in evaluation mode.
+    """A dynamics model from a checkpoint folder, in evaluation mode.
 
     Raises:
         ValueError: there is none, or it is damaged.
@@ -82,7 +105,7 @@ def read_batch(cache: SlotCache, rows: NDArray[np.int64], span: int, stride: int
     return [cache.read(cache.video_ids[int(row)], 0, span, stride) for row in rows]
 
 
-def predict(model: Dynamics, batch: SlotSequence, steps: int) -> Tensor:
+def predict_batch(model: Dynamics, batch: SlotSequence, steps: int) -> Tensor:
     """Slots (B,steps,S,D) after the first ``burn_in`` frames of a batch, zeros where dead."""
     batch, past = batch.to(next(model.parameters()).device), slice(0, model.burn_in)
     live = context_live(batch.live[:, past], batch.track_id[:, past])
@@ -126,7 +149,7 @@ def predict_cache(
             if writer.present.issuperset(cache.video_ids[int(row)] for row in rows):
                 continue
             videos = read_batch(cache, rows, span, model.stride)
-            for video, slots in zip(videos, predict(model, SlotSequence.batched(videos), steps), strict=True):
+            for video, slots in zip(videos, predict_batch(model, SlotSequence.batched(videos), steps), strict=True):
                 info = cache.info(video.video_id[0])
                 if info.video_id not in writer.present:
                     live, track_id = (x[0, -1:].expand(steps, -1) for x in (video.live, video.track_id))
@@ -160,11 +183,101 @@ def cache_errors(
     for rows in progress(groups(cache, span, batch_size)):
         batch = SlotSequence.batched(read_batch(cache, rows, span, model.stride))
         if predicted is None:
-            future = predict(model, batch, steps)
+            future = predict_batch(model, batch, steps)
         else:
             future = torch.cat([predicted.read(name).slots for name in batch.video_id])
         parts.append(rollout_errors(future, batch))
     return join_errors(parts)
+
+
+class Prediction(NamedTuple):
+    """What ``predict`` found."""
+
+    slots: list[SlotCache]  # one a dynamics model
+    errors: list[dict[str, float]]  # rows of rollout_error.csv, one a predicted frame
+    about: dict[str, Any]  # content of rollout.json
+
+
+def predict(
+    *,
+    checkpoint: str | Path | Sequence[str],
+    cache: str | Path,
+    out_dir: str | Path,
+    resume: bool = False,
+    predicted_frames: int | None = None,
+    batch_size: int = 64,
+    oracle: int = 32,
+    masks: int = 8,
+    gifs: int = 4,
+    dias: str | None = None,
+    fps: float = 8,
+    seed: int = 0,
+    device: str | None = None,
+) -> Prediction:
+    """Predict the future of cached videos: the slots, error curves, scores of predicted masks, GIFs, in ``out_dir``.
+
+    Args:
+        checkpoint: a trained dynamics model, or several of different seeds: means, and deviations between them.
+        cache: slots of the videos.
+        out_dir: gets slots/, rollout_error.csv and .png, mask_scores.csv, rollout.json, gifs/.
+        resume: go on with an interrupted rollout.
+        predicted_frames: None = as many as the shortest video that is longer than the context has.
+        batch_size: videos at once.
+        oracle: videos whose future is encoded anew, as the least error to hope for.
+        masks, gifs: videos whose predicted slots are decoded and scored, and drawn.
+        dias: the model that made the slots; None = the one named in the cache.
+        fps: of the GIFs.
+        seed: of the bootstrap.
+        device: None = cuda if there is one.
+
+    Raises:
+        ValueError: slots of another DIAS, models of different contexts, no video that is long enough, or a used folder.
+    """
+    named, encoded, out_dir = folders(checkpoint), SlotCache(cache), Path(out_dir)
+    check_folder(out_dir, resume)
+    models = [load_dynamics(folder).to(device_of(device)) for folder in named]
+    for model in models:
+        check_same_encoder(model, encoded)
+    if len(contexts := {(model.burn_in, model.stride) for model in models}) > 1:
+        raise ValueError(f"the models have different burn_in and stride, {sorted(contexts)}; report them one by one")
+    first = models[0]
+    steps = predicted_frames or longest_rollout(encoded, first)
+    if oracle or masks or gifs:
+        videos, made_by = CachedVideos(encoded), dias_of(encoded, dias).to(device_of(device))
+    groups(encoded, (first.burn_in + steps - 1) * first.stride + 1, batch_size)  # is any to be scored?
+    futures = []
+    for at, (folder, model) in enumerate(zip(named, models, strict=True)):
+        path, digest = out_dir / "slots" / (str(at) if named[1:] else ""), weights_sha256(folder)
+        futures.append(predict_cache(model, encoded, path, steps, batch_size, bar("rollout"), dynamics_sha256=digest))
+    parts = [
+        cache_errors(model, encoded, steps, batch_size, future, bar("errors"))
+        for model, future in zip(models, futures, strict=True)
+    ]
+    names = parts[0].video_id
+    about: dict[str, Any] = {
+        "videos": len(names),
+        "too_short": len(encoded) - len(names),
+        "burn_in": first.burn_in,
+        "predicted_frames": steps,
+        "stride": first.stride,
+        "births": int(parts[0].births.sum()),
+        "checkpoint": named,
+        "cache": str(cache),
+    }
+    if oracle:
+        chosen = np.unique(np.linspace(0, len(names) - 1, oracle).astype(int))
+        known = np.full_like(parts[0].errors["model"], np.nan)
+        known[chosen] = oracle_errors(first, made_by, encoded, videos, [names[at] for at in chosen], steps)
+        for part in parts:
+            part.errors["oracle"] = known
+        about["oracle_of_videos"] = len(chosen)
+    rows = over_models(parts, seed=seed)
+    write_csv(out_dir / "rollout_error.csv", rows)
+    plot_errors(out_dir / "rollout_error.png", rows, first.stride)
+    if masks or gifs:
+        about |= report_futures(futures, made_by, encoded, videos, out_dir, masks=masks, gifs=gifs, fps=fps)
+    write_json(out_dir / "rollout.json", about)
+    return Prediction(futures, rows, about)
 
 
 class RolloutValidation:

@@ -14,7 +14,7 @@ from tiny import HEIGHT, WIDTH, clips, tiny_dias
 from dias_video.data.source import Sample, VideoInfo
 from dias_video.evaluation.in_training import ClipValidation
 from dias_video.evaluation.methods import ModelTracks
-from dias_video.evaluation.scoring import Videos, evaluate
+from dias_video.evaluation.scoring import Videos, score_methods
 
 
 class Clips:
@@ -47,7 +47,7 @@ def test_scores_are_those_of_the_evaluation(boxes: bool) -> None:
     source, model = Clips(), tiny_dias(boxes).eval()
     got = ClipValidation(source, None, num_videos=3, num_frames=5).validate(model, step=8)
     videos = Videos(source, max_videos=3, max_frames=5)
-    expected = evaluate({"x": ModelTracks(model, boxes)}, videos)["x"].summary()
+    expected = score_methods({"x": ModelTracks(model, boxes)}, videos)["x"].summary()
     assert got == {f"val/{name}": expected[f"video-fg/{name}"] for name in ("fg_ari", "mbo", "miou")}
 
 

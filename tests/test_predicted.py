@@ -18,7 +18,7 @@ from dias_video.batch import SlotSequence
 from slotformer import prediction
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.causal import CausalSlotFormer
-from slotformer.prediction import cache_errors, predict, predict_cache
+from slotformer.prediction import cache_errors, predict_batch, predict_cache
 from slotformer.rollouter import Dynamics, SlotFormer
 
 S, D, BURN_IN, STRIDE, STEPS = 4, 5, 3, 2, 6
@@ -101,13 +101,13 @@ def test_a_half_written_batch_is_predicted_as_a_whole(
 
     def recorded(model: Dynamics, batch: SlotSequence, steps: int) -> torch.Tensor:
         asked.append(batch.video_id)
-        return predict(model, batch, steps)
+        return predict_batch(model, batch, steps)
 
     with monkeypatch.context() as patched:
         patched.setattr(SlotCacheWriter, "write", failing)
         with pytest.raises(RuntimeError):
             predict_cache(model, cache, tmp_path / "resumed", STEPS, batch_size=2)
-    monkeypatch.setattr(prediction, "predict", recorded)
+    monkeypatch.setattr(prediction, "predict_batch", recorded)
     resumed = predict_cache(model, cache, tmp_path / "resumed", STEPS, batch_size=2)
     assert asked == [["v3", "v4"], ["v5", "v6"]]
     assert list(resumed.video_ids) == list(whole.video_ids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,16 @@ from sklearn.metrics import r2_score
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import Sample
 from dias_video.data.transforms import ClipTransform
-from dias_video.evaluation.probe import ObjectSlots, RecognitionProbe, fit_probe, joined, object_slots, score_probe
+from dias_video.evaluation.probe import (
+    ObjectSlots,
+    RecognitionProbe,
+    classes_of,
+    collect,
+    fit_probe,
+    joined,
+    object_slots,
+    score_probe,
+)
 from dias_video.evaluation.scoring import Videos
 from dias_video.model.dias import DIAS
 from dias_video.simulate.toss import Toss
@@ -61,18 +69,16 @@ class Resized(SimulatedVideos):
         return ClipTransform(size=(48, 64))(super().read(index, frames), torch.Generator())
 
 
-def test_videos_are_seen_as_evaluation_sees_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_videos_are_seen_as_evaluation_sees_them(tmp_path: Path) -> None:
     """Resized by the transform they give the slots, boxes and classes of videos that had that size before."""
     pytest.importorskip("pybullet")
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
-    script = importlib.import_module("probe")
     write_dataset(Toss(size=(40, 56), num_frames=3), tmp_path, "val", 2, workers=1)
     stored, resized = (kind(tmp_path, "toss/val") for kind in (SimulatedVideos, Resized))
     dias = DIAS.shipped().eval()
-    vocabulary = {"shape": script.names([Videos(stored)], "shape")}
+    vocabulary = {"shape": classes_of([Videos(stored)], "shape")}
 
     def collected(videos: Videos) -> ObjectSlots:
-        return script.collect(dias, videos, vocabulary, boxes=True, seed=0)
+        return collect(dias, videos, vocabulary, boxes=True, seed=0)
 
     found = collected(Videos(stored, ClipTransform(size=(48, 64))))
     expected = collected(Videos(resized))
@@ -82,7 +88,7 @@ def test_videos_are_seen_as_evaluation_sees_them(tmp_path: Path, monkeypatch: py
     assert torch.equal(found.classes["shape"], expected.classes["shape"])
     assert not torch.equal(found.slots[:5], collected(Videos(stored)).slots[:5])
     with pytest.raises(ValueError, match="attributes: 'taste' is not known of every body; choose from shape"):
-        script.names([Videos(stored)], "taste")
+        classes_of([Videos(stored)], "taste")
 
 
 def made_up(count: int, seed: int, informative: bool = True) -> ObjectSlots:

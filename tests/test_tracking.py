@@ -17,7 +17,7 @@ from dias_video.data.windows import video_windows
 from dias_video.draws import Draws
 from dias_video.evaluation.baselines import KMeans
 from dias_video.evaluation.methods import BatchMethod, ModelTracks
-from dias_video.evaluation.scoring import Videos, evaluate
+from dias_video.evaluation.scoring import Videos, score_methods
 from dias_video.model.dias import DIAS
 from dias_video.stores.store import build_index
 from dias_video.tracking import track_videos, track_windows
@@ -177,7 +177,7 @@ def test_clips_of_several_lengths_are_not_rehearsed_together() -> None:
 def test_cached_features_take_the_encoders_place(tmp_path: Path) -> None:
     dias = tiny_dias(boxes=True, threshold=0.4).eval()
     methods = {"model": ModelTracks(dias, True, window=2), "kmeans": KMeans(dias.encoder, 4, boxes=True, window=2)}
-    live = evaluate(methods, Videos(Random()), batch_size=3)
+    live = score_methods(methods, Videos(Random()), batch_size=3)
     cache_features(dias.encoder, Random(), tmp_path, (HEIGHT, WIDTH), flips=True, batch_frames=4)
     build_index(tmp_path)
 
@@ -186,7 +186,7 @@ def test_cached_features_take_the_encoders_place(tmp_path: Path) -> None:
 
     dias.encoder.features = broken
     transform = ClipTransform(size=(HEIGHT, WIDTH))
-    cached = evaluate(methods, Videos(Random(), transform, features=FeatureCache(tmp_path)), batch_size=3)
+    cached = score_methods(methods, Videos(Random(), transform, features=FeatureCache(tmp_path)), batch_size=3)
     for name in methods:
         for measure in ("video-fg/fg_ari", "ocb/mbo"):  # features are stored in half precision
             torch.testing.assert_close(cached[name].column(measure), live[name].column(measure), atol=0.03, rtol=0)
@@ -225,7 +225,7 @@ def test_scores_do_not_depend_on_the_batch() -> None:
     rows = []
     for size in (1, 2, 8):
         watched = Watched(method.model, boxes=False)
-        scores = evaluate({"model": watched}, Videos(Random()), batch_size=size)["model"]
+        scores = score_methods({"model": watched}, Videos(Random()), batch_size=size)["model"]
         rows.append([[scores.rows[i][name] for name in scores.columns] for i in range(len(LENGTHS))])
     assert sizes == [1] * 6 + [2, 1, 2, 1] + [2, 1, 3]
     for other in rows[1:]:

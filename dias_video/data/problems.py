@@ -86,6 +86,7 @@ class Chosen:
 
     def __init__(self, source: VideoSource, indices: Iterable[int], problems: Sequence[Problem]) -> None:
         self.source, self.indices, self.problems = source, list(indices), list(problems)
+        self.config = getattr(source, "config", {})  # of the source: what is left out is a matter of its files
         if not self.indices:
             raise ValueError(f"no video is left, {len(self.problems)} have problems; the first: {self.problems[0][1]}")
 

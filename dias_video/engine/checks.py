@@ -1,9 +1,16 @@
-"""Checks of option values, so that a wrong one is named before any work is done."""
+"""Options: checks of their values, so that a wrong one is named before any work is done, and the device."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
+
+import torch
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device named, or cuda if there is one."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def check_integer(option: str, value: Any, least: int) -> None:

@@ -5,14 +5,27 @@ In every frame slots are assigned to objects one-to-one by the IoU of their mask
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from dias_video.tracking import owners
+from dias_video.data.simulated import SimulatedVideos
+from dias_video.data.source import VideoSource
+from dias_video.data.transforms import Transform
+from dias_video.data.windows import video_windows
+from dias_video.engine.checks import device_of
+from dias_video.evaluation.scoring import Videos
+from dias_video.model.dias import DIAS
+from dias_video.pretrained.weights import weights_sha256
+from dias_video.stores.files import replace_file
+from dias_video.tracking import owners, track_videos
 
 
 class ObjectSlots(NamedTuple):
@@ -139,3 +152,93 @@ def score_probe(probe: RecognitionProbe, test: ObjectSlots) -> dict[str, float]:
     total = (test.boxes - test.boxes.mean(0)).double().square().sum(0)
     scores["box/r2"] = float((1 - residual / total).mean())
     return scores
+
+
+def probe(
+    *,
+    checkpoint: str | Path,
+    train: VideoSource,
+    test: VideoSource,
+    out_dir: str | Path,
+    transform: Transform | None = None,
+    train_videos: int = 200,
+    test_videos: int = 64,
+    attributes: Sequence[str] = ("shape", "material"),
+    boxes: bool | None = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> dict[str, float]:
+    """Fit a probe on simulated videos, score it on others, both as evaluation sees them.
+
+    Args:
+        checkpoint: a model's folder, or ``hf-hub:user/name``.
+        train, test: simulated videos, of which the first ``train_videos`` and ``test_videos`` are used.
+        out_dir: gets probe.json.
+        transform: of every video (a resize).
+        attributes: of the simulated bodies.
+        boxes: start from the first frame's boxes; None: if the model takes them.
+        seed: of the query noise and of the probe.
+        device: of the model; None = cuda if there is one.
+
+    Returns:
+        The scores of ``score_probe``.
+
+    Raises:
+        ValueError: boxes for a model that takes none, videos that are not simulated, or an unknown attribute.
+    """
+    model = DIAS.from_pretrained(checkpoint).to(device_of(device)).eval()
+    if boxes and not model.takes_boxes:
+        raise ValueError(f"boxes=true, but {checkpoint} takes no boxes; leave the option out")
+    if not all(isinstance(source, SimulatedVideos) for source in (train, test)):
+        raise ValueError("the classes of objects are known of simulated videos alone; use data=simulated")
+    told = model.takes_boxes if boxes is None else boxes
+    videos = {"train": Videos(train, transform, train_videos), "test": Videos(test, transform, test_videos)}
+    vocabulary = {name: classes_of(list(videos.values()), name) for name in attributes}
+    slots = {name: collect(model, part, vocabulary, told, seed) for name, part in videos.items()}
+    fitted = fit_probe(slots["train"], {name: len(known) for name, known in vocabulary.items()}, seed=seed)
+    scores = score_probe(fitted, slots["test"])
+    about = {
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": weights_sha256(checkpoint),
+        "condition": "boxes" if told else "none",
+        "slots": {name: len(value.slots) for name, value in slots.items()},
+        "classes": vocabulary,
+        "seed": seed,
+    }
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"about": about, **scores}, indent=1) + "\n"
+    replace_file(out_dir / "probe.json", lambda aside: aside.write_text(text))
+    return scores
+
+
+def bodies(source: VideoSource, index: int) -> list[dict[str, Any]]:
+    """What the simulator says of the objects of a video."""
+    assert isinstance(source, SimulatedVideos)
+    described: list[dict[str, Any]] = json.loads(source.files(index)[-1].read_text())["bodies"]
+    return described
+
+
+def classes_of(videos: list[Videos], attribute: str) -> list[str]:
+    """The classes of an attribute in all videos."""
+    about = [body for part in videos for index in part.indices for body in bodies(part.source, index)]
+    if not all(attribute in body for body in about):
+        raise ValueError(f"attributes: {attribute!r} is not known of every body; choose from {', '.join(about[0])}")
+    return sorted({str(body[attribute]) for body in about})
+
+
+def collect(model: DIAS, videos: Videos, vocabulary: dict[str, list[str]], boxes: bool, seed: int) -> ObjectSlots:
+    """Slots assigned to objects."""
+    by_id = dict(zip(videos.video_ids, videos.indices, strict=True))
+    parts = []
+    windows = video_windows(videos.source, videos.indices, videos.transform)
+    for video in tqdm(
+        track_videos(model, windows, seed=seed, boxes=boxes), total=len(videos), unit="video", desc="slots"
+    ):
+        index = by_id[video.video_id[0]]
+        sample, about = videos[index], bodies(videos.source, index)
+        classes = {name: torch.tensor([known.index(str(b[name])) for b in about]) for name, known in vocabulary.items()}
+        assert video.attention is not None
+        found = (video.slots[0], video.live[0], video.attention[0])
+        parts.append(object_slots(*found, sample["masks"], sample["boxes"], classes))
+    return joined(parts)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dias_video.data.problems import problems_of
-from dias_video.evaluation.protocols import Protocol
+from dias_video.evaluation.protocols import PROTOCOLS, Protocol
 from dias_video.evaluation.scoring import FACTS, Videos, VideoScores
 from dias_video.stores.files import replace_file
 
@@ -85,15 +85,18 @@ def write_results(
     videos: Videos,
     protocols: Sequence[Protocol],
     setting: Setting,
+    write: bool = True,
 ) -> dict[str, Any]:
     """Write ``videos.csv`` and ``metrics.json`` into ``out_dir`` (made if absent) and return the content of the latter.
 
-    Nothing is written unless every video of every method has a score.
+    Nothing is written unless every video of every method has a score, or if ``write`` is False.
 
     Raises:
         ValueError: a method's videos are not complete.
     """
     content = report(scores, videos, protocols, setting)
+    if not write:
+        return content
     rows = _rows(scores, protocols, setting)
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -109,11 +112,12 @@ def write_results(
     return content
 
 
-def summary_table(content: Mapping[str, Any], methods: Sequence[str], protocols: Sequence[Protocol]) -> str:
-    """The headline measures as a Markdown table, a row a method."""
+def summary_table(content: Mapping[str, Any]) -> str:
+    """The headline measures of ``metrics.json`` as a Markdown table, a row a method."""
+    protocols = [PROTOCOLS[name] for name in content["about"]["protocols"]]
     columns = [f"{p.name}/{name}" for p in protocols for name in (p.ari_name, "mbo", "miou")]
     lines = [["method", *columns], ["---"] * (1 + len(columns))]
-    for method in methods:
+    for method in content["about"]["mask_source"]:
         values = [content[f"{prefix(method)}{column}"] for column in columns]
         lines.append([method, *("-" if value is None else f"{value:.3f}" for value in values)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

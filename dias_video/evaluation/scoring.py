@@ -167,7 +167,7 @@ class Videos(Dataset[Sample]):
         return {**sample, "index": index, "num_frames": self.source.info(index).num_frames}
 
 
-def evaluate(
+def score_methods(
     methods: Mapping[str, Method],
     videos: Videos,
     protocols: Sequence[Protocol] = (VIDEO_FG, OCB),

@@ -31,13 +31,13 @@ class ReadoutSettings:
     """How a readout is fitted. ``form`` is one of a :class:`ContactReadout` or ``logistic``, which knows folds only."""
 
     form: str = "roles"
-    hidden: int = 16
-    weight_decay: float = 1.0
+    hidden: int = 32
+    weight_decay: float = 0.3
     lr: float = 0.02
     batch_size: int = 32
-    epochs: int = 60
+    epochs: int = 40
     folds: int = 4  # parts of the readout set; each is the validation part of some readouts
-    restarts: int = 4  # readouts a fold, from different random weights; the best on its validation part is kept
+    restarts: int = 2  # readouts a fold, from different random weights; the best on its validation part is kept
 
     def __post_init__(self) -> None:
         check_choice("readouts.form", self.form, (*FORMS, "logistic"))

@@ -1,0 +1,124 @@
+"""A whole evaluation: a trained model, or files of any program, scored beside two baselines, and the result files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from dias_video.data.features import cached_features
+from dias_video.data.source import VideoSource, has_boxes
+from dias_video.data.transforms import Transform
+from dias_video.evaluation.baselines import FixedBoxes, KMeans
+from dias_video.evaluation.methods import Method, ModelTracks, PredictionFiles
+from dias_video.evaluation.protocols import PROTOCOLS
+from dias_video.evaluation.results import MAIN, Setting, write_results
+from dias_video.evaluation.scoring import Videos, score_methods
+from dias_video.evaluation.splits import check_split
+from dias_video.model.dias import DIAS
+from dias_video.pretrained.weights import weights_sha256
+
+BASELINES = ("boxes_fixed", "kmeans")
+
+
+def evaluate(
+    *,
+    source: VideoSource,
+    out_dir: str | Path,
+    checkpoint: str | Path | None = None,
+    predictions: str | Path | None = None,
+    transform: Transform | None = None,
+    features: str | Path | None = None,
+    protocols: Sequence[str] = tuple(PROTOCOLS),
+    tracking: bool = True,
+    baselines: Sequence[str] = BASELINES,
+    boxes: bool | None = None,
+    rehearse: bool = False,
+    follow_edges: bool = False,
+    max_videos: int | None = None,
+    max_frames: int | None = None,
+    frozen_split: str | None = None,
+    window: int = 24,
+    batch_size: int = 4,
+    seed: int = 0,
+    num_workers: int = 0,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Score a trained model, or prediction files, on videos with masks, beside two baselines.
+
+    Under ``accelerate launch`` the processes share the videos.
+
+    Args:
+        source: the videos.
+        out_dir: gets metrics.json and videos.csv.
+        checkpoint: a model's folder, or ``hf-hub:user/name``.
+        predictions: or: a folder of label maps (:class:`PredictionFiles`).
+        transform: of every video (a resize).
+        features: folder of these videos' cached features: the encoder then does not run.
+        protocols: names of ``PROTOCOLS``.
+        tracking: also J&F and identity switches.
+        baselines: names of ``BASELINES``, each where it applies: boxes_fixed with boxes, kmeans with a checkpoint.
+        boxes: give the first frame's boxes to the model and to the baselines; None: if both data and model have them.
+        rehearse: without boxes: go through the first window forth and back before it is tracked.
+        follow_edges: masks (k-means' too) end where colours change in the frame.
+        max_videos, max_frames: only the first so many; the result says so.
+        frozen_split: refuse to score unless the data is this split (``dias_video.evaluation.splits``).
+        window, batch_size: frames, and videos of one shape, encoded at once.
+        seed: of the query noise, with a video's id.
+        num_workers: processes that read videos.
+        device: None = cuda if there is one.
+
+    Returns:
+        The content of metrics.json, on every process.
+
+    Raises:
+        ValueError: options that don't go together, or a video that can't be read; nothing is written then.
+    """
+    if unknown := [name for name in baselines if name not in BASELINES]:
+        raise ValueError(f"unknown baseline {unknown[0]!r}; choose from {', '.join(BASELINES)}")
+    if not protocols or any(name not in PROTOCOLS for name in protocols):
+        raise ValueError(f"protocols={list(protocols)} must name some of {', '.join(PROTOCOLS)}")
+    if (checkpoint is None) == (predictions is None):
+        raise ValueError("say what to score: checkpoint=<folder of a trained model> or predictions=<folder of maps>")
+    if Path(out_dir).exists() and not Path(out_dir).is_dir():
+        raise ValueError(f"out_dir={out_dir} is a file; name a folder")
+    accelerator = Accelerator(cpu=device == "cpu")
+    model = None if checkpoint is None else DIAS.from_pretrained(checkpoint).to(device or accelerator.device).eval()
+    if frozen_split is not None:
+        check_split(frozen_split, len(source))
+    if model is None and features is not None:
+        raise ValueError("features= is what a model looks at: give it with checkpoint=, not with predictions=")
+    if model is None and follow_edges:
+        raise ValueError("follow_edges=true is for maps of a model: give it with checkpoint=, not with predictions=")
+    stored = None if model is None else cached_features(features, model.encoder)
+    videos = Videos(source, transform, max_videos, max_frames, stored)
+    told = (model is None or model.takes_boxes) and has_boxes(source) if boxes is None else boxes
+    if rehearse and (told or model is None):
+        raise ValueError("rehearse=true is for a model that is given no boxes; set boxes=false with it")
+    methods: dict[str, Method] = {}
+    if model is not None:
+        methods[MAIN] = ModelTracks(model, told, window, seed, rehearse, follow_edges)
+    elif predictions is not None:
+        methods[MAIN] = PredictionFiles(predictions)
+    if "boxes_fixed" in baselines and told:
+        methods["baselines/boxes_fixed"] = FixedBoxes()
+    if "kmeans" in baselines and model is not None:
+        options: dict[str, Any] = {"window": window, "follow_edges": follow_edges}
+        methods["baselines/kmeans"] = KMeans(model.encoder, model.num_slots, told, seed, **options)
+    counted = [PROTOCOLS[name] for name in protocols]
+    scores = score_methods(methods, videos, counted, tracking, num_workers, accelerator, batch_size)
+    described = getattr(source, "config", {})
+    condition = "boxes" if told else "none, rehearsed" if rehearse else "none"
+    setting = Setting(
+        source=described.get("type", type(source).__name__).rpartition(".")[2],
+        split=frozen_split or described.get("split") or "all",
+        condition="not stated" if model is None and boxes is None else condition,
+        mask_sources={name: method.mask_source for name, method in methods.items()},
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        checkpoint_hash=None if checkpoint is None else weights_sha256(checkpoint),
+        num_slots=None if model is None else model.num_slots,
+        seed=seed,
+    )
+    return write_results(out_dir, scores, videos, counted, setting, write=accelerator.is_main_process)

@@ -1,0 +1,166 @@
+"""Contact from observed and predicted slots: fit readouts on the readout videos, score the test videos once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+
+from dias_video.data.physion import stimulus
+from dias_video.engine import check_folder
+from dias_video.engine.ranks import Ranks, Signals
+from dias_video.pretrained.weights import weights_sha256
+from slotformer.cache import SlotCache
+from slotformer.contact.fitting import ReadoutSettings, Runs
+from slotformer.contact.labelled import LabelledSlots
+from slotformer.contact.looks import record_look, settings_of
+from slotformer.contact.people import human_rows, read_human
+from slotformer.contact.places import PlaceProbe, fit_probe
+from slotformer.contact.protocol import Answers, accuracy_rows, fit_points, futures, join_answers
+from slotformer.prediction import bar, check_same_encoder, folders, load_dynamics
+from slotformer.report import plot_accuracy, write_csv, write_json
+
+
+class Reasoned(NamedTuple):
+    """What one dynamics model leads to."""
+
+    answers: list[Answers]
+    about: dict[str, Any]
+    test: LabelledSlots
+
+
+@dataclass
+class Task:
+    """What is the same for every dynamics model."""
+
+    caches: dict[str, SlotCache]  # readout and test
+    candidates: list[ReadoutSettings]
+    probe: PlaceProbe | None
+    observed_frames: int | None
+    counts: list[int]  # predicted frames, the points of the curve
+    seeds: list[int]
+    second_look: bool
+    device: torch.device
+    ranks: Ranks
+    runs: Runs
+
+    def reason(self, folder: str, place: str) -> Reasoned:
+        """Roll out with one dynamics model, fit readouts (in a folder of that name), score the test videos."""
+        caches, counts, seeds = self.caches, self.counts, self.seeds
+        shown = self.ranks.is_main  # one bar for all processes
+        with self.runs.watch():
+            model = load_dynamics(folder).to(self.device)
+            for cache in caches.values():
+                check_same_encoder(model, cache)
+            observed = int(self.observed_frames or model.burn_in * model.stride)
+            most, progress = max(counts), bar("rollout", shown)
+            ends = {name: futures(cache, model, observed, most, progress=progress) for name, cache in caches.items()}
+            if self.probe is not None:
+                ends = {name: end.with_places(self.probe) for name, end in ends.items()}
+            fitted_on = caches["readout"].identity
+            settings = settings_of(self.candidates, points=counts, seeds=seeds, observed=observed, readout=fitted_on)
+            checkpoint = weights_sha256(folder)
+            look = partial(record_look, caches["test"], checkpoint, settings, self.second_look)
+            look(note=False)  # a refusal should not come after hours of fitting
+        runs = self.runs.of(place, dynamics_sha256=checkpoint, readout_sha256=fitted_on, observed_raw_frames=observed)
+        points = fit_points(ends["readout"], counts, self.candidates, seeds, runs, bar("readouts", shown))
+        with self.runs.watch():
+            number = look() if self.ranks.is_main else 0  # noted once all is fitted, by the process that reports it
+            answers = [point.answer(ends["test"]) for point in points]
+        about = {
+            "dynamics": folder,
+            "dynamics_sha256": checkpoint,
+            "look": number,  # 1: the first time that this model was scored on these test videos
+            "observed_raw_frames": observed,
+            "stride": model.stride,
+            "settings": settings,
+            "points": [point.describe() for point in answers],
+        }
+        return Reasoned(answers, about, ends["test"].encoded)
+
+
+def reason(
+    *,
+    dynamics: str | Path | Sequence[str],
+    readout_cache: str | Path,
+    test_cache: str | Path,
+    out_dir: str | Path,
+    resume: bool = False,
+    observed_frames: int | None = None,
+    predicted_frames: Sequence[int] = (4, 8, 12),
+    readouts: Sequence[Mapping[str, Any]] = ({"form": "places"},),
+    readout: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] = (0,),
+    human: str | Path | None = None,
+    second_look: bool = False,
+    device: str | None = None,
+) -> list[dict[str, Any]]:
+    """Will agent and patient touch? Fit readouts on the readout videos, score the test videos, write what was found.
+
+    Under ``accelerate launch`` the processes fit together, and the main one writes.
+
+    Args:
+        dynamics: a trained dynamics model, or several of different seeds: means and deviations over all.
+        readout_cache: slots of the readout videos: everything is fitted and chosen on these.
+        test_cache: slots of the test videos, scored once.
+        out_dir: gets accuracy.csv and .png, reason.json, and in readouts/ a run folder for every readout.
+        resume: go on: finished readouts are kept, an interrupted one goes on.
+        observed_frames: raw frames seen; None = the model's context, ``burn_in * stride``.
+        predicted_frames: points of the curve, in frames of the model's stride.
+        readouts: a :class:`ReadoutSettings` each; of several of one form the best on the readout videos is taken.
+        readout: settings of all of them, where they don't say otherwise.
+        seeds: readouts are fitted with each; accuracies are means over them.
+        human: Physion's ``stimulus_names_and_labels.csv``: accuracy of people is written and drawn beside.
+        second_look: score the test videos again with other settings; the result says so.
+        device: None = cuda if there is one.
+
+    Returns:
+        The rows of accuracy.csv; none on processes other than the main one.
+
+    Raises:
+        ValueError: a cache of other slots, test videos among the readout videos, or a second look.
+    """
+    models, out_dir = folders(dynamics), Path(out_dir)
+    people = read_human(Path(human), stimulus) if human else {}
+    accelerator, ranks = Accelerator(cpu=device == "cpu"), Ranks()
+    with Signals() as signals:
+        runs = Runs(out_dir / "readouts", resume, watch=lambda: ranks.leaving(signals))
+        with runs.watch():
+            if ranks.is_main:
+                check_folder(out_dir, resume)
+            caches = {"readout": SlotCache(readout_cache), "test": SlotCache(test_cache)}
+            if both := set.intersection(*(set(cache.video_ids) for cache in caches.values())):
+                raise ValueError(f"readouts must not be fitted on test videos: {min(both)} is in both caches")
+            candidates = [ReadoutSettings(**{**(readout or {}), **own}) for own in readouts]
+            places = any(candidate.form == "places" for candidate in candidates)
+            task = Task(
+                caches,
+                candidates,
+                probe=fit_probe(caches["readout"]) if places else None,
+                observed_frames=observed_frames,
+                counts=sorted({int(count) for count in predicted_frames}),
+                seeds=[int(seed) for seed in seeds],
+                second_look=second_look,
+                device=torch.device(device) if device else accelerator.device,
+                ranks=ranks,
+                runs=runs,
+            )
+        parts = [task.reason(folder, str(at) if models[1:] else "") for at, folder in enumerate(models)]
+    if not ranks.is_main:
+        return []
+    test, probe = parts[0].test, task.probe
+    rows = accuracy_rows(join_answers([part.answers for part in parts]), test.scenario)
+    if people:
+        rows += human_rows(people, test.video_id, test.scenario, stimulus)
+    write_csv(out_dir / "accuracy.csv", rows)
+    plot_accuracy(out_dir / "accuracy.png", rows, parts[0].about["stride"])
+    explained = None if probe is None else [round(v, 4) for v in probe.explained.tolist()]
+    about: dict[str, Any] = {f"{name}_videos": len(cache) for name, cache in caches.items()}
+    about |= {"places_explained": explained, "runs": [part.about for part in parts]}
+    write_json(out_dir / "reason.json", about)
+    return rows

@@ -1,0 +1,168 @@
+"""What fills slot caches: a trained DIAS over whole videos, and, for comparison, the true states of simulated ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from tqdm import tqdm
+
+from dias_video.data.features import cached_features
+from dias_video.data.simulated import SimulatedVideos
+from dias_video.data.source import VideoSource, has_boxes
+from dias_video.data.transforms import Transform
+from dias_video.data.windows import video_windows
+from dias_video.model.dias import DIAS
+from dias_video.pretrained.weights import weights_sha256
+from dias_video.tracking import track_videos
+from slotformer.cache import SlotCache, SlotCacheWriter, finish
+
+SHAPES = ("box", "sphere", "cylinder", "capsule", "cone")
+
+
+def cache_slots(
+    *,
+    checkpoint: str | Path,
+    source: VideoSource,
+    cache: str | Path,
+    transform: Transform | None = None,
+    boxes: bool = True,
+    attention: bool = True,
+    features: str | Path | None = None,
+    dtype: str = "fp16",
+    max_frames: int | None = None,
+    window: int = 24,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    seed: int = 0,
+    device: str | None = None,
+) -> SlotCache:
+    """Run a trained DIAS over whole videos and keep their slots; an interrupted run continues where it stopped.
+
+    Under ``accelerate launch`` the processes share the videos, and all return the whole cache.
+
+    Args:
+        checkpoint: a model's folder, or ``hf-hub:user/name``.
+        source: the videos.
+        cache: folder of the slot cache.
+        transform: of every window (a resize).
+        boxes: start from the first frame's boxes where videos and model have them.
+        attention: also keep how much each slot owns each cell of the feature grid.
+        features: folder of these videos' cached features: the encoder then does not run.
+        dtype: ``fp16`` or ``fp32``.
+        max_frames: only the first frames of longer videos.
+        window, batch_size: frames, and videos of one length, encoded at once.
+        num_workers: processes that decode ahead.
+        seed: of the query noise, with a video's id.
+        device: None = cuda if there is one.
+
+    Raises:
+        ValueError: no such model, a video that can't be read, or a cache that was made with other settings.
+    """
+    processes = Accelerator(cpu=device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
+    model = DIAS.from_pretrained(checkpoint).to(device or processes.device).eval()
+    with_boxes = boxes and model.takes_boxes and has_boxes(source)
+    known = {info.video_id: info for info in map(source.info, range(len(source)))}
+    about: dict[str, Any] = {
+        "scenarios": sorted({info.scenario for info in known.values() if info.scenario is not None}),
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": weights_sha256(checkpoint),
+        "model": model.config,
+        "grid": list(model.encoder.grid),
+        "data": getattr(source, "config", None),
+        "transform": getattr(transform, "config", None),
+        "protocol": {
+            "queries": "boxes" if with_boxes else "learned",
+            "max_frames": max_frames,
+            "window": window,
+            "seed": seed,
+        },
+    }
+    rank, world = processes.process_index, processes.num_processes
+    # The header is claimed and the folder checked by the first process before the others look at it.
+    with processes.main_process_first():
+        writer = SlotCacheWriter(cache, dtype, part=rank, parts=world, **about)
+    with writer:
+        own = [i for i in range(rank, len(source), world) if source.info(i).video_id not in writer.present]
+        stored = cached_features(features, model.encoder)
+        windows = video_windows(source, own, transform, window, batch_size, max_frames, num_workers, stored)
+        with tqdm(total=len(own), unit="video", desc="slots", disable=rank > 0 or not own) as bar:
+            for videos in track_videos(model, windows, seed=seed, boxes=with_boxes):
+                for b, name in enumerate(videos.video_id):
+                    cells = videos.attention[b] if attention and videos.attention is not None else None
+                    parts = (videos.slots[b], videos.live[b], cells, videos.track_id[b])
+                    writer.write(name, *parts, known[name].label, known[name].scenario)
+                bar.update(len(videos))
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        finish(cache)
+    processes.wait_for_everyone()
+    return SlotCache(cache)
+
+
+def cache_states(*, source: SimulatedVideos, cache: str | Path, videos: Sequence[int] | None = None) -> SlotCache:
+    """Write the simulator's true states as a slot cache: what later stages reach when the slots are perfect.
+
+    Args:
+        source: simulated videos.
+        cache: folder of the cache.
+        videos: (first, after last) of the source; None = all.
+
+    Raises:
+        ValueError: videos that are not simulated, or a cache that was made with other settings.
+    """
+    if not isinstance(source, SimulatedVideos):
+        raise ValueError("only simulated videos have true states; set data=contact or data=simulated")
+    chosen = range(len(source))[slice(*videos)] if videos else range(len(source))
+    records = [json.loads(source.files(i)[2].read_text()) for i in chosen]
+    num_slots = max(len(record["bodies"]) for record in records)
+    about: dict[str, Any] = {
+        "scenarios": sorted({r["scenario"] for r in records if "scenario" in r}),
+        "checkpoint_sha256": "true states",
+        "data": source.config,
+        "videos": list(videos) if videos else None,
+    }
+    with SlotCacheWriter(cache, "fp32", **about) as writer:
+        for index, record in zip(tqdm(chosen, unit="video", desc="states"), records, strict=True):
+            info = source.info(index)
+            if info.video_id in writer.present:
+                continue
+            states = torch.from_numpy(state_slots(record)).float()  # (T,K,D)
+            slots = torch.zeros(states.shape[0], num_slots, states.shape[2])
+            slots[:, : states.shape[1]] = states
+            live = (torch.arange(num_slots) < states.shape[1]).expand(len(states), -1)
+            writer.write(info.video_id, slots, live, label=info.label, scenario=info.scenario)
+    return SlotCache(cache)
+
+
+def state_slots(record: dict[str, Any]) -> NDArray[np.float64]:
+    """Position, velocity, orientation (two columns of the matrix), size, colour and shape of every body, (T,K,D)."""
+    position, velocity = np.array(record["state"]["position"]), np.array(record["state"]["velocity"])  # (T,K,3)
+    turned = matrices(np.array(record["state"]["orientation"]))[..., :2].reshape(*position.shape[:2], 6)
+    constant = np.array([[*size_of(body), *body["color"], *shape_of(body)] for body in record["bodies"]])  # (K,11)
+    still = np.broadcast_to(constant, (len(position), *constant.shape))
+    return np.concatenate([position, velocity / 4, turned, still], -1)
+
+
+def matrices(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotation matrices (...,3,3) of quaternions (...,4) in the order x, y, z, w."""
+    flat = Rotation.from_quat(quaternion.reshape(-1, 4)).as_matrix()
+    return np.asarray(flat.reshape(*quaternion.shape[:-1], 3, 3))
+
+
+def size_of(body: dict[str, Any]) -> Sequence[float]:
+    """How far a body reaches from its origin along its own axes."""
+    reach = [np.abs(part["position"]) + np.array(part["size"]) for part in body["parts"]]
+    return [float(v) for v in np.max(reach, 0)]
+
+
+def shape_of(body: dict[str, Any]) -> Sequence[float]:
+    """One-hot over the shapes of single bodies; zeros for compounds."""
+    return [float(len(body["parts"]) == 1 and body["parts"][0]["shape"] == shape) for shape in SHAPES]
