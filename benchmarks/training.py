@@ -102,7 +102,8 @@ class Ours:
         self.count += 1
         with autocast(self.bench, self.dtype):
             terms = self.model(batch, draws)
-        torch.stack([value.float().mean() for value in terms.values()]).sum().backward()
+        losses = [value.float().mean() for name, value in terms.items() if name not in self.model.watched]
+        torch.stack(losses).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 0.05)
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from dias_video.data.folder import FolderVideos
 from dias_video.data.transforms import ClipTransform
 from dias_video.model.dias import DIAS
+from dias_video.pretrained.configured import Configured
 from dias_video.pretrained.weights import weights_sha256
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.origin import CachedVideos, dias_of
@@ -106,3 +109,14 @@ def test_the_model_is_the_one_that_made_the_cache(tmp_path: Path) -> None:
         dias_of(made)
     assert dias_of(made, str(tmp_path / "moved")).config == DIAS.shipped().config
     assert json.loads((tmp_path / "moved/config.json").read_text())["format"] == 2
+
+
+def test_every_source_and_transform_of_the_configs_can_be_opened_again() -> None:
+    files = sorted((Path(__file__).parents[1] / "configs/data").glob("*.yaml"))
+    places = {
+        place for file in files for place in re.findall(r"_target_: (dias_video\.data\.[\w.]+)", file.read_text())
+    }
+    assert len(places) > 8
+    for place in places - {"dias_video.data.features.FeatureCache"}:
+        module, _, name = place.rpartition(".")
+        assert issubclass(getattr(importlib.import_module(module), name), Configured), place

@@ -17,6 +17,7 @@ from dias_video.data.pictures import is_deep, read_frames
 from dias_video.data.problems import Problem
 from dias_video.data.source import VOID, Sample, VideoInfo, frames_in_range
 from dias_video.data.transforms import nearest
+from dias_video.pretrained.configured import Configured
 
 Unlabelled = Literal["void", "background"]  # what pixels count as that an annotator left open
 FACTORS = (1, 2, 4, 8)  # by which a JPEG may be decoded smaller
@@ -46,7 +47,7 @@ class Masks(Protocol):
         ...
 
 
-class AnnotatedVideos:
+class AnnotatedVideos(Configured):
     """A source of clips, with masks and boxes tight around them where there are masks.
 
     Args:

@@ -8,10 +8,9 @@ from pathlib import Path
 from dias_video.data.annotated import AnnotatedVideos, Clip
 from dias_video.data.annotations import Annotations, Crowds, Overlap
 from dias_video.data.problems import OnError
-from dias_video.pretrained.configured import Configured
 
 
-class CocoImages(Configured, AnnotatedVideos):
+class CocoImages(AnnotatedVideos):
     """Images of a split of COCO, or of anything in its json, with instance masks.
 
     Args:

@@ -16,14 +16,13 @@ from dias_video.data.pictures import EXTENSIONS, ids_of, opened
 from dias_video.data.problems import OnError, Problems, one_of
 from dias_video.data.source import VOID
 from dias_video.data.text import read_text
-from dias_video.pretrained.configured import Configured
 
 WHITE = 255
 Task = Literal["semi-supervised", "unsupervised"]
 MASK_FOLDERS = {"semi-supervised": "Annotations", "unsupervised": "Annotations_unsupervised"}
 
 
-class DavisVideos(Configured, AnnotatedVideos):
+class DavisVideos(AnnotatedVideos):
     """Clips of DAVIS with instance masks (2017) or one foreground mask (2016).
 
     255 is void in the masks of 2017. The masks of 2016 are black and white: there 255 is the object, and masks of 2017

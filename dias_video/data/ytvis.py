@@ -8,7 +8,6 @@ from pathlib import Path
 from dias_video.data.annotated import AnnotatedVideos, Clip
 from dias_video.data.annotations import Annotations, Crowds, Overlap, Video
 from dias_video.data.problems import OnError
-from dias_video.pretrained.configured import Configured
 
 OTHER_NAMES = {"valid": "val", "val": "valid"}  # of one split: the releases differ
 JSON_PLACES: tuple[str, ...] = (
@@ -22,7 +21,7 @@ JSON_PLACES += ("annotations/instances_{split}_sub.json", "annotations/ytvis_hq-
 JSON_PLACES += ("ytvis_hq-{split}.json", "{split}/ytvis_hq-{split}.json")
 
 
-class YouTubeVIS(Configured, AnnotatedVideos):
+class YouTubeVIS(AnnotatedVideos):
     """A split of YouTube-VIS where it was unpacked.
 
     Args:
