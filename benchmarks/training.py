@@ -144,10 +144,11 @@ def breakdown(
         features = model.features(batch)
         with torch.no_grad():
             scan = model.scan(batch, features, draws())
-            decoded = model.decoder(scan.slots, scan.mask, features, draws())
+            decoded = model.decoder(scan.slots, scan.live, features, draws())
     slots, first, predicted = (
-        x.detach().float().requires_grad_() for x in (scan.slots, scan.first, decoded.reconstruction)
+        x.detach().float().requires_grad_() for x in (scan.slots, scan.first.flatten(-2), decoded.reconstruction)
     )
+    last = scan.attention.flatten(-2)  # (B,T,S,N)
     counted = decoded.scored & batch.frame_valid[..., None]
 
     def back(output: Tensor) -> None:
@@ -160,13 +161,13 @@ def breakdown(
 
     def decoding() -> None:
         with autocast(bench, dtype):
-            found = model.decoder(slots, scan.mask, features, draws())
+            found = model.decoder(slots, scan.live, features, draws())
         back(found.reconstruction)
 
     def losses() -> None:
         terms = reconstruction_loss(predicted, features, counted)
         if model.teacher is not None:
-            terms = terms + distillation_loss(first, scan.last, scan.mask, model.teacher, batch.frame_valid)
+            terms = terms + distillation_loss(first, last, scan.live, model.teacher, batch.frame_valid)
         terms.mean().backward()
 
     def optimizer() -> None:
@@ -186,7 +187,7 @@ def breakdown(
         "of them the matching, on the host": lambda: matching(first, scan),
     }
     rows = bench.compare(f"parts of the step, {name}", parts, batch.frame_valid.numel())
-    back(model.decoder(slots, scan.mask, features, draws()).reconstruction)
+    back(model.decoder(slots, scan.live, features, draws()).reconstruction)
     aggregation()  # every parameter has a gradient
     units = batch.frame_valid.numel()
     alone = bench.compare(f"parts of the step, {name}", {"optimizer": optimizer}, units)
@@ -198,7 +199,7 @@ def breakdown(
 def matching(first: Tensor, scan: Scan) -> Tensor:
     """The Hungarian assignment of hard self-distillation."""
     on = first.amax(-1) > 0
-    return match_regions(scan.last.argmax(2), first.argmax(2), scan.mask, on)
+    return match_regions(scan.attention.flatten(-2).argmax(2), first.argmax(2), scan.live, on)
 
 
 class Pictures:

@@ -134,7 +134,7 @@ class CarryState:
     """What the scan over frames hands to the next frame (and to the next window of a long video)."""
 
     slots: Tensor  # (B,S,D) that the next queries come from: the frame's, or their running average (Transition)
-    mask: Tensor  # (B,S) bool, live
+    live: Tensor  # (B,S) bool
     track_id: Tensor  # (B,S) int64, -1 where dead
     age: Tensor  # (B,S) int64, frames the slot's track has lived
     next_id: Tensor  # (B,) int64, the next unused track id

@@ -31,19 +31,19 @@ def colour(track_id: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def colour_masks(masks: Tensor) -> Tensor:
+def colour_labels(labels: Tensor) -> Tensor:
     """Label maps (T,H,W) of any integer ids as pictures (T,H,W,3) uint8."""
-    ids, index = masks.unique(return_inverse=True)
+    ids, index = labels.unique(return_inverse=True)
     palette = torch.tensor([colour(int(i)) for i in ids], dtype=torch.uint8).view(-1, 3)
     return palette[index]
 
 
-def overlay(video: Tensor, masks: Tensor, opacity: float = 0.55) -> Tensor:
-    """Masks (T,H,W) over frames (T,3,H,W) uint8, with a line where two masks meet; (T,H,W,3) uint8."""
-    mixed = rearrange(video, "t c h w -> t h w c") * (1 - opacity) + colour_masks(masks) * opacity
-    border = torch.zeros_like(masks, dtype=torch.bool)
-    border[:, 1:] |= masks[:, 1:] != masks[:, :-1]
-    border[:, :, 1:] |= masks[:, :, 1:] != masks[:, :, :-1]
+def overlay(video: Tensor, labels: Tensor, opacity: float = 0.55) -> Tensor:
+    """Label maps (T,H,W) over frames (T,3,H,W) uint8, with a line where two labels meet; (T,H,W,3) uint8."""
+    mixed = rearrange(video, "t c h w -> t h w c") * (1 - opacity) + colour_labels(labels) * opacity
+    border = torch.zeros_like(labels, dtype=torch.bool)
+    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    border[:, :, 1:] |= labels[:, :, 1:] != labels[:, :, :-1]
     mixed[border] = 255
     return mixed.round().to(torch.uint8)
 

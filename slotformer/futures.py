@@ -19,7 +19,7 @@ from dias_video.data.source import Sample
 from dias_video.evaluation.metrics import adjusted_rand_index, mean_best_overlap
 from dias_video.model.dias import DIAS
 from dias_video.tracking import owners
-from dias_video.visualize import colour_masks, overlay, side_by_side, write_gif
+from dias_video.visualize import colour_labels, overlay, side_by_side, write_gif
 from slotformer.cache import SlotCache
 from slotformer.origin import CachedVideos
 from slotformer.report import write_csv
@@ -60,7 +60,7 @@ def write_future(path: Path, sample: Sample, labels: dict[str, Tensor], burn_in:
     video, steps = sample["video"], len(labels["model"])
     truth = overlay(video, labels["encoded"])  # (T,H,W,3)
     observed = torch.cat([truth[:burn_in], truth[burn_in - 1 : burn_in].expand(steps, -1, -1, -1)])
-    predicted = torch.cat([truth[:burn_in], colour_masks(labels["model"])])
+    predicted = torch.cat([truth[:burn_in], colour_labels(labels["model"])])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_gif(path, side_by_side([observed, truth, predicted], ["observed", "true future", "predicted"]), fps)
 

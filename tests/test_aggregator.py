@@ -81,7 +81,7 @@ def test_masking_equals_removing() -> None:
     removed = Aggregator(attention, 0.3)(slots[:, kept], keys, values, mask[:, kept], 3)
     torch.testing.assert_close(masked.slots[:, kept], removed.slots, atol=1e-12, rtol=0)
     torch.testing.assert_close(masked.last[:, kept], removed.last, atol=1e-12, rtol=0)
-    assert torch.equal(masked.mask[:, kept], removed.mask)
+    assert torch.equal(masked.live[:, kept], removed.live)
 
 
 def test_reinitialised_aggregation_is_the_equations() -> None:
@@ -94,14 +94,14 @@ def test_reinitialised_aggregation_is_the_equations() -> None:
     for _ in range(3):  # eq. 8
         expected, _ = attention(expected, keys, values, mask)
     reduced = merge_redundant_slots(expected, 0.3)  # eq. 9
-    assert not reduced.mask.all()
-    expected, last = attention(reduced.slots, keys, values, reduced.mask)  # eq. 10
+    assert not reduced.live.all()
+    expected, last = attention(reduced.slots, keys, values, reduced.live)  # eq. 10
     torch.testing.assert_close(got.slots, expected, atol=1e-12, rtol=0)
     torch.testing.assert_close(got.last, last, atol=1e-12, rtol=0)
-    assert torch.equal(got.mask, reduced.mask)
-    assert len(got.maps) == 4
-    assert torch.equal(got.maps[0], got.first)
-    assert torch.equal(got.maps[-1], got.last)
+    assert torch.equal(got.live, reduced.live)
+    assert len(got.attentions) == 4
+    assert torch.equal(got.attentions[0], got.first)
+    assert torch.equal(got.attentions[-1], got.last)
 
 
 def test_ablation_switches_change_what_they_should() -> None:
@@ -119,15 +119,15 @@ def test_ablation_switches_change_what_they_should() -> None:
         expected, last = attention(expected, keys, values, mask)
     assert torch.equal(plain.slots, expected)
     assert torch.equal(plain.last, last)
-    assert plain.mask.all()
+    assert plain.live.all()
 
     reduced = run(merge_threshold=0.2, reinitialize=False)  # eq. 6: reduction after the last iteration
     after = merge_redundant_slots(expected, 0.2)
     assert torch.equal(reduced.slots, after.slots)
-    assert torch.equal(reduced.mask, after.mask)
+    assert torch.equal(reduced.live, after.live)
     for b in range(B):  # a merged slot owns what its members owned
         for s in range(S):
-            members = [m for m in range(S) if after.labels[b, m] == s]
+            members = [m for m in range(S) if after.representative[b, m] == s]
             torch.testing.assert_close(reduced.last[b, s], sum((last[b, m] for m in members), torch.zeros(N).double()))
 
     full = run(merge_threshold=0.2, reinitialize=True)
@@ -140,8 +140,8 @@ def test_skipped_clips_are_not_merged() -> None:
     slots[:] = slots[:, :1]
     mask = torch.ones(B, S, dtype=torch.bool)
     got = Aggregator(attention, 0.1, skip_merging=0.5)(slots, keys, values, mask, 2, skip=torch.tensor([True, False]))
-    assert got.mask.sum(1).tolist() == [S, 1]
-    assert got.labels.tolist() == [[0, 1, 2, 3, 4], [0] * 5]
+    assert got.live.sum(1).tolist() == [S, 1]
+    assert got.merged_into.tolist() == [[0, 1, 2, 3, 4], [0] * 5]
 
 
 def test_older_slot_survives_a_merge() -> None:
@@ -150,7 +150,7 @@ def test_older_slot_survives_a_merge() -> None:
     slots[:] = slots[:, :1]
     age = torch.tensor([[0, 0, 9, 3, 0], [1, 2, 3, 4, 5]])
     got = Aggregator(attention, 0.1)(slots, keys, values, torch.ones(B, S, dtype=torch.bool), 2, age=age)
-    assert got.labels.tolist() == [[2] * 5, [4] * 5]
+    assert got.merged_into.tolist() == [[2] * 5, [4] * 5]
 
 
 def test_bilevel_gradient_reaches_the_queries_straight_through() -> None:

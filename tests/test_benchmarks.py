@@ -29,7 +29,7 @@ def test_the_plain_step_has_our_losses_and_weights(boxes: bool, carry: str) -> N
     for step in range(3):
         terms = ours(batch, Draws.for_step(0, step, range(3)))
         with torch.no_grad():
-            merged += int((~ours.scan(batch, ours.features(batch), Draws.for_step(0, step, range(3))).mask).sum())
+            merged += int((~ours.scan(batch, ours.features(batch), Draws.for_step(0, step, range(3))).live).sum())
         mine = {name: value.mean() for name, value in terms.items() if name not in ours.watched}
         adam.zero_grad()
         sum(mine.values(), torch.zeros(())).backward()
@@ -95,6 +95,6 @@ def test_aggregation_is_one_graph() -> None:
     given = (queries, keys, values, mask, 3, torch.randint(0, 4, (3, 5)), torch.tensor([True, False, False]))
     traced = torch.compile(aggregator, fullgraph=True, backend="eager")(*given)
     expected = aggregator(*given)
-    assert expected.mask.sum() < mask.sum()  # something merged
+    assert expected.live.sum() < mask.sum()  # something merged
     for a, b in zip(traced[:5], expected[:5], strict=True):
         torch.testing.assert_close(a, b)

@@ -65,7 +65,7 @@ def story(*frames: tuple[int, int, int]) -> tuple[VideoBatch, Tensor]:
 
 def object_of(scan, t: int) -> dict[int, int]:
     """Which track holds which object at frame t."""
-    live = scan.mask[0, t].nonzero().flatten().tolist()
+    live = scan.live[0, t].nonzero().flatten().tolist()
     return {int(scan.track_id[0, t, s]): int(scan.slots[0, t, s].argmax()) for s in live}
 
 
@@ -82,7 +82,7 @@ def test_an_object_that_leaves_frees_its_slot_and_one_that_enters_gets_a_new_tra
     ]
     slot_of_zero = [int((scan.track_id[0, t] == 0).nonzero()) for t in range(6)]
     assert len(set(slot_of_zero)) == 1
-    assert ((scan.track_id == -1) == ~scan.mask).all()
+    assert ((scan.track_id == -1) == ~scan.live).all()
 
 
 def test_persist_never_reseeds() -> None:
@@ -103,23 +103,23 @@ def test_of_two_that_merge_the_older_slot_stays() -> None:
         state = scan.state
         if t == 0:  # move the only live slot to the end
             order = torch.tensor([1, 2, 0])
-            state.slots, state.mask = state.slots[:, order], state.mask[:, order]
+            state.slots, state.live = state.slots[:, order], state.live[:, order]
             state.track_id, state.age = state.track_id[:, order], state.age[:, order]
         seen.append(object_of(scan, 0))
     assert seen == [{0: 1}, {0: 1, 1: 2}, {0: 2}]
-    assert scan.mask[0, 0].tolist() == [False, False, True]
+    assert scan.live[0, 0].tolist() == [False, False, True]
 
 
 def test_slots_without_a_box_are_off_on_the_first_frame_and_seeded_on_the_second() -> None:
     dias = tiny_dias(boxes=True, threshold=None)
     batch = clips(boxes=2)
     scan = dias.scan(batch, dias.features(batch), Draws.for_step(0, 0, range(3)))
-    assert scan.mask[:, 0].sum(1).tolist() == [2, 3, 3]  # the background and the boxes there are
-    assert not scan.mask[:, 0, 3:].any()
-    assert scan.mask[:, 1:].all()
+    assert scan.live[:, 0].sum(1).tolist() == [2, 3, 3]  # the background and the boxes there are
+    assert not scan.live[:, 0, 3:].any()
+    assert scan.live[:, 1:].all()
     kept = tiny_dias(boxes=True, threshold=None, carry="persist")
     assert torch.equal(
-        kept.scan(batch, kept.features(batch), Draws.for_step(0, 0, range(3))).mask[:, 3], scan.mask[:, 0]
+        kept.scan(batch, kept.features(batch), Draws.for_step(0, 0, range(3))).live[:, 3], scan.live[:, 0]
     )
 
 
@@ -228,9 +228,9 @@ def test_ablations_are_one_switch_each() -> None:
     assert set(full(batch, draws())) == {"reconstruction", "distillation", *DIAS.watched}
     assert set(tiny_dias(threshold=0.4, teacher=None)(batch, draws())) == {"reconstruction", *DIAS.watched}
     scan = full.scan(batch, full.features(batch), draws())
-    assert not scan.mask.all()
+    assert not scan.live.all()
     unreduced = tiny_dias(threshold=None)
-    assert unreduced.scan(batch, unreduced.features(batch), draws()).mask.all()
+    assert unreduced.scan(batch, unreduced.features(batch), draws()).live.all()
     sources = {s: tiny_dias(mask_source=s).encode(batch, draws())[0].attention for s in ("decoder", "aggregation")}
     assert not torch.allclose(*sources.values())
 
@@ -367,5 +367,5 @@ def test_merging_uses_the_age_that_the_scan_keeps() -> None:
         module.merge_redundant_slots = original
     assert (seen[0] == 0).all()
     for t in (1, 2):
-        alive_before = scan.mask[:, t - 1]
+        alive_before = scan.live[:, t - 1]
         assert ((seen[t] > 0) == alive_before).all()

@@ -186,7 +186,7 @@ def test_each_ablation_changes_exactly_what_it_should(seed: int) -> None:
     undistilled = tiny_dias(seed=seed, threshold=0.5, teacher=None).train()
     other, other_terms = results(undistilled)
     assert torch.equal(other.slots, scan.slots)
-    assert torch.equal(other.last, scan.last)
+    assert torch.equal(other.attention, scan.attention)
     assert other_terms.keys() == {"reconstruction", *DIAS.watched} - {"live_later"}
     assert torch.equal(other_terms["reconstruction"], terms["reconstruction"])
 
@@ -200,14 +200,14 @@ def test_each_ablation_changes_exactly_what_it_should(seed: int) -> None:
     unreduced = with_aggregator(None, reinitialize=False)
     whole, _ = results(unreduced)  # neither: every slot lives
     assert torch.equal(whole.first, scan.first)
-    assert whole.mask.all()
+    assert whole.live.all()
 
     other, _ = results(with_aggregator(0.5, reinitialize=False))  # reduction alone comes last (eq. 6)
     reduced = merge_redundant_slots(whole.slots[:, 0], 0.5)
     assert torch.equal(other.first, scan.first)
     assert torch.equal(other.slots[:, 0], reduced.slots)
-    assert torch.equal(other.mask[:, 0], reduced.mask)
+    assert torch.equal(other.live[:, 0], reduced.live)
 
     unreduced.first_iterations -= 1  # both: reduction after all but one iteration (eq. 8-10)
     before, _ = results(unreduced)
-    assert torch.equal(scan.mask[:, 0], merge_redundant_slots(before.slots[:, 0], 0.5).mask)
+    assert torch.equal(scan.live[:, 0], merge_redundant_slots(before.slots[:, 0], 0.5).live)

@@ -47,7 +47,7 @@ def test_partition_equals_scikit_learn(linkage: str, masked: bool) -> None:
         mask = torch.rand(slots.shape[:2], generator=generator) < (0.6 if masked else 2)
         mask[:, 0] = True
         for threshold in (0.1, 0.6):
-            labels = merge_redundant_slots(slots, threshold, mask, linkage=linkage).labels
+            labels = merge_redundant_slots(slots, threshold, mask, linkage=linkage).representative
             for one, members, own in zip(slots.numpy(), mask.numpy(), labels.tolist(), strict=True):
                 expected = sklearn_partition(one, np.flatnonzero(members), threshold, linkage)
                 assert partition(own) == expected
@@ -59,15 +59,15 @@ def test_members_are_averaged_at_the_oldest_position() -> None:
     slots = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [3.0, 0.1], [0.0, 5.0]]])
     age = torch.tensor([[1, 7, 4, 7]])
     merged = merge_redundant_slots(slots, 0.1, age=age)
-    assert merged.labels.tolist() == [[2, 1, 2, 1]]  # oldest; on a tie the lowest index
-    assert merged.mask.tolist() == [[False, True, True, False]]
+    assert merged.representative.tolist() == [[2, 1, 2, 1]]  # oldest; on a tie the lowest index
+    assert merged.live.tolist() == [[False, True, True, False]]
     expected = torch.tensor([[[0.0, 0.0], [0.0, 3.5], [2.0, 0.05], [0.0, 0.0]]])
     torch.testing.assert_close(merged.slots, expected)
 
 
 def test_without_ages_the_lowest_index_represents() -> None:
     slots = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [2.0, 0.0]]])
-    assert merge_redundant_slots(slots, 0.5).labels.tolist() == [[0, 1, 1]]
+    assert merge_redundant_slots(slots, 0.5).representative.tolist() == [[0, 1, 1]]
 
 
 def test_distances_may_be_given() -> None:
@@ -75,37 +75,37 @@ def test_distances_may_be_given() -> None:
     distance = torch.tensor([[[0.0, 0.9, 0.2], [0.9, 0.0, 0.7], [0.2, 0.7, 0.0]]])
     before = distance.clone()
     merged = merge_redundant_slots(slots, 0.5, distance=distance)
-    assert merged.labels.tolist() == [[0, 1, 0]]
+    assert merged.representative.tolist() == [[0, 1, 0]]
     torch.testing.assert_close(merged.slots[0, 0], torch.tensor([0.5, 0.5]))
     assert torch.equal(distance, before)
     half = torch.tensor([[[0.0, 0.35, 0.35], [0.35, 0.0, 0.6], [0.35, 0.6, 0.0]]], dtype=torch.bfloat16)
     averaged = merge_redundant_slots(slots, 0.476, linkage="average", distance=half)  # 0.4756; in bfloat16 0.4766
-    assert averaged.mask.sum() == 1
+    assert averaged.live.sum() == 1
 
 
 def test_zero_identical_single_and_masked_slots() -> None:
     zeros = torch.zeros(2, 3, 4)
-    assert merge_redundant_slots(zeros, 0.99).labels.tolist() == [[0, 1, 2]] * 2  # distance 1 to everything
+    assert merge_redundant_slots(zeros, 0.99).representative.tolist() == [[0, 1, 2]] * 2  # distance 1 to everything
     same = torch.ones(1, 4, 3)
-    assert merge_redundant_slots(same, 0.01).mask.tolist() == [[True, False, False, False]]
+    assert merge_redundant_slots(same, 0.01).live.tolist() == [[True, False, False, False]]
     one = torch.randn(5, 1, 4)
     merged = merge_redundant_slots(one, 0.5)
     assert torch.equal(merged.slots, one)
-    assert merged.mask.all()
-    lonely = merge_redundant_slots(same, 0.5, mask=torch.tensor([[False, False, True, False]]))
-    assert lonely.labels.tolist() == [[-1, -1, 2, -1]]
-    assert lonely.mask.tolist() == [[False, False, True, False]]
-    nobody = merge_redundant_slots(same, 0.5, mask=torch.zeros(1, 4, dtype=torch.bool))
-    assert not nobody.mask.any()
+    assert merged.live.all()
+    lonely = merge_redundant_slots(same, 0.5, live=torch.tensor([[False, False, True, False]]))
+    assert lonely.representative.tolist() == [[-1, -1, 2, -1]]
+    assert lonely.live.tolist() == [[False, False, True, False]]
+    nobody = merge_redundant_slots(same, 0.5, live=torch.zeros(1, 4, dtype=torch.bool))
+    assert not nobody.live.any()
     assert torch.equal(nobody.slots, torch.zeros_like(same))
 
 
 def test_threshold_is_exclusive_and_zero_merges_nothing() -> None:
     slots = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # cosine distance exactly 1
-    assert merge_redundant_slots(slots, 1.0).mask.all()
-    assert merge_redundant_slots(slots, 1.0001).mask.sum() == 1
+    assert merge_redundant_slots(slots, 1.0).live.all()
+    assert merge_redundant_slots(slots, 1.0001).live.sum() == 1
     copies = torch.randn(50, 1, 17, generator=torch.Generator().manual_seed(0)).expand(-1, 4, -1)
-    assert merge_redundant_slots(copies, 0.0).mask.all()  # rounding must not make a distance negative
+    assert merge_redundant_slots(copies, 0.0).live.all()  # rounding must not make a distance negative
 
 
 def test_gradient_flows_through_the_mean() -> None:
@@ -120,7 +120,7 @@ def test_autocast_changes_nothing() -> None:
     plain = merge_redundant_slots(slots, 0.3)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = merge_redundant_slots(slots, 0.3)
-    assert torch.equal(plain.labels, mixed.labels)
+    assert torch.equal(plain.representative, mixed.representative)
     assert torch.equal(plain.slots, mixed.slots)
 
 
@@ -133,9 +133,9 @@ def test_compiles_as_one_graph(linkage: str) -> None:
     age = torch.randint(0, 9, slots.shape[:2], generator=torch.Generator().manual_seed(1))
     plain = merge_redundant_slots(slots, 0.4, mask, age, linkage)
     compiled = torch.compile(merge_redundant_slots, fullgraph=True)(slots, 0.4, mask, age, linkage)
-    assert int(plain.mask.sum()) < int(mask.sum())
-    assert torch.equal(compiled.labels, plain.labels)
-    assert torch.equal(compiled.mask, plain.mask)
+    assert int(plain.live.sum()) < int(mask.sum())
+    assert torch.equal(compiled.representative, plain.representative)
+    assert torch.equal(compiled.live, plain.live)
     torch.testing.assert_close(compiled.slots, plain.slots)
     weights = torch.randn(slots.shape, generator=torch.Generator().manual_seed(2))
     (expected,) = torch.autograd.grad((plain.slots * weights).sum(), slots)
@@ -148,8 +148,8 @@ def test_compiles_as_one_graph(linkage: str) -> None:
 def test_permuting_slots_permutes_the_partition(seed: int, num_slots: int) -> None:
     slots = sets_of_slots(3, num_slots, 6, seed)
     order = torch.randperm(num_slots, generator=torch.Generator().manual_seed(seed))
-    plain = merge_redundant_slots(slots, 0.3).labels
-    permuted = merge_redundant_slots(slots[:, order], 0.3).labels
+    plain = merge_redundant_slots(slots, 0.3).representative
+    permuted = merge_redundant_slots(slots[:, order], 0.3).representative
     for before, after in zip(plain, permuted, strict=True):
         assert partition(before[order].tolist()) == partition(after.tolist())
 

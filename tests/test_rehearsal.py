@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import C, N, S, clips, tiny_dias
+from tiny import GRID, C, N, S, clips, tiny_dias
 
 from dias_video.batch import CarryState
 from dias_video.draws import Draws
@@ -24,10 +24,11 @@ def test_a_rehearsal_merges_slots_that_are_alike_on_average(monkeypatch: pytest.
         directions.append(features[0, :, 0, 0].tolist())
         age = torch.tensor([[3, 3, 6, 6, 6]]) * (1 if state is None else 2)
         end = CarryState(remembered, live, torch.arange(5)[None], age, torch.tensor([4 if state is None else 5]))
-        maps = torch.zeros(1, 3, 5, N)
+        maps = torch.zeros(1, 3, 5, *GRID)
         slots = frames[None] if state is not None else torch.ones(1, 3, 5, 4)
         counts = torch.full((1, 3), 5)
-        return Scan(slots, torch.ones(1, 3, 5).bool(), torch.zeros(1, 3, 5).long(), maps, maps, counts, end)
+        found = (["clip0"], slots, torch.ones(1, 3, 5).bool(), torch.zeros(1, 3, 5).long(), maps)
+        return Scan(*found, first=maps, num_live=counts, state=end)
 
     dias = tiny_dias(threshold=0.01)
     monkeypatch.setattr(dias, "scan", scan)
@@ -35,7 +36,7 @@ def test_a_rehearsal_merges_slots_that_are_alike_on_average(monkeypatch: pytest.
     dias.aggregator.rehearsal_threshold = 0.66  # 0 and 2 are at 2/3
     state = dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, range(1)))
     assert directions == [[0, 1, 2], [2, 1, 0]]
-    assert state.mask.tolist() == [[True, False, True, True, True]]
+    assert state.live.tolist() == [[True, False, True, True, True]]
     assert state.track_id.tolist() == [[0, -1, 2, 3, 4]]
     assert state.age.tolist() == [[6, 0, 12, 12, 12]]
     assert state.next_id.tolist() == [5]
@@ -49,27 +50,27 @@ def test_a_rehearsal_merges_slots_that_are_alike_on_average(monkeypatch: pytest.
     assert state.track_id.tolist() == [[-1, 1, 2, 3, -1]]
     live[0, 4] = True
     dias.aggregator.rehearsal_threshold = 0.98  # from 0 or 2 to 1 it is 1, to 4 0.934, on average 0.967
-    assert dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, range(1))).mask.sum() == 3
+    assert dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, range(1))).live.sum() == 3
     dias.aggregator.linkage = "average"
-    assert dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, range(1))).mask.sum() == 2
+    assert dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, range(1))).live.sum() == 2
     dias.aggregator.merge_threshold = None
-    assert dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, range(1))).mask.all()
+    assert dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, range(1))).live.all()
 
 
 def test_a_scan_that_does_not_merge_keeps_every_slot() -> None:
     dias = tiny_dias(threshold=1.9).eval()
     batch = clips()
     features = dias.features(batch)
-    assert dias.scan(batch, features, Draws.for_step(0, 0, range(3))).mask.sum(-1).eq(1).all()
+    assert dias.scan(batch, features, Draws.for_step(0, 0, range(3))).live.sum(-1).eq(1).all()
     alone = tiny_dias(threshold=None, later_iterations=2).eval()
     apart, plain = (one.scan(batch, features, Draws.for_step(0, 0, range(3)), merge=False) for one in (dias, alone))
-    assert apart.mask.all()
+    assert apart.live.all()
     torch.testing.assert_close(apart.slots, plain.slots)  # as many iterations, nothing merged between them
     sequence, _ = dias.encode(batch, Draws.for_step(0, 0, range(3)), rehearse=True)
     assert sequence.live.sum(-1).eq(1).all()  # afterwards slots merge again
     dias.train()
     dias.aggregator.skip_merging = 0.01
-    assert dias.scan(batch, features, Draws.for_step(0, 0, range(3)), merge=False).mask.all()
+    assert dias.scan(batch, features, Draws.for_step(0, 0, range(3)), merge=False).live.all()
 
 
 def test_slots_that_a_rehearsal_merged_are_seeded_anew_where_the_carry_says_so() -> None:
@@ -78,7 +79,7 @@ def test_slots_that_a_rehearsal_merged_are_seeded_anew_where_the_carry_says_so()
         dias = tiny_dias(threshold=0.0, carry=carry).eval()
         dias.aggregator.rehearsal_threshold = 2.1
         features = dias.features(batch)
-        assert dias.rehearse(batch, features, Draws.for_step(0, 0, range(3))).mask.sum(-1).eq(1).all()
+        assert dias.rehearse(batch, features, Draws.for_step(0, 0, range(3))).live.sum(-1).eq(1).all()
         sequence, _ = dias.encode(batch, Draws.for_step(0, 0, range(3)), rehearse=True)
         assert sequence.live.sum(-1).eq(S if seeded else 1).all()
         assert ((sequence.track_id >= S) == (sequence.live & (torch.arange(S) > 0))).all()  # new tracks have new ids

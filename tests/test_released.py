@@ -176,17 +176,17 @@ def test_image_model_equals_the_released_one(released: ReleasedDIAS, converted: 
     slots, maps = released.aggregat(released.encode_project(features), queries)
     scan = converted.scan(batch, features[:, None], Draws.for_videos(0, batch.video_id))
     torch.testing.assert_close(scan.slots[:, 0], slots, **EXACT)
-    torch.testing.assert_close(scan.first[:, 0], maps[0], **EXACT)
-    torch.testing.assert_close(scan.last[:, 0], maps[2], **EXACT)
+    torch.testing.assert_close(scan.first[:, 0].flatten(-2), maps[0], **EXACT)
+    torch.testing.assert_close(scan.attention[:, 0].flatten(-2), maps[2], **EXACT)
 
     everything = torch.arange(N).expand(B, -1), torch.full((B,), N)
     recon, attention = released.decode(features, slots, *everything)
-    decoded = converted.decoder(scan.slots, scan.mask, features[:, None])
+    decoded = converted.decoder(scan.slots, scan.live, features[:, None])
     torch.testing.assert_close(decoded.reconstruction[:, 0], recon, **EXACT)
     torch.testing.assert_close(decoded.attention[:, 0], attention, **EXACT)
     assert attention.std() > 0.005  # neither uniform
     assert maps[2].std() > 0.005
-    loss = distillation_loss(scan.first, scan.last, scan.mask, "soft", batch.frame_valid)
+    loss = distillation_loss(scan.first.flatten(-2), scan.attention.flatten(-2), scan.live, "soft", batch.frame_valid)
     expected = [F.cross_entropy(a[None], b[None]) for a, b in zip(maps[0], maps[2], strict=True)]
     torch.testing.assert_close(loss, torch.stack(expected), **EXACT)
     assert converted.encode(batch, Draws.for_videos(0, batch.video_id))[0].attention.shape == (B, 1, S, SIDE, SIDE)

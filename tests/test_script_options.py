@@ -15,6 +15,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from data_files import write_clip
 from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import dias_video.evaluation.in_training  # noqa: F401 - what scripts import is loaded once, before the forks
-import slotformer.prediction  # noqa: F401
+import slotformer.contact.reasoning  # noqa: F401
+import slotformer.fill  # noqa: F401
 from dias_video.model.dias import DIAS
 from dias_video.model.encoders import TinyEncoder
 from dias_video.stores.files import sha256
@@ -160,26 +162,30 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, nam
     assert (code, sentence(output)) == (1, f"error: device={device} was asked for and there is no GPU; use device=cpu")
 
 
-def test_a_fault_of_ours_is_not_blamed_on_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_ours_is_not_blamed_on_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(folder: str) -> DIAS:
         raise TypeError("our mistake")
 
     monkeypatch.setattr(DIAS, "from_pretrained", broken)
-    code, output = run("evaluate", "checkpoint=x", "data.root=x", "out_dir=x")
+    write_clip(tmp_path / "toss/val/00000")
+    code, output = run("evaluate", "checkpoint=x", f"data.root={tmp_path}", "out_dir=x")
     assert code == 1
     assert "Traceback" in output
     assert "error: " not in output.replace("TypeError: our mistake", "")
 
 
 @pytest.mark.parametrize("name", ["evaluate", "probe", "cache_slots"])
-def test_the_model_goes_to_the_device_asked_for(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_model_goes_to_the_device_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def moved(model: DIAS, device: torch.device | str) -> DIAS:
         raise ValueError(f"moved to {device}")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(DIAS, "to", moved)
+    for split in ("train", "val", "test"):
+        write_clip(tmp_path / f"toss/{split}/00000")
     out = "cache=x" if name == "cache_slots" else "out_dir=x"
-    code, output = run(name, f"checkpoint={ROOT}/dias_video/assets/dias", "data.root=x", out, "device=cuda:1")
+    root = f"data.root={tmp_path}"
+    code, output = run(name, f"checkpoint={ROOT}/dias_video/assets/dias", root, out, "device=cuda:1")
     assert (code, sentence(output)) == (1, "error: moved to cuda:1")
 
 

@@ -83,7 +83,7 @@ def live_first(model: DIAS, features: Tensor, progress: float) -> tuple[float, f
     batch = clip(boxes=hasattr(model.initializer, "background"))
     with torch.no_grad():
         scan = model.scan(batch, features, Draws.for_step(0, 0, range(B), progress))
-    return float(scan.mask[:, 0].sum(1).float().mean()), float(scan.num_live[:, 0].float().mean())
+    return float(scan.live[:, 0].sum(1).float().mean()), float(scan.num_live[:, 0].float().mean())
 
 
 @pytest.mark.parametrize(("experiment", "most"), [("coco", 7), ("ytvis", 7), ("movi_d", K + 1)])

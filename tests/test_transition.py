@@ -47,7 +47,7 @@ def test_the_average_begins_anew_with_every_track() -> None:
     for t in range(1, 6):
         goes_on = scan.track_id[:, t] == scan.track_id[:, t - 1]
         average = torch.where(goes_on[..., None], (average + scan.slots[:, t]) / 2, scan.slots[:, t])
-    live = scan.state.mask
+    live = scan.state.live
     assert (scan.track_id[:, -1] >= dias.num_slots).any()  # tracks that began in a place that had another
     torch.testing.assert_close(scan.state.slots[live], average[live])
 

@@ -11,12 +11,12 @@ import torch
 from tiny import clips, tiny_dias
 
 from dias_video.tracking import track_windows
-from dias_video.visualize import colour, colour_masks, draw_boxes, overlay, side_by_side, tracked_pictures, write_gif
+from dias_video.visualize import colour, colour_labels, draw_boxes, overlay, side_by_side, tracked_pictures, write_gif
 
 
 def test_a_track_keeps_its_colour_whatever_else_is_there() -> None:
-    few = colour_masks(torch.tensor([[[3, 7]]]))
-    many = colour_masks(torch.tensor([[[7, 0, 3, 900, -1]]]))
+    few = colour_labels(torch.tensor([[[3, 7]]]))
+    many = colour_labels(torch.tensor([[[7, 0, 3, 900, -1]]]))
     assert few[0, 0, 0].tolist() == many[0, 0, 2].tolist() == list(colour(3))
     assert few[0, 0, 1].tolist() == many[0, 0, 0].tolist()
     assert many[0, 0, 4].tolist() == [0, 0, 0]

@@ -17,11 +17,11 @@ class Aggregated(NamedTuple):
     """Slots of one frame, and how they came about."""
 
     slots: Tensor  # (B,S,D), zeros where dead
-    mask: Tensor  # (B,S) bool: M_r of eq. 9
-    labels: Tensor  # (B,S) int64, the slot that each slot was merged into (itself if none), -1 where it was off
+    live: Tensor  # (B,S) bool: M_r of eq. 9
+    merged_into: Tensor  # (B,S) int64, the slot that each slot was merged into (itself if none), -1 where it was off
     first: Tensor  # (B,S,N) attention A_a^1 of the first iteration
     last: Tensor  # (B,S,N) attention A_a of the last iteration, zeros for dead slots
-    maps: list[Tensor]  # attention of every iteration, each (B,S,N)
+    attentions: list[Tensor]  # of every iteration, each (B,S,N)
     num_live: Tensor  # (B,) int64 slots that merging leaves, also where it was skipped this time
 
 
@@ -96,7 +96,7 @@ class Aggregator(Configured, nn.Module):
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
-        mask: Tensor,
+        live: Tensor,
         num_iterations: int,
         age: Tensor | None = None,
         skip: Tensor | None = None,
@@ -104,41 +104,42 @@ class Aggregator(Configured, nn.Module):
         """Aggregate one frame.
 
         Args:
-            queries: (B,S,D) query slots S^0, on where ``mask`` (B,S) is True.
+            queries: (B,S,D) query slots S^0, on where ``live`` (B,S) is True.
             keys, values: (B,N,D) of ``SlotAttention.keys_values``.
             num_iterations: i_a, in all: i_a - 1 plain ones and the extra one when re-initialising.
             age: (B,S) int64 frames alive, for the choice of representatives.
             skip: (B,) bool, clips whose slots are not merged this time.
         """
         self.check_iterations(num_iterations, "num_iterations")
-        slots = queries * mask[..., None]
-        labels = torch.arange(slots.shape[1], device=slots.device).expand(mask.shape).masked_fill(~mask, -1)
-        maps: list[Tensor] = []
+        slots = queries * live[..., None]
+        merged_into = torch.arange(slots.shape[1], device=slots.device).expand(live.shape).masked_fill(~live, -1)
+        attentions: list[Tensor] = []
         num_plain = num_iterations - 1 if self.reinitialize else num_iterations
         for i in range(num_plain):  # eq. 8
             if self.bilevel and i == num_iterations - 1:
                 slots = slots.detach() + queries - queries.detach()
-            slots, attention = self.attention(slots, keys, values, mask)
-            maps.append(attention)
-        first, last, remaining = maps[0], maps[-1], mask
+            slots, attention = self.attention(slots, keys, values, live)
+            attentions.append(attention)
+        first, last, remaining = attentions[0], attentions[-1], live
         if self.merge_threshold is not None:  # eq. 9
-            merged = merge_redundant_slots(slots, self.merge_threshold, mask, age, self.linkage)
-            remaining = merged.mask
+            merged = merge_redundant_slots(slots, self.merge_threshold, live, age, self.linkage)
+            remaining = merged.live
             if skip is not None:
                 merged = merged._replace(
                     slots=torch.where(skip[:, None, None], slots, merged.slots),
-                    mask=torch.where(skip[:, None], mask, merged.mask),
-                    labels=torch.where(skip[:, None], labels, merged.labels),
+                    live=torch.where(skip[:, None], live, merged.live),
+                    representative=torch.where(skip[:, None], merged_into, merged.representative),
                 )
-            slots, live, labels = merged
+            slots, live, merged_into = merged
             if self.reinitialize:  # eq. 10
                 if self.bilevel:
                     slots = slots.detach() + queries - queries.detach()
                 slots, last = self.attention(slots, keys, values, live)
-                maps.append(last)
+                attentions.append(last)
             else:  # a merged slot owns what its members owned
-                member = labels[:, None, :] == torch.arange(slots.shape[1], device=slots.device)[:, None]  # (B,S,S)
+                member = (
+                    merged_into[:, None, :] == torch.arange(slots.shape[1], device=slots.device)[:, None]
+                )  # (B,S,S)
                 with torch.autocast(slots.device.type, enabled=False):  # which would round the attention
                     last = member.to(last.dtype) @ last
-            mask = live
-        return Aggregated(slots, mask, labels, first, last, maps, remaining.sum(-1))
+        return Aggregated(slots, live, merged_into, first, last, attentions, remaining.sum(-1))

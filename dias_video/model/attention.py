@@ -60,22 +60,22 @@ class SlotAttention(Configured, nn.Module):
         tokens = self.norm_tokens(tokens)
         return self.key(tokens), self.value(tokens)
 
-    def forward(self, slots: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, slots: Tensor, keys: Tensor, values: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
         """One iteration: S^i, A^i = phi_a(S^(i-1), Z, M) (eq. 1, 10).
 
         Args:
             slots: (B,S,D) queries.
             keys, values: (B,N,D).
-            mask: (B,S) bool; a masked slot gets exactly zero attention and comes out as zeros.
+            live: (B,S) bool; a slot that is off gets exactly zero attention and comes out as zeros.
 
         Returns:
             Slots (B,S,D) and attention (B,S,N), which sums to 1 over the live slots of each token.
         """
         queries = self.query(self.norm_slots(slots))
         logits = queries * queries.shape[-1] ** -0.5 @ keys.transpose(1, 2)  # (B,S,N)
-        attention = masked_softmax(logits, mask[..., None], dim=1)  # (B,S,N)
+        attention = masked_softmax(logits, live[..., None], dim=1)  # (B,S,N)
         weights = attention / (attention.sum(-1, keepdim=True) + self.EPSILON)
         updates = weights.to(values.dtype) @ values  # (B,S,D)
         updated = self.gru(updates.flatten(0, 1), slots.flatten(0, 1).to(updates.dtype)).view_as(slots)
         updated = updated + self.mlp(self.norm_mlp(updated))
-        return updated * mask[..., None], attention
+        return updated * live[..., None], attention

@@ -6,8 +6,8 @@ An image is a video of one frame. Equation numbers are the paper's.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,16 +38,13 @@ COLLAPSED = 1.5  # live slots a frame, on average, below which a model tells not
 MASK_SOURCES = ("decoder", "aggregation")
 
 
-class Scan(NamedTuple):
-    """What the pass over frames leaves behind, frames stacked."""
+@dataclass(kw_only=True)
+class Scan(SlotSequence):
+    """Slots with how they came about, which the losses need; ``attention`` is A_a, of the last iteration."""
 
-    slots: Tensor  # (B,T,S,D)
-    mask: Tensor  # (B,T,S) bool
-    track_id: Tensor  # (B,T,S) int64
-    first: Tensor  # (B,T,S,N) A_a^1
-    last: Tensor  # (B,T,S,N) A_a
+    first: Tensor  # (B,T,S,h,w) A_a^1
     num_live: Tensor  # (B,T) int64 slots that merging leaves, also where it was skipped
-    state: CarryState
+    state: CarryState  # to go on with
 
 
 class DIAS(Pretrained, nn.Module):
@@ -142,15 +139,15 @@ class DIAS(Pretrained, nn.Module):
         """
         features = self.features(batch)  # (B,T,N,C)
         scan = self.scan(batch, features, draws)  # eq. 8-10
-        decoded = self.decoder(scan.slots, scan.mask, features, draws)  # eq. 11, 18-22
+        decoded = self.decoder(scan.slots, scan.live, features, draws)  # eq. 11, 18-22
         counted = decoded.scored & batch.frame_valid[..., None]
         predicted = decoded.reconstruction[..., : features.shape[-1]]
         with torch.autocast(features.device.type, enabled=False):  # counts of cells and logarithms need float32
             terms = {"reconstruction": reconstruction_loss(predicted, features, counted)}  # eq. 23
             if self.teacher is not None:  # eq. 14-15
-                terms["distillation"] = distillation_loss(
-                    scan.first, scan.last, scan.mask, self.teacher, batch.frame_valid
-                )
+                assert scan.attention is not None
+                maps = (scan.first.flatten(-2), scan.attention.flatten(-2))  # (B,T,S,N) each
+                terms["distillation"] = distillation_loss(*maps, scan.live, self.teacher, batch.frame_valid)
             if self.similarity_temperature is not None:
                 logits = decoded.reconstruction[..., features.shape[-1] :]  # (B,T,N,N)
                 terms["similarity"] = similarity_loss(logits, features, self.similarity_temperature, batch.frame_valid)
@@ -184,25 +181,27 @@ class DIAS(Pretrained, nn.Module):
         keys, values = self.aggregator.attention.keys_values(tokens)  # (B,T,N,D)
         outputs = []
         for t in range(features.shape[1]):
-            queries, mask, state = self.queries(batch, t, tokens[:, t], draws, state)
+            queries, on, state = self.queries(batch, t, tokens[:, t], draws, state)
             iterations = self.later_iterations
             if state is None:
                 iterations = self.first_iterations
                 state = CarryState(
-                    queries, mask, torch.full_like(mask, -1, dtype=torch.int64), mask.long() * 0, mask[:, 0].long() * 0
+                    queries, on, torch.full_like(on, -1, dtype=torch.int64), on.long() * 0, on[:, 0].long() * 0
                 )
-            skip = None if merge else torch.ones_like(mask[:, 0])  # (B,)
+            skip = None if merge else torch.ones_like(on[:, 0])  # (B,)
             if merge and self.training:
                 skip = self.aggregator.skips(draws)
-                skip = None if skip is None else skip.to(mask.device)
-            frame = self.aggregator(queries, keys[:, t], values[:, t], mask, iterations, state.age, skip)
+                skip = None if skip is None else skip.to(on.device)
+            frame = self.aggregator(queries, keys[:, t], values[:, t], on, iterations, state.age, skip)
             memory = self.transition.remember(state.slots, frame.slots, known=state.track_id >= 0)
-            state = carried(state, memory, frame.mask)
-            outputs.append((frame.slots, frame.mask, state.track_id, frame.first, frame.last, frame.num_live))
+            state = carried(state, memory, frame.live)
+            outputs.append((frame.slots, frame.live, state.track_id, frame.first, frame.last, frame.num_live))
         columns = (torch.stack(column, 1) for column in zip(*outputs, strict=True))
-        slots, masks, track_id, first, last, num_live = columns
+        slots, live, track_id, first, last, num_live = columns
         assert state is not None
-        return Scan(slots, masks, track_id, first, last, num_live, state)
+        first, last = (x.unflatten(-1, self.encoder.grid) for x in (first, last))
+        found = (batch.video_id, slots, live, track_id, last)
+        return Scan(*found, first=first, num_live=num_live, state=state)
 
     def queries(
         self, batch: VideoBatch, t: int, tokens: Tensor, draws: Draws, state: CarryState | None
@@ -212,11 +211,11 @@ class DIAS(Pretrained, nn.Module):
             boxes = None if batch.boxes is None else batch.boxes[:, t]
             valid = None if batch.box_valid is None else batch.box_valid[:, t]
             return (*self.initializer(tokens, draws, boxes, valid), None)
-        queries = self.transition(state.slots, state.mask)
+        queries = self.transition(state.slots, state.live)
         if self.carry == "persist":
-            return queries, state.mask, state
+            return queries, state.live, state
         seeds = self.initializer.reseed(len(batch), draws).to(queries.dtype)
-        return torch.where(state.mask[..., None], queries, seeds), torch.ones_like(state.mask), state
+        return torch.where(state.live[..., None], queries, seeds), torch.ones_like(state.live), state
 
     def rehearse(self, batch: VideoBatch, features: Tensor, draws: Draws) -> CarryState:
         """The state to start from after going through clips of one length, ``features`` (B,T,N,C), forth and back.
@@ -229,12 +228,12 @@ class DIAS(Pretrained, nn.Module):
         back = self.scan(batch, features.flip(1), draws, state, merge=False)
         if self.aggregator.merge_threshold is None:
             return back.state
-        distance = cosine_distance(back.slots.flatten(0, 1)).unflatten(0, back.mask.shape[:2]).mean(1)  # (B,S,S)
-        slots, mask, track_id, age = back.state.slots, back.state.mask, back.state.track_id, back.state.age
+        distance = cosine_distance(back.slots.flatten(0, 1)).unflatten(0, back.live.shape[:2]).mean(1)  # (B,S,S)
+        slots, live, track_id, age = back.state.slots, back.state.live, back.state.track_id, back.state.age
         threshold, linkage = self.aggregator.rehearsal_threshold, self.aggregator.linkage
-        merged = merge_redundant_slots(slots, threshold, mask, age, linkage, distance)
-        track_id = track_id.masked_fill(~merged.mask, -1)
-        return CarryState(merged.slots, merged.mask, track_id, age * merged.mask, back.state.next_id)
+        merged = merge_redundant_slots(slots, threshold, live, age, linkage, distance)
+        track_id = track_id.masked_fill(~merged.live, -1)
+        return CarryState(merged.slots, merged.live, track_id, age * merged.live, back.state.next_id)
 
     @torch.no_grad()
     def encode(
@@ -263,20 +262,18 @@ class DIAS(Pretrained, nn.Module):
             state = self.rehearse(batch, features, draws)
         scan = self.scan(batch, features, draws, state)
         if self.mask_source == "decoder":
-            attention = self.decoder(scan.slots, scan.mask, features).attention
-        else:
-            attention = scan.last
-        attention = attention.unflatten(-1, self.encoder.grid)
-        return SlotSequence(batch.video_id, scan.slots, scan.mask, scan.track_id, attention), scan.state
+            decoded = self.decoder(scan.slots, scan.live, features)
+            scan.attention = decoded.attention.unflatten(-1, self.encoder.grid)
+        return SlotSequence(batch.video_id, scan.slots, scan.live, scan.track_id, scan.attention), scan.state
 
     @torch.no_grad()
-    def decode_slots(self, slots: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode slots (B,T,S,D) live where ``mask`` (B,T,S), with every token masked: no feature is looked at.
+    def decode_slots(self, slots: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode slots (B,T,S,D) live where ``live`` (B,T,S), with every token masked: no feature is looked at.
 
         Returns:
             Reconstructed tokens (B,T,N,C) and the maps (B,T,S,h,w) of who owns which cell.
         """
-        decoded = self.decoder(slots * mask[..., None], mask)
+        decoded = self.decoder(slots * live[..., None], live)
         reconstruction = decoded.reconstruction[..., : self.encoder.feature_dim]
         return reconstruction, decoded.attention.unflatten(-1, self.encoder.grid)
 
@@ -344,21 +341,23 @@ def watch(scan: Scan, frame_valid: Tensor) -> dict[str, Tensor]:
         # A clip of one frame among longer ones has no later frame: its first one stands in.
         later = (num_live[:, 1:] * valid[:, 1:]).sum(1) / valid[:, 1:].sum(1).clamp_min(1)
         terms["live_later"] = torch.where(frame_valid[:, 1], later, num_live[:, 0])
-    cells = F.one_hot(scan.last.argmax(2), scan.last.shape[2]).float().mean(2)  # (B,T,S)
+    assert scan.attention is not None
+    last = scan.attention.flatten(-2)  # (B,T,S,N)
+    cells = F.one_hot(last.argmax(2), last.shape[2]).float().mean(2)  # (B,T,S)
     terms["largest_share"] = (cells.amax(-1) * valid).sum(1) / valid.sum(1)
     return terms
 
 
-def carried(state: CarryState, slots: Tensor, mask: Tensor) -> CarryState:
+def carried(state: CarryState, slots: Tensor, live: Tensor) -> CarryState:
     """Account for one frame: tracks end where a slot died, go on where it lived before, and begin elsewhere.
 
     Args:
         state: before the frame.
-        slots, mask: (B,S,D) what the next queries come from, and (B,S), after it.
+        slots, live: (B,S,D) what the next queries come from, and (B,S), after it.
     """
-    going_on = mask & (state.track_id >= 0)
-    beginning = mask & ~going_on
+    going_on = live & (state.track_id >= 0)
+    beginning = live & ~going_on
     new_ids = state.next_id[:, None] + beginning.cumsum(1) - 1  # (B,S)
     track_id = torch.where(beginning, new_ids, state.track_id.masked_fill(~going_on, -1))
     age = torch.where(going_on, state.age + 1, beginning.long())
-    return CarryState(slots, mask, track_id, age, state.next_id + beginning.sum(1))
+    return CarryState(slots, live, track_id, age, state.next_id + beginning.sum(1))

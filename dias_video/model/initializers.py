@@ -1,7 +1,7 @@
 """Where slots come from on the first frame, and where a freed slot is re-seeded from on later ones.
 
 Every initializer answers ``initializer(tokens, draws, boxes, box_valid)``, where ``tokens`` (B,N,C) are what Slot
-Attention will look at, with queries (B,S,D) and the mask (B,S) of those that are on; and
+Attention will look at, with queries (B,S,D) and which of them are on (B,S); and
 ``initializer.reseed(batch_size, draws)`` with fresh queries (B,S,D).
 """
 
@@ -108,11 +108,11 @@ class BoxInitializer(Configured, nn.Module):
             outside = (1 - inside.sum(1, keepdim=True)).clamp_min(0)
             weights = torch.cat([outside, inside], 1)
             queries = queries + weights / weights.sum(-1, keepdim=True).clamp_min(1e-6) @ tokens
-        mask = torch.cat([all_on[:, :1], box_valid], 1)
+        on = torch.cat([all_on[:, :1], box_valid], 1)
         if self.training and self.box_dropout > 0:
             dropped = (draws.uniform(1) < self.box_dropout).to(queries.device)  # (B,1)
-            queries, mask = torch.where(dropped[..., None], seeds, queries), mask | dropped
-        return queries, mask
+            queries, on = torch.where(dropped[..., None], seeds, queries), on | dropped
+        return queries, on
 
     def reseed(self, batch_size: int, draws: Draws) -> Tensor:
         """Fresh queries (B,S,D) for slots that are off, from the learned Gaussians."""

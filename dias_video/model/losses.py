@@ -25,13 +25,13 @@ def reconstruction_loss(predicted: Tensor, target: Tensor, counted: Tensor) -> T
     return (error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1)
 
 
-def distillation_loss(first: Tensor, last: Tensor, mask: Tensor, teacher: str, frame_valid: Tensor) -> Tensor:
+def distillation_loss(first: Tensor, last: Tensor, live: Tensor, teacher: str, frame_valid: Tensor) -> Tensor:
     """Self-distillation: the first iteration's attention learns from the last one's (eq. 14-15).
 
     Args:
         first: (B,T,S,N) attention A_a^1, softmax over the slots that were on.
         last: (B,T,S,N) attention A_a after re-initialisation; the teacher, detached here.
-        mask: (B,T,S) bool, slots live in ``last``; dead ones are never labels.
+        live: (B,T,S) bool, slots live in ``last``; dead ones are never labels.
         teacher: ``hard``: argmax labels, Hungarian-matched to the first map's regions (the equations). ``soft``: the
             last map as target and the first map as if it were logits, unmatched (the authors' released image code).
         frame_valid: (B,T) bool, False for padding.
@@ -47,9 +47,9 @@ def distillation_loss(first: Tensor, last: Tensor, mask: Tensor, teacher: str, f
         logits = first.masked_fill(~on[..., None], -1e30)  # slots that were off don't exist
         per_cell = -(last * F.log_softmax(logits, dim=2)).sum(2)  # (B,T,N)
     else:
-        labels = last.masked_fill(~mask[..., None], -1).argmax(2)  # (B,T,N) bin_s(A_a)
+        labels = last.masked_fill(~live[..., None], -1).argmax(2)  # (B,T,N) bin_s(A_a)
         regions = first.detach().argmax(2)  # (B,T,N) bin_s(A_a^1)
-        match = match_regions(labels, regions, mask, on)  # (B,T,S) the first-map slot of each last-map slot
+        match = match_regions(labels, regions, live, on)  # (B,T,S) the first-map slot of each last-map slot
         target = match.gather(2, labels)  # (B,T,N) M_a* of eq. 14
         chosen = first.gather(2, target[:, :, None, :]).squeeze(2)  # (B,T,N)
         per_cell = -chosen.clamp_min(torch.finfo(torch.float32).tiny).log()  # eq. 15

@@ -19,14 +19,14 @@ class Merged(NamedTuple):
     """Result of ``merge_redundant_slots``."""
 
     slots: Tensor  # (B,S,D) cluster means at the representatives' positions, zeros elsewhere
-    mask: Tensor  # (B,S) bool, True at representatives: M_r of eq. 9
-    labels: Tensor  # (B,S) int64, each slot's representative; -1 for slots that were masked
+    live: Tensor  # (B,S) bool, True at representatives: M_r of eq. 9
+    representative: Tensor  # (B,S) int64, of each slot; -1 for slots that took no part
 
 
 def merge_redundant_slots(
     slots: Tensor,
     threshold: float,
-    mask: Tensor | None = None,
+    live: Tensor | None = None,
     age: Tensor | None = None,
     linkage: str = "complete",
     distance: Tensor | None = None,
@@ -36,7 +36,7 @@ def merge_redundant_slots(
     Args:
         slots: (B,S,D) of any float type; distances are computed in float64, also under autocast.
         threshold: clusters at this distance or farther stay apart, as in scikit-learn. 0 merges nothing.
-        mask: (B,S) bool, False for slots that take no part; all take part by default.
+        live: (B,S) bool, False for slots that take no part; all take part by default.
         age: (B,S) integers, frames alive. A cluster takes the position of its oldest member, ties the lowest index.
         linkage: ``complete`` (largest distance between members) or ``average``.
         distance: (B,S,S) to judge by, symmetric; by default that of ``cosine_distance``.
@@ -55,16 +55,16 @@ def merge_redundant_slots(
     with torch.no_grad(), torch.autocast(slots.device.type, enabled=False):
         distance = cosine_distance(slots) if distance is None else distance.double().clone()
         distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-        if mask is not None:
-            alone = torch.zeros_like(mask, dtype=distance.dtype).masked_fill(~mask, torch.inf)
+        if live is not None:
+            alone = torch.zeros_like(live, dtype=distance.dtype).masked_fill(~live, torch.inf)
             distance.add_(alone[:, :, None]).add_(alone[:, None, :])
         labels = _cluster(distance, threshold, linkage)  # (B,S)
         # The age with the index below it: no two equal, and the index can be read back from the largest of a cluster.
         seniority = (0 if age is None else age.long()) * num_slots - index.expand_as(labels)  # (B,S)
         oldest = torch.full_like(labels, torch.iinfo(labels.dtype).min).scatter_reduce(1, labels, seniority, "amax")
         representative = -oldest.gather(1, labels) % num_slots  # (B,S)
-        if mask is not None:
-            representative = representative.masked_fill(~mask, -1)
+        if live is not None:
+            representative = representative.masked_fill(~live, -1)
         member = representative[:, None, :] == index[:, None]  # (B,S,S) representative x member
         size = member.sum(-1)  # (B,S)
         weights = member.to(slots.dtype) / size[..., None].clamp_min(1)

@@ -36,8 +36,8 @@ class Transition(Configured, nn.Module):
         """The average (B,S,D) after a frame's ``slots``, from the one before; where not ``known`` (B,S) it begins."""
         return torch.where(known[..., None], self.memory * memory + (1 - self.memory) * slots, slots)
 
-    def forward(self, slots: Tensor, mask: Tensor) -> Tensor:
-        """Slots (B,S,D) of a frame, live where ``mask`` (B,S), to queries (B,S,D) of the next; zeros where dead."""
-        slots = slots + self.attention(self.norm1(slots), keys=mask)
+    def forward(self, slots: Tensor, live: Tensor) -> Tensor:
+        """Slots (B,S,D) of a frame, live where ``live`` (B,S), to queries (B,S,D) of the next; zeros where dead."""
+        slots = slots + self.attention(self.norm1(slots), keys=live)
         slots = slots + self.mlp(self.norm2(slots))
-        return slots * mask[..., None]
+        return slots * live[..., None]

@@ -50,21 +50,21 @@ class CausalDecoder(Configured, nn.Module):
         self.readout = nn.Identity() if width == feature_dim else nn.Linear(width, feature_dim)
         zero_biases(self)
 
-    def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
+    def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
         """Slots (B,T,S,D) to tokens (B,T,N,C); ``draws`` choose the orders, without them it is the first."""
         batch, frames = slots.shape[:2]
         check_tokens(target, (batch, frames, self.num_tokens))
-        slots, mask = slots.flatten(0, 1), mask.flatten(0, 1)
+        slots, live = slots.flatten(0, 1), live.flatten(0, 1)
         if draws is None:
             which = torch.zeros(batch * frames, dtype=torch.int64, device=slots.device)
         else:
             which = (draws.uniform(frames) * len(self.orders)).long().flatten().to(slots.device)
         order = self.orders[which]  # (F,N) I^j
         if target is None:
-            x, attention = self._generate(slots, mask, which, order)
+            x, attention = self._generate(slots, live, which, order)
         else:
             known = self.project_tokens(_gather(target.flatten(0, 1), order)[:, :-1])  # (F,N-1,width)
-            x, attention = self._pass(known, slots, mask, which, order)
+            x, attention = self._pass(known, slots, live, which, order)
         back = order.argsort(-1)
         return Decoded(
             rearrange(_gather(self.readout(x), back), "(b t) n c -> b t n c", b=batch),
@@ -72,16 +72,16 @@ class CausalDecoder(Configured, nn.Module):
             torch.ones(batch, frames, self.num_tokens, dtype=torch.bool, device=slots.device),
         )
 
-    def _pass(self, known: Tensor, slots: Tensor, mask: Tensor, which: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    def _pass(self, known: Tensor, slots: Tensor, live: Tensor, which: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """Predict token i from the tokens before it; ``known`` (F,n,width) projected tokens in order, n < N."""
         x = torch.cat([self.begin[which][:, None], known], 1)  # (F,n+1,width) eq. 16
         x = x + self.positions[order[:, : x.shape[1]]]
-        return self.transformer(x, slots, mask, causal=True)  # eq. 17
+        return self.transformer(x, slots, live, causal=True)  # eq. 17
 
-    def _generate(self, slots: Tensor, mask: Tensor, which: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    def _generate(self, slots: Tensor, live: Tensor, which: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         known = slots.new_zeros(len(slots), 0, self.begin.shape[-1])
         for _ in range(self.num_tokens):
-            x, attention = self._pass(known, slots, mask, which, order)
+            x, attention = self._pass(known, slots, live, which, order)
             known = torch.cat([known, self.project_tokens(self.readout(x[:, -1:]))], 1)
         return x, attention
 

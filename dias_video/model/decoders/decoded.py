@@ -1,6 +1,6 @@
 """Decoders phi_d: slots to the encoder's tokens, and who owns which token (paper eq. 3, 11).
 
-Every decoder answers ``decoder(slots (B,T,S,D), mask (B,T,S), target (B,T,N,C) or None, draws or None)`` with a
+Every decoder answers ``decoder(slots (B,T,S,D), live (B,T,S), target (B,T,N,C) or None, draws or None)`` with a
 ``Decoded``. With ``draws`` it trains (random order, random prefix); without them every token of ``target`` is known;
 without ``target`` none is: the only fair way to decode predicted slots, which have no features.
 """

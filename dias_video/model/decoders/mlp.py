@@ -25,10 +25,10 @@ class MLPDecoder(Configured, nn.Module):
         self.mlp = nn.Sequential(*hidden_layers, nn.Linear(widths[-1], feature_dim + 1))
         zero_biases(self)
 
-    def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
+    def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
         """Slots (B,T,S,D) to tokens (B,T,N,C); ``target`` and ``draws`` change nothing."""
         check_tokens(target, (*slots.shape[:2], self.num_tokens))
         parts = self.mlp(slots[..., None, :] + self.positions)  # (B,T,S,N,C+1)
-        alpha = masked_softmax(parts[..., -1], mask[..., None], dim=2)  # (B,T,S,N)
+        alpha = masked_softmax(parts[..., -1], live[..., None], dim=2)  # (B,T,S,N)
         mixed = (parts[..., :-1] * alpha[..., None].to(parts.dtype)).sum(2)  # (B,T,N,C)
         return Decoded(mixed, alpha, torch.ones_like(alpha[:, :, 0], dtype=torch.bool))

@@ -62,17 +62,17 @@ class RandomARDecoder(Configured, nn.Module):
         self.readout = nn.Identity() if width == feature_dim else nn.Linear(width, feature_dim)
         zero_biases(self)
 
-    def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
-        """Slots (B,T,S,D), live where ``mask`` (B,T,S), to tokens (B,T,N,C); the module says what the others do."""
+    def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
+        """Slots (B,T,S,D), live where ``live`` (B,T,S), to tokens (B,T,N,C); the module says what the others do."""
         shape = (*slots.shape[:2], self.num_tokens)  # B T N
         check_tokens(target, shape)
-        slots, mask = slots.flatten(0, 1), mask.flatten(0, 1)  # (F,S,D) (F,S), F = B*T frames
+        slots, live = slots.flatten(0, 1), live.flatten(0, 1)  # (F,S,D) (F,S), F = B*T frames
         num_frames = len(slots)
         positions = self.positions.expand(num_frames, -1, -1)  # (F,N,width)
         if target is None or draws is None:
             # Position order; either every token is known or none is.
             known = self.mask_token.expand_as(positions) if target is None else self._tokens(target)
-            x, attention = self.transformer(known + positions, slots, mask)
+            x, attention = self.transformer(known + positions, slots, live)
             scored = torch.ones(shape, dtype=torch.bool, device=slots.device)
             return self._decoded(x, attention, scored, shape)
 
@@ -84,12 +84,12 @@ class RandomARDecoder(Configured, nn.Module):
         known_here = place < length[:, None]  # (F,N) I[:n#]
         tokens = torch.where(known_here[..., None], self._tokens(target), self.mask_token.to(slots.dtype))  # eq. 21
         if self.mode == "parallel":
-            x, attention = self.transformer(tokens + positions, slots, mask)  # eq. 20, 22: every unknown place at once
+            x, attention = self.transformer(tokens + positions, slots, live)  # eq. 20, 22: every unknown place at once
             scored = torch.ones_like(known_here) if self.scored == "all" else ~known_here
         else:
             scored = place == length[:, None]  # the one token to predict
             seen = known_here | scored  # (F,N) I[:n# + 1] of eq. 20
-            x, attention = self.transformer(tokens + positions, slots, mask, keys=seen)  # eq. 22
+            x, attention = self.transformer(tokens + positions, slots, live, keys=seen)  # eq. 22
         return self._decoded(x, attention, scored.view(shape), shape)
 
     def _tokens(self, target: Tensor) -> Tensor:

@@ -36,14 +36,14 @@ class SlotMixerDecoder(Configured, nn.Module):
         self.render = nn.Sequential(nn.Linear(slot_dim, hidden), nn.ReLU(), MLP(hidden, hidden, feature_dim))
         zero_biases(self)
 
-    def forward(self, slots: Tensor, mask: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
+    def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
         """Slots (B,T,S,D) to tokens (B,T,N,C); ``target`` and ``draws`` change nothing."""
         batch, frames = slots.shape[:2]
         check_tokens(target, (batch, frames, self.num_tokens))
-        slots, mask = slots.flatten(0, 1), mask.flatten(0, 1)
-        x, _ = self.allocate(self.positions.expand(len(slots), -1, -1), slots, mask)  # (F,N,width)
+        slots, live = slots.flatten(0, 1), live.flatten(0, 1)
+        x, _ = self.allocate(self.positions.expand(len(slots), -1, -1), slots, live)  # (F,N,width)
         logits = self.query(self.norm(x)) @ self.key(slots).transpose(1, 2) * x.shape[-1] ** -0.5  # (F,N,S)
-        attention = masked_softmax(logits, mask[:, None, :], dim=-1)
+        attention = masked_softmax(logits, live[:, None, :], dim=-1)
         rendered = self.render(attention.to(slots.dtype) @ slots)  # (F,N,C)
         return Decoded(
             rearrange(rendered, "(b t) n c -> b t n c", b=batch),

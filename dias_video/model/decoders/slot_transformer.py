@@ -26,12 +26,12 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(width, mlp_ratio * width, bias=False)
 
     def forward(
-        self, x: Tensor, memory: Tensor, mask: Tensor, keys: Tensor | None, causal: bool, weights: bool
+        self, x: Tensor, memory: Tensor, live: Tensor, keys: Tensor | None, causal: bool, weights: bool
     ) -> tuple[Tensor, Tensor | None]:
         """x (F,N,width) and slots ``memory`` (F,S,width) to x and, with ``weights``, attention (F,N,S)."""
         if self.self_attention is not None:
             x = x + self.self_attention(self.norm1(x), keys, causal)
-        update, attention = self.cross_attention(self.norm2(x), memory, mask, weights)
+        update, attention = self.cross_attention(self.norm2(x), memory, live, weights)
         x = x + update
         return x + self.mlp(self.norm3(x)), attention
 
@@ -52,13 +52,13 @@ class SlotTransformer(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, slots: Tensor, mask: Tensor, keys: Tensor | None = None, causal: bool = False
+        self, x: Tensor, slots: Tensor, live: Tensor, keys: Tensor | None = None, causal: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Returns tokens (F,N,width) and attention (F,N,S)."""
         memory = self.project_slots(slots)
         x = self.norm(x)
         attention = None
         for i, layer in enumerate(self.layers):
-            x, attention = layer(x, memory, mask, keys, causal, weights=i == len(self.layers) - 1)
+            x, attention = layer(x, memory, live, keys, causal, weights=i == len(self.layers) - 1)
         assert attention is not None
         return x, attention
