@@ -1,4 +1,4 @@
-"""What reading a clip costs: 6 of 24 frames against all 24, shuffled against in order, start-up with 10,000 videos.
+"""What reading a clip costs: 6 of 24 frames against all 24, shuffled against in order, PyAV against decord; start-up.
 
 Files are in the page cache. Pictures are 256x256, as in MOVi. Decoding every frame stands for loaders that take a clip
 out of a decoded video.
@@ -12,6 +12,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -24,9 +25,11 @@ from dias_video.data.loading import ClipDataset
 from dias_video.data.movi import MoviVideos
 from dias_video.data.source import VideoSource
 from dias_video.data.tfrecord import masked_crc
+from dias_video.data.video_file import Decoder
 from dias_video.data.ytvis import YouTubeVIS
 
 VIDEOS, FRAMES, CLIP, SIDE = 8, 24, 6, 256
+LONG, LENGTH, SIDES = 12, 150, (128, 256, 480)  # of the decoders' videos
 MANY = 10_000
 
 
@@ -39,11 +42,13 @@ def run(bench: Bench) -> list[Row]:
         sources: dict[str, VideoSource] = {
             "PNG in TFRecords (movi)": MoviVideos(write_movi(folder / "movi", VIDEOS, SIDE, with_flow=True)),
             "JPEG (ytvis)": YouTubeVIS(write_ytvis(folder / "ytvis", VIDEOS, FRAMES, SIDE)),
-            "mp4, one key frame (folder)": FolderVideos(write_mp4(folder / "long", gop=FRAMES)),
-            "mp4, key frame every 6 (folder)": FolderVideos(write_mp4(folder / "short", gop=CLIP)),
+            "mp4, one key frame (folder)": FolderVideos(write_mp4(folder / "long", VIDEOS, FRAMES, SIDE, FRAMES)),
+            "mp4, key frame every 6 (folder)": FolderVideos(write_mp4(folder / "short", VIDEOS, FRAMES, SIDE, CLIP)),
         }
         for title, source in sources.items():
             rows += reading(bench, title, source)
+        for side in SIDES:
+            rows += decoders(bench, write_mp4(folder / f"h264_{side}", LONG, LENGTH, side), side)
         write_movi(folder / "many", MANY, 8, with_flow=False)
         write_ytvis(folder / "many_clips", MANY, 10, 8, frames_on_disk=False)
         starts = {
@@ -65,6 +70,24 @@ def reading(bench: Bench, title: str, source: VideoSource) -> list[Row]:
         "the clip's frames, shuffled": lambda: [clips[0, index] for index in shuffled],
     }
     return bench.compare(f"loader, {title}", contestants, VIDEOS, "clips", counted=False)
+
+
+def decoders(bench: Bench, folder: Path, side: int) -> list[Row]:
+    """Clips, and whole videos, by both decoders. There are more videos than readers, so each is opened each time."""
+    names: tuple[Decoder, ...] = ("decord", "pyav") if find_spec("decord") else ("pyav",)
+    sources = {name: FolderVideos(folder, decoder=name) for name in names}
+    clips = {name: ClipDataset(source, CLIP) for name, source in sources.items()}
+    reads: dict[str, dict[str, Work]] = {
+        f"clips of {CLIP}": {name: lambda c=c: [c[0, index] for index in range(LONG)] for name, c in clips.items()},
+        "whole videos": {
+            name: lambda s=s: [s.read(i, range(LENGTH)) for i in range(LONG)] for name, s in sources.items()
+        },
+    }
+    return [
+        row
+        for what, contestants in reads.items()
+        for row in bench.compare(f"loader, H.264 {side} px, {what}", contestants, LONG, "reads", counted=False)
+    ]
 
 
 def pictures(seed: int, count: int, side: int) -> Iterator[np.ndarray]:
@@ -150,14 +173,15 @@ def write_ytvis(root: Path, count: int, frames: int, side: int, frames_on_disk: 
     return root
 
 
-def write_mp4(root: Path, gop: int) -> Path:
-    """Videos in H.264 with a key frame every ``gop`` frames."""
+def write_mp4(root: Path, count: int, frames: int, side: int, gop: int | None = None) -> Path:
+    """Videos in H.264 with a key frame every ``gop`` frames; None: where x264 puts them, 250 at most."""
     root.mkdir()
-    for index in range(VIDEOS):
+    keys = {} if gop is None else {"g": str(gop), "keyint_min": str(gop)}
+    for index in range(count):
         with av.open(str(root / f"{index}.mp4"), "w") as file:
-            stream = file.add_stream("libx264", rate=12, options={"g": str(gop), "keyint_min": str(gop)})
-            stream.height, stream.width, stream.pix_fmt = SIDE, SIDE, "yuv420p"
-            for picture in pictures(index, FRAMES, SIDE):
+            stream = file.add_stream("libx264", rate=12, options=keys)
+            stream.height, stream.width, stream.pix_fmt = side, side, "yuv420p"
+            for picture in pictures(index, frames, side):
                 file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             file.mux(stream.encode())
     return root

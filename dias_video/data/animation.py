@@ -37,7 +37,7 @@ def index_animation(path: Path) -> VideoIndex:
             frame.load()
             ends.append(ends[-1] + (frame.info.get("duration", 0) / 1000 or UNTIMED))
     none = np.empty(0, np.int64)
-    return VideoIndex(np.array(ends[:-1]), none, none, none.reshape(0, 5))
+    return VideoIndex(np.array(ends[:-1]), none, none, none, none.reshape(0, 5))
 
 
 class AnimationReader:

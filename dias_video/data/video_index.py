@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -29,7 +29,8 @@ class VideoIndex(NamedTuple):
     """The frames of a video file: those of a whole decode."""
 
     times: NDArray[np.float64]  # (N,) seconds since the first frame
-    size: NDArray[np.int64]  # (2,) H, W as decoded, before they are turned upright
+    size: NDArray[np.int64]  # (2,) H, W as decoded
+    turn: NDArray[np.int64]  # (4,) display matrix of the first frame: a pixel (x,y) is shown at (ax + cy, bx + dy)
     packets: NDArray[np.int64]  # (N,) number of the packet that a frame comes from; empty where that can't be told
     keys: NDArray[np.int64]  # (K,5) fields of ``Key``; empty where decoding can only begin at the beginning
 
@@ -39,6 +40,13 @@ class _Frame(NamedTuple):
 
     packet: int  # number of the packet that it comes from
     key: bool
+
+
+class _Shape(NamedTuple):
+    """Of the first frame: (H,W) and (a,b,c,d) of its display matrix."""
+
+    size: tuple[int, int] = (0, 0)
+    turn: tuple[int, ...] = (1, 0, 0, 1)
 
 
 class _Packet(NamedTuple):
@@ -63,11 +71,11 @@ def index_video(path: Path) -> VideoIndex:
         frames = _by_time(stream, packets)
         if frames:
             most = [number for number, packet in enumerate(packets, 1) if packet.shown][:PROBED][-1]
-            decoded, size = _decode(path, most)
+            decoded, shape = _decode(path, most)
             if decoded != [frame for frame in frames if frame.packet < most]:
                 frames = []
         if not frames:
-            frames, size = _decode(path)
+            frames, shape = _decode(path)
     except av.FFmpegError as error:
         raise ValueError(f"{path} can't be decoded, it may be cut off ({error.strerror}); {REMEDY}") from error
     if not frames:
@@ -82,7 +90,7 @@ def index_video(path: Path) -> VideoIndex:
     times = _times(stream, stamps)
     stream.close()
     rows = np.array(keys, np.int64).reshape(-1, len(Key._fields))
-    return VideoIndex(times, np.array(size, np.int64), np.array(numbers, np.int64), rows)
+    return VideoIndex(times, np.array(shape.size), np.array(shape.turn), np.array(numbers, np.int64), rows)
 
 
 def _list(path: Path, stream: VideoStream) -> list[_Packet]:
@@ -124,21 +132,24 @@ def _by_time(stream: VideoStream, packets: Sequence[_Packet]) -> list[_Frame]:
     return [_Frame(number, packets[number].key) for _, number in shown]
 
 
-def _decode(path: Path, most: int | None = None) -> tuple[list[_Frame], tuple[int, int]]:
-    """Frames that the first ``most`` packets decode to, and their (H,W).
+def _decode(path: Path, most: int | None = None) -> tuple[list[_Frame], _Shape]:
+    """Frames that the first ``most`` packets decode to.
 
     Raises:
         ValueError: the size changes.
     """
     stream = VideoStream(path)
     found: list[_Frame] = []
-    size = (0, 0)
+    shape = _Shape()
     for frame in stream.frames(islice(stream.packets(), most)):
-        size = size if found else (frame.height, frame.width)
-        check_size(path, len(found), frame, size)
+        if not found:
+            matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+            turn = shape.turn if matrix is None else np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist()
+            shape = _Shape((frame.height, frame.width), tuple(turn))
+        check_size(path, len(found), frame, shape.size)
         found.append(_Frame(number_of(frame), frame.key_frame))
     stream.close()
-    return found, size
+    return found, shape
 
 
 def check_size(path: Path, number: int, frame: av.VideoFrame, size: tuple[int, int]) -> None:

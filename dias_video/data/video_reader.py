@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -31,6 +31,7 @@ class VideoReader:
 
     def __init__(self, path: Path, index: VideoIndex) -> None:
         self._path, self._index = path, index
+        self._size, self._turn = (int(index.size[0]), int(index.size[1])), index.turn.tolist()
         self._reformatter = VideoReformatter()
         self._stream: VideoStream | None = None
         self._frames: Iterator[av.VideoFrame] = iter(())
@@ -48,27 +49,23 @@ class VideoReader:
         Raises:
             ValueError: a frame can't be decoded, or has another size.
         """
-        out = np.empty(0, np.uint8)
         places: dict[int, list[int]] = {}
         for place, wanted in enumerate(frames):
             places.setdefault(wanted, []).append(place)
+        out = np.empty(0, np.uint8)
         for wanted in sorted(places):
             frame = self._frame(wanted)
-            check_size(self._path, wanted, frame, tuple(self._index.size))
+            check_size(self._path, wanted, frame, self._size)
             pixels = self._pixels(frame)
             if not out.size:
                 out = np.empty((len(frames), *pixels.shape), np.uint8)
-            out[places[wanted]] = pixels
+            for place in places[wanted]:
+                out[place] = pixels
         return out
 
     def _frame(self, wanted: int) -> av.VideoFrame:
-        at = int(np.searchsorted(self._index.keys[:, 0], wanted, side="right"))
-        keys = [Key(*key) for key in self._index.keys[max(0, at - 2) : at].tolist()]
-        starts = [partial(self._begin_at, key) for key in reversed(keys)] + [self._begin]
-        if self._next <= wanted and (not keys or keys[-1].frame <= self._next):
-            starts.insert(0, lambda: None)  # decode on
         failure = None
-        for start in starts:
+        for start in self._starts(wanted):
             try:
                 start()
                 frame = self._decode_to(wanted)
@@ -79,6 +76,17 @@ class VideoReader:
         raise ValueError(
             f"{self._path} can't be decoded up to frame {wanted}, it may be cut off; {REMEDY}"
         ) from failure
+
+    def _starts(self, wanted: int) -> Iterator[Callable[[], None]]:
+        """Ways to begin decoding towards a frame, the fastest first."""
+        if self._next == wanted:
+            yield lambda: None  # where it is
+        at = int(np.searchsorted(self._index.keys[:, 0], wanted, side="right"))
+        keys = [Key(*key) for key in self._index.keys[max(0, at - 2) : at].tolist()]
+        if self._next < wanted and (not keys or keys[-1].frame <= self._next):
+            yield lambda: None
+        yield from (partial(self._begin_at, key) for key in reversed(keys))
+        yield self._begin
 
     def _begin(self) -> None:
         """Go to the beginning of the file."""
@@ -116,16 +124,11 @@ class VideoReader:
         """RGB (H,W,3), a view of the decoder's memory."""
         plane: Any = self._reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        return upright(rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), frame)
+        return upright(rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), *self._turn)
 
 
-def upright(pixels: NDArray[np.uint8], frame: av.VideoFrame) -> NDArray[np.uint8]:
-    """Pixels (H,W,3) turned and mirrored by quarter turns, as the frame's display matrix tells."""
-    side: Any = frame.side_data.get("DISPLAYMATRIX")
-    if side is None:
-        return pixels
-    # A pixel at (x, y) is shown at (a x + c y, b x + d y).
-    a, b, _, c, d = np.frombuffer(side, np.int32)[:5].tolist()
+def upright(pixels: NDArray[np.uint8], a: int, b: int, c: int, d: int) -> NDArray[np.uint8]:
+    """Pixels (H,W,3) turned and mirrored by quarter turns, so that (x,y) comes to (ax + cy, bx + dy)."""
     if abs(b) + abs(c) > abs(a) + abs(d):
         pixels, a, d = pixels.transpose(1, 0, 2), c, b
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
