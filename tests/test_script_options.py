@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import dias_video.evaluation.in_training  # noqa: F401 - what scripts import is loaded once, before the forks
-import slotformer.contact.reasoning  # noqa: F401
+import slotformer.contact.reasoning
 import slotformer.fill  # noqa: F401
 from dias_video.model.dias import DIAS
 from dias_video.model.encoders import TinyEncoder

@@ -159,8 +159,8 @@ class DIAS(Pretrained, nn.Module):
         if self.num_slots == 1 or live >= COLLAPSED:
             return None
         return (
-            f"slots have collapsed: on average {live:.2f} of {self.num_slots} are left after merging; train longer with "
-            "model.aggregator.merge_warmup=1.0, or lower trainer.weights.distillation or model.aggregator.merge_threshold"
+            f"slots have collapsed: on average {live:.2f} of {self.num_slots} are left after merging. Train longer, "
+            "or lower trainer.weights.distillation or model.aggregator.merge_threshold"
         )
 
     def features(self, batch: VideoBatch) -> Tensor:
