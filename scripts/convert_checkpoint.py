@@ -1,6 +1,7 @@
 """Weights of a released checkpoint in a model of ours; what does not match is listed.
 
 python scripts/convert_checkpoint.py model=released_image file=dias_r-coco.pth out_dir=runs/released
+python scripts/convert_checkpoint.py file=slotcontrast/ytvis.ckpt out_dir=runs/slotcontrast    # or VideoSAUR's
 python scripts/convert_checkpoint.py slotformer=published slot_dim=192 file=slotformer_physion.pth out_dir=runs/released
 """
 
@@ -14,23 +15,29 @@ from omegaconf import DictConfig
 
 from dias_video.convert.dias import adopt_released as adopt_dias
 from dias_video.convert.foreign import read_checkpoint
+from dias_video.convert.videosaur import convert_videosaur, is_videosaur
 from slotformer.convert import adopt_released as adopt_slotformer
 
 
 @entry("convert_checkpoint")
 def main(cfg: DictConfig) -> None:
-    """Fill ``cfg.model`` or ``cfg.slotformer`` from ``cfg.file`` and save it as ``cfg.out_dir``."""
-    if (cfg.get("model") is None) == (cfg.get("slotformer") is None):
-        raise ValueError("choose one: model=released_image (or another DIAS), or slotformer=published")
-    tensors = read_checkpoint(Path(cfg.file))
-    if cfg.get("model") is not None:
+    """Fill a model from ``cfg.file`` and save it as ``cfg.out_dir``: what the file tells, or what ``cfg`` names."""
+    named = [name for name in ("model", "slotformer") if cfg.get(name) is not None]
+    tensors, leftover = read_checkpoint(Path(cfg.file)), []
+    if is_videosaur(tensors):
+        if named:
+            raise ValueError(f"{cfg.file} of VideoSAUR or SlotContrast tells its model itself; leave out {named[0]}=")
+        model = convert_videosaur(tensors, cfg.num_slots)
+    elif named == ["model"]:
         model = instantiate(cfg.model)
         leftover = adopt_dias(model, tensors)
-    else:
+    elif named == ["slotformer"]:
         model = instantiate(cfg.slotformer, slot_dim=cfg.slot_dim)
         leftover = adopt_slotformer(model, tensors)
+    else:
+        raise ValueError("choose one: model=released_image (or another DIAS), or slotformer=published")
     model.save_pretrained(cfg.out_dir)
-    print(*leftover, sep="\n")
+    print(*leftover, sep="\n", end="\n" * bool(leftover))
     print(f"{cfg.out_dir}: {len(tensors)} tensors read; {len(leftover)} names of either side have no match (above)")
 
 

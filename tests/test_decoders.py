@@ -22,7 +22,7 @@ def decoders() -> dict[str, torch.nn.Module]:
         "causal": CausalDecoder(C, D, GRID, width=8, num_layers=2, num_heads=2),
         "spot": CausalDecoder(C, D, GRID, width=8, num_layers=2, num_heads=2, num_orders=9),
         "mlp": MLPDecoder(C, D, N, hidden=16),
-        "slot_mixer": SlotMixerDecoder(C, D, N, width=8, num_heads=2, hidden=16),
+        "slot_mixer": SlotMixerDecoder(C, D, N, num_layers=2, num_heads=2, hidden=16),
     }
 
 

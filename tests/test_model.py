@@ -252,11 +252,11 @@ def test_tokens_may_begin_with_a_linear_code_of_their_place() -> None:
 
 def test_a_decoder_may_also_predict_similarities() -> None:
     dias = tiny_dias(threshold=None, teacher=None, similarity_temperature=0.1)
-    dias.decoder = SlotMixerDecoder(C + N, D, N, width=10, num_heads=2, hidden=11)
+    dias.decoder = SlotMixerDecoder(C + N, D, N, num_heads=2, hidden=11)
     terms = dias(clips(), Draws.for_step(0, 0, range(3)))
     assert set(terms) == {"reconstruction", "similarity", *DIAS.watched}
     terms["similarity"].sum().backward()
-    last = dias.decoder.render[2][2].weight.grad  # (C + N, hidden)
+    last = dias.decoder.output.weight.grad  # (C + N, hidden)
     assert last is not None
     assert (last[:C] == 0).all()
     assert (last[C:] != 0).any()

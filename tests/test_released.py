@@ -131,7 +131,7 @@ class ReleasedDIAS(nn.Module):
 
 def ours() -> DIAS:
     return DIAS(
-        TimmEncoder(VIT, "random", (14 * SIDE, 14 * SIDE), antialias=False),
+        TimmEncoder(VIT, "random", (14 * SIDE, 14 * SIDE), antialias=False, clamp=False),
         Projection(C, C),
         GaussianInitializer(S, D),
         Aggregator(SlotAttention(D, C), merge_threshold=None, reinitialize=False),

@@ -19,7 +19,8 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
     Names lose what wrappers put before them.
 
     Raises:
-        ValueError: not there, damaged, more than plain tensors and numbers, or no state dict; the message names it.
+        ValueError: not there, damaged, more than plain tensors and numbers, or no state dict; the message names it and,
+            where there is one, the remedy.
     """
     if not file.is_file():
         raise ValueError(f"{file} not found")
@@ -30,7 +31,13 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
             found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the two raise many kinds; each becomes one sentence
         # PyTorch's own message would advise to allow code in the file.
-        raise ValueError(f"{file} can't be read as plain weights; it is damaged or holds more than tensors") from error
+        if foreign := re.search(r"GLOBAL (\S+) was not an allowed", str(error)):
+            raise ValueError(
+                f"{file} holds more than plain weights ({foreign[1]}), and reading that could run code; if you trust "
+                f'it, keep its weights alone, where that class is installed: python -c "import torch; torch.save('
+                f"torch.load('{file}', 'cpu', weights_only=False)['state_dict'], 'weights.pth')\""
+            ) from error
+        raise ValueError(f"{file} can't be read as plain weights; it is damaged, fetch it again") from error
     inside = found.get("state_dict", found) if isinstance(found, dict) else None
     if not isinstance(inside, dict) or not any(isinstance(value, Tensor) for value in inside.values()):
         raise ValueError(f"{file} holds no state dict (names and tensors)")

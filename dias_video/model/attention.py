@@ -71,11 +71,18 @@ class SlotAttention(Configured, nn.Module):
         Returns:
             Slots (B,S,D) and attention (B,S,N), which sums to 1 over the live slots of each token.
         """
-        queries = self.query(self.norm_slots(slots))
-        logits = queries * queries.shape[-1] ** -0.5 @ keys.transpose(1, 2)  # (B,S,N)
-        attention = masked_softmax(logits, live[..., None], dim=1)  # (B,S,N)
+        attention = self.shares(self.norm_slots(slots), keys, live)
         weights = attention / (attention.sum(-1, keepdim=True) + self.EPSILON)
-        updates = weights.to(values.dtype) @ values  # (B,S,D)
-        updated = self.gru(updates.flatten(0, 1), slots.flatten(0, 1).to(updates.dtype)).view_as(slots)
+        updated = self.recur(weights.to(values.dtype) @ values, slots)
         updated = updated + self.mlp(self.norm_mlp(updated))
         return updated * live[..., None], attention
+
+    def shares(self, normed: Tensor, keys: Tensor, live: Tensor) -> Tensor:
+        """Attention (B,S,N) of normalised slots (B,S,D) to keys (B,N,D): softmax over the live slots."""
+        queries = self.query(normed)
+        logits = queries * queries.shape[-1] ** -0.5 @ keys.transpose(1, 2)  # (B,S,N)
+        return masked_softmax(logits, live[..., None], dim=1)
+
+    def recur(self, updates: Tensor, state: Tensor) -> Tensor:
+        """One step of the GRU for every slot, (B,S,D) twice to (B,S,D)."""
+        return self.gru(updates.flatten(0, 1), state.flatten(0, 1).to(updates.dtype)).view_as(state)

@@ -22,15 +22,18 @@ from dias_video.model.decoders.random_ar import RandomARDecoder
 from dias_video.model.decoders.slot_mixer import SlotMixerDecoder
 from dias_video.model.encoders import TimmEncoder, TinyEncoder
 from dias_video.model.initializers import BoxInitializer, GaussianInitializer
+from dias_video.model.learned_initializer import LearnedInitializer
 from dias_video.model.losses import TEACHERS, distillation_loss, reconstruction_loss, similarity_loss
+from dias_video.model.predictor import Predictor
 from dias_video.model.projection import Projection
 from dias_video.model.redundancy import cosine_distance, merge_redundant_slots
+from dias_video.model.relu_projection import ReLUProjection
 from dias_video.model.transition import Transition
 from dias_video.pretrained.saving import Pretrained
 from dias_video.tracking import track_videos
 
 Encoder = TimmEncoder | TinyEncoder
-Initializer = GaussianInitializer | BoxInitializer
+Initializer = GaussianInitializer | BoxInitializer | LearnedInitializer
 Decoder = RandomARDecoder | CausalDecoder | MLPDecoder | SlotMixerDecoder
 
 CARRIES = ("reseed", "persist")
@@ -74,10 +77,10 @@ class DIAS(Pretrained, nn.Module):
     def __init__(
         self,
         encoder: Encoder,
-        projection: Projection,
+        projection: Projection | ReLUProjection,
         initializer: Initializer,
         aggregator: Aggregator,
-        transition: Transition,
+        transition: Transition | Predictor,
         decoder: Decoder,
         first_iterations: int = 3,
         later_iterations: int = 2,

@@ -45,6 +45,7 @@ class Encoder(Pretrained, nn.Module, ABC):
     grid: tuple[int, int]
     head: nn.Sequential
     antialias = True
+    clamp = True
 
     def __init__(self, feature_dim: int, color: float) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class Encoder(Pretrained, nn.Module, ABC):
 
     def forward(self, video: Tensor) -> Tensor:
         """Tokens (B,T,N,C) of uint8 video (B,T,3,H,W), with gradient (for distillation)."""
-        frames = resized(video, self.input_size, self.antialias)  # (B*T,3,H,W)
+        frames = resized(video, self.input_size, self.antialias, self.clamp)  # (B*T,3,H,W)
         tokens = self.head(self.backbone(frames))
         if self.color:
             mean = F.adaptive_avg_pool2d(frames, self.grid).flatten(2) - 0.5  # (B*T,3,N)
@@ -98,7 +99,8 @@ class TimmEncoder(Encoder):
             model carries its weights with it.
         input_size: (height, width) in pixels that frames are resized to, bicubically.
         final_norm: whether tokens pass the final LayerNorm; the authors' released configuration leaves it out.
-        antialias: of the resizing; the authors' released code resizes without (and does not clamp what overshoots).
+        antialias: of the resizing; the authors' released code resizes without.
+        clamp: what bicubic resizing overshoots to [0,1]; the authors' released code does not.
         feature_dim: of a linear map of the tokens, which ``scripts/whiten_encoder.py`` makes; None, the paper's way,
             for the tokens themselves.
         color: see ``Encoder``.
@@ -117,6 +119,7 @@ class TimmEncoder(Encoder):
         input_size: tuple[int, int] = (224, 224),
         final_norm: bool = False,
         antialias: bool = True,
+        clamp: bool = True,
         feature_dim: int | None = None,
         color: float = 0.0,
     ) -> None:
@@ -148,7 +151,7 @@ class TimmEncoder(Encoder):
             vit.norm = nn.Identity()
         super().__init__(feature_dim or vit.num_features, color)
         self.input_size = (int(input_size[0]), int(input_size[1]))
-        self.antialias = antialias
+        self.antialias, self.clamp = antialias, clamp
         self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
         self.num_prefix: int = vit.num_prefix_tokens
         stats = vit.pretrained_cfg
@@ -250,15 +253,12 @@ def in_pieces(encode: Callable[[Tensor], Tensor], video: Tensor) -> Tensor:
     return torch.cat(pieces).unflatten(0, video.shape[:2])
 
 
-def resized(video: Tensor, size: tuple[int, int], antialias: bool = True) -> Tensor:
-    """uint8 video (B,T,3,H,W) to float frames (B*T,3,*size), bicubic where sizes differ.
-
-    They are in [0,1]; without ``antialias`` what bicubic interpolation overshoots stays.
-    """
+def resized(video: Tensor, size: tuple[int, int], antialias: bool = True, clamp: bool = True) -> Tensor:
+    """uint8 video (B,T,3,H,W) to float frames (B*T,3,*size), bicubic where sizes differ; in [0,1] with ``clamp``."""
     frames = video.flatten(0, 1).float() / 255
     if frames.shape[-2:] != torch.Size(size):
         frames = F.interpolate(frames, size=size, mode="bicubic", antialias=antialias, align_corners=False)
-        frames = frames.clamp(0, 1) if antialias else frames
+        frames = frames.clamp(0, 1) if clamp else frames
     return frames
 
 

@@ -11,10 +11,17 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Sequential):
-    """Linear - GELU - Linear, ``width -> hidden -> out``."""
+    """Linear - GELU (or another ``activation``) - Linear, ``width -> hidden -> out``."""
 
-    def __init__(self, width: int, hidden: int, out: int | None = None, bias: bool = True) -> None:
-        super().__init__(nn.Linear(width, hidden, bias), nn.GELU(), nn.Linear(hidden, out or width, bias))
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        out: int | None = None,
+        bias: bool = True,
+        activation: type[nn.Module] = nn.GELU,
+    ) -> None:
+        super().__init__(nn.Linear(width, hidden, bias), activation(), nn.Linear(hidden, out or width, bias))
 
     def begin_at_zero(self) -> None:
         """Make the output 0 whatever the input, until training changes it."""

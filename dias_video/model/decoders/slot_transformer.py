@@ -11,15 +11,12 @@ class DecoderLayer(nn.Module):
     """Pre-norm Transformer decoder layer without bias: self-attention, cross-attention to slots, MLP.
 
     ``first``: the input was normalised before the residual stream starts, so there is no norm before self-attention.
-    ``self_attention=False`` leaves tokens independent of one another (SlotMixer).
     """
 
-    def __init__(
-        self, width: int, num_heads: int, mlp_ratio: int, first: bool = False, self_attention: bool = True
-    ) -> None:
+    def __init__(self, width: int, num_heads: int, mlp_ratio: int, first: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.Identity() if first else nn.LayerNorm(width, bias=False)
-        self.self_attention = SelfAttention(width, num_heads) if self_attention else None
+        self.self_attention = SelfAttention(width, num_heads)
         self.norm2 = nn.LayerNorm(width, bias=False)
         self.cross_attention = CrossAttention(width, num_heads)
         self.norm3 = nn.LayerNorm(width, bias=False)
@@ -29,8 +26,7 @@ class DecoderLayer(nn.Module):
         self, x: Tensor, memory: Tensor, live: Tensor, keys: Tensor | None, causal: bool, weights: bool
     ) -> tuple[Tensor, Tensor | None]:
         """x (F,N,width) and slots ``memory`` (F,S,width) to x and, with ``weights``, attention (F,N,S)."""
-        if self.self_attention is not None:
-            x = x + self.self_attention(self.norm1(x), keys, causal)
+        x = x + self.self_attention(self.norm1(x), keys, causal)
         update, attention = self.cross_attention(self.norm2(x), memory, live, weights)
         x = x + update
         return x + self.mlp(self.norm3(x)), attention
@@ -39,17 +35,13 @@ class DecoderLayer(nn.Module):
 class SlotTransformer(nn.Module):
     """Tokens (F,N,width) through decoder layers over projected slots; A_d is the last layer's, mean over heads."""
 
-    def __init__(
-        self, slot_dim: int, width: int, num_layers: int, num_heads: int, mlp_ratio: int, self_attention: bool = True
-    ) -> None:
+    def __init__(self, slot_dim: int, width: int, num_layers: int, num_heads: int, mlp_ratio: int) -> None:
         super().__init__()
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}")
         self.project_slots = nn.Sequential(nn.Linear(slot_dim, width, bias=False), nn.LayerNorm(width))
         self.norm = nn.LayerNorm(width, bias=False)
-        self.layers = nn.ModuleList(
-            DecoderLayer(width, num_heads, mlp_ratio, i == 0, self_attention) for i in range(num_layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(width, num_heads, mlp_ratio, i == 0) for i in range(num_layers))
 
     def forward(
         self, x: Tensor, slots: Tensor, live: Tensor, keys: Tensor | None = None, causal: bool = False

@@ -1,0 +1,28 @@
+"""From the slots of frame t to the queries of frame t + 1, as VideoSAUR and SlotContrast do it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dias_video.model.sharp_block import SharpBlock
+from dias_video.pretrained.configured import Configured
+
+
+class Predictor(Configured, nn.Module):
+    """Transformer predictor of VideoSAUR and SlotContrast, in the place of ``Transition``: (B,S,D) -> (B,S,D).
+
+    Dead slots are not attended to and stay 0. Queries come from the slots of the frame before alone, and begin
+    different from them (no branch begins at zero).
+    """
+
+    def __init__(self, slot_dim: int, num_heads: int = 4) -> None:
+        super().__init__()
+        self.block = SharpBlock(slot_dim, num_heads)
+
+    def remember(self, memory: Tensor, slots: Tensor, known: Tensor) -> Tensor:
+        """What the next queries come from: the frame's ``slots`` (B,S,D)."""
+        return slots
+
+    def forward(self, slots: Tensor, live: Tensor) -> Tensor:
+        """Slots (B,S,D) of a frame, live where ``live`` (B,S), to queries (B,S,D) of the next; zeros where dead."""
+        return self.block(slots, live) * live[..., None]

@@ -1,0 +1,22 @@
+"""Frozen features to the tokens that Slot Attention looks at, as VideoSAUR and SlotContrast do it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dias_video.model.layers import MLP, zero_biases
+from dias_video.pretrained.configured import Configured
+
+
+class ReLUProjection(Configured, nn.Module):
+    """LayerNorm and an MLP with ReLU, as in VideoSAUR and SlotContrast, where ``hidden`` is 2 C."""
+
+    def __init__(self, feature_dim: int, hidden: int, out_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(feature_dim)
+        self.mlp = MLP(feature_dim, hidden, out_dim, activation=nn.ReLU)
+        zero_biases(self.mlp)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (...,N,C) to tokens (...,N,D)."""
+        return self.mlp(self.norm(features))
