@@ -30,10 +30,10 @@ def main(cfg: DictConfig) -> None:
         model = convert_videosaur(tensors, cfg.num_slots)
     elif named == ["model"]:
         model = instantiate(cfg.model)
-        leftover = adopt_dias(model, tensors)
+        leftover = (instantiate(cfg.converter) or adopt_dias)(model, tensors)
     elif named == ["slotformer"]:
         model = instantiate(cfg.slotformer, slot_dim=cfg.slot_dim)
-        leftover = adopt_slotformer(model, tensors)
+        leftover = (instantiate(cfg.converter) or adopt_slotformer)(model, tensors)
     else:
         raise ValueError("choose one: model=released_image (or another DIAS), or slotformer=published")
     model.save_pretrained(cfg.out_dir)

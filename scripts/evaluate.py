@@ -22,9 +22,14 @@ from dias_video.evaluation.run import evaluate
 @entry("evaluate")
 def main(cfg: DictConfig) -> None:
     """Score ``cfg.data.eval`` and write ``metrics.json`` and ``videos.csv`` into ``cfg.out_dir``."""
-    plain = options(cfg, but=("data",))
+    plain = options(cfg, but=("data", "measures"))
     source = usable(instantiate(cfg.data.eval), cfg.data.get("on_error", "raise"))
-    found = evaluate(source=source, transform=instantiate(cfg.data.get("eval_transform")), **plain)
+    found = evaluate(
+        source=source,
+        transform=instantiate(cfg.data.get("eval_transform")),
+        measures=instantiate(cfg.measures),
+        **plain,
+    )
     processes, about = PartialState(), found["about"]
     if processes.is_main_process:
         print(summary_table(found))

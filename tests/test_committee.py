@@ -18,7 +18,7 @@ from dias_video.draws import Draws
 from dias_video.engine import Trainer
 from slotformer.contact.committee import Committee, Parts
 from slotformer.contact.fitting import FittedReadouts, ReadoutSettings, Runs, fit, stratified_parts
-from slotformer.contact.readout import FORMS
+from slotformer.contact.readouts.readout import forms
 
 FOLDS, RESTARTS, V, D = 3, 2, 10, 5
 SETTINGS = ReadoutSettings(epochs=4, folds=FOLDS, restarts=RESTARTS, hidden=7, batch_size=4)
@@ -37,7 +37,7 @@ def committee(form: str = "places") -> Committee:
     return made
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", forms())
 def test_the_loss_is_that_of_every_member_alone(form: str) -> None:
     videos, made = parts(), committee(form)
     expected = torch.zeros(V)

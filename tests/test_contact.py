@@ -23,7 +23,9 @@ from slotformer.contact.looks import record_look, settings_of
 from slotformer.contact.people import human_rows, read_human
 from slotformer.contact.places import PlaceProbe, fit_probe, places_of
 from slotformer.contact.protocol import Answers, accuracy_rows, fit_points, futures, join_answers
-from slotformer.contact.readout import FORMS, ContactReadout
+from slotformer.contact.readouts.pairwise import PairwiseReadout
+from slotformer.contact.readouts.places import PlacesReadout
+from slotformer.contact.readouts.readout import forms
 from slotformer.prediction import cache_errors, check_same_encoder, longest_rollout
 from slotformer.report import plot_accuracy
 from slotformer.rollouter import SlotFormer
@@ -61,11 +63,11 @@ def with_places(data: LabelledSlots) -> LabelledSlots:
     return data.with_places(PlaceProbe(make_pipeline(linear), torch.ones(4)))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", forms())
 def test_a_readout_does_not_see_dead_slots_or_the_order_of_slots(form: str) -> None:
     torch.manual_seed(0)
     data = with_places(easy())
-    readout = ContactReadout(D + 4, form, hidden=7, num_places=4).eval()
+    readout = forms()[form](D + 4, 7, 4).eval()
     live = data.slots[data.live]
     readout.set_statistics(live.mean(0), live.std(0))
     mask = data.live.clone()
@@ -85,7 +87,7 @@ def test_a_readout_does_not_see_dead_slots_or_the_order_of_slots(form: str) -> N
 def test_pairwise_is_slotformers_readout() -> None:
     """Against a loop over ordered pairs."""
     torch.manual_seed(0)
-    readout = ContactReadout(D, "pairwise", hidden=7).eval()
+    readout = PairwiseReadout(D, hidden=7).eval()
     slots = torch.randn(2, 3, S, D)
     weight = torch.cat([readout.first.weight, readout.second.weight], 1)
     expected = torch.full((2,), -torch.inf)
@@ -102,10 +104,10 @@ def test_pairwise_is_slotformers_readout() -> None:
 
 
 def test_an_unknown_form_is_refused() -> None:
-    with pytest.raises(ValueError, match="pairwise, relation, roles"):
-        ContactReadout(D, "magic")
+    with pytest.raises(ValueError, match="pairwise, places, relation, roles, logistic, got 'magic'"):
+        ReadoutSettings("magic")
     with pytest.raises(ValueError, match="attention=true"):
-        ContactReadout(D, "places")
+        PlacesReadout(D)
 
 
 def test_the_threshold_is_the_most_accurate_one_nearest_to_zero() -> None:

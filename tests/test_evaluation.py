@@ -16,7 +16,10 @@ import pytest
 import torch
 from data_files import write_clip
 from PIL import Image
+from torch import Tensor
 
+from dias_video import evaluate
+from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import VideoInfo
 from dias_video.data.transforms import ClipTransform
 from dias_video.evaluation.methods import PredictionFiles
@@ -313,3 +316,25 @@ def test_features_rehearsals_and_edges_belong_to_a_model(tmp_path: Path) -> None
     assert error.strip().splitlines()[-1].startswith("error: rehearse=true is for a model that is given no boxes")
     error = script(*common[:2], f"predictions={tmp_path}", "follow_edges=true", ok=False)
     assert error.strip().splitlines()[-1].startswith("error: follow_edges=true is for maps of a model")
+
+
+def correct(pred: Tensor, true: Tensor) -> dict[str, float]:
+    """A measure that nobody has: the share of pixels with the same id."""
+    return {"share": float((pred == true).double().mean())}
+
+
+def test_a_further_measure_stands_beside_the_others(tmp_path: Path) -> None:
+    """In videos.csv and in metrics.json, of every method."""
+    write_clip(tmp_path / "data/toss/val/00000")
+    source = SimulatedVideos(tmp_path / "data", "toss/val")
+    masks = source.read(0, range(5))["masks"]
+    (tmp_path / "maps/toss/val").mkdir(parents=True)
+    np.savez_compressed(tmp_path / "maps/toss/val/00000.npz", np.where(masks == 2, 2, 9))
+    options = {"predictions": tmp_path / "maps", "out_dir": tmp_path / "out", "measures": {"extra": correct}}
+    found = evaluate(source=source, **options)
+    expected = float((masks == 2).double().mean())
+    assert 0 < expected < 1
+    assert found["extra/share"] == expected
+    rows = list(csv.DictReader((tmp_path / "out/videos.csv").open()))
+    assert [row["method"] for row in rows] == ["model", "baselines/boxes_fixed"]
+    assert float(rows[0]["extra/share"]) == expected

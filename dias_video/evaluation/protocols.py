@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -45,8 +45,15 @@ OCB = Protocol("ocb", False, "frames pooled; the background is one more instance
 PROTOCOLS = {protocol.name: protocol for protocol in (VIDEO_FG, OCB)}
 
 
+Measure = Callable[[Tensor, Tensor], Mapping[str, float]]  # of maps (T,H,W): a further measure, in a file of its own
+
+
 def score_video(
-    pred: Tensor, true: Tensor, protocols: Sequence[Protocol] = (VIDEO_FG, OCB), tracking: bool = True
+    pred: Tensor,
+    true: Tensor,
+    protocols: Sequence[Protocol] = (VIDEO_FG, OCB),
+    tracking: bool = True,
+    measures: Mapping[str, Measure] | None = None,
 ) -> dict[str, float]:
     """Every measure of one video.
 
@@ -55,10 +62,12 @@ def score_video(
         true: (T,H,W) integers, 0 background, -1 void.
         protocols: which ones.
         tracking: also J&F and identity switches.
+        measures: further ones by name.
 
     Returns:
         ``<protocol>/<measure>`` on the pooled video, ``<protocol>/per_frame/<measure>`` as the mean over the frames
-        where it is defined, ``tracking/<measure>``; NaN where undefined.
+        where it is defined, ``tracking/<measure>``,
+        ``<name>/<measure>`` of ``measures``; NaN where undefined.
 
     Raises:
         ValueError: the maps' shapes differ, or they hold no integers.
@@ -75,6 +84,8 @@ def score_video(
         switches, tracked = switches_of_frames(frames)
         scores |= {"tracking/j_and_f": similarity.mean, "tracking/j": similarity.j, "tracking/f": similarity.f}
         scores |= {"tracking/id_switches": switches, "tracking/tracked": tracked}
+    for name, measure in (measures or {}).items():
+        scores |= {f"{name}/{part}": float(value) for part, value in measure(pred, true).items()}
     return scores
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from dias_video.data.source import VideoSource, has_boxes
 from dias_video.data.transforms import Transform
 from dias_video.evaluation.baselines import FixedBoxes, KMeans
 from dias_video.evaluation.methods import Method, ModelTracks, PredictionFiles
-from dias_video.evaluation.protocols import PROTOCOLS
+from dias_video.evaluation.protocols import PROTOCOLS, Measure
 from dias_video.evaluation.results import MAIN, Setting, write_results
 from dias_video.evaluation.scoring import Videos, score_methods
 from dias_video.evaluation.splits import check_split
@@ -33,6 +33,7 @@ def evaluate(
     features: str | Path | None = None,
     protocols: Sequence[str] = tuple(PROTOCOLS),
     tracking: bool = True,
+    measures: Mapping[str, Measure] | None = None,
     baselines: Sequence[str] = BASELINES,
     boxes: bool | None = None,
     rehearse: bool = False,
@@ -59,6 +60,7 @@ def evaluate(
         features: folder of these videos' cached features: the encoder then does not run.
         protocols: names of ``PROTOCOLS``.
         tracking: also J&F and identity switches.
+        measures: further ones by name, functions of two label maps.
         baselines: names of ``BASELINES``, each where it applies: boxes_fixed with boxes, kmeans with a checkpoint.
         boxes: give the first frame's boxes to the model and to the baselines; None: if both data and model have them.
         rehearse: without boxes: go through the first window forth and back before it is tracked.
@@ -108,7 +110,7 @@ def evaluate(
         options: dict[str, Any] = {"window": window, "follow_edges": follow_edges}
         methods["baselines/kmeans"] = KMeans(model.encoder, model.num_slots, told, seed, **options)
     counted = [PROTOCOLS[name] for name in protocols]
-    scores = score_methods(methods, videos, counted, tracking, num_workers, accelerator, batch_size)
+    scores = score_methods(methods, videos, counted, tracking, num_workers, accelerator, batch_size, measures)
     described = getattr(source, "config", {})
     condition = "boxes" if told else "none, rehearsed" if rehearse else "none"
     setting = Setting(

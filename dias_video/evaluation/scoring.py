@@ -25,6 +25,7 @@ from dias_video.evaluation.protocols import (
     OCB,
     PROTOCOLS,
     VIDEO_FG,
+    Measure,
     Protocol,
     mean_of_defined,
     score_video,
@@ -175,6 +176,7 @@ def score_methods(
     num_workers: int = 0,
     accelerator: Accelerator | None = None,
     batch_size: int = 1,
+    measures: Mapping[str, Measure] | None = None,
 ) -> dict[str, VideoScores]:
     """Score every method on every video; each process takes its share, and all return all results.
 
@@ -188,7 +190,7 @@ def score_methods(
     accelerator = accelerator or Accelerator()
     share = videos.indices[accelerator.process_index :: accelerator.num_processes]
     nothing = torch.zeros(1, 1, 1, dtype=torch.int64)
-    columns = [*FACTS, *score_video(nothing, nothing, protocols, tracking)]
+    columns = [*FACTS, *score_video(nothing, nothing, protocols, tracking, measures)]
     scores = {name: VideoScores(videos.video_ids, columns) for name in methods}
     total = sum(videos.num_frames(index) for index in share)
     with tqdm(total=total, unit="frame", desc="evaluate", disable=not accelerator.is_main_process) as bar:
@@ -203,7 +205,8 @@ def score_methods(
                             f"{sample['video_id']} has masks {tuple(sample['masks'].shape)} (T,H,W), but {name} gives "
                             f"maps {tuple(pred.shape)}; make them of the same frames and size"
                         )
-                    scores[name].add(sample["index"], fact | score_video(pred, sample["masks"], protocols, tracking))
+                    found_scores = score_video(pred, sample["masks"], protocols, tracking, measures)
+                    scores[name].add(sample["index"], fact | found_scores)
             bar.update(sum(len(sample["video"]) for sample in samples))
     for collected in scores.values():
         collected.gather(accelerator)

@@ -16,13 +16,9 @@ from torch import Tensor, nn
 from dias_video.batch import CarryState, SlotSequence, VideoBatch
 from dias_video.draws import Draws
 from dias_video.model.aggregator import Aggregator
-from dias_video.model.decoders.causal import CausalDecoder
-from dias_video.model.decoders.mlp import MLPDecoder
-from dias_video.model.decoders.random_ar import RandomARDecoder
-from dias_video.model.decoders.slot_mixer import SlotMixerDecoder
-from dias_video.model.encoders import TimmEncoder, TinyEncoder
-from dias_video.model.initializers import BoxInitializer, GaussianInitializer
-from dias_video.model.learned_initializer import LearnedInitializer
+from dias_video.model.decoders.decoded import Decoder
+from dias_video.model.encoders import Encoder
+from dias_video.model.initializers import Initializer
 from dias_video.model.losses import TEACHERS, distillation_loss, reconstruction_loss, similarity_loss
 from dias_video.model.predictor import Predictor
 from dias_video.model.projection import Projection
@@ -31,10 +27,6 @@ from dias_video.model.relu_projection import ReLUProjection
 from dias_video.model.transition import Transition
 from dias_video.pretrained.saving import Pretrained
 from dias_video.tracking import track_videos
-
-Encoder = TimmEncoder | TinyEncoder
-Initializer = GaussianInitializer | BoxInitializer | LearnedInitializer
-Decoder = RandomARDecoder | CausalDecoder | MLPDecoder | SlotMixerDecoder
 
 CARRIES = ("reseed", "persist")
 COLLAPSED = 1.5  # live slots a frame, on average, below which a model tells nothing apart
@@ -118,7 +110,7 @@ class DIAS(Pretrained, nn.Module):
     @property
     def takes_boxes(self) -> bool:
         """Whether its first queries can come from boxes."""
-        return isinstance(self.initializer, BoxInitializer)
+        return self.initializer.takes_boxes
 
     @property
     def num_slots(self) -> int:

@@ -1,13 +1,9 @@
-"""Where slots come from on the first frame, and where a freed slot is re-seeded from on later ones.
-
-Every initializer answers ``initializer(tokens, draws, boxes, box_valid)``, where ``tokens`` (B,N,C) are what Slot
-Attention will look at, with queries (B,S,D) and which of them are on (B,S); and
-``initializer.reseed(batch_size, draws)`` with fresh queries (B,S,D).
-"""
+"""Where slots come from on the first frame, and where a freed slot is re-seeded from on later ones."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +13,31 @@ from dias_video.model.layers import MLP, fourier_features
 from dias_video.pretrained.configured import Configured
 
 
-class GaussianInitializer(Configured, nn.Module):
+class Initializer(Configured, nn.Module, ABC):
+    """What a model asks of its initializer."""
+
+    takes_boxes = False  # whether queries can come from boxes
+    num_slots: int
+    slot_dim: int
+
+    @abstractmethod
+    def forward(
+        self, tokens: Tensor, draws: Draws, boxes: Tensor | None = None, box_valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Queries (B,S,D) of the first frame, and which are on (B,S) bool.
+
+        Args:
+            tokens: (B,N,C), what Slot Attention will look at.
+            draws: of these clips.
+            boxes, box_valid: (B,K,4) normalised xyxy and (B,K) bool, or None.
+        """
+
+    @abstractmethod
+    def reseed(self, batch_size: int, draws: Draws) -> Tensor:
+        """Fresh queries (B,S,D) for slots that are off."""
+
+
+class GaussianInitializer(Initializer):
     """Queries sampled from learned Gaussians; boxes are not looked at.
 
     ``shared``: one Gaussian for all slots, always sampled (else all slots would be equal). It begins with a deviation
@@ -54,7 +74,7 @@ class GaussianInitializer(Configured, nn.Module):
         return self.mean + noise * self.log_std.exp()
 
 
-class BoxInitializer(Configured, nn.Module):
+class BoxInitializer(Initializer):
     """Queries from the first frame's boxes: slot 0 for the background, slot k + 1 for box k (so slot = instance id).
 
     Slots without a box are off on the first frame. More boxes than slots: the largest are kept, in their order. A clip
@@ -64,6 +84,8 @@ class BoxInitializer(Configured, nn.Module):
     With the ``grid`` (h,w) of the tokens a query is, besides its box, the mean of the tokens in the box (of those in no
     box for the background), for small models that can't learn to look places up; this is not in the paper.
     """
+
+    takes_boxes = True
 
     def __init__(
         self,

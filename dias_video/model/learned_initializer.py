@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from dias_video.draws import Draws
-from dias_video.pretrained.configured import Configured
+from dias_video.model.initializers import Initializer
 
 
-class LearnedInitializer(Configured, nn.Module):
+class LearnedInitializer(Initializer):
     """One learned query a slot, the same for every video, in training too; boxes are not looked at (SlotContrast).
 
     They begin as samples of a Gaussian of deviation D^-0.5, as released.

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dias_video.draws import Draws
 from dias_video.pretrained.saving import Pretrained
 from slotformer.contact.labelled import LabelledSlots
-from slotformer.contact.readout import ContactReadout
+from slotformer.contact.readouts.readout import ContactReadout, forms
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Committee(Pretrained, nn.Module):
 
     def __init__(self, slot_dim: int, form: str, hidden: int, num_places: int, folds: int, restarts: int) -> None:
         super().__init__()
-        members = [ContactReadout(slot_dim, form, hidden, num_places) for _ in range(folds * restarts)]
+        members = [forms()[form](slot_dim, hidden, num_places) for _ in range(folds * restarts)]
         self.members = nn.ModuleList(members)
         self.register_buffer("fold", torch.arange(folds).repeat_interleave(restarts))  # (M,) the part not trained on
 

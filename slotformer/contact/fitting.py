@@ -21,14 +21,14 @@ from dias_video.stores.store import differences
 from slotformer.contact.committee import Committee, Parts
 from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.logistic import FittedLogistic, fit_logistic
-from slotformer.contact.readout import FORMS, ContactReadout
+from slotformer.contact.readouts.readout import ContactReadout, forms
 
 VALIDATIONS = 10  # times that a training is validated and saved
 
 
 @dataclass
 class ReadoutSettings:
-    """How a readout is fitted. ``form`` is one of a :class:`ContactReadout` or ``logistic``, which knows folds only."""
+    """How a readout is fitted. ``form`` is a file of ``readouts``, or ``logistic``, which knows folds only."""
 
     form: str = "roles"
     hidden: int = 32
@@ -40,7 +40,7 @@ class ReadoutSettings:
     restarts: int = 2  # readouts a fold, from different random weights; the best on its validation part is kept
 
     def __post_init__(self) -> None:
-        check_choice("readouts.form", self.form, (*FORMS, "logistic"))
+        check_choice("readouts.form", self.form, (*forms(), "logistic"))
         for name in ("hidden", "batch_size", "epochs", "restarts"):
             check_integer(f"readout.{name}", getattr(self, name), least=1)
         check_integer("readout.folds", self.folds, least=2)

@@ -7,13 +7,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dias_video.draws import Draws
-from dias_video.model.decoders.decoded import Decoded, check_tokens
+from dias_video.model.decoders.decoded import Decoded, Decoder, check_tokens
 from dias_video.model.decoders.slot_transformer import SlotTransformer
 from dias_video.model.layers import zero_biases
-from dias_video.pretrained.configured import Configured
 
 
-class CausalDecoder(Configured, nn.Module):
+class CausalDecoder(Decoder):
     """Autoregressive decoding in fixed orders (eq. 16-17): one raster order (SLATE), or the nine of SPOT.
 
     Each order has its own beginning-of-sequence token; tokens attend to earlier ones only. In training an order is

@@ -1,15 +1,14 @@
-"""Decoders phi_d: slots to the encoder's tokens, and who owns which token (paper eq. 3, 11).
-
-Every decoder answers ``decoder(slots (B,T,S,D), live (B,T,S), target (B,T,N,C) or None, draws or None)`` with a
-``Decoded``. With ``draws`` it trains (random order, random prefix); without them every token of ``target`` is known;
-without ``target`` none is: the only fair way to decode predicted slots, which have no features.
-"""
+"""Decoders phi_d: slots to the encoder's tokens, and who owns which token (paper eq. 3, 11)."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from dias_video.draws import Draws
+from dias_video.pretrained.configured import Configured
 
 
 class Decoded(NamedTuple):
@@ -18,6 +17,18 @@ class Decoded(NamedTuple):
     reconstruction: Tensor  # (B,T,N,C)
     attention: Tensor  # (B,T,S,N) A_d, exactly 0 on dead slots
     scored: Tensor  # (B,T,N) bool, tokens that the reconstruction loss counts
+
+
+class Decoder(Configured, nn.Module, ABC):
+    """What a model asks of its decoder."""
+
+    @abstractmethod
+    def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
+        """Slots (B,T,S,D), live where ``live`` (B,T,S), to tokens (B,T,N,C).
+
+        With ``draws`` it trains (random order, random prefix); without them every token of ``target`` (B,T,N,C) is
+        known; without ``target`` none is: the only fair way to decode predicted slots, which have no features.
+        """
 
 
 def check_tokens(target: Tensor | None, shape: tuple[int, int, int]) -> None:

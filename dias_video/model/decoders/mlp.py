@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from dias_video.draws import Draws
-from dias_video.model.decoders.decoded import Decoded, check_tokens
+from dias_video.model.decoders.decoded import Decoded, Decoder, check_tokens
 from dias_video.model.layers import masked_softmax, zero_biases
-from dias_video.pretrained.configured import Configured
 
 
-class MLPDecoder(Configured, nn.Module):
+class MLPDecoder(Decoder):
     """Spatial broadcast: every slot is decoded at every position, and the slots are mixed (DINOSAUR)."""
 
     def __init__(self, feature_dim: int, slot_dim: int, num_tokens: int, hidden: int, num_layers: int = 4) -> None:

@@ -7,16 +7,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dias_video.draws import Draws
-from dias_video.model.decoders.decoded import Decoded, check_tokens
+from dias_video.model.decoders.decoded import Decoded, Decoder, check_tokens
 from dias_video.model.decoders.slot_transformer import SlotTransformer
 from dias_video.model.layers import zero_biases
-from dias_video.pretrained.configured import Configured
 
 MODES = ("parallel", "next_token")
 SCORED = ("all", "unknown")
 
 
-class RandomARDecoder(Configured, nn.Module):
+class RandomARDecoder(Decoder):
     """Random autoregressive decoding (eq. 18-23).
 
     Args:

@@ -9,13 +9,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dias_video.draws import Draws
-from dias_video.model.decoders.decoded import Decoded, check_tokens
+from dias_video.model.decoders.decoded import Decoded, Decoder, check_tokens
 from dias_video.model.layers import masked_softmax, zero_biases
 from dias_video.model.sharp_block import SharpBlock
-from dias_video.pretrained.configured import Configured
 
 
-class SlotMixerDecoder(Configured, nn.Module):
+class SlotMixerDecoder(Decoder):
     """SlotMixer (Sajjadi et al. 2022) as VideoSAUR's released code has it.
 
     Positions look up slots (Transformer layers), a second attention with one head mixes the slots, and an MLP renders

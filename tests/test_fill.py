@@ -1,0 +1,84 @@
+"""Slot caches hold what ``DIAS.track`` gives, and say what made them; true states are those of the simulator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_files import write_clip
+from tiny import tiny_dias
+
+from dias_video import DIAS
+from dias_video.data.simulated import SimulatedVideos
+from dias_video.data.transforms import ClipTransform
+from slotformer import SlotCache, cache_slots
+from slotformer.fill import matrices
+from slotformer.origin import CachedVideos, dias_of
+
+NAMES = ("toss/val/00000", "toss/val/00001")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> SimulatedVideos:
+    """Two videos of 5 frames."""
+    for name in NAMES:
+        write_clip(tmp_path / "data" / name)
+    return SimulatedVideos(tmp_path / "data", "toss/val")
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_a_cache_holds_what_track_gives(tmp_path: Path, source: SimulatedVideos, boxes: bool) -> None:
+    """Bit for bit at the same batch, window and dtype; a cache of half precision rounds."""
+    tiny_dias(boxes, threshold=0.4).save_pretrained(tmp_path / "model")
+    given = {"checkpoint": tmp_path / "model", "source": source, "seed": 3, "device": "cpu"}
+    alone = {**given, "window": 2, "batch_size": 1}
+    exact = cache_slots(**alone, cache=tmp_path / "fp32", dtype="fp32")
+    half = cache_slots(**alone, cache=tmp_path / "fp16", attention=False)
+    together = cache_slots(**given, window=5, batch_size=2, cache=tmp_path / "two", dtype="fp32")
+    dias = DIAS.from_pretrained(tmp_path / "model")
+    assert exact.header["protocol"]["queries"] == ("boxes" if boxes else "learned")
+    for name in NAMES:
+        sample = source.read(source_index(source, name), range(5))
+        first = (sample["boxes"][0], sample["box_valid"][0]) if boxes else ()
+        tracks = dias.track(sample["video"], *first, video_id=name, window=2, seed=3)
+        found = exact.read(name, attention=True)
+        for field in ("slots", "live", "track_id"):
+            assert torch.equal(getattr(found, field), getattr(tracks, field)), field
+        assert torch.equal(found.attention, tracks.attention.half().float())
+        assert torch.equal(half.read(name).slots, tracks.slots.half().float())
+        torch.testing.assert_close(together.read(name).slots, tracks.slots, atol=1e-4, rtol=0)
+    assert exact.has_attention
+    assert not half.has_attention
+
+
+def source_index(source: SimulatedVideos, name: str) -> int:
+    return next(i for i in range(len(source)) if source.info(i).video_id == name)
+
+
+def test_a_cache_says_what_made_it(tmp_path: Path, source: SimulatedVideos) -> None:
+    tiny_dias().save_pretrained(tmp_path / "model")
+    transform = ClipTransform(size=(16, 24))
+    options = {"checkpoint": tmp_path / "model", "source": source, "cache": tmp_path / "c", "device": "cpu"}
+    cache = cache_slots(**options, transform=transform)
+    assert CachedVideos(cache).read(NAMES[0], range(2))["video"].shape == (2, 3, 16, 24)
+    assert dias_of(cache).config == DIAS.from_pretrained(tmp_path / "model").config
+    again = cache_slots(**options, transform=transform)  # nothing is missing
+    assert again.identity == cache.identity == SlotCache(tmp_path / "c").identity
+    with pytest.raises(ValueError, match=r"made with other settings \(protocol\.seed is 0, now 1\)"):
+        cache_slots(**options, transform=transform, seed=1)
+
+
+def test_rotations_are_those_of_the_quaternions() -> None:
+    """Of the axes by hand, and of any: q v q* for every unit vector v."""
+    half = 0.5**0.5
+    quarter = np.array([[half, 0, 0, half], [0, half, 0, half], [0, 0, half, half]])  # about x, y, z
+    about_x, about_y = [[1, 0, 0], [0, 0, -1], [0, 1, 0]], [[0, 0, 1], [0, 1, 0], [-1, 0, 0]]
+    assert np.allclose(matrices(quarter), [about_x, about_y, [[0, -1, 0], [1, 0, 0], [0, 0, 1]]])
+    random = np.random.default_rng(0).normal(size=(2, 5, 4))
+    random /= np.linalg.norm(random, axis=-1, keepdims=True)
+    vector, real = random[..., :3], random[..., 3:]
+    for axis, unit in enumerate(np.eye(3)):
+        turned = unit + 2 * real * np.cross(vector, unit) + 2 * np.cross(vector, np.cross(vector, unit))
+        assert np.allclose(matrices(random)[..., axis], turned)
