@@ -201,8 +201,8 @@ def test_format_1_is_read(tmp_path: Path) -> None:
     assert DIAS.from_pretrained(tmp_path).config == model.config
     with pytest.raises(ValueError, match="DIAS has no normalize_targets any more"):
         upgraded({**FORMAT_1, "normalize_targets": True})
-    with pytest.raises(ValueError, match="unknown class 'Decoder'"):
-        build(upgraded({**FORMAT_1, "decoder": {"type": "Decoder"}}))
+    with pytest.raises(ValueError, match="unknown class 'Unheard'"):
+        build(upgraded({**FORMAT_1, "decoder": {"type": "Unheard"}}))
     assert build(upgraded({"type": "Part", "width": 3})).linear.out_features == 3  # a user's own, which is imported
 
 
