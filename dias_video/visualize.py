@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import imageio.v2 as imageio
+import av
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dias_video.batch import SlotSequence, VideoBatch
 from dias_video.stores.files import replace_file
 
+HUNDREDTH = Fraction(1, 100)  # second, the unit of time in a GIF
+KEPT = 64  # colours of a GIF's picture that are exact, where it has more than 256
 GOLDEN = 0.61803398875  # steps of this on the colour circle keep neighbouring ids far apart
 
 
@@ -62,55 +68,86 @@ def draw_boxes(pictures: Tensor, boxes: Tensor, box_valid: Tensor) -> Tensor:
     return torch.stack(drawn)
 
 
-def resize_nearest(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pictures (T,H,W,3) at ``size`` (H,W), nearest neighbour, so that masks keep their colours."""
-    rows = torch.arange(size[0]) * pictures.shape[1] // size[0]
-    columns = torch.arange(size[1]) * pictures.shape[2] // size[1]
-    return pictures[:, rows[:, None], columns]
-
-
-def side_by_side(panels: Sequence[Tensor], titles: Sequence[str] = (), height: int | None = None) -> Tensor:
-    """Panels of the same length next to each other, scaled to one height, each under its title.
-
-    Args:
-        panels: each (T,H,W,3) uint8; heights and widths may differ.
-        titles: one a panel, or none.
-        height: in pixels; the first panel's by default.
+def at_height(video: Tensor, labels: Tensor, height: int | None) -> tuple[Tensor, Tensor]:
+    """Frames (T,3,H,W) uint8 and label maps (T,H,W) scaled to ``height`` pixels (None: as they are), before anything is
+    drawn over them: lines that are scaled get lost or change their colours.
     """
-    height = height or panels[0].shape[1]
-    scaled = [resize_nearest(p, (height, max(1, round(p.shape[2] * height / p.shape[1])))) for p in panels]
-    row = torch.cat(scaled, dim=2)
-    if not titles:
-        return row
+    old = video.shape[-2:]
+    if height is None or height == old[0]:
+        return video, labels
+    size = (height, max(1, round(old[1] * height / old[0])))
+    rows, columns = ((2 * torch.arange(new) + 1) * o // (2 * new) for new, o in zip(size, old, strict=True))
+    return F.interpolate(video, size, mode="bilinear", antialias=True), labels[:, rows[:, None], columns]
+
+
+def side_by_side(panels: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
+    """Panels (T,H,W,3) uint8 of one length and height next to each other, each under its title."""
+    row = torch.cat(list(panels), dim=2)
     bar = Image.new("RGB", (row.shape[2], 14))
     pen = ImageDraw.Draw(bar)
     left = 0
-    for panel, title in zip(scaled, titles, strict=True):
+    for panel, title in zip(panels, titles, strict=True):
         pen.text((left + 3, 1), title, fill=(255, 255, 255))
         left += panel.shape[2]
     return torch.cat([torch.from_numpy(np.array(bar)).expand(len(row), -1, -1, -1), row], dim=1)
 
 
-def write_gif(path: str | Path, pictures: Tensor | Iterable[Tensor], fps: float = 12) -> None:
+def write_gif(path: str | Path, pictures: Tensor | Iterable[Tensor], seconds: float | Sequence[float] = 1 / 12) -> None:
     """Write a looping GIF of pictures (T,H,W,3) uint8, or of an iterable of such pieces, written as they come.
 
-    The file appears whole or not at all.
+    GIF counts time in hundredths of a second, and viewers slow down what is shown for less than two: the times of the
+    pictures are rounded, not how long each is shown, and more than 50 pictures a second play slower.
 
-    Raises:
-        ValueError: ``fps`` is not above 0.
+    Args:
+        path: of the file, which appears whole or not at all.
+        pictures: at least one.
+        seconds: how long each picture is shown, one number for all or one each.
     """
-    if fps <= 0:
-        raise ValueError(f"fps must be above 0, got {fps}")
     pieces = [pictures] if isinstance(pictures, Tensor) else pictures
+    shown = repeat(seconds) if isinstance(seconds, float) else iter(seconds)
 
     def write(aside: Path) -> None:
-        writer: Any
-        with imageio.get_writer(aside, format="GIF", mode="I", duration=1000 / fps, loop=0) as writer:
-            for piece in pieces:
-                for picture in piece.numpy():
-                    writer.append_data(picture)
+        with av.open(str(aside), "w", format="gif", options={"loop": "0"}) as file:
+            stream: Any = None
+            at, end = 0, 0.0  # in hundredths of a second
+            for picture in (picture.numpy() for piece in pieces for picture in piece):
+                if stream is None:
+                    stream = file.add_stream("gif")
+                    stream.height, stream.width = picture.shape[:2]
+                    stream.pix_fmt = "pal8"
+                    stream.time_base = stream.codec_context.time_base = HUNDREDTH
+                frame: Any = av.VideoFrame.from_ndarray(cast(Any, in_256_colours(picture)), format="pal8")
+                end += 100 * next(shown)
+                frame.pts, frame.time_base = at, HUNDREDTH
+                for packet in stream.encode(frame):  # it has one
+                    packet.duration = max(2, round(end) - at)
+                    at += packet.duration
+                    file.mux(packet)
 
     replace_file(Path(path), write)
+
+
+def in_256_colours(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Colours of a picture (H,W,3) as indices (H,W) into a palette (256,4) of alpha, red, green, blue.
+
+    The colours of most pixels stay exactly as they are, so those of lines, plain masks and titles; the others are
+    replaced by means (median cut).
+    """
+    packed = picture.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    colours, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
+    indices = inverse.reshape(packed.shape)
+    if len(colours) > 256:
+        kept = np.argsort(-counts, kind="stable")[:KEPT]
+        place = np.full(len(colours), -1)
+        place[kept] = np.arange(KEPT)
+        mixed = Image.fromarray(picture).quantize(256 - KEPT, dither=Image.Dither.NONE)
+        means = np.array(mixed.getpalette(), np.uint32).reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+        # FFmpeg's encoder confuses colours that are twice in a palette.
+        colours, inverse = np.unique(np.concatenate([colours[kept], means[: 256 - KEPT]]), return_inverse=True)
+        indices = inverse[np.where(place[indices] < 0, np.asarray(mixed).astype(int) + KEPT, place[indices])]
+    palette = np.full((256, 4), 255, np.uint8)
+    palette[: len(colours), 1:] = colours[:, None] >> np.array([16, 8, 0], np.uint32) & 255
+    return indices.astype(np.uint8), palette
 
 
 def tracked_pictures(
@@ -124,10 +161,10 @@ def tracked_pictures(
     """
     for window, sequence in tracked:
         assert sequence.labels is not None
-        video = window.video[0]
+        video, labels = at_height(window.video[0], sequence.labels[0].cpu(), height)
         frames = rearrange(video, "t c h w -> t h w c")
-        panels, titles = [frames, overlay(video, sequence.labels[0].cpu())], ["video", "slots"]
+        panels, titles = [frames, overlay(video, labels)], ["video", "slots"]
         if boxes and window.boxes is not None and window.box_valid is not None:
             panels.append(draw_boxes(frames, window.boxes[0], window.box_valid[0]))
             titles.append("boxes")
-        yield side_by_side(panels, titles, height)
+        yield side_by_side(panels, titles)

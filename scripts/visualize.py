@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dias_video.batch import VideoBatch
 from dias_video.data.folder import OneVideo
-from dias_video.data.source import VideoSource, has_boxes
+from dias_video.data.source import VideoSource, has_boxes, seconds_shown
 from dias_video.data.windows import video_windows
 from dias_video.model.dias import DIAS
 from dias_video.tracking import track_windows
@@ -45,7 +45,8 @@ def visualize_one(cfg: DictConfig, dias: DIAS, source: VideoSource, index: int) 
     )
     path = Path(cfg.out_dir) / f"{info.video_id.strip('/').replace('/', '_')}.gif"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_gif(path, tracked_pictures(tracked, with_boxes, cfg.height), cfg.fps)
+    seconds = seconds_shown(source, index, range(num_frames), cfg.fps)
+    write_gif(path, tracked_pictures(tracked, with_boxes, cfg.height), seconds)
     return path
 
 

@@ -55,14 +55,14 @@ def score_frames(pred: Tensor, true: Tensor) -> dict[str, Tensor]:
     }
 
 
-def write_future(path: Path, sample: Sample, labels: dict[str, Tensor], burn_in: int, fps: float) -> None:
+def write_future(path: Path, sample: Sample, labels: dict[str, Tensor], burn_in: int, seconds: Sequence[float]) -> None:
     """A GIF: observed | true future | predicted; while the model observes, all three show the same."""
     video, steps = sample["video"], len(labels["model"])
     truth = overlay(video, labels["encoded"])  # (T,H,W,3)
     observed = torch.cat([truth[:burn_in], truth[burn_in - 1 : burn_in].expand(steps, -1, -1, -1)])
     predicted = torch.cat([truth[:burn_in], colour_labels(labels["model"])])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_gif(path, side_by_side([observed, truth, predicted], ["observed", "true future", "predicted"]), fps)
+    write_gif(path, side_by_side([observed, truth, predicted], ["observed", "true future", "predicted"]), seconds)
 
 
 def report_futures(
@@ -85,7 +85,7 @@ def report_futures(
         videos: as the model saw them.
         out_dir: gets ``gifs/`` and ``mask_scores.csv``.
         masks, gifs: how many videos to score, and to draw.
-        fps: of the GIFs.
+        fps: of the GIFs of videos that don't tell when their frames are shown.
     """
     burn_in, stride, steps = (futures[0].header[name] for name in ("burn_in", "stride", "steps"))
     frames = range(0, (burn_in + steps - 1) * stride + 1, stride)
@@ -97,7 +97,8 @@ def report_futures(
         for at, future in enumerate(futures):
             labels = labels_of(dias, video, future.read(name), (height, width))
             if number < gifs and at == 0:
-                write_future(out_dir / "gifs" / f"{name.replace('/', '_')}.gif", sample, labels, burn_in, fps)
+                shown = videos.seconds_shown(name, frames, fps)
+                write_future(out_dir / "gifs" / f"{name.replace('/', '_')}.gif", sample, labels, burn_in, shown)
             if sample.get("masks") is not None:
                 for kind in labels:
                     found = score_frames(labels[kind][-steps:], sample["masks"][burn_in:])

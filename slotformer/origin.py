@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dias_video.data.source import Sample, VideoSource
+from dias_video.data.source import Sample, VideoSource, seconds_shown
 from dias_video.data.transforms import Transform
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.configured import build
@@ -53,6 +53,10 @@ class CachedVideos:
         """Frames of a video."""
         sample = self.source.read(self.index[video_id], frames)
         return sample if self.transform is None else self.transform(sample, torch.Generator())
+
+    def seconds_shown(self, video_id: str, frames: range, fps: float) -> list[float]:
+        """How long each of the frames is shown (:func:`dias_video.data.source.seconds_shown`)."""
+        return seconds_shown(self.source, self.index[video_id], frames, fps)
 
 
 def _said(cache: SlotCache, name: str) -> Any:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dias_video.data.problems import Problem, check_videos, problems_of
 from dias_video.data.source import FileSource, Sample, VideoSource
-from dias_video.data.transforms import resize_video
+from dias_video.data.transforms import resize
 from dias_video.stores.files import replace_file
 from dias_video.visualize import draw_boxes, overlay
 
@@ -134,16 +134,15 @@ def table(facts: dict[str, Any], problems: Sequence[Problem], most: int = 50) ->
 
 
 def _row(sample: Sample) -> Tensor:
-    video = sample["video"]
-    width = max(1, round(video.shape[3] * SHEET_HEIGHT / video.shape[2]))
-    pictures = [video.permute(0, 2, 3, 1)]
-    if "masks" in sample:
-        coloured = overlay(video, sample["masks"])
-        shown = torch.where((sample["masks"] > 0)[..., None], coloured, pictures[0])
-        pictures.append(draw_boxes(shown, sample["boxes"], sample["box_valid"]))
-    scaled = [resize_video(picture.permute(0, 3, 1, 2), (SHEET_HEIGHT, width)) for picture in pictures]
-    tiles = [tile for frame in zip(*scaled, strict=True) for tile in frame]  # each (3,H,W)
-    return torch.cat([torch.nn.functional.pad(tile, (0, 2, 0, 2)) for tile in tiles], dim=2).permute(1, 2, 0)
+    height, width = sample["video"].shape[2:]
+    scaled = resize(sample, (SHEET_HEIGHT, max(1, round(width * SHEET_HEIGHT / height))))  # before lines are drawn
+    pictures = [scaled["video"].permute(0, 2, 3, 1)]
+    if "masks" in scaled:
+        coloured = overlay(scaled["video"], scaled["masks"])
+        shown = torch.where((scaled["masks"] > 0)[..., None], coloured, pictures[0])
+        pictures.append(draw_boxes(shown, scaled["boxes"], scaled["box_valid"]))
+    tiles = [tile for frame in zip(*pictures, strict=True) for tile in frame]  # each (H,W,3)
+    return torch.cat([torch.nn.functional.pad(tile, (0, 0, 0, 2, 0, 2)) for tile in tiles], dim=1)
 
 
 def _num_instances(sample: Sample) -> int:

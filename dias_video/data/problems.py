@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dias_video.data.source import Sample, VideoInfo, VideoSource
+from dias_video.data.source import Sample, TimedSource, VideoInfo, VideoSource
 from dias_video.stores.files import replace_file
 
 OnError = Literal["raise", "skip_and_report"]
@@ -100,6 +102,10 @@ class Chosen:
     def read(self, index: int, frames: Sequence[int]) -> Sample:
         """Frames of a video."""
         return self.source.read(self.indices[index], frames)
+
+    def times(self, index: int) -> NDArray[np.float64] | None:
+        """When the frames of a video are shown, None if the source can't tell."""
+        return self.source.times(self.indices[index]) if isinstance(self.source, TimedSource) else None
 
     def files(self, index: int) -> list[Path]:
         """The files of a video, none if the source can't tell."""

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 VOID = -1  # of masks: pixels that belong to nothing, background included
 Sample = dict[str, Any]
 """A clip of one video under the data contract (design section 3), as CPU tensors.
@@ -58,6 +61,33 @@ class FileSource(VideoSource, Protocol):
     def files(self, index: int) -> list[Path]:
         """The files that video ``index`` is read from."""
         ...
+
+
+@runtime_checkable
+class TimedSource(VideoSource, Protocol):
+    """A source that can say when the frames of a video are shown."""
+
+    def times(self, index: int) -> NDArray[np.float64] | None:
+        """Of each frame of video ``index`` (N,), in seconds since the first; None where that is not known."""
+        ...
+
+
+def seconds_shown(source: VideoSource, index: int, frames: Sequence[int], fps: float) -> list[float]:
+    """How long each of the frames named is shown: until the next of them, the last as long as the one before.
+
+    Args:
+        fps: frames a second of videos that don't tell.
+
+    Raises:
+        ValueError: ``fps`` is not above 0.
+    """
+    if fps <= 0:
+        raise ValueError(f"fps must be above 0, got {fps}")
+    times = source.times(index) if isinstance(source, TimedSource) else None
+    if times is None or len(frames) < 2:
+        return [1 / fps] * len(frames)
+    shown = np.diff(times[list(frames)]).tolist()
+    return [*shown, shown[-1]]
 
 
 def has_boxes(source: VideoSource) -> bool:

@@ -8,12 +8,14 @@ from einops import rearrange
 from torch import Tensor
 
 from dias_video.data.loading import generator_of
-from dias_video.data.source import Sample, VideoSource
+from dias_video.data.source import Sample, VideoSource, seconds_shown
 from dias_video.data.transforms import Transform
 from dias_video.evaluation.methods import ModelTracks
 from dias_video.evaluation.protocols import VIDEO_FG, mean_of_defined, score_video
 from dias_video.model.dias import DIAS
 from dias_video.visualize import overlay, side_by_side, write_gif
+
+FPS = 12  # of the GIFs of videos that don't tell when their frames are shown
 
 
 class ClipValidation:
@@ -54,13 +56,14 @@ class ClipValidation:
     def preview(self, model: DIAS, folder: Path) -> list[Path]:
         """GIFs of what ``validate`` has just scored: frames | slots | true masks where there are any."""
         files = []
-        for sample, pred in self.tracks:
+        for index, (sample, pred) in zip(self.indices, self.tracks, strict=True):
             video = sample["video"]
             panels = {"video": rearrange(video, "t c h w -> t h w c"), "slots": overlay(video, pred)}
             if sample.get("masks") is not None:
                 panels["truth"] = overlay(video, sample["masks"])
             files.append(folder / f"{sample['video_id'].strip('/').replace('/', '_')}.gif")
-            write_gif(files[-1], side_by_side(list(panels.values()), list(panels)))
+            shown = seconds_shown(self.source, index, range(len(video)), FPS)
+            write_gif(files[-1], side_by_side(list(panels.values()), list(panels)), shown)
         return files
 
     def _read(self, index: int) -> Sample:
