@@ -25,6 +25,7 @@ ON = {
     "no_distillation": TECHNIQUES - {"distillation"},
     "causal": TECHNIQUES - {"random order"},
     "dinosaur": set(),
+    "slotcontrast": set(),
     "videosaur": set(),
     "spot": set(),
     "solv": {"reduction"},
@@ -33,6 +34,7 @@ DECODERS = {
     "causal": ("CausalDecoder", "num_orders", 1),
     "spot": ("CausalDecoder", "num_orders", 9),
     "dinosaur": ("MLPDecoder", "hidden", 128),
+    "slotcontrast": ("MLPDecoder", "hidden", 128),
     "solv": ("MLPDecoder", "hidden", 128),
     "videosaur": ("SlotMixerDecoder", "feature_dim", 64 + 256),
 }
@@ -67,9 +69,10 @@ def test_a_row_is_built_and_has_its_techniques(row: str) -> None:
         kind, name, value = DECODERS[row]
         assert type(model.decoder).__name__ == kind
         assert model.decoder.config[name] == value
-    terms = {"distillation"} if on["distillation"] else {"similarity"} if row == "videosaur" else set()
-    assert set(trainer.weights) == terms
+    own = {"videosaur": {"similarity"}, "slotcontrast": {"contrast"}}
+    assert set(trainer.weights) == ({"distillation"} if on["distillation"] else own.get(row, set()))
     assert (model.similarity_temperature is not None) == (row == "videosaur")
+    assert (model.contrast_temperature is not None) == (row == "slotcontrast")
 
 
 @pytest.mark.parametrize("row", sorted(set(ON) - {"full"}))
@@ -77,7 +80,7 @@ def test_rows_share_everything_else(row: str) -> None:
     def shared(name: str) -> Any:
         plain = OmegaConf.to_container(composed(name), resolve=True)
         assert isinstance(plain, dict)
-        for key in ("decoder", "teacher", "similarity_temperature"):
+        for key in ("decoder", "teacher", "similarity_temperature", "contrast_temperature"):
             plain["model"].pop(key, None)
         for key in ("merge_threshold", "reinitialize"):
             plain["model"]["aggregator"].pop(key)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dias_video.batch import CarryState, SlotSequence, VideoBatch
 from dias_video.draws import Draws
 from dias_video.model.aggregator import Aggregator
+from dias_video.model.contrast import contrast_loss
 from dias_video.model.decoders.decoded import Decoder
 from dias_video.model.encoders import Encoder
 from dias_video.model.initializers import Initializer
@@ -59,6 +60,8 @@ class DIAS(Pretrained, nn.Module):
         mask_source: what masks are read from, the ``decoder``'s attention A_d or the ``aggregation``'s A_a.
         similarity_temperature: also learn to predict temporal feature similarities, as VideoSAUR does: the decoder's
             ``feature_dim`` is then C + N, a token's features and its logits over the next frame's tokens. None: don't.
+        contrast_temperature: also learn to tell a slot's own past among all slots of the batch, as SlotContrast does
+            (``contrast_loss``). None: don't.
 
     Raises:
         ValueError: an unknown choice, or fewer than 2 iterations with re-initialisation.
@@ -80,6 +83,7 @@ class DIAS(Pretrained, nn.Module):
         teacher: str | None = "hard",
         mask_source: str = "decoder",
         similarity_temperature: float | None = None,
+        contrast_temperature: float | None = None,
     ) -> None:
         super().__init__()
         aggregator.check_iterations(first_iterations, "first_iterations")
@@ -101,6 +105,7 @@ class DIAS(Pretrained, nn.Module):
         self.carry, self.teacher = carry, teacher
         self.mask_source = mask_source
         self.similarity_temperature = similarity_temperature
+        self.contrast_temperature = contrast_temperature
 
     @classmethod
     def shipped(cls) -> DIAS:
@@ -129,8 +134,8 @@ class DIAS(Pretrained, nn.Module):
         return self
 
     def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
-        """Terms of a training step, each (B,): ``reconstruction`` and, if on, ``distillation`` and ``similarity``, the
-        losses; and what is only watched (``watched``).
+        """Terms of a training step, each (B,): ``reconstruction`` and, if on, ``distillation``, ``similarity`` and
+        ``contrast``, the losses; and what is only watched (``watched``).
         """
         features = self.features(batch)  # (B,T,N,C)
         scan = self.scan(batch, features, draws)  # eq. 8-10
@@ -146,6 +151,8 @@ class DIAS(Pretrained, nn.Module):
             if self.similarity_temperature is not None:
                 logits = decoded.reconstruction[..., features.shape[-1] :]  # (B,T,N,N)
                 terms["similarity"] = similarity_loss(logits, features, self.similarity_temperature, batch.frame_valid)
+            if self.contrast_temperature is not None:
+                terms["contrast"] = contrast_loss(scan, self.contrast_temperature, batch.frame_valid)
         return terms | watch(scan, batch.frame_valid)
 
     def alarm(self, watched: Mapping[str, float]) -> str | None:
