@@ -69,10 +69,11 @@ BELOW: dict[str, tuple[str, ...]] = {
     "model": (*BASE, "pretrained", "tracking"),
     "engine": (*BASE, "pretrained"),
     "visualize": BASE,
+    "report": (*BASE, "visualize"),
     "convert": (*BASE, "pretrained", "model"),
     "data": (*BASE, "pretrained", "visualize"),
     "simulate": (*BASE, "data"),
-    "evaluation": (*BASE, "pretrained", "tracking", "model", "engine", "data", "visualize"),
+    "evaluation": (*BASE, "pretrained", "tracking", "model", "engine", "data", "visualize", "report"),
 }
 
 

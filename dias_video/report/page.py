@@ -1,0 +1,77 @@
+"""The page: one file that opens from disk and asks nobody for anything."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from dias_video.report.video import ReportVideo
+from dias_video.stores.files import replace_file, writing
+
+MEGABYTES = 24.0
+DATA = '<script id="data" type="application/json">'
+
+
+def write_report(
+    path: str | Path,
+    title: str,
+    videos: Sequence[ReportVideo],
+    notes: Sequence[str] = (),
+    megabytes: float = MEGABYTES,
+) -> None:
+    """Write ``report.html``: the videos with their slots under one slider, the first one shown first.
+
+    Args:
+        path: of the file, which appears whole or not at all.
+        title: of the page.
+        videos: in the order of the list.
+        notes: sentences about the run.
+        megabytes: of the page at most. Every video has an equal share; what does not fit loses its attention, then
+            every second frame, which the page says.
+
+    Raises:
+        ValueError: there is no video, or one without frames.
+        OSError: the file could not be written.
+    """
+    if not videos:
+        raise ValueError(f"there is no video to show in {path}")
+    share = int(megabytes * 1e6 / len(videos))
+    shown = [video.encoded(share) for video in videos]
+    said = [*notes, f"{len(videos)} videos, {megabytes:g} MB at most."]
+    _write(Path(path), title, [{"title": title, "notes": said, "videos": shown}])
+
+
+def join_reports(path: str | Path, title: str, pages: Mapping[str, Path]) -> None:
+    """One page of several, each under its heading.
+
+    Raises:
+        ValueError: one is missing, or no page of ``write_report``.
+        OSError: the file could not be written.
+    """
+    _write(Path(path), title, [{**group, "title": name} for name, page in pages.items() for group in _groups(page)])
+
+
+def _groups(page: Path) -> list[dict[str, Any]]:
+    try:
+        text = page.read_text()
+        data = text[text.index(DATA) + len(DATA) :].partition("</script>")[0]
+        groups: list[dict[str, Any]] = json.loads(data)["groups"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{page} is no report page ({error}); make it again") from error
+    return groups
+
+
+def _write(path: Path, title: str, groups: Sequence[Mapping[str, Any]]) -> None:
+    parts = {kind: (Path(__file__).parent / f"page.{kind}").read_text() for kind in ("html", "css", "js")}
+    # Inside a script element "<" could end it; json has another way to write it.
+    data = json.dumps({"groups": groups}, allow_nan=False).replace("<", "\\u003c")
+    page = Template(parts["html"]).substitute(
+        title=html.escape(title), style=parts["css"], script=parts["js"], data=data
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path, "see whether the disk is full or the folder read-only"):
+        replace_file(path, lambda aside: aside.write_text(page, encoding="utf-8"))

@@ -1,0 +1,292 @@
+"""One video of the page, gathered window by window: pictures, labels, attention, and statistics of its tracks."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dias_video.visualize import colour
+
+HEIGHT = 256  # pixels; larger frames are shown smaller
+MAX_FRAMES = 96  # of a video; of longer ones every second, third, … is shown
+QUALITY = 80  # of JPEG
+VOID = -1
+
+
+@dataclass
+class Panel:
+    """What is shown beside the frames, all of one video."""
+
+    title: str
+    tracks: bool  # whether labels are track ids, of which one can be shown alone
+    hold: int | None = None  # the picture stays at the last of so many frames
+    blank: int | None = None  # from this frame on there is no picture under the labels
+    labels: list[NDArray[np.int32]] = field(default_factory=list)  # (H,W) a frame shown
+
+
+@dataclass
+class _Track:
+    first: int
+    last: int = 0
+    alive: int = 0  # frames
+    pixels: float = 0.0  # sum over them of its part of the picture
+    switches: int = 0
+    covers: int | None = None  # the true object under most of it, where last seen
+
+
+class ReportVideo:
+    """One video of the page.
+
+    Args:
+        name: any text.
+        num_frames: that will be added, in all.
+        fps: at which it is played.
+        facts: shown in a table.
+        headline: shown under the name in the list of videos.
+        max_frames: shown at most, evenly spaced; statistics are of all.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_frames: int,
+        *,
+        fps: float = 12,
+        facts: Mapping[str, Any] | None = None,
+        headline: str = "",
+        max_frames: int = MAX_FRAMES,
+    ) -> None:
+        self.name, self.num_frames, self.fps = name, num_frames, float(fps)
+        self.facts, self.headline = dict(facts or {}), headline
+        self.step = -(-num_frames // max_frames)
+        self.seen = self.counted = 0
+        self.truth = False
+        self.index: list[int] = []  # frames shown
+        self.pictures: list[str] = []  # JPEG, base64
+        self.panels: dict[str, Panel] = {}
+        self.attention: list[dict[int, NDArray[np.uint8]]] = []  # (h,w) by track, a frame shown
+        self.tracks: dict[int, _Track] = {}
+        self.curve: dict[str, Any] | None = None
+        self.size = (0, 0)
+
+    def add(
+        self,
+        video: Tensor,
+        labels: Tensor,
+        attention: Tensor | None = None,
+        track_id: Tensor | None = None,
+        truth: Tensor | None = None,
+    ) -> None:
+        """The next frames, tracked.
+
+        Args:
+            video: (T,3,H,W) uint8.
+            labels: (T,H,W) integers, the track that owns each pixel, -1 where none does.
+            attention: (T,S,h,w) in [0,1], how much each slot owns each cell.
+            track_id: (T,S) of its slots, -1 where dead. It also tells which tracks live without owning a pixel.
+            truth: (T,H,W) true instances, 0 background, -1 void.
+        """
+        self.frames(video, {"slots": labels} | ({} if truth is None else {"truth": truth}))
+        self.count(labels, track_id, truth)
+        if attention is None or track_id is None:
+            return
+        for frame, maps, ids in zip(range(self.seen - len(video), self.seen), attention, track_id, strict=True):
+            if frame % self.step == 0:
+                cells = (maps.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()  # (S,h,w)
+                self.attention.append({i: one for i, one in zip(ids.tolist(), cells, strict=True) if i >= 0})
+
+    def frames(
+        self,
+        video: Tensor,
+        panels: Mapping[str, Tensor],
+        hold: Mapping[str, int] | None = None,
+        blank: Mapping[str, int] | None = None,
+    ) -> None:
+        """The next frames (T,3,H,W) uint8 and labels (T,H,W) beside them by title, without statistics.
+
+        Labels of a panel ``truth`` are instances, those of others tracks. ``hold`` and ``blank``: as of ``Panel``.
+        """
+        height, width = video.shape[-2:]
+        scale = min(1.0, HEIGHT / height)
+        self.size = max(1, round(height * scale)), max(1, round(width * scale))
+        rows, columns = (
+            torch.div((2 * torch.arange(new) + 1) * old, 2 * new, rounding_mode="floor")
+            for new, old in zip(self.size, (height, width), strict=True)
+        )
+        for title in panels:
+            held, blanked = (hold or {}).get(title), (blank or {}).get(title)
+            self.panels.setdefault(title, Panel(title, title != "truth", held, blanked))
+        for at in range(len(video)):
+            if (self.seen + at) % self.step == 0:
+                self.index.append(self.seen + at)
+                self.pictures.append(_jpeg(video[at], self.size))
+                for title, labels in panels.items():
+                    small = labels[at].cpu()[rows[:, None], columns]
+                    self.panels[title].labels.append(small.to(torch.int32).numpy())
+        self.seen += len(video)
+
+    def count(self, labels: Tensor, track_id: Tensor | None = None, truth: Tensor | None = None) -> None:
+        """Count which tracks live on the next frames, how large they are, and which true object each covers most.
+
+        Arguments as of ``add``, which calls this.
+        """
+        self.truth |= truth is not None
+        for at, frame in enumerate(labels.cpu().numpy()):
+            alive = None if track_id is None else track_id[at][track_id[at] >= 0].tolist()
+            self._count(self.counted + at, frame, alive, None if truth is None else truth[at].cpu().numpy())
+        self.counted += len(labels)
+
+    def draw_curve(self, title: str, series: Mapping[str, Sequence[float | None]]) -> None:
+        """A value for every frame of the video (None: there is none), by name, under the slider's time."""
+        known = {n: [None if v is None or math.isnan(v) else float(v) for v in values] for n, values in series.items()}
+        self.curve = {"title": title, "series": known}
+
+    def _count(
+        self, frame: int, labels: NDArray[np.integer], alive: list[int] | None, truth: NDArray[np.integer] | None
+    ) -> None:
+        ids, place = np.unique(labels, return_inverse=True)
+        pixels = np.bincount(place.ravel(), minlength=len(ids))
+        sizes = {int(i): float(n) / labels.size for i, n in zip(ids, pixels, strict=True) if i >= 0}
+        covers: dict[int, int] = {}
+        if truth is not None:
+            objects, true = np.unique(truth, return_inverse=True)
+            pairs = place.ravel() * len(objects) + true.ravel()
+            table = np.bincount(pairs, minlength=len(ids) * len(objects)).reshape(len(ids), len(objects))
+            table[:, objects == VOID] = 0
+            covers = {int(i): int(objects[n.argmax()]) for i, n in zip(ids, table, strict=True) if n.any()}
+        for i in sizes if alive is None else alive:
+            track = self.tracks.setdefault(i, _Track(first=frame))
+            track.last, track.alive, track.pixels = frame, track.alive + 1, track.pixels + sizes.get(i, 0.0)
+            if i in covers:
+                track.switches += track.covers not in (None, covers[i])
+                track.covers = covers[i]
+
+    def encoded(self, budget: int) -> dict[str, Any]:
+        """What the page's script shows, in at most ``budget`` bytes: first attention goes, then every second frame."""
+        if not self.index:
+            raise ValueError(f"{self.name} has no frames to show")
+        every, heat = 1, bool(self.attention)
+        content = self._content(every, heat)
+        while len(json.dumps(content)) > budget and (heat or every < len(self.index)):
+            every, heat = (every, False) if heat else (2 * every, False)
+            content = self._content(every, heat)
+        return content
+
+    def _content(self, every: int, heat: bool) -> dict[str, Any]:
+        index = self.index[::every]
+        notes = []
+        if len(index) < self.num_frames:
+            notes.append(f"{len(index)} of {self.num_frames} frames are shown; the table counts all.")
+        if self.attention and not heat:
+            notes.append("Attention is left out, to keep the page small.")
+        return {
+            "name": self.name,
+            "headline": self.headline,
+            "notes": notes,
+            "facts": [[name, _text(value)] for name, value in self.facts.items()],
+            "fps": max(0.5, self.fps / (self.step * every)),
+            "index": index,
+            "total": self.num_frames,
+            "height": self.size[0],
+            "width": self.size[1],
+            "frames": self.pictures[::every],
+            "panels": [
+                {
+                    "title": "video",
+                    "tracks": False,
+                    "ids": [],
+                    "colours": [],
+                    "labels": None,
+                    "hold": None,
+                    "blank": None,
+                },
+                *(self._panel(panel, every) for panel in self.panels.values()),
+            ],
+            "heat": _heat(self.attention[::every]) if heat else None,
+            "truth": self.truth,
+            "tracks": [
+                {
+                    "id": i,
+                    "colour": colour(i),
+                    "first": track.first,
+                    "last": track.last,
+                    "alive": track.alive,
+                    "size": track.pixels / track.alive,
+                    "switches": track.switches,
+                }
+                for i, track in sorted(self.tracks.items())
+            ],
+            "curve": self.curve
+            and {
+                "title": self.curve["title"],
+                "series": [
+                    {"name": name, "values": [values[at] for at in index]}
+                    for name, values in self.curve["series"].items()
+                ],
+            },
+        }
+
+    def _panel(self, panel: Panel, every: int) -> dict[str, Any]:
+        """Labels as runs of places in the list of ids that occur; frames are counted among those shown."""
+        ids, places = np.unique(np.stack(panel.labels[::every]), return_inverse=True)
+        index = self.index[::every]
+        places = places.reshape(len(index), -1)
+
+        def shown(frame: int | None) -> int | None:
+            return None if frame is None else sum(at < frame for at in index)
+
+        return {
+            "title": panel.title,
+            "tracks": panel.tracks,
+            "ids": ids.tolist(),
+            "colours": [colour(int(i)) for i in ids],
+            "labels": [_base64(runs(frame)) for frame in places],
+            "hold": shown(panel.hold),
+            "blank": shown(panel.blank),
+        }
+
+
+def runs(places: NDArray[np.integer]) -> bytes:
+    """Numbers (n,) as (number, how many follow each other) pairs, each in seven bits a byte, the lowest first."""
+    starts = np.flatnonzero(np.diff(places, prepend=places[0] - 1))
+    lengths = np.diff(starts, append=len(places))
+    values = np.stack([places[starts], lengths], 1).ravel().astype(np.int64)
+    parts = values[:, None] >> np.arange(0, 35, 7) & 127  # (m,5)
+    used = np.maximum(1, 5 - (parts[:, ::-1] != 0).argmax(1) - 5 * (parts == 0).all(1))
+    at = np.arange(5)
+    more = np.where(at < used[:, None] - 1, 128, 0)
+    return (parts | more)[at < used[:, None]].astype(np.uint8).tobytes()
+
+
+def _heat(attention: Sequence[Mapping[int, NDArray[np.uint8]]]) -> dict[str, Any]:
+    grids = [map_.shape for maps in attention for map_ in maps.values()]
+    frames = [{str(i): _base64(map_.tobytes()) for i, map_ in maps.items()} for maps in attention]
+    return {"grid": grids[0] if grids else (1, 1), "frames": frames}
+
+
+def _jpeg(frame: Tensor, size: tuple[int, int]) -> str:
+    image = Image.fromarray(frame.permute(1, 2, 0).cpu().numpy())
+    if frame.shape[-2:] != torch.Size(size):
+        image = image.resize((size[1], size[0]), Image.Resampling.BOX)
+    written = io.BytesIO()
+    image.save(written, "JPEG", quality=QUALITY)
+    return _base64(written.getvalue())
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
