@@ -77,7 +77,7 @@ class VideoBatch(TensorRecord):
 
     @classmethod
     def stack(cls, samples: Sequence[dict[str, Any]]) -> VideoBatch:
-        """Collate samples of the data contract (design section 3); pads T and K, never H or W.
+        """Collate samples of the data contract (``dias_video.data.source``); pads T and K, never H or W.
 
         A sample is a dict with ``video`` (T,3,H,W) uint8, ``video_id`` str, ``frame_index`` (T,) int64 and optionally
         ``masks`` (T,H,W) int16, ``boxes`` (T,K,4) float32 with ``box_valid`` (T,K) bool, ``features`` (T,N,C),

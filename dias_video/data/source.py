@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 VOID = -1  # of masks: pixels that belong to nothing, background included
 Sample = dict[str, Any]
-"""A clip of one video under the data contract (design section 3), as CPU tensors.
+"""A clip of one video under the data contract, as CPU tensors.
 
 ``video`` (T,3,H,W) uint8 RGB, ``video_id`` str, ``frame_index`` (T,) int64; where the source has them ``masks``
 (T,H,W) int16 (0 background, -1 void), ``boxes`` (T,K,4) float32 xyxy in [0,1] with ``box_valid`` (T,K) bool, ``label``

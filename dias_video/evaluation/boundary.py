@@ -2,7 +2,7 @@
 
 J is the IoU of a mask, F the F-measure of its contour pixels, each in every frame (Perazzi et al., 2016). Tracks have
 no names that correspond to the instances', so they are assigned one-to-one by the mean of J and F over the video, as
-in the unsupervised task (Caelles et al., 2019). All frames count. Design section 5.
+in the unsupervised task (Caelles et al., 2019). All frames count.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Scoring label maps of whole videos under the two protocols, on any number of processes.
 
 The loop knows nothing of models: a *method* is any callable that turns a sample into label maps (``methods.py``
-has the model and prediction files, ``baselines.py`` two baselines). Design section 5; definitions in
-``docs/metrics.md``.
+has the model and prediction files, ``baselines.py`` two baselines). Definitions
+are in ``docs/metrics.md``.
 """
 
 from __future__ import annotations
