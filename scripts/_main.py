@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from _options import check_types
+from _options import as_typed, check_types
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -58,11 +58,13 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
 
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         composed = False
+        typed: list[str] = []
 
         @functools.wraps(main)
         def guarded(cfg: DictConfig) -> Any:
             nonlocal composed
             composed = True
+            sys.argv[:] = typed  # what is recorded as the command
             try:
                 check_types(config_name, cfg)
                 return main(cfg)
@@ -93,7 +95,9 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
         def started() -> Any:
             # An experiment belongs to one script: experiment=x is configs/experiment/<script>/x.yaml. Hydra would want
             # to be told experiment/<script>=x.
-            sys.argv[1:] = [re.sub("^experiment=", f"experiment/{config_name}=", word) for word in sys.argv[1:]]
+            typed[:] = sys.argv
+            words = [re.sub("^experiment=", f"experiment/{config_name}=", word) for word in typed[1:]]
+            sys.argv[1:] = as_typed(config_name, words)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise what Hydra would print over several lines
             if {"-h", "--help"} & set(sys.argv[1:]):  # Hydra lists the options but drops what their comments say
                 file = Path(__file__).parents[1] / f"configs/{config_name}.yaml"
