@@ -1,4 +1,4 @@
-"""The whole chain on simulated videos, on two CPU cores in minutes; ends with runs/demo/summary.md.
+"""The whole chain on simulated videos, on two CPU cores in minutes; ends with runs/demo/summary.md and report.html.
 
 Every stage is a command that a user could type; each is printed before it runs. `make demo` calls this.
 """
@@ -17,8 +17,9 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-ROOT = Path("runs/demo")
-ASSETS = Path("dias_video/assets")
+from dias_video.report.page import join_reports
+
+ROOT, ASSETS = Path("runs/demo"), Path("dias_video/assets")
 DATA, SLOTS = ROOT / "data", ROOT / "slots"
 DIAS, SLOTFORMER = ROOT / "dias/checkpoints/last", ROOT / "slotformer/checkpoints/last"
 CACHE = f"cache_slots.py checkpoint={DIAS} data=contact data.root={DATA}"
@@ -77,21 +78,18 @@ def scores() -> str:
 
 def selected(file: Path, columns: Sequence[str], scenario: str | None = None) -> str:
     """Some columns of a csv file; of one scenario, if it is named."""
-    with file.open() as handle:
-        rows = [row for row in csv.DictReader(handle) if scenario in (None, row.get("scenario"))]
+    rows = [row for row in csv.DictReader(file.read_text().splitlines()) if scenario in (None, row.get("scenario"))]
     return table(columns, [[row[c] for c in columns] for row in rows])
 
 
 def summary(seconds: dict[str, float]) -> str:
     """The page that the demo ends with."""
-    gifs, futures = (
-        [f"![{g.stem}]({g.relative_to(ROOT)})" for g in sorted(ROOT.glob(f"{folder}/*.gif"))]
-        for folder in ("gifs", "rollout/gifs")
-    )
+    found = [sorted(ROOT.glob(f"{folder}/*.gif")) for folder in ("gifs", "rollout/gifs")]
+    gifs, futures = ([f"![{g.stem}]({g.relative_to(ROOT)})" for g in part] for part in found)
     curves = ("step", "model", "repeat_last", "constant_velocity", "oracle")
     accuracies = ("kind", "predicted_frames", "accuracy", "low", "high", "videos")
     parts = [
-        "# What the demo did",
+        "# What the demo did\n\nSlots, tracks and futures, frame by frame: [report.html](report.html)\n",
         "## Objects: unseen toss videos, first-frame boxes given",
         scores(),
         "\nFrames, slots in colours that stay with their object, true boxes:\n",
@@ -117,6 +115,8 @@ def main() -> None:
     for number, (name, command) in enumerate(STAGES.items(), 1):
         print(f"\n[{number}/{len(STAGES)}] {name}\n$ python scripts/{command}", flush=True)
         seconds[name] = run(command)
+    pages = {name: ROOT / name / "report.html" for name in ("evaluate", "rollout")}
+    join_reports(ROOT / "report.html", "What the demo did", pages)
     (ROOT / "summary.md").write_text(summary(seconds))
     print(f"\n{ROOT / 'summary.md'}: {sum(seconds.values()) / 60:.1f} minutes in all")
 

@@ -21,7 +21,7 @@ from dias_video.evaluation.run import evaluate
 
 @entry("evaluate")
 def main(cfg: DictConfig) -> None:
-    """Score ``cfg.data.eval`` and write ``metrics.json`` and ``videos.csv`` into ``cfg.out_dir``."""
+    """Score ``cfg.data.eval`` and write metrics.json, videos.csv and report.html into ``cfg.out_dir``."""
     plain = options(cfg, but=("data", "measures"))
     source = usable(instantiate(cfg.data.eval), cfg.data.get("on_error", "raise"))
     found = evaluate(

@@ -18,9 +18,13 @@ from dias_video.batch import SlotSequence
 from dias_video.data.source import Sample
 from dias_video.evaluation.metrics import adjusted_rand_index, mean_best_overlap
 from dias_video.model.dias import DIAS
+from dias_video.report.page import write_report
+from dias_video.report.video import ReportVideo
 from dias_video.tracking import owners
 from dias_video.visualize import colour_labels, overlay, side_by_side, write_gif
 from slotformer.cache import SlotCache
+from slotformer.errors import RolloutErrors
+from slotformer.look import future_on_page
 from slotformer.origin import CachedVideos
 from slotformer.report import write_csv
 from slotformer.statistics import deviation, interval
@@ -70,27 +74,30 @@ def report_futures(
     dias: DIAS,
     cache: SlotCache,
     videos: CachedVideos,
+    errors: RolloutErrors,
     out_dir: Path,
     *,
     masks: int,
     gifs: int,
     fps: float,
 ) -> dict[str, Any]:
-    """Decode rollouts of some videos; write GIFs of the first model's and, where masks are, scores a step of all's.
+    """Decode rollouts of some videos; draw the first model's and, where masks are, write scores a step of all's.
 
     Args:
         futures: what each dynamics model predicted (``predict_cache``).
         dias: made the slots.
         cache: the encoded videos; those without a whole true future are left out.
         videos: as the model saw them.
-        out_dir: gets ``gifs/`` and ``mask_scores.csv``.
-        masks, gifs: how many videos to score, and to draw.
+        errors: of the first model.
+        out_dir: gets ``gifs/``, ``report.html`` and ``mask_scores.csv``.
+        masks, gifs: how many videos to score, and to draw as GIFs and on the page.
         fps: of the GIFs of videos that don't tell when their frames are shown.
     """
     burn_in, stride, steps = (futures[0].header[name] for name in ("burn_in", "stride", "steps"))
     frames = range(0, (burn_in + steps - 1) * stride + 1, stride)
     names = [name for name in cache.video_ids if cache.num_frames(name) > frames[-1]][: max(masks, gifs)]
     scores: dict[str, list[list[Tensor]]] = {}
+    page: list[ReportVideo] = []
     for number, name in enumerate(tqdm(names, unit="video", desc="masks")):
         sample, video = videos.read(name, frames), cache.read(name, 0, frames[-1] + 1, stride)
         height, width = sample["video"].shape[-2:]
@@ -99,11 +106,15 @@ def report_futures(
             if number < gifs and at == 0:
                 shown = videos.seconds_shown(name, frames, fps)
                 write_future(out_dir / "gifs" / f"{name.replace('/', '_')}.gif", sample, labels, burn_in, shown)
+                page.append(future_on_page(sample, labels, burn_in, errors, shown))
             if sample.get("masks") is not None:
                 for kind in labels:
                     found = score_frames(labels[kind][-steps:], sample["masks"][burn_in:])
                     for measure, value in found.items():
                         scores.setdefault(f"{kind}_{measure}", [[] for _ in futures])[at].append(value)
+    if page:
+        told = f"{burn_in} frames observed, {steps} predicted, every {stride} raw frames one."
+        write_report(out_dir / "report.html", f"Predicted futures: {cache.path}", page, [told])
     stacked = {key: np.stack([torch.stack(v).double().numpy() for v in one]) for key, one in scores.items()}
     curves = {key: values for key, values in stacked.items() if values.ndim == 3}  # (M,V,R)
     if curves:

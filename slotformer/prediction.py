@@ -219,12 +219,12 @@ def predict(
     Args:
         checkpoint: a trained dynamics model, or several of different seeds: means, and deviations between them.
         cache: slots of the videos.
-        out_dir: gets slots/, rollout_error.csv and .png, mask_scores.csv, rollout.json, gifs/.
+        out_dir: gets slots/, rollout_error.csv and .png, mask_scores.csv, rollout.json, gifs/, report.html.
         resume: go on with an interrupted rollout.
         predicted_frames: None = as many as the shortest video that is longer than the context has.
         batch_size: videos at once.
         oracle: videos whose future is encoded anew, as the least error to hope for.
-        masks, gifs: videos whose predicted slots are decoded and scored, and drawn.
+        masks, gifs: videos whose predicted slots are decoded and scored, and drawn (as GIFs and on the page).
         dias: the model that made the slots; None = the one named in the cache.
         fps: of the GIFs.
         seed: of the bootstrap.
@@ -275,7 +275,7 @@ def predict(
     write_csv(out_dir / "rollout_error.csv", rows)
     plot_errors(out_dir / "rollout_error.png", rows, first.stride)
     if masks or gifs:
-        about |= report_futures(futures, made_by, encoded, videos, out_dir, masks=masks, gifs=gifs, fps=fps)
+        about |= report_futures(futures, made_by, encoded, videos, parts[0], out_dir, masks=masks, gifs=gifs, fps=fps)
     write_json(out_dir / "rollout.json", about)
     return Prediction(futures, rows, about)
 

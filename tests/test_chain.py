@@ -71,6 +71,7 @@ def test_chain_of_all_scripts(tmp_path: Path) -> None:
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5]
     assert {"model", "repeat_last", "constant_velocity", "oracle"} <= rows[0].keys()
     assert len(list((tmp_path / "rollout").rglob("*.gif"))) == 1
+    assert (tmp_path / "rollout/report.html").is_file()
 
     caches = (f"readout_cache={slots / 'readout'}", f"test_cache={slots / 'test'}")
     run(

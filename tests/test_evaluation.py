@@ -16,12 +16,15 @@ import pytest
 import torch
 from data_files import write_clip
 from PIL import Image
+from test_report import content
+from tiny import tiny_dias
 from torch import Tensor
 
 from dias_video import evaluate
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import VideoInfo
 from dias_video.data.transforms import ClipTransform
+from dias_video.evaluation.look import extremes
 from dias_video.evaluation.methods import PredictionFiles
 from dias_video.evaluation.metrics import adjusted_rand_index, mean_best_overlap, mean_iou
 from dias_video.evaluation.protocols import OCB, VIDEO_FG, score_video
@@ -338,3 +341,39 @@ def test_a_further_measure_stands_beside_the_others(tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "out/videos.csv").open()))
     assert [row["method"] for row in rows] == ["model", "baselines/boxes_fixed"]
     assert float(rows[0]["extra/share"]) == expected
+
+
+def test_extremes_are_the_worst_then_the_best() -> None:
+    nan = math.nan
+    assert extremes([0.5, nan, 0.1, 0.9, 0.3], 4) == [2, 4, 3, 0]
+    assert extremes([0.5, nan, 0.1, 0.9, 0.3], 3) == [2, 4, 3]
+    assert extremes([0.5, 0.1], 9) == [1, 0]
+    assert extremes([nan, nan], 1) == [0]
+
+
+def test_the_page_of_an_evaluation_shows_its_worst_and_best_videos(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "maps", Videos(Blocks()))
+    options = {"predictions": tmp_path / "maps", "source": Blocks(), "baselines": (), "device": "cpu"}
+    evaluate(**options, out_dir=tmp_path / "out", report=3)
+    (group,) = content(tmp_path / "out/report.html")
+    assert group["notes"][0] == "3 of 7 videos: the worst by video-fg/mbo first, then the best."
+    with (tmp_path / "out/videos.csv").open() as file:
+        scored = {row["video_id"]: row["video-fg/mbo"] for row in csv.DictReader(file)}
+    ranked = sorted((name for name in scored if scored[name]), key=lambda name: float(scored[name]))
+    shown = [video["name"] for video in group["videos"]]
+    assert shown == [*ranked[:2], ranked[-1]]
+    facts = dict(group["videos"][0]["facts"])
+    assert facts["video-fg/mbo"] == f"{float(scored[shown[0]]):.3f}"
+    assert facts["frames"] == str(3 + int(shown[0][-1]))
+    assert [panel["title"] for panel in group["videos"][0]["panels"]] == ["video", "slots", "truth"]
+    evaluate(**options, out_dir=tmp_path / "none", report=0)
+    assert not (tmp_path / "none/report.html").exists()
+
+
+def test_the_page_of_a_model_has_its_attention(tmp_path: Path) -> None:
+    tiny_dias().save_pretrained(tmp_path / "model")
+    options = {"source": Blocks(), "transform": ClipTransform((16, 24)), "baselines": (), "device": "cpu"}
+    evaluate(checkpoint=tmp_path / "model", out_dir=tmp_path / "out", report=1, **options)
+    ((video,),) = [group["videos"] for group in content(tmp_path / "out/report.html")]
+    assert video["heat"]["grid"] == [2, 3]
+    assert {str(track["id"]) for track in video["tracks"]} == {i for maps in video["heat"]["frames"] for i in maps}

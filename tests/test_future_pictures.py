@@ -10,16 +10,26 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from test_report import content, decoded
 from torch import Tensor
 
 from dias_video.batch import SlotSequence
 from slotformer import futures, oracle
 from slotformer.cache import SlotCache, SlotCacheWriter
+from slotformer.errors import RolloutErrors
 from slotformer.rollouter import SlotFormer
 
 BURN_IN, STRIDE, STEPS, SIZE = 2, 3, 4, (4, 5)
 FRAMES = (BURN_IN + STEPS - 1) * STRIDE + 1  # raw: 0 and 3 are observed, 6, 9, 12 and 15 are the future
 MODEL = {"burn_in": BURN_IN, "rollout": 2, "stride": STRIDE, "width": 8, "layers": 1, "heads": 2}
+
+
+ERRORS = RolloutErrors(
+    ["b", "a"],
+    {"model": np.array([[9.0] * 4, [1, 2, np.nan, 4]]), "constant_velocity": np.full((2, 4), 1e6)},
+    np.zeros(2, int),
+    np.zeros(4, int),
+)
 
 
 def drawn(columns: Tensor) -> Tensor:
@@ -82,7 +92,7 @@ def test_every_predicted_frame_is_scored_against_its_own(cache: SlotCache, tmp_p
     Where a mask is wrong the object's 4 cells are best overlapped by the 16 of the predicted background.
     """
     both = [foretold(tmp_path / "0", (2, 3, 4, 0)), foretold(tmp_path / "1", (0, 3, 1, 2))]
-    about = futures.report_futures(both, None, cache, Videos(), tmp_path, masks=9, gifs=1, fps=3)
+    about = futures.report_futures(both, None, cache, Videos(), ERRORS, tmp_path, masks=9, gifs=1, fps=3)
     assert about["masks_of_videos"] == 2  # the short one has no true future
     with (tmp_path / "mask_scores.csv").open() as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
@@ -98,6 +108,25 @@ def test_every_predicted_frame_is_scored_against_its_own(cache: SlotCache, tmp_p
     (gif,) = tmp_path.glob("gifs/*.gif")
     assert gif.name == "a.gif"
     assert len(iio.imread(gif, index=None)) == BURN_IN + STEPS
+
+
+def test_the_page_has_observed_true_and_predicted_with_the_error_of_its_frame(cache: SlotCache, tmp_path: Path) -> None:
+    both = [foretold(tmp_path / "0", (2, 4, 3, 0)), foretold(tmp_path / "1", (0, 3, 1, 2))]
+    futures.report_futures(both, None, cache, Videos(), ERRORS, tmp_path, masks=0, gifs=1, fps=3)
+    ((video,),) = [group["videos"] for group in content(tmp_path / "report.html")]
+    assert (video["name"], video["headline"], video["total"]) == ("a", "error at the end 4.000", BURN_IN + STEPS)
+    assert video["fps"] == pytest.approx(20 / STRIDE)
+    _, observed, true, predicted = video["panels"]
+    assert [panel["title"] for panel in video["panels"][1:]] == ["observed", "true future", "predicted"]
+    assert (observed["hold"], predicted["blank"]) == (BURN_IN, BURN_IN)
+    for panel, columns in ((true, (0, 1, 2, 3, 4, 0)), (predicted, (0, 1, 2, 4, 3, 0))):
+        for at, where in enumerate(columns):
+            labels = np.array(panel["ids"])[decoded(panel["labels"][at])].reshape(SIZE)
+            assert (labels == drawn(torch.tensor([where]))[0].numpy()).all()
+    (curve,) = video["curve"]["series"]
+    assert (curve["name"], curve["values"]) == ("model", [None, None, 1, 2, None, 4])
+    assert video["tracks"][1]["alive"] == BURN_IN + STEPS
+    assert video["tracks"][1]["switches"] == 0
 
 
 def test_the_last_observed_frame_is_the_one_repeated(cache: SlotCache, tmp_path: Path) -> None:

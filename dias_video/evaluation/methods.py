@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dias_video.batch import VideoBatch
+from dias_video.batch import SlotSequence, VideoBatch
 from dias_video.data.source import Sample
 from dias_video.model.dias import DIAS
 from dias_video.tracking import track_videos
@@ -87,10 +87,19 @@ class ModelTracks:
         Raises:
             ValueError: boxes are wanted and a sample has none.
         """
-        batch = VideoBatch.stack([{**sample, "masks": None} for sample in samples])
-        (tracked,) = track_videos(self.model, batch.windows(self.window), labels=True, **self.options)
+        tracked = self.tracked(samples)
         assert tracked.labels is not None
         return list(tracked.labels)
+
+    def tracked(self, samples: Sequence[Sample]) -> SlotSequence:
+        """Slots, attention and labels of several videos of one shape, on the CPU.
+
+        Raises:
+            ValueError: boxes are wanted and a sample has none.
+        """
+        batch = VideoBatch.stack([{**sample, "masks": None} for sample in samples])
+        (tracked,) = track_videos(self.model, batch.windows(self.window), labels=True, **self.options)
+        return tracked
 
 
 class PredictionFiles:

@@ -12,6 +12,7 @@ from dias_video.data.features import cached_features
 from dias_video.data.source import VideoSource, has_boxes
 from dias_video.data.transforms import Transform
 from dias_video.evaluation.baselines import FixedBoxes, KMeans
+from dias_video.evaluation.look import write_extremes
 from dias_video.evaluation.methods import Method, ModelTracks, PredictionFiles
 from dias_video.evaluation.protocols import PROTOCOLS, Measure
 from dias_video.evaluation.results import MAIN, Setting, write_results
@@ -41,6 +42,7 @@ def evaluate(
     max_videos: int | None = None,
     max_frames: int | None = None,
     frozen_split: str | None = None,
+    report: int = 8,
     window: int = 24,
     batch_size: int = 4,
     seed: int = 0,
@@ -53,7 +55,7 @@ def evaluate(
 
     Args:
         source: the videos.
-        out_dir: gets metrics.json and videos.csv.
+        out_dir: gets metrics.json, videos.csv and report.html.
         checkpoint: a model's folder, or ``hf-hub:user/name``.
         predictions: or: a folder of label maps (:class:`PredictionFiles`).
         transform: of every video (a resize).
@@ -67,6 +69,7 @@ def evaluate(
         follow_edges: masks (k-means' too) end where colours change in the frame.
         max_videos, max_frames: only the first so many; the result says so.
         frozen_split: refuse to score unless the data is this split (``dias_video.evaluation.splits``).
+        report: videos on the page, the worst and the best by the first protocol's mBO; 0: no page.
         window, batch_size: frames, and videos of one shape, encoded at once.
         seed: of the query noise, with a video's id.
         num_workers: processes that read videos.
@@ -123,4 +126,9 @@ def evaluate(
         num_slots=None if model is None else model.num_slots,
         seed=seed,
     )
-    return write_results(out_dir, scores, videos, counted, setting, write=accelerator.is_main_process)
+    content = write_results(out_dir, scores, videos, counted, setting, write=accelerator.is_main_process)
+    if report and accelerator.is_main_process:
+        title = f"{setting.source}, {setting.split}: {checkpoint or predictions}"
+        page = Path(out_dir) / "report.html"
+        write_extremes(page, title, methods[MAIN], videos, scores[MAIN], counted[0], report)
+    return content

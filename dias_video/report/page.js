@@ -248,7 +248,8 @@ async function show(video, button) {
 
 let first = null;
 for (const group of data.groups) {
-  byId("videos").append(element("h3", group.title), ...group.notes.map((note) => element("p", note)));
+  if (data.groups.length > 1) byId("videos").append(element("h3", group.title));
+  byId("videos").append(...group.notes.map((note) => element("p", note)));
   for (const video of group.videos) {
     const button = element("button", video.name, { type: "button" });
     if (video.headline) button.append(element("small", video.headline));

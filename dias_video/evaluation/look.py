@@ -1,0 +1,57 @@
+"""The page of an evaluation: its worst and its best videos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from dias_video.evaluation.methods import Method, ModelTracks
+from dias_video.evaluation.protocols import Protocol
+from dias_video.evaluation.scoring import FACTS, Videos, VideoScores
+from dias_video.report.page import write_report
+from dias_video.report.video import ReportVideo
+
+
+def extremes(values: Sequence[float], number: int) -> list[int]:
+    """Places of the ``number`` worst and best values, the worst first, then the best; NaN only if nothing else is."""
+    ranked = sorted(range(len(values)), key=lambda at: (math.isnan(values[at]), values[at]))
+    defined = [at for at in ranked if not math.isnan(values[at])] or ranked
+    worst = defined[: -(-number // 2)]
+    best = [at for at in reversed(defined) if at not in worst]
+    return worst + best[: number - len(worst)]
+
+
+def write_extremes(
+    path: Path, title: str, method: Method, videos: Videos, scores: VideoScores, protocol: Protocol, number: int
+) -> None:
+    """Track the ``number`` worst and best videos by the protocol's mBO once more and write their page.
+
+    Args:
+        path: of the page.
+        title: of the page.
+        method: what was scored.
+        videos: all that were scored.
+        scores: of the method, complete.
+        protocol: the one that ranks.
+        number: of videos on the page, fewer if there are fewer.
+    """
+    measure = f"{protocol.name}/mbo"  # FG-ARI is all or nothing where there is one object
+    values = scores.column(measure)
+    shown = []
+    for index in extremes(values, number):
+        sample = videos[index]
+        row = scores.rows[index]
+        facts = {name: int(value) if name in FACTS else value for name, value in row.items()}
+        video = ReportVideo(sample["video_id"], len(sample["video"]), facts=facts, headline=f"mBO {values[index]:.3f}")
+        if isinstance(method, ModelTracks):
+            tracked = method.tracked([sample])
+            assert tracked.labels is not None
+            assert tracked.attention is not None
+            parts = (tracked.labels[0], tracked.attention[0], tracked.track_id[0])
+            video.add(sample["video"], *parts, truth=sample["masks"])
+        else:
+            video.add(sample["video"], method(sample).cpu(), truth=sample["masks"])
+        shown.append(video)
+    notes = [f"{len(shown)} of {len(values)} videos: the worst by {measure} first, then the best."]
+    write_report(path, title, shown, notes)

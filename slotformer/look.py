@@ -1,0 +1,42 @@
+"""A predicted future on the report page: observed, true and predicted under one slider, with the error below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from dias_video.data.source import Sample
+from dias_video.report.video import ReportVideo
+from slotformer.errors import RolloutErrors
+
+DRAWN = ("model", "repeat_last", "oracle")  # extrapolation can be off by orders of magnitude
+
+
+def future_on_page(
+    sample: Sample, labels: Mapping[str, Tensor], burn_in: int, errors: RolloutErrors, seconds: Sequence[float]
+) -> ReportVideo:
+    """One video of the page.
+
+    Args:
+        sample: its T frames, with true masks or without.
+        labels: ``encoded`` (T,H,W) and ``model`` (R,H,W), the last R frames as predicted.
+        burn_in: frames that are observed.
+        errors: of one model, with this video among them.
+        seconds: how long each frame is shown.
+    """
+    name, encoded = sample["video_id"], labels["encoded"]
+    place = errors.video_id.index(name)
+    curves = {one: errors.errors[one][place] for one in DRAWN if one in errors.errors}
+    fps = len(seconds) / max(sum(seconds), 1e-6)
+    video = ReportVideo(name, len(encoded), fps=fps, headline=f"error at the end {curves['model'][-1]:.3f}")
+    predicted = torch.cat([encoded[:burn_in], labels["model"]])
+    panels = {"observed": encoded, "true future": encoded, "predicted": predicted}
+    video.frames(sample["video"], panels, hold={"observed": burn_in}, blank={"predicted": burn_in})
+    video.count(encoded, truth=sample.get("masks"))
+    video.draw_curve(
+        "squared error of predicted slots / squared norm",
+        {one: [None] * burn_in + values.tolist() for one, values in curves.items()},
+    )
+    return video
