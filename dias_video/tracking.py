@@ -162,7 +162,7 @@ def to_pixels(cells: Tensor, size: tuple[int, int], edges_of: Tensor | None = No
     pixels = F.interpolate(cells[None].float(), size=size, mode="bilinear", align_corners=False)
     if edges_of is None:
         return pixels[0]
-    from kornia.filters import guided_blur  # takes a second to import
+    from kornia.filters import guided_blur  # who does not follow edges does without
 
     height, width = (side / count for side, count in zip(size, cells.shape[1:], strict=True))  # of a cell
     step = max(1, int(min(height, width) / 4))  # four points a cell are enough to fit on
