@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.measure import Bench, Row
 from benchmarks.training import SETTINGS, autocast, clips
-from dias_video.data.source import Sample, VideoInfo
+from dias_video.data.source import Keys, Sample, VideoInfo
 from dias_video.data.windows import video_windows
 from dias_video.evaluation.methods import ModelTracks
 from dias_video.evaluation.protocols import score_video
@@ -37,7 +37,7 @@ class Noise:
         """Name and length of a video."""
         return VideoInfo(f"video{index}", FRAMES)
 
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """Frames (T,3,H,W) of a video, kept in memory."""
         at = list(frames)
         return {"video": self.videos[index, at], "video_id": f"video{index}", "frame_index": torch.tensor(at)}

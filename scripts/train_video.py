@@ -49,14 +49,6 @@ def main(cfg: DictConfig) -> None:
     source = usable(instantiate(cfg.data.train), cfg.data.get("on_error", "raise"))
     config["excluded"] = {problem.name: problem.sentence for problem in problems_of(source) if not problem.harmless}
     features = instantiate(cfg.data.get("features"))
-    dataset = ClipDataset(
-        InMemory(source) if cfg.data.in_memory else source,
-        cfg.data.clip.num_frames,
-        cfg.data.clip.stride,
-        instantiate(cfg.data.transform),
-        seed=cfg.seed,
-        features=features,
-    )
     torch.manual_seed(cfg.seed)  # initial weights
     model = instantiate(cfg.model)
     if cfg.checkpoint is not None:
@@ -65,6 +57,15 @@ def main(cfg: DictConfig) -> None:
         freeze_all_but(cfg.train_only, model)
     if features is not None and isinstance(model, DIAS):  # a distilled encoder learns from another's features
         features.check_encoder(model.encoder)
+    dataset = ClipDataset(
+        InMemory(source) if cfg.data.in_memory else source,
+        cfg.data.clip.num_frames,
+        cfg.data.clip.stride,
+        instantiate(cfg.data.transform),
+        seed=cfg.seed,
+        features=features,
+        keys=getattr(model, "inputs", None),  # a model that doesn't say gets everything
+    )
     looks: dict[str, Any] = {}
     if cfg.validation.num_videos:
         if not isinstance(model, DIAS):

@@ -37,8 +37,10 @@ def visualize_one(cfg: DictConfig, dias: DIAS, source: VideoSource, index: int) 
     if info.num_frames == 0:
         raise ValueError(f"{info.video_id} has no frames")
     num_frames = min(info.num_frames, cfg.max_frames or info.num_frames)
-    windows = shown(video_windows(source, [index], window=cfg.window, max_frames=num_frames), info.video_id, num_frames)
     with_boxes = cfg.boxes and has_boxes(source)
+    keys = ("boxes",) if with_boxes else ()
+    windows = video_windows(source, [index], window=cfg.window, max_frames=num_frames, keys=keys)
+    windows = shown(windows, info.video_id, num_frames)
     given = with_boxes and dias.takes_boxes
     tracked = track_windows(
         dias, windows, boxes=given, rehearse=cfg.rehearse and not given, labels=True, follow_edges=cfg.follow_edges

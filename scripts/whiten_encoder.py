@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
     tokens = []
     for index in tqdm(chosen, unit="video", desc="tokens"):
         frames = range(0, source.info(index).num_frames, cfg.stride)
-        features = encoder.features(source.read(index, frames)["video"][None])  # (1,T,N,C)
+        features = encoder.features(source.read(index, frames, ())["video"][None])  # (1,T,N,C)
         tokens.append(features[0].unflatten(1, encoder.grid))
     whitened, share = whiten(encoder, torch.cat(tokens), cfg.feature_dim or encoder.feature_dim, cfg.smoothness)
     whitened.save_pretrained(cfg.out_dir)

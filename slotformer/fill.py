@@ -92,7 +92,8 @@ def cache_slots(
     with writer:
         own = [i for i in range(rank, len(source), world) if source.info(i).video_id not in writer.present]
         stored = cached_features(features, model.encoder)
-        windows = video_windows(source, own, transform, window, batch_size, max_frames, num_workers, stored)
+        keys = ("boxes",) if with_boxes else ()
+        windows = video_windows(source, own, transform, window, batch_size, max_frames, num_workers, stored, keys)
         with tqdm(total=len(own), unit="video", desc="slots", disable=rank > 0 or not own) as bar:
             for videos in track_videos(model, windows, seed=seed, boxes=with_boxes):
                 for b, name in enumerate(videos.video_id):

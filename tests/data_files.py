@@ -32,7 +32,7 @@ class Counting:
     def info(self, index: int) -> VideoInfo:
         return VideoInfo(f"v{index}", LENGTHS[index])
 
-    def read(self, index: int, frames) -> Sample:
+    def read(self, index: int, frames, keys=None) -> Sample:
         frames = torch.tensor(list(frames))
         video = torch.zeros(len(frames), 3, 6, 9, dtype=torch.uint8)
         video[:, 0] = index

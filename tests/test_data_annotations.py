@@ -91,6 +91,14 @@ def test_masks_of_every_kind_with_crowds_void_and_the_later_instance_on_top(tmp_
     ]
 
 
+def test_masks_that_nobody_looks_at_are_not_decoded(tmp_path, monkeypatch):
+    source = YouTubeVIS(write(tmp_path, two_videos()), "train")
+    boxes = source.read(0, [0], ("boxes",))["boxes"]
+    assert torch.equal(boxes, source.read(0, [0])["boxes"])
+    monkeypatch.setattr("dias_video.data.rle.decode", None)  # would fail if called
+    assert source.read(0, [0], ()).keys() == {"video", "video_id", "frame_index"}
+
+
 def test_videos_without_annotations_have_empty_masks_and_sizes_differ(tmp_path):
     source = YouTubeVIS(write(tmp_path, two_videos()), "train")
     sample = source.read(1, [1])

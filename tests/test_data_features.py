@@ -29,7 +29,7 @@ class Patches(nn.Module):
 class Textured(Counting):
     """Videos that differ from their mirror image."""
 
-    def read(self, index, frames):
+    def read(self, index, frames, keys=None):
         sample = super().read(index, frames)
         sample["video"][:, 2] = 20 * torch.arange(9, dtype=torch.uint8)
         return sample

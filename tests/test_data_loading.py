@@ -159,3 +159,50 @@ def test_workers_give_the_same_clips(simulated, context):
     loader = torch.utils.data.DataLoader(clips, None, num_workers=2, multiprocessing_context=context)
     for one, other in zip(loader, expected, strict=True):
         assert_same(one, other)
+
+
+class Asked:
+    """A source that notes what it was asked for."""
+
+    def __init__(self, source):
+        self.source, self.keys = source, []
+
+    def __len__(self):
+        return len(self.source)
+
+    def info(self, index):
+        return self.source.info(index)
+
+    def read(self, index, frames, keys=None):
+        self.keys.append(None if keys is None else set(keys))
+        return self.source.read(index, frames, keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "crop", "asked", "given"),
+    [
+        (None, True, None, {"masks", "boxes", "box_valid"}),
+        ((), True, set(), set()),
+        (("boxes",), False, {"boxes"}, {"boxes", "box_valid"}),
+        (("boxes",), True, {"boxes", "masks"}, {"boxes", "box_valid"}),  # boxes of a crop are made of its masks
+        (("masks",), True, {"masks"}, {"masks"}),
+    ],
+)
+def test_only_what_is_looked_at_is_read_and_given(simulated, keys, crop, asked, given):
+    source = Asked(SimulatedVideos(simulated, "toss/train"))
+    transform = ClipTransform((16, 24), crop_area=(0.5, 0.9) if crop else None, flip=0.5)
+    clips = ClipDataset(source, 3, transform=transform, keys=keys)
+    everything = ClipDataset(SimulatedVideos(simulated, "toss/train"), 3, transform=transform)
+    for index in (0, 1):
+        sample = clips[0, index]
+        assert sample.keys() == {"video", "video_id", "frame_index"} | given
+        assert_same(sample, {key: everything[0, index][key] for key in sample})
+    assert source.keys == [asked] * 2
+
+
+def test_masks_that_nobody_looks_at_are_not_opened(simulated):
+    (simulated / "toss/train/00000.masks.zip").unlink()
+    source = SimulatedVideos(simulated, "toss/train")
+    assert source.read(0, [1], ()).keys() == {"video", "video_id", "frame_index"}
+    with pytest.raises(ValueError, match=r"00000.masks.zip is missing"):
+        source.read(0, [1], ("boxes",))

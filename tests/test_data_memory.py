@@ -18,7 +18,7 @@ class Counting:
     def info(self, index: int) -> VideoInfo:
         return VideoInfo(f"v{index}", 5 + index)
 
-    def read(self, index, frames):
+    def read(self, index, frames, keys=None):
         self.reads.append(index)
         wanted = torch.tensor(list(frames))
         video = (wanted + 10 * index).view(-1, 1, 1, 1).expand(-1, 3, 2, 4).to(torch.uint8)

@@ -145,6 +145,14 @@ def test_damaged_files_are_named(tmp_path, damage, sentence):
         MoviVideos(tmp_path, "train")
 
 
+def test_masks_that_nobody_looks_at_are_not_decoded(tmp_path):
+    write_movi(tmp_path, shards=((0,),), change=cut_png)
+    source = MoviVideos(tmp_path, "train")
+    assert {"boxes", "box_valid"} <= source.read(0, [2], ("boxes",)).keys()
+    with pytest.raises(ValueError, match="segmentations 2"):
+        source.read(0, [2], ("masks",))
+
+
 def test_damaged_files_can_be_left_out_and_are_listed(tmp_path):
     flip_a_byte(write_movi(tmp_path))
     source = MoviVideos(tmp_path, "train", on_error="skip_and_report")

@@ -45,7 +45,7 @@ class Blocks:
     def info(self, index: int) -> VideoInfo:
         return VideoInfo(f"set/{index}", 3 + index)
 
-    def read(self, index: int, frames) -> dict:
+    def read(self, index: int, frames, keys=None) -> dict:
         generator = torch.Generator().manual_seed(index)
         masks = torch.zeros(3 + index, 12, 20, dtype=torch.int16)
         for k in range(INSTANCES[index]):
@@ -172,7 +172,7 @@ def test_a_method_of_another_shape_is_refused() -> None:
 
 def test_videos_without_masks_are_refused() -> None:
     class Bare(Blocks):
-        def read(self, index: int, frames) -> dict:
+        def read(self, index: int, frames, keys=None) -> dict:
             return {k: v for k, v in super().read(index, frames).items() if k != "masks"}
 
     for workers in (0, 1):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import HEIGHT, WIDTH, clips, tiny_dias
 
-from dias_video.data.source import Sample, VideoInfo
+from dias_video.data.source import Keys, Sample, VideoInfo
 from dias_video.evaluation.in_training import ClipValidation
 from dias_video.evaluation.methods import ModelTracks
 from dias_video.evaluation.scoring import Videos, score_methods
@@ -29,7 +29,7 @@ class Clips:
     def info(self, index: int) -> VideoInfo:
         return VideoInfo(f"some/clip{index}", 7)
 
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         assert self.batch.boxes is not None
         assert self.batch.box_valid is not None
         sample: Sample = {"video": self.batch.video[index][list(frames)], "video_id": self.info(index).video_id}

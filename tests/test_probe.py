@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import r2_score
 
 from dias_video.data.simulated import SimulatedVideos
-from dias_video.data.source import Sample
+from dias_video.data.source import Keys, Sample
 from dias_video.data.transforms import ClipTransform
 from dias_video.evaluation.probe import (
     ObjectSlots,
@@ -65,7 +65,7 @@ def test_objects_that_no_slot_overlaps_are_left_out() -> None:
 class Resized(SimulatedVideos):
     """Videos that are of another size where they lie."""
 
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         return ClipTransform(size=(48, 64))(super().read(index, frames), torch.Generator())
 
 

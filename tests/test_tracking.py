@@ -35,7 +35,7 @@ class Random:
     def info(self, index: int) -> VideoInfo:
         return VideoInfo(f"video{index}", LENGTHS[index])
 
-    def read(self, index: int, frames) -> dict:
+    def read(self, index: int, frames, keys=None) -> dict:
         generator = torch.Generator().manual_seed(index)
         boxes = torch.rand(LENGTHS[index], 1 + index, 2, 2, generator=generator).sort(-2).values.flatten(-2)
         video = torch.randint(0, 256, (LENGTHS[index], 3, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)

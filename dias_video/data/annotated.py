@@ -15,7 +15,7 @@ from dias_video.data.boxes import boxes_from_masks
 from dias_video.data.paths import inside
 from dias_video.data.pictures import is_deep, read_frames
 from dias_video.data.problems import Problem
-from dias_video.data.source import VOID, Sample, VideoInfo, frames_in_range
+from dias_video.data.source import VOID, Keys, Sample, VideoInfo, frames_in_range, wanted
 from dias_video.data.transforms import nearest
 from dias_video.pretrained.configured import Configured
 
@@ -83,17 +83,18 @@ class AnnotatedVideos(Configured):
         clip = self._clips[index]
         return VideoInfo(clip.video_id, len(clip.frames))
 
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
-        """Frames, and masks and boxes where there are any."""
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
+        """Frames, and masks and boxes where there are any and one of them is wanted."""
         clip = self._clips[index]
-        wanted = frames_in_range(frames, len(clip.frames), clip.video_id)
+        chosen = frames_in_range(frames, len(clip.frames), clip.video_id)
         files = clip.files()
-        video = read_frames([files[frame] for frame in wanted], at_least=self.at_least)
-        sample: Sample = {"video": video, "video_id": clip.video_id, "frame_index": torch.tensor(wanted)}
-        if self._masks is not None:
-            masks, num_instances = self._masks.read(index, wanted)
+        video = read_frames([files[frame] for frame in chosen], at_least=self.at_least)
+        sample: Sample = {"video": video, "video_id": clip.video_id, "frame_index": torch.tensor(chosen)}
+        if self._masks is not None and (wanted("masks", keys) or wanted("boxes", keys)):
+            masks, num_instances = self._masks.read(index, chosen)
             sample["masks"] = self._fitted(masks, video, clip)
-            sample["boxes"], sample["box_valid"] = boxes_from_masks(sample["masks"], num_instances)
+            if wanted("boxes", keys):
+                sample["boxes"], sample["box_valid"] = boxes_from_masks(sample["masks"], num_instances)
         return sample
 
     def files(self, index: int) -> list[Path]:

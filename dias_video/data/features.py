@@ -188,7 +188,7 @@ def _done(writer: ShardWriter, video_id: str, flips: bool) -> bool:
 def _chunks(source: VideoSource, index: int, total: int, count: int, size: tuple[int, int]) -> Iterator[Tensor]:
     """The frames of a video, ``count`` at a time, resized."""
     for start in range(0, total, count):
-        sample = source.read(index, range(start, min(start + count, total)))
+        sample = source.read(index, range(start, min(start + count, total)), ())
         yield resize_video(sample["video"], size)
 
 

@@ -15,7 +15,7 @@ from dias_video.data.animation import is_animated_webp
 from dias_video.data.paths import Choice, ends_so, files_in, files_under, natural
 from dias_video.data.pictures import EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problems
-from dias_video.data.source import Sample, VideoInfo, frames_in_range
+from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range
 from dias_video.data.video_file import VIDEO_EXTENSIONS, Decoder, VideoFiles
 from dias_video.pretrained.configured import Configured
 
@@ -84,7 +84,7 @@ class FolderVideos(Configured):
         """Name and length."""
         return self._infos[index]
 
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """The frames asked for."""
         return _read(self._media, self._paths[index], self._infos[index], frames)
 
@@ -125,7 +125,7 @@ class OneVideo(Configured):
         """Name and length."""
         return self._info
 
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """The frames asked for."""
         return _read(self._media, self.path, self._info, frames)
 

@@ -10,7 +10,7 @@ import torch
 from dias_video.data.paths import Choice, files_under
 from dias_video.data.pictures import EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problem, Problems
-from dias_video.data.source import Sample, VideoInfo, frames_in_range
+from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range
 from dias_video.pretrained.configured import Configured
 
 
@@ -57,7 +57,7 @@ class ImageFolder(Configured):
         """The path inside the folder is the id."""
         return VideoInfo(self._names[index], 1)
 
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """The picture."""
         wanted = frames_in_range(frames, 1, self._names[index])
         video = read_frames(self.files(index) * len(wanted), upright=True, at_least=self.at_least)

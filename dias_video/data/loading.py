@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dias_video.data.source import Sample, VideoSource
+from dias_video.data.source import Keys, Sample, VideoSource, wanted
 from dias_video.data.transforms import Transform
+
+PARTS = {"masks": ("masks",), "boxes": ("boxes", "box_valid")}  # of a sample, by key
 
 
 class Features(Protocol):
@@ -40,6 +42,7 @@ class ClipDataset(Dataset[Sample]):
         sampling: ``random``: one clip a video and epoch, its start uniform; ``windows``: all frames of all videos as
             consecutive clips, the last of a video possibly shorter.
         features: adds ``features`` (T,N,C), the frozen encoder's output for these frames.
+        keys: which of ``masks`` and ``boxes`` will be looked at; the others are not read. None = all.
 
     Raises:
         ValueError: an option is out of range, or the features don't belong to this source and transform.
@@ -54,6 +57,7 @@ class ClipDataset(Dataset[Sample]):
         seed: int = 0,
         sampling: Literal["random", "windows"] = "random",
         features: Features | None = None,
+        keys: Keys = None,
     ) -> None:
         if num_frames is not None and num_frames < 1:
             raise ValueError(f"num_frames must be at least 1 or null, got {num_frames}")
@@ -63,7 +67,7 @@ class ClipDataset(Dataset[Sample]):
             raise ValueError(f"sampling must be 'random' or 'windows', got {sampling!r}")
         self.source, self.num_frames, self.stride = source, num_frames, stride
         self.transform, self.seed, self.sampling = transform, int(seed), sampling
-        self.features = features
+        self.features, self.keys = features, keys
         if features is not None:
             features.check(source, transform)
         self._ends: list[int] | None = None  # windows: clips up to and including each video
@@ -83,7 +87,7 @@ class ClipDataset(Dataset[Sample]):
         epoch, index = key
         generator = generator_of(self.seed, epoch, index)
         video, frames = self._clip(index, generator)
-        return read_clip(self.source, video, frames, self.transform, generator, self.features)
+        return read_clip(self.source, video, frames, self.transform, generator, self.features, self.keys)
 
     def _clip(self, index: int, generator: torch.Generator) -> tuple[int, list[int]]:
         """Video and frames of clip ``index``; one number is always drawn."""
@@ -111,15 +115,20 @@ def read_clip(
     transform: Transform | None,
     generator: torch.Generator,
     features: Features | None = None,
+    keys: Keys = None,
 ) -> Sample:
     """Frames of a video as a sample: read, transformed, with their cached ``features`` (T,N,C) if there are any.
+
+    Only those of ``masks`` and ``boxes`` are in it that ``keys`` names, and read what they take.
 
     Raises:
         ValueError: its file can't be read, or the cache does not hold these frames.
     """
-    sample = source.read(index, frames)
+    sample = source.read(index, frames, keys if transform is None else transform.needs(keys))
     if transform is not None:
         sample = transform(sample, generator)
+    unwanted = {name for key, names in PARTS.items() if not wanted(key, keys) for name in names}
+    sample = {name: value for name, value in sample.items() if name not in unwanted}
     flipped = bool(sample.pop("flipped", False))
     if features is not None:
         sample["features"] = features.read(sample["video_id"], frames, flipped)

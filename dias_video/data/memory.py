@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dias_video.data.source import FileSource, Sample, VideoInfo, VideoSource, frames_in_range
+from dias_video.data.source import FileSource, Keys, Sample, VideoInfo, VideoSource, frames_in_range
 
 
 class InMemory:
@@ -19,7 +19,7 @@ class InMemory:
 
     def __init__(self, source: VideoSource) -> None:
         self.source = source
-        self._videos: dict[int, Sample] = {}
+        self._videos: dict[tuple[int, frozenset[str] | None], Sample] = {}
 
     def __len__(self) -> int:
         return len(self.source)
@@ -28,11 +28,12 @@ class InMemory:
         """Facts of video ``index``."""
         return self.source.info(index)
 
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """Frames of video ``index``, copied out of memory."""
-        if index not in self._videos:
-            self._videos[index] = self.source.read(index, range(self.source.info(index).num_frames))
-        whole = self._videos[index]
+        place = index, None if keys is None else frozenset(keys)
+        if place not in self._videos:
+            self._videos[place] = self.source.read(index, range(self.source.info(index).num_frames), keys)
+        whole = self._videos[place]
         wanted = torch.tensor(frames_in_range(frames, len(whole["frame_index"]), whole["video_id"]))
         return {key: value[wanted] if torch.is_tensor(value) else value for key, value in whole.items()}
 

@@ -35,7 +35,7 @@ from dias_video.data.movi_index import (
 )
 from dias_video.data.pictures import decoding, ids_of, rgb_of
 from dias_video.data.problems import OnError, Problem, Problems
-from dias_video.data.source import Sample, VideoInfo, frames_in_range
+from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
 from dias_video.pretrained.configured import Configured
 
 MAX_OPEN = 16  # files a process
@@ -96,26 +96,28 @@ class MoviVideos(Configured):
         """Id (split/name) and length."""
         return VideoInfo(f"{self.split}/{self._names[index]}", int(self._ends[index + 1] - self._ends[index]))
 
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """Frames, masks and boxes."""
         info = self.info(index)
-        wanted = frames_in_range(frames, info.num_frames, info.video_id)
-        video = np.stack([rgb_of(*self._picture("video", index, frame)) for frame in wanted])
-        masks = np.stack([ids_of(*self._picture("segmentations", index, frame)) for frame in wanted])
+        chosen = frames_in_range(frames, info.num_frames, info.video_id)
+        video = np.stack([rgb_of(*self._picture("video", index, frame)) for frame in chosen])
         boxes, valid = self._boxes(index, info.num_frames)
-        if video.shape[:3] != masks.shape:
-            raise ValueError(f"{self._name(index)}: masks {masks.shape} don't fit frames {video.shape}; {REMEDY}")
-        if masks.max() > boxes.shape[1]:
-            sentence = f"a mask has id {masks.max()}, of {boxes.shape[1]} instances"
-            raise ValueError(f"{self._name(index)}: {sentence}; {REMEDY}")
-        return {
+        sample: Sample = {
             "video": torch.from_numpy(video).permute(0, 3, 1, 2),
             "video_id": info.video_id,
-            "frame_index": torch.tensor(wanted),
-            "masks": torch.from_numpy(masks.astype(np.int16)),
-            "boxes": torch.from_numpy(boxes[wanted]),
-            "box_valid": torch.from_numpy(valid[wanted]),
+            "frame_index": torch.tensor(chosen),
+            "boxes": torch.from_numpy(boxes[chosen]),
+            "box_valid": torch.from_numpy(valid[chosen]),
         }
+        if wanted("masks", keys):
+            masks = np.stack([ids_of(*self._picture("segmentations", index, frame)) for frame in chosen])
+            if video.shape[:3] != masks.shape:
+                raise ValueError(f"{self._name(index)}: masks {masks.shape} don't fit frames {video.shape}; {REMEDY}")
+            if masks.max() > boxes.shape[1]:
+                sentence = f"a mask has id {masks.max()}, of {boxes.shape[1]} instances"
+                raise ValueError(f"{self._name(index)}: {sentence}; {REMEDY}")
+            sample["masks"] = torch.from_numpy(masks.astype(np.int16))
+        return sample
 
     def files(self, index: int) -> list[Path]:
         """The file that holds the record."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dias_video.data.paths import files_in
 from dias_video.data.problems import OnError, Problems
-from dias_video.data.source import Sample, VideoInfo, frames_in_range
+from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range
 from dias_video.data.video_file import Decoder, VideoFiles
 from dias_video.pretrained.configured import Configured
 
@@ -106,7 +106,7 @@ class PhysionVideos(Configured):
         """Id (split/scenario/stem), length, label and scenario."""
         return self._infos[index]
 
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """The frames asked for; nothing before the key frame that precedes them is decoded."""
         info = self._infos[index]
         wanted = frames_in_range(frames, info.num_frames, str(self._files[index]))

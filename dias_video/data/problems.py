@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dias_video.data.source import Sample, TimedSource, VideoInfo, VideoSource
+from dias_video.data.source import Keys, Sample, TimedSource, VideoInfo, VideoSource
 from dias_video.stores.files import replace_file
 
 OnError = Literal["raise", "skip_and_report"]
@@ -99,9 +99,9 @@ class Chosen:
         """Facts of a video."""
         return self.source.info(self.indices[index])
 
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """Frames of a video."""
-        return self.source.read(self.indices[index], frames)
+        return self.source.read(self.indices[index], frames, keys)
 
     def times(self, index: int) -> NDArray[np.float64] | None:
         """When the frames of a video are shown, None if the source can't tell."""

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dias_video.data.boxes import boxes_from_masks
-from dias_video.data.source import Sample, VideoInfo, frames_in_range
+from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
 from dias_video.data.video_file import Decoder, VideoFiles
 from dias_video.pretrained.configured import Configured
 
@@ -66,24 +66,18 @@ class SimulatedVideos(Configured):
             described.get("scenario"),
         )
 
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """Frames, masks and boxes (tight around the visible pixels)."""
         _, path = self._clips[index]
         info = self.info(index)
-        wanted = frames_in_range(frames, info.num_frames, f"{path}.mp4")
-        video = self._videos.read(_file(path, ".mp4"), wanted)
-        masks = _read_masks(_file(path, ".masks.zip"), wanted)
-        if masks.shape[1:] != video.shape[2:]:
-            raise ValueError(f"{path}.masks.zip has masks of another size than the frames; {REMEDY}")
-        boxes, valid = boxes_from_masks(masks, num_instances(path))
-        sample: Sample = {
-            "video": video,
-            "video_id": info.video_id,
-            "frame_index": torch.tensor(wanted),
-            "masks": masks,
-            "boxes": boxes,
-            "box_valid": valid,
-        }
+        chosen = frames_in_range(frames, info.num_frames, f"{path}.mp4")
+        video = self._videos.read(_file(path, ".mp4"), chosen)
+        sample: Sample = {"video": video, "video_id": info.video_id, "frame_index": torch.tensor(chosen)}
+        if wanted("masks", keys) or wanted("boxes", keys):
+            sample["masks"] = _read_masks(_file(path, ".masks.zip"), chosen)
+            if sample["masks"].shape[1:] != video.shape[2:]:
+                raise ValueError(f"{path}.masks.zip has masks of another size than the frames; {REMEDY}")
+            sample["boxes"], sample["box_valid"] = boxes_from_masks(sample["masks"], num_instances(path))
         if info.label is not None:
             sample["label"] = info.label
         if info.scenario is not None:

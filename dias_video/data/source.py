@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+Keys = Collection[str] | None  # what is wanted of a sample beside the frames, of masks and boxes; None = everything
 VOID = -1  # of masks: pixels that belong to nothing, background included
 Sample = dict[str, Any]
 """A clip of one video under the data contract, as CPU tensors.
@@ -45,8 +46,10 @@ class VideoSource(Protocol):
         """Facts of video ``index``, without decoding it."""
         ...
 
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """Decode the frames named (positions in the video, in any order) and no others.
+
+        ``keys`` says which of ``masks`` and ``boxes`` (and ``box_valid``) will be used; more may be given.
 
         Raises:
             ValueError: a file can't be read; the message names it and what to do.
@@ -92,7 +95,12 @@ def seconds_shown(source: VideoSource, index: int, frames: Sequence[int], fps: f
 
 def has_boxes(source: VideoSource) -> bool:
     """Whether the source's videos come with boxes."""
-    return source.read(0, [0]).get("boxes") is not None
+    return source.read(0, [0], ("boxes",)).get("boxes") is not None
+
+
+def wanted(key: str, keys: Keys) -> bool:
+    """Whether ``masks`` or ``boxes`` is among the keys."""
+    return keys is None or key in keys
 
 
 def fingerprint(source: VideoSource) -> str:
@@ -117,10 +125,10 @@ def frames_in_range(frames: Sequence[int], num_frames: int, name: str) -> list[i
     Raises:
         ValueError: none are asked for, or one lies outside the video called ``name``.
     """
-    wanted = [int(f) for f in frames]
-    if not wanted:
+    chosen = [int(f) for f in frames]
+    if not chosen:
         raise ValueError(f"no frames asked of {name}; ask for at least one")
-    wrong = [f for f in wanted if not 0 <= f < num_frames]
+    wrong = [f for f in chosen if not 0 <= f < num_frames]
     if wrong:
         raise ValueError(f"{name} has {num_frames} frames, frame {wrong[0]} was asked for")
-    return wanted
+    return chosen

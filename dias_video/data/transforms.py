@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from dias_video.data.boxes import boxes_from_masks
-from dias_video.data.source import Sample
+from dias_video.data.source import Keys, Sample
 from dias_video.pretrained.configured import Configured
 
 
@@ -21,6 +21,10 @@ class Transform(Protocol):
 
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
         """The transformed sample; the one given is left as it was."""
+        ...
+
+    def needs(self, keys: Keys) -> Keys:
+        """What a sample must have (of ``masks`` and ``boxes``) for the transformed one to have ``keys``."""
         ...
 
 
@@ -74,6 +78,10 @@ class ClipTransform(Configured):
             sample = resize(sample, self.size)
         sample["flipped"] = coin < self.flip
         return flip(sample) if sample["flipped"] else sample
+
+    def needs(self, keys: Keys) -> Keys:
+        """Boxes are made anew of cropped masks."""
+        return {*keys, "masks"} if keys is not None and "boxes" in keys and self.crop_area is not None else keys
 
 
 def crop_size(size: Sequence[int], area: float, ratio: float) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dias_video.batch import VideoBatch
 from dias_video.data.loading import Features, read_clip
-from dias_video.data.source import VideoSource
+from dias_video.data.source import Keys, VideoSource
 from dias_video.data.transforms import Transform
 
 
@@ -32,6 +32,7 @@ def video_windows(
     max_frames: int | None = None,
     num_workers: int = 0,
     features: Features | None = None,
+    keys: Keys = None,
 ) -> Iterator[VideoBatch]:
     """Videos of a source, window by window, batched over videos of one length; memory grows with a batch of windows.
 
@@ -44,6 +45,7 @@ def video_windows(
         max_frames: only the first frames of longer videos; None = all.
         num_workers: processes that decode ahead.
         features: the frozen encoder's output for these videos, which then does not run.
+        keys: which of ``masks`` and ``boxes`` will be looked at; the others are not read. None = all.
 
     Raises:
         ValueError: the features don't belong to this source and transform.
@@ -52,7 +54,8 @@ def video_windows(
         features.check(source, transform)
     lengths = {i: min(source.info(i).num_frames, max_frames or source.info(i).num_frames) for i in indices}
     jobs = list(windows(lengths, window, batch_size))
-    return iter(DataLoader(_Windows(source, jobs, transform, features), batch_size=None, num_workers=num_workers))
+    dataset = _Windows(source, jobs, transform, features, keys)
+    return iter(DataLoader(dataset, batch_size=None, num_workers=num_workers))
 
 
 def windows(lengths: dict[int, int], window: int, batch_size: int) -> Iterator[Window]:
@@ -69,9 +72,14 @@ class _Windows(Dataset[VideoBatch]):
     """Decodes windows, in loader workers."""
 
     def __init__(
-        self, source: VideoSource, jobs: list[Window], transform: Transform | None, features: Features | None
+        self,
+        source: VideoSource,
+        jobs: list[Window],
+        transform: Transform | None,
+        features: Features | None,
+        keys: Keys,
     ) -> None:
-        self.source, self.jobs, self.transform, self.features = source, jobs, transform, features
+        self.source, self.jobs, self.transform, self.features, self.keys = source, jobs, transform, features, keys
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -80,5 +88,6 @@ class _Windows(Dataset[VideoBatch]):
         job, samples = self.jobs[at], []
         for index in job.videos:
             frames = range(job.start, job.stop)
-            samples.append(read_clip(self.source, index, frames, self.transform, torch.Generator(), self.features))
+            generator = torch.Generator()
+            samples.append(read_clip(self.source, index, frames, self.transform, generator, self.features, self.keys))
         return VideoBatch.stack(samples)

@@ -98,8 +98,8 @@ def evaluate(
     if model is None and follow_edges:
         raise ValueError("follow_edges=true is for maps of a model: give it with checkpoint=, not with predictions=")
     stored = None if model is None else cached_features(features, model.encoder)
-    videos = Videos(source, transform, max_videos, max_frames, stored)
     told = (model is None or model.takes_boxes) and has_boxes(source) if boxes is None else boxes
+    videos = Videos(source, transform, max_videos, max_frames, stored, told)
     if rehearse and (told or model is None):
         raise ValueError("rehearse=true is for a model that is given no boxes; set boxes=false with it")
     methods: dict[str, Method] = {}

@@ -120,6 +120,7 @@ class Videos(Dataset[Sample]):
         max_videos: only the first so many; None = all.
         max_frames: only the first so many frames of each; None = all.
         features: adds ``features`` (T,N,C), the frozen encoder's output for these frames.
+        boxes: samples have boxes, where the source has them.
 
     Raises:
         ValueError: a limit below 1, or features that don't belong to this source and transform.
@@ -132,6 +133,7 @@ class Videos(Dataset[Sample]):
         max_videos: int | None = None,
         max_frames: int | None = None,
         features: Features | None = None,
+        boxes: bool = True,
     ) -> None:
         for name, limit in (("max_videos", max_videos), ("max_frames", max_frames)):
             if limit is not None and limit < 1:
@@ -139,6 +141,7 @@ class Videos(Dataset[Sample]):
         if features is not None:
             features.check(source, transform)
         self.source, self.transform, self.max_frames, self.features = source, transform, max_frames, features
+        self.keys = ("masks", "boxes") if boxes else ("masks",)
         self.in_split = len(source)
         self.indices = range(min(self.in_split, max_videos or self.in_split))
 
@@ -162,7 +165,7 @@ class Videos(Dataset[Sample]):
             ValueError: it can't be read, or has no masks to score against.
         """
         generator, frames = generator_of(0, 0, index), range(self.num_frames(index))
-        sample = read_clip(self.source, index, frames, self.transform, generator, self.features)
+        sample = read_clip(self.source, index, frames, self.transform, generator, self.features, self.keys)
         if sample.get("masks") is None:
             raise ValueError(f"{sample['video_id']} has no masks to score against; evaluate on data that has them")
         return {**sample, "index": index, "num_frames": self.source.info(index).num_frames}

@@ -118,6 +118,11 @@ class DIAS(Pretrained, nn.Module):
         return self.initializer.takes_boxes
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """What of a training batch it looks at beside the frames, so that nothing else is read."""
+        return ("boxes",) if self.takes_boxes else ()
+
+    @property
     def num_slots(self) -> int:
         """Slots a frame, S."""
         return self.initializer.num_slots

@@ -21,6 +21,8 @@ class Distillation(Pretrained, nn.Module):
     distances between the teacher's tokens.
     """
 
+    inputs: tuple[str, ...] = ()  # what of a batch it looks at beside frames and features
+
     def __init__(self, encoder: TinyEncoder, teacher_dim: int) -> None:
         super().__init__()
         if encoder.feature_dim > teacher_dim:
