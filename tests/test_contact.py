@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_files import SHARED, reads_shared
+from data_files import CASES, SHARED, reads_shared
 from imageio.v3 import imread
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
@@ -365,6 +365,18 @@ def test_people_are_joined_by_stimulus(tmp_path: Path) -> None:
     file.write_text("name\na\n")
     with pytest.raises(ValueError, match="stim_ID"):
         read_human(file, str)
+
+
+@reads_shared
+def test_tables_of_people_that_other_programs_fail_on() -> None:
+    assert read_human(CASES / "csv/h_per_person.csv", stimulus) == {"roll_a_0001": pytest.approx(2 / 3)}
+    assert read_human(CASES / "csv/h_bom.csv", stimulus) == {"roll_a_0001": 0.75, "roll_b_0002": 0.5}
+    for name, sentence in (
+        ("h_short_row", "line 2: correct must be a number, it is absent"),
+        ("h_utf16", "not in UTF-8"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}.csv.*{sentence}"):
+            read_human(CASES / f"csv/{name}.csv", stimulus)
 
 
 @reads_shared

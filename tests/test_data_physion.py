@@ -4,7 +4,7 @@ import csv
 import shutil
 
 import pytest
-from data_files import SHARED, reads_shared, write_clip
+from data_files import CASES, SHARED, reads_shared, write_clip
 
 from dias_video.data.physion import SCENARIOS, PhysionVideos, bad_stimuli, read_labels, scenario_of, stimulus
 
@@ -141,19 +141,37 @@ def test_videos_that_can_not_be_opened_are_named_or_left_out(physion):
         ("name,answer\nx_0001,True\n", "no column 'ground truth outcome'"),
         (HEAD + "x_0001,True\nx_0001,False\n", "line 3: x_0001 has two labels"),
         (HEAD + "x_0001,maybe\n", "line 2: the label must be True or False"),
-        (HEAD + "x_0001\n", "line 2: the label must be True or False"),
+        (HEAD + "x_0001\n", "line 2 has 1 of 2 columns"),
         ("", "no column"),
+        (HEAD + "x" * 200_000 + ",True\n", "line 2: field larger than field limit"),
+        (HEAD.encode("utf-16"), "is not in UTF-8 .byte 0.; save it as UTF-8"),
+        (HEAD.encode() + b"b\xe4r_0001,True\n", "is not in UTF-8"),
     ],
 )
 def test_wrong_tables_are_named(tmp_path, table, sentence):
-    (tmp_path / "labels.csv").write_text(table)
+    (tmp_path / "labels.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
     with pytest.raises(ValueError, match=rf"labels.csv.*{sentence}"):
         read_labels(tmp_path / "labels.csv")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_tables_as_people_save_them(tmp_path, encoding, end):
+    table = f"{HEAD}roll_a_0001_img,True\nroll_b_0002_img,False\n\n".replace("\n", end)
+    (tmp_path / "labels.csv").write_bytes(table.encode(encoding))
+    assert read_labels(tmp_path / "labels.csv") == {"roll_a_0001": 1.0, "roll_b_0002": 0.0}
+
+
+@reads_shared
+def test_tables_that_other_programs_fail_on():
+    assert read_labels(CASES / "csv/index_col.csv") == {"roll_a_0001": 1.0, "roll_b_0002": 0.0}
+    with pytest.raises(ValueError, match=r"huge_field.csv, line 2: field larger than field limit"):
+        read_labels(CASES / "csv/huge_field.csv")
+
+
 def test_missing_tables_folders_and_options_are_named(physion):
     (physion / "PhysionTestMP4s/labels.csv").unlink()
-    with pytest.raises(ValueError, match=r"labels.csv is missing"):
+    with pytest.raises(ValueError, match=r"labels.csv is missing, .* it lies in the archive of the test videos"):
         PhysionVideos(physion, "test")
     with pytest.raises(ValueError, match="split must be one of"):
         PhysionVideos(physion, "val")

@@ -31,6 +31,7 @@ from dias_video.evaluation.protocols import OCB, VIDEO_FG, score_video
 from dias_video.evaluation.results import MAIN, Setting, summary_table, write_results
 from dias_video.evaluation.scoring import Videos, VideoScores, score_methods
 from dias_video.evaluation.splits import SPLITS, check_split
+from dias_video.model import dias
 
 ROOT = Path(__file__).parents[1]
 INSTANCES = (3, 1, 0, 2, 4, 1, 2)  # of the videos below
@@ -65,6 +66,7 @@ class Noisy:
     """The truth, with ids changed at random pixels."""
 
     mask_source = "noise"
+    background = None
 
     def __call__(self, sample: dict) -> torch.Tensor:
         ids = sample["masks"].long() * 3 + 1
@@ -245,8 +247,16 @@ def test_bad_prediction_files_are_named(tmp_path: Path) -> None:
     file.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(ValueError, match=r"1\.npz can't be read"):
         predict(sample)
-    np.savez(file, masks=np.zeros((4, 12, 20)))
-    with pytest.raises(ValueError, match="one integer array"):
+    for wrong, held in (
+        (np.zeros((4, 12, 20)), r"masks of float64 \(4, 12, 20\)"),
+        (np.zeros((4, 12, 20), bool), r"masks of bool \(4, 12, 20\)"),
+        (np.zeros((1, 4, 12, 20), int), r"masks of int64 \(1, 4, 12, 20\)"),
+    ):
+        np.savez(file, masks=wrong)
+        with pytest.raises(ValueError, match=rf"one array of integers \(T,H,W\), it holds {held}"):
+            predict(sample)
+    np.savez(file, a=np.zeros((4, 12, 20), int), b=np.zeros(3))
+    with pytest.raises(ValueError, match=r"holds a of int64 .*, b of float64"):
         predict(sample)
     np.savez(file, masks=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="can't be read"):
@@ -258,11 +268,33 @@ def test_bad_prediction_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "set/1").mkdir()
     with pytest.raises(ValueError, match="no PNG"):
         predict(sample)
-    Image.new("RGB", (20, 12)).save(tmp_path / "set/1/0.png")
-    with pytest.raises(ValueError, match="colour image"):
+    Image.new("RGB", (20, 12), (1, 2, 3)).save(tmp_path / "set/1/0.png")
+    with pytest.raises(ValueError, match="of mode RGB, masks are indexed or gray"):
         predict(sample)
     with pytest.raises(ValueError, match="leads out"):
         predict({**sample, "video_id": "../x"})
+
+
+def test_predictions_of_any_name_and_depth_in_natural_order(tmp_path: Path) -> None:
+    sample = Videos(Blocks())[1]
+    (tmp_path / "set/1").mkdir(parents=True)
+    for t, name in enumerate(("9.PNG", "10.png", "a11.png", "a②.Png")):
+        Image.fromarray(np.full((12, 20), 20_000 * t, np.uint16)).save(tmp_path / "set/1" / name, format="PNG")
+    (tmp_path / "set/1/._9.PNG").write_bytes(b"macOS")
+    assert PredictionFiles(tmp_path)(sample)[:, 0, 0].tolist() == [0, 20_000, 40_000, 60_000]
+
+
+def test_predictions_of_the_size_on_disk(tmp_path: Path) -> None:
+    true = write_clip(tmp_path / "data/toss/val/00000")
+    (tmp_path / "maps/toss/val").mkdir(parents=True)
+    np.savez(tmp_path / "maps/toss/val/00000.npz", true)
+    common = (f"predictions={tmp_path}/maps", f"data.root={tmp_path}/data", f"out_dir={tmp_path}/out")
+    error = script(*common, "data.size=[16,24]", ok=False)
+    assert "make them of the same frames and size, or set native_size=true" in error
+    script(*common, "data.size=[16,24]", "native_size=true")
+    content = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert content["about"]["resolution"] == ["32x48"]
+    assert content["video-fg/mbo"] == content["tracking/j_and_f"] == 1
 
 
 def test_frozen_splits() -> None:
@@ -317,6 +349,9 @@ def test_features_rehearsals_and_edges_belong_to_a_model(tmp_path: Path) -> None
     assert error.strip().splitlines()[-1].startswith("error: features= is what a model looks at")
     error = script(*common[:2], f"predictions={tmp_path}", "rehearse=true", ok=False)
     assert error.strip().splitlines()[-1].startswith("error: rehearse=true is for a model that is given no boxes")
+    shipped = Path(dias.__file__).parents[1] / "assets/dias"
+    error = script(*common[:2], f"checkpoint={shipped}", "native_size=true", ok=False)
+    assert error.strip().splitlines()[-1].startswith("error: native_size=true is for maps of any size")
     error = script(*common[:2], f"predictions={tmp_path}", "follow_edges=true", ok=False)
     assert error.strip().splitlines()[-1].startswith("error: follow_edges=true is for maps of a model")
 

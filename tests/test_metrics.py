@@ -17,6 +17,7 @@ from sklearn.metrics import adjusted_rand_score
 from dias_video.evaluation import metrics
 from dias_video.evaluation.boundary import contour, dilate, j_and_f
 from dias_video.evaluation.metrics import adjusted_rand_index, identity_switches, mean_best_overlap, mean_iou
+from dias_video.evaluation.protocols import score_video
 
 MEASURES = (adjusted_rand_index, mean_best_overlap, mean_iou)
 
@@ -253,13 +254,15 @@ def blobs(rng: np.random.Generator, shape: tuple[int, int, int], ids: int) -> np
     return noise.argmax(0)
 
 
-def test_j_and_f_equal_a_slow_implementation() -> None:
+@pytest.mark.parametrize("background", [None, 0])
+def test_j_and_f_equal_a_slow_implementation(background: int | None) -> None:
     rng = np.random.default_rng(6)
     for num_true, num_pred in ((3, 5), (4, 2), (2, 2)):
         true, pred = blobs(rng, (3, 26, 34), num_true), 3 * blobs(rng, (3, 26, 34), num_pred)
         pred[:, :13] = 3 * true[:, :13]
         true[1, :6, :9] = -1
-        seen, ids, tracks = true != -1, sorted(set(true.ravel()) - {0, -1}), [*sorted(set(pred.ravel())), 999]
+        seen, ids = true != -1, sorted(set(true.ravel()) - {0, -1})
+        tracks = [*sorted(set(pred.ravel()) - {background}), 999]
         scores = np.zeros((len(ids), len(tracks), 2))
         for (k, i), (m, c) in itertools.product(enumerate(ids), enumerate(tracks)):
             frames = [((p == c) & s, t == i) for p, t, s in zip(pred, true, seen, strict=True)]
@@ -269,7 +272,7 @@ def test_j_and_f_equal_a_slow_implementation() -> None:
         choices = itertools.product(range(len(tracks)), repeat=len(ids))
         legal = [c for c in choices if all(m == empty or c.count(m) == 1 for m in c)]
         best = max((scores[range(len(ids)), list(c)].mean(0) for c in legal), key=np.sum)
-        got = j_and_f(torch.from_numpy(pred), torch.from_numpy(true))
+        got = j_and_f(torch.from_numpy(pred), torch.from_numpy(true), background)
         assert (got.j, got.f) == pytest.approx(tuple(best), abs=1e-12)
 
 
@@ -280,6 +283,21 @@ def test_j_and_f_of_perfect_and_empty() -> None:
     assert math.isnan(j_and_f(true, torch.zeros_like(true)).mean)
     with pytest.raises(ValueError, match="T,H,W"):
         j_and_f(true[0], true[0])
+
+
+def test_background_is_no_track() -> None:
+    true = torch.zeros(2, 30, 40, dtype=torch.int16)
+    true[:, :, :30] = 1
+    pred = true.long() - 1  # the background of the prediction lies on the instance
+    assert j_and_f(pred, true).mean == 1
+    assert j_and_f(pred, true, background=0) == (0, 1)  # what is left has the instance's contour
+    assert j_and_f(torch.zeros_like(pred), true, background=0).mean == 0
+    alone = score_video(pred, true, background=0)
+    assert alone["tracking/j"] == j_and_f(pred, true, background=0).j
+    assert alone["tracking/tracked"] == 0
+    assert score_video(pred, true)["tracking/tracked"] == 1
+    for measure in ("video-fg/fg_ari", "video-fg/mbo", "ocb/ari"):  # which look at segments alone
+        assert alone[measure] == pytest.approx(score_video(pred, true)[measure], nan_ok=True)
 
 
 def test_contours_and_disks() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from importlib.resources import files as package_files
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from dias_video.data.paths import files_in
 from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range
+from dias_video.data.text import read_table
 from dias_video.data.video_file import Decoder, VideoFiles
 from dias_video.pretrained.configured import Configured
 
@@ -32,7 +32,10 @@ PREFIXES = {
     "pilot_towers": "support",
 }
 LABELS = {"readout": "readout_labels.csv", "test": "labels.csv"}
-DOWNLOAD = "get it from the data page of the Physion authors"
+DOWNLOAD = {  # of each table of labels
+    "readout": "it is in no archive but in github.com/cogtoolslab/physics-benchmarking-neurips2021, data/",
+    "test": "it lies in the archive of the test videos",
+}
 
 
 class PhysionVideos(Configured):
@@ -160,7 +163,9 @@ class PhysionVideos(Configured):
         for place in places:
             if place.is_file():
                 return place
-        raise ValueError(f"{places[0]} is missing, without it {self.split} videos have no labels; {DOWNLOAD}")
+        raise ValueError(
+            f"{places[0]} is missing, without it {self.split} videos have no labels; {DOWNLOAD[self.split]}"
+        )
 
     def _matched(self, found: list[tuple[Path, str]], table: dict[str, float]) -> list[tuple[Path, str]]:
         """The videos that have a label; mismatches are noted, and a stimulus that is there twice is a problem."""
@@ -209,26 +214,27 @@ def bad_stimuli() -> frozenset[str]:
 
 
 def read_labels(file: Path) -> dict[str, float]:
-    """Labels by stimulus, out of a table whose first column names it.
+    """Labels by stimulus, out of a table whose first column names it; a column of row numbers may stand before it.
 
     The label is in the column ``ground truth outcome`` or ``label``, as True or False.
 
     Raises:
-        ValueError: another layout, another value, or a stimulus with two labels.
+        ValueError: missing, another layout, another value, or a stimulus with two labels.
     """
-    with file.open(newline="") as opened:
-        rows = list(csv.reader(opened))
-    columns = [rows[0].index(name) for name in ("ground truth outcome", "label") if rows and name in rows[0]]
+    rows = read_table(file)
+    header = rows[0][1] if rows else []
+    columns = [header.index(name) for name in ("ground truth outcome", "label") if name in header]
     if not columns:
-        raise ValueError(f"{file} has no column 'ground truth outcome' in its first line; {DOWNLOAD}")
+        raise ValueError(f"{file} has no column 'ground truth outcome' in its first line; correct the table")
+    numbered = all(row[0].isdecimal() for _, row in rows[1:])
     table: dict[str, float] = {}
-    for number, row in enumerate(rows[1:], start=2):
-        if not row:
-            continue
-        value = {"true": 1.0, "false": 0.0}.get(row[columns[0]].strip().lower() if len(row) > columns[0] else "")
-        name = stimulus(row[0])
+    for line, row in rows[1:]:
+        if len(row) <= max(columns[0], numbered):
+            raise ValueError(f"{file}, line {line} has {len(row)} of {len(header)} columns; correct the table")
+        value = {"true": 1.0, "false": 0.0}.get(row[columns[0]].strip().lower())
+        name = stimulus(row[numbered])
         if value is None:
-            raise ValueError(f"{file}, line {number}: the label must be True or False; {DOWNLOAD}")
+            raise ValueError(f"{file}, line {line}: the label must be True or False; correct the table")
         if table.setdefault(name, value) != value:
-            raise ValueError(f"{file}, line {number}: {name} has two labels; correct the table")
+            raise ValueError(f"{file}, line {line}: {name} has two labels; correct the table")
     return table

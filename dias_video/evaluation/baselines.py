@@ -42,6 +42,7 @@ class FixedBoxes:
     """
 
     mask_source = "first-frame boxes"
+    background: int | None = 0
 
     def __call__(self, sample: Sample) -> Tensor:
         """(T,H,W) int64: 0 background, k + 1 for box k.
@@ -78,6 +79,8 @@ class KMeans:
         window: frames encoded at once.
         follow_edges: of the frame, as the model's masks can.
     """
+
+    background: int | None = None
 
     def __init__(
         self,

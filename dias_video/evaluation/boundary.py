@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
-from dias_video.evaluation.metrics import VOID, table_of_maps
+from dias_video.evaluation.metrics import VOID, is_track, table_of_maps
 
 TOLERANCE = 0.008  # of the frame's diagonal: how far a contour pixel may be off
 
@@ -32,15 +32,16 @@ class JAndF(NamedTuple):
         return (self.j + self.f) / 2
 
 
-def j_and_f(pred: Tensor, true: Tensor) -> JAndF:
+def j_and_f(pred: Tensor, true: Tensor, background: int | None = None) -> JAndF:
     """J and F of one tracked video.
 
     An instance without a track scores as if its track were empty: 0 in frames where it is visible, 1 in others. Void
     pixels belong to no mask.
 
     Args:
-        pred: (T,H,W) integers, track ids; every id is a track, 0 included.
+        pred: (T,H,W) integers, track ids.
         true: (T,H,W) integers, 0 background, -1 void.
+        background: the id in ``pred`` that is no track; None: every id is one, 0 included.
 
     Raises:
         ValueError: the shapes differ or are not (T,H,W).
@@ -52,13 +53,15 @@ def j_and_f(pred: Tensor, true: Tensor) -> JAndF:
     if not rows.any():
         return JAndF(math.nan, math.nan)
     instances = table.true_ids[rows]
+    tracks = is_track(table.pred_ids, background)
+    pred_ids, counts = table.pred_ids[tracks], table.counts[..., tracks]
     # A track more than there are ids: the empty one, for instances that get no other.
-    both = functional.pad(table.counts[:, rows], (0, 1))  # (T,K,M+1)
-    num_p, num_t = functional.pad(table.counts.sum(1), (0, 1)), both.sum(2)  # (T,M+1), (T,K)
+    both = functional.pad(counts[:, rows], (0, 1))  # (T,K,M+1)
+    num_p, num_t = functional.pad(counts.sum(1), (0, 1)), table.counts[:, rows].sum(2)  # (T,M+1), (T,K)
     union = num_t[..., None] + num_p[:, None] - both
     j = torch.where(union > 0, both.double() / union, 1.0)
     frames = zip(pred, true, num_p > 0, strict=True)
-    f = torch.stack([_f(p, t, table.pred_ids, here, instances) for p, t, here in frames])
+    f = torch.stack([_f(p, t, pred_ids, here, instances) for p, t, here in frames])
     # Frames are added one after the other, whatever the shape.
     j, f = (x.cumsum(0)[-1].cpu() / len(pred) for x in (j, f))  # (K,M+1)
     score = (j + f) / 2

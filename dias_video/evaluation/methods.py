@@ -11,10 +11,11 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from dias_video.batch import SlotSequence, VideoBatch
+from dias_video.data.paths import files_in
+from dias_video.data.pictures import ids_of, opened
 from dias_video.data.source import Sample
 from dias_video.model.dias import DIAS
 from dias_video.tracking import track_videos
@@ -28,6 +29,7 @@ class Method(Interface):
     """Turns a sample of the data contract into label maps."""
 
     mask_source: str  # where the maps come from, for the result files
+    background: int | None  # the id that is no track; None: every id is one
 
     def __call__(self, sample: Sample) -> Tensor:
         """(T,H,W) integers, one id a track; the size of ``sample["masks"]``."""
@@ -57,6 +59,8 @@ class ModelTracks:
     Raises:
         ValueError: boxes for a model that can't take them.
     """
+
+    background: int | None = None
 
     def __init__(
         self,
@@ -107,13 +111,14 @@ class PredictionFiles:
 
     Args:
         folder: holds, for each video, ``<video_id>.npz`` with one integer array (T,H,W), or a folder ``<video_id>/``
-            with a PNG a frame. A video id with slashes is a path of folders.
+            with a PNG a frame. A video id with slashes is a path of folders. Id 0 is background.
 
     Raises:
         ValueError: there is no such folder.
     """
 
     mask_source = "files"
+    background: int | None = 0
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -157,30 +162,22 @@ def first_boxes(sample: Sample) -> tuple[Tensor, Tensor]:
 def _read_npz(file: Path) -> Maps:
     try:
         with np.load(file, allow_pickle=False) as archive:
-            names = list(archive)
-            maps = archive[names[0]] if len(names) == 1 else None
+            arrays = {name: archive[name] for name in archive}
     except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise ValueError(f"{file} can't be read ({error}); write it again with numpy.savez_compressed") from error
-    if maps is None or maps.ndim != 3 or not np.issubdtype(maps.dtype, np.integer):
-        raise ValueError(f"{file} must hold one integer array (T,H,W), it holds {len(names)}: {', '.join(names)}")
+    maps = next(iter(arrays.values()), None)
+    if maps is None or len(arrays) > 1 or maps.ndim != 3 or not np.issubdtype(maps.dtype, np.integer):
+        held = ", ".join(f"{name} of {array.dtype} {array.shape}" for name, array in arrays.items()) or "nothing"
+        raise ValueError(f"{file} must hold one array of integers (T,H,W), it holds {held}")
     return maps
 
 
 def _read_pngs(folder: Path) -> Maps:
-    files = sorted(folder.glob("*.png"))
+    files = files_in(folder, (".png",))
     if not files:
         raise ValueError(f"{folder} holds no PNG files; write one a frame")
-    frames: list[Maps] = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                frame = np.asarray(image)
-                mode = image.mode
-        except OSError as error:
-            raise ValueError(f"{file} can't be read ({error}); write it again") from error
-        if frame.ndim != 2:
-            raise ValueError(f"{file} is a colour image ({mode}); predictions must be indexed or greyscale PNGs of ids")
-        if frames and frame.shape != frames[0].shape:
+    frames = [ids_of(opened(file), str(file)) for file in files]
+    for file, frame in zip(files, frames, strict=True):
+        if frame.shape != frames[0].shape:
             raise ValueError(f"{file} has another size than {files[0].name}; give all frames one size")
-        frames.append(frame)
     return np.stack(frames)

@@ -151,11 +151,19 @@ def identity_switches(pred: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
     return both[:, 0], both[:, 1]
 
 
-def switches_of_frames(table: OverlapTable) -> tuple[float, float]:
-    """``identity_switches`` of one video from the table of its frames, ``counts`` (T,R,C)."""
+def is_track(pred_ids: Tensor, background: int | None) -> Tensor:
+    """Which predicted ids (C,) are tracks: all but ``background``, if there is one."""
+    return torch.ones_like(pred_ids, dtype=torch.bool) if background is None else pred_ids != background
+
+
+def switches_of_frames(table: OverlapTable, background: int | None = None) -> tuple[float, float]:
+    """``identity_switches`` of one video from the table of its frames, ``counts`` (T,R,C).
+
+    ``background`` is the predicted id that is no track; None: every id is one.
+    """
     present = table.instances(ignore_background=True)  # (T,R)
     union = table.counts.sum(2, keepdim=True) + table.counts.sum(1, keepdim=True) - table.counts
-    match = (2 * table.counts > union) & present[..., None]  # (T,R,C)
+    match = (2 * table.counts > union) & present[..., None] & is_track(table.pred_ids, background)  # (T,R,C)
     matched, track = match.any(2), match.int().argmax(2)  # (T,R)
     frame = torch.arange(len(match), device=match.device)[:, None]
     last = torch.where(matched, frame, -1).cummax(0).values  # (T,R) latest frame with a match

@@ -54,6 +54,7 @@ def score_video(
     protocols: Sequence[Protocol] = (VIDEO_FG, OCB),
     tracking: bool = True,
     measures: Mapping[str, Measure] | None = None,
+    background: int | None = None,
 ) -> dict[str, float]:
     """Every measure of one video.
 
@@ -63,6 +64,7 @@ def score_video(
         protocols: which ones.
         tracking: also J&F and identity switches.
         measures: further ones by name.
+        background: the id in ``pred`` that is no track in these two; None: every id is one.
 
     Returns:
         ``<protocol>/<measure>`` on the pooled video, ``<protocol>/per_frame/<measure>`` as the mean over the frames
@@ -80,8 +82,8 @@ def score_video(
         for name, values in protocol.score(frames).items():
             scores[f"{protocol.name}/per_frame/{name}"] = mean_of_defined(values.tolist())
     if tracking:
-        similarity = j_and_f(pred, true)
-        switches, tracked = switches_of_frames(frames)
+        similarity = j_and_f(pred, true, background)
+        switches, tracked = switches_of_frames(frames, background)
         scores |= {"tracking/j_and_f": similarity.mean, "tracking/j": similarity.j, "tracking/f": similarity.f}
         scores |= {"tracking/id_switches": switches, "tracking/tracked": tracked}
     for name, measure in (measures or {}).items():

@@ -30,6 +30,7 @@ def evaluate(
     out_dir: str | Path,
     checkpoint: str | Path | None = None,
     predictions: str | Path | None = None,
+    native_size: bool = False,
     transform: Transform | None = None,
     features: str | Path | None = None,
     protocols: Sequence[str] = tuple(PROTOCOLS),
@@ -58,7 +59,8 @@ def evaluate(
         out_dir: gets metrics.json, videos.csv and report.html.
         checkpoint: a model's folder, or ``hf-hub:user/name``.
         predictions: or: a folder of label maps (:class:`PredictionFiles`).
-        transform: of every video (a resize).
+        native_size: the predictions are of the size that the videos have on disk, and are scored there.
+        transform: of every video (a resize); not with ``native_size``.
         features: folder of these videos' cached features: the encoder then does not run.
         protocols: names of ``PROTOCOLS``.
         tracking: also J&F and identity switches.
@@ -97,9 +99,11 @@ def evaluate(
         raise ValueError("features= is what a model looks at: give it with checkpoint=, not with predictions=")
     if model is None and follow_edges:
         raise ValueError("follow_edges=true is for maps of a model: give it with checkpoint=, not with predictions=")
+    if model is not None and native_size:
+        raise ValueError("native_size=true is for maps of any size: give it with predictions=, not with checkpoint=")
     stored = None if model is None else cached_features(features, model.encoder)
     told = (model is None or model.takes_boxes) and has_boxes(source) if boxes is None else boxes
-    videos = Videos(source, transform, max_videos, max_frames, stored, told)
+    videos = Videos(source, None if native_size else transform, max_videos, max_frames, stored, told)
     if rehearse and (told or model is None):
         raise ValueError("rehearse=true is for a model that is given no boxes; set boxes=false with it")
     methods: dict[str, Method] = {}

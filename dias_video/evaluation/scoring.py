@@ -206,9 +206,12 @@ def score_methods(
                     if pred.shape != sample["masks"].shape:
                         raise ValueError(
                             f"{sample['video_id']} has masks {tuple(sample['masks'].shape)} (T,H,W), but {name} gives "
-                            f"maps {tuple(pred.shape)}; make them of the same frames and size"
+                            f"maps {tuple(pred.shape)}; make them of the same frames and size, or set native_size=true "
+                            "if they are of the size that the videos have on disk"
                         )
-                    found_scores = score_video(pred, sample["masks"], protocols, tracking, measures)
+                    found_scores = score_video(
+                        pred, sample["masks"], protocols, tracking, measures, method.background
+                    )
                     scores[name].add(sample["index"], fact | found_scores)
             bar.update(sum(len(sample["video"]) for sample in samples))
     for collected in scores.values():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dias_video.data.text import read_table
 from slotformer.statistics import interval
 
 
@@ -16,26 +16,28 @@ def read_human(file: Path, stimulus: Callable[[str], str]) -> dict[str, float]:
     """Part of the people who were right, by stimulus, out of ``stimulus_names_and_labels.csv``.
 
     Args:
-        file: a table with the columns ``stim_ID`` and ``correct``.
+        file: a table with the columns ``stim_ID`` and ``correct``; several rows of a stimulus are averaged.
         stimulus: brings names into the form that video ids end with.
 
     Raises:
-        ValueError: another layout, or a value outside of 0 to 1.
+        ValueError: missing, another layout, or a value outside of 0 to 1.
     """
-    with file.open(newline="") as opened:
-        rows = list(csv.DictReader(opened))
-    if not rows or not {"stim_ID", "correct"} <= rows[0].keys():
+    rows = read_table(file)
+    header = rows[0][1] if rows else []
+    if not {"stim_ID", "correct"} <= set(header):
         raise ValueError(f"{file} has no columns stim_ID and correct; it should be stimulus_names_and_labels.csv")
-    table = {}
-    for number, row in enumerate(rows, start=2):
+    name, correct = header.index("stim_ID"), header.index("correct")
+    answers: dict[str, list[float]] = {}
+    for line, row in rows[1:]:
         try:
-            value = float(row["correct"])
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number}: correct must be a number, not {row['correct']!r}") from error
-        if not 0 <= value <= 1:
-            raise ValueError(f"{file}, line {number}: correct={value} is not between 0 and 1")
-        table[stimulus(row["stim_ID"])] = value
-    return table
+            value = float(row[correct])
+        except (ValueError, IndexError) as error:
+            found = repr(row[correct]) if len(row) > correct else "absent"
+            raise ValueError(f"{file}, line {line}: correct must be a number, it is {found}") from error
+        if not 0 <= value <= 1 or len(row) <= name:
+            raise ValueError(f"{file}, line {line}: correct={value} is not between 0 and 1, or it is nobody's")
+        answers.setdefault(stimulus(row[name]), []).append(value)
+    return {stimulus: float(np.mean(values)) for stimulus, values in answers.items()}
 
 
 def human_rows(
