@@ -38,7 +38,7 @@ def options(cfg: DictConfig, but: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def source_of(cfg: DictConfig) -> Any:
-    """The videos of ``cfg.split`` of ``cfg.data``.
+    """The videos of ``cfg.split`` of ``cfg.data``; with ``on_error=skip_and_report`` those that can be read.
 
     Raises:
         ValueError: the data config has no such split.
@@ -46,7 +46,9 @@ def source_of(cfg: DictConfig) -> Any:
     splits = [str(name) for name, value in cfg.data.items() if isinstance(value, DictConfig) and "root" in value]
     if cfg.split not in splits:
         raise ValueError(f"this data has no split {cfg.split!r}; choose from {', '.join(splits)}")
-    return instantiate(cfg.data[cfg.split])
+    from dias_video.data.checking import usable  # --help does without
+
+    return usable(instantiate(cfg.data[cfg.split]), cfg.data.get("on_error", "raise"))
 
 
 def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:

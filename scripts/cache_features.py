@@ -7,7 +7,7 @@ accelerate launch scripts/cache_features.py …    # several processes share the
 from __future__ import annotations
 
 import torch
-from _main import entry
+from _main import entry, source_of
 from accelerate import Accelerator
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -22,11 +22,9 @@ def main(cfg: DictConfig) -> None:
     """Cache ``cfg.split`` of ``cfg.data`` in ``cfg.path``."""
     if cfg.checkpoint is None and cfg.get("model") is None:
         raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
-    if cfg.split not in cfg.data:
-        raise ValueError(f"data has no split {cfg.split!r}; choose train or eval")
     processes = Accelerator(cpu=cfg.device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
     device = torch.device(cfg.device) if cfg.device else processes.device
-    source = instantiate(cfg.data[cfg.split])
+    source = source_of(cfg)
     encoder = DIAS.from_pretrained(cfg.checkpoint).encoder if cfg.checkpoint else instantiate(cfg.model.encoder)
     encoder = encoder.to(device).eval()
     cache_features(

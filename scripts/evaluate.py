@@ -14,7 +14,7 @@ from accelerate import PartialState
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from dias_video.data.problems import usable
+from dias_video.data.checking import usable
 from dias_video.evaluation.results import summary_table
 from dias_video.evaluation.run import evaluate
 

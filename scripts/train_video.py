@@ -18,9 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from dias_video.batch import VideoBatch
+from dias_video.data.checking import usable
 from dias_video.data.loading import ClipDataset
 from dias_video.data.memory import InMemory
-from dias_video.data.problems import problems_of, usable
+from dias_video.data.problems import problems_of
 from dias_video.engine import Trainer
 from dias_video.evaluation.in_training import ClipValidation
 from dias_video.model.dias import DIAS

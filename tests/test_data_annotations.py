@@ -12,8 +12,11 @@ from pycocotools import mask as coder
 
 from dias_video.batch import VideoBatch
 from dias_video.data.annotations import Annotations
+from dias_video.data.checking import usable
 from dias_video.data.coco import CocoImages
+from dias_video.data.inspection import Inspection
 from dias_video.data.loading import ClipDataset
+from dias_video.data.problems import annotations_of
 from dias_video.data.transforms import ClipTransform
 from dias_video.data.ytvis import YouTubeVIS
 
@@ -250,7 +253,9 @@ def test_two_jsons_of_a_split_are_refused_until_one_is_named(tmp_path):
         YouTubeVIS(tmp_path)
     for name in ("ytvis_hq-train.json", "annotations/ytvis_hq-train.json"):
         source = YouTubeVIS(tmp_path, annotations=name)
-        assert source.annotations == tmp_path / "annotations/ytvis_hq-train.json"
+        file = str(tmp_path / "annotations/ytvis_hq-train.json")
+        assert annotations_of(source) == annotations_of(usable(source, "skip_and_report")) == file
+        assert Inspection(source).facts()["annotations"] == file
         assert (source.read(0, [2])["masks"] == 2).sum() == 9 * 20
     with pytest.raises(ValueError, match=r"holds no ytvis_hq-val.json"):
         YouTubeVIS(tmp_path, annotations="ytvis_hq-val.json")

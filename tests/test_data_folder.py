@@ -9,10 +9,10 @@ import torch
 from data_files import SHARED, reads_shared
 from PIL import Image
 
+from dias_video.data.checking import usable
 from dias_video.data.folder import FolderVideos, OneVideo
 from dias_video.data.images import ImageFolder
 from dias_video.data.loading import ClipDataset
-from dias_video.data.problems import usable
 
 NUM_FRAMES = 20
 

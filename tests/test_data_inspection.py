@@ -10,12 +10,16 @@ from data_files import Counting, write_clip
 from data_records import write_movi
 from PIL import Image
 
+from dias_video.data import checking
+from dias_video.data.checking import Chosen, usable
+from dias_video.data.images import ImageFolder
 from dias_video.data.inspection import Inspection, save_picture, table
 from dias_video.data.movi import MoviVideos
-from dias_video.data.problems import Chosen, Problem, usable
+from dias_video.data.problems import Problem
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import fingerprint
 
+SHIPPED = Path(__file__).parents[1] / "dias_video/assets/dias"
 SCRIPT = Path(__file__).parents[1] / "scripts/inspect_data.py"
 
 
@@ -68,6 +72,45 @@ def test_usable_leaves_out_what_can_not_be_read(tmp_path):
     assert fingerprint(kept) != fingerprint(Counting())
     with pytest.raises(ValueError, match="no video is left, 1 have problems; the first: v"):
         Chosen(Counting(), [], [Problem("v", "v is bad")])
+
+
+def pictures(folder, broken="b.png"):
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (8, 5), (200, 0, 0)).save(folder / name)
+    (folder / broken).write_bytes((folder / broken).read_bytes()[:40])
+
+
+def test_everything_is_read_once_until_a_file_changes(tmp_path, monkeypatch):
+    pictures(tmp_path / "data")
+    names = []
+    for broken in (["b.png"], ["b.png"], []):
+        kept = usable(ImageFolder(tmp_path / "data", on_error="skip_and_report"), "skip_and_report")
+        names.append([kept.info(index).video_id for index in range(len(kept))])
+        assert [problem.name for problem in kept.problems] == broken
+        monkeypatch.setattr(checking, "check_videos", None)  # would fail if called
+        if len(names) == 2:
+            monkeypatch.undo()
+            Image.new("RGB", (8, 5)).save(tmp_path / "data/b.png")
+    assert names == [["a.png", "c.png"]] * 2 + [["a.png", "b.png", "c.png"]]
+
+
+@pytest.mark.slow
+def test_features_of_what_can_be_read_serve_training(tmp_path):
+    """A broken file is left out by whoever reads the data, so the cached features fit."""
+    pictures(tmp_path / "data")
+    data = ("data=images", f"data.root={tmp_path}/data", "data.size=[128,128]", "data.on_error=skip_and_report")
+
+    def run(script, *words):
+        command = [sys.executable, str(SCRIPT.with_name(f"{script}.py")), *data, *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    made = run("cache_features", f"checkpoint={SHIPPED}", f"path={tmp_path}/f")
+    assert "features of 2 videos" in made.stdout, made.stderr
+    features = f"data.features={{_target_: dias_video.data.features.FeatureCache, path: {tmp_path}/f}}"
+    plain = (features, "data.transform.crop_area=null", "data.transform.flip=0", "max_steps=1", "trainer.batch_size=2")
+    done = run("train_video", f"checkpoint={SHIPPED}", *plain, f"out_dir={tmp_path}/run")
+    assert done.returncode == 0, done.stderr
 
 
 def inspect(*options):

@@ -200,7 +200,7 @@ def test_memory_stays_bounded() -> None:
     """64 videos of 24x256x256 with 24 x 24 labels: under 1 GB beyond the inputs (read in a process of its own)."""
     code = """
 import resource, torch
-from dias_video.metrics import adjusted_rand_index, mean_best_overlap, mean_iou
+from dias_video.evaluation.metrics import adjusted_rand_index, mean_best_overlap, mean_iou
 pred = torch.randint(0, 24, (64, 24, 256, 256), dtype=torch.int16)
 true = torch.randint(0, 24, (64, 24, 256, 256), dtype=torch.int16)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -46,6 +46,10 @@ class Masks(Protocol):
         """
         ...
 
+    def files(self, index: int) -> list[Path]:
+        """The files that the masks of a clip have for themselves."""
+        ...
+
 
 class AnnotatedVideos(Configured):
     """A source of clips, with masks and boxes tight around them where there are masks.
@@ -98,8 +102,8 @@ class AnnotatedVideos(Configured):
         return sample
 
     def files(self, index: int) -> list[Path]:
-        """The frames."""
-        return self._clips[index].files()
+        """The frames, and masks that are pictures."""
+        return self._clips[index].files() + ([] if self._masks is None else self._masks.files(index))
 
     def _fitted(self, masks: Tensor, video: Tensor, clip: Clip) -> Tensor:
         """Masks of the frames' size, which is smaller than theirs where JPEGs were decoded smaller.
@@ -152,6 +156,10 @@ class MaskPictures:
         if len(known) - 1 < known.max(initial=0):  # ids that are not 1, 2, ...
             masks = np.where(masks > 0, np.searchsorted(known, masks), masks)
         return torch.from_numpy(masks.astype(np.int16)), max(len(known) - 1, int(masks.max()))
+
+    def files(self, index: int) -> list[Path]:
+        """The pictures."""
+        return [file for file in self._files[index] if file is not None]
 
     def _ids_of(self, files: Sequence[Path | None]) -> NDArray[np.int32]:
         """All ids of a clip, background first."""

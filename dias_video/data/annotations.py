@@ -95,6 +95,10 @@ class Annotations:
                 row[claims > 1] = VOID
         return torch.from_numpy(np.ascontiguousarray(out)), int(instance.sum())
 
+    def files(self, index: int) -> list[Path]:
+        """None: the json is of all videos."""
+        return []
+
     def _code(self, place: int, frame: int) -> bytes:
         at = self._first[place] + frame
         return self._bytes[self._ends[at] : self._ends[at + 1]].tobytes()

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from dias_video.data.problems import Problem, check_videos, problems_of
+from dias_video.data.checking import check_videos
+from dias_video.data.problems import Problem, annotations_of, problems_of
 from dias_video.data.source import FileSource, Sample, VideoSource
 from dias_video.data.transforms import resize
 from dias_video.stores.files import replace_file
@@ -57,6 +58,8 @@ class Inspection:
             files = {file for index in range(len(infos)) for file in self.source.files(index) if file.is_file()}
             facts["files"] = len(files)
             facts["megabytes"] = round(sum(file.stat().st_size for file in files) / 1e6, 1)
+        if (annotations := annotations_of(self.source)) is not None:
+            facts["annotations"] = annotations
         if scenarios := [info.scenario for info in infos if info.scenario is not None]:
             facts["scenarios"] = _counted(scenarios)
         if labels := [info.label for info in infos if info.label is not None]:

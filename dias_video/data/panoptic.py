@@ -94,6 +94,10 @@ class _Masks:
         ids = torch.from_numpy(values[place].astype(np.int16))
         return ids.expand(len(frames), -1, -1), int(instance.sum())
 
+    def files(self, index: int) -> list[Path]:
+        """The PNG."""
+        return [self._files[index]]
+
 
 def _build(file: Path) -> Index:
     described = load_json(file)

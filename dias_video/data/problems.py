@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
-
-from dias_video.data.source import Keys, Sample, TimedSource, VideoInfo, VideoSource
-from dias_video.stores.files import replace_file
+from dias_video.data.source import VideoSource
 
 OnError = Literal["raise", "skip_and_report"]
 
@@ -79,79 +72,7 @@ def problems_of(source: VideoSource) -> list[Problem]:
     return list(getattr(source, "problems", []))
 
 
-class Chosen:
-    """Some of the videos of a source, and why the others are left out.
-
-    Raises:
-        ValueError: no video is left.
-    """
-
-    def __init__(self, source: VideoSource, indices: Iterable[int], problems: Sequence[Problem]) -> None:
-        self.source, self.indices, self.problems = source, list(indices), list(problems)
-        self.config = getattr(source, "config", {})  # of the source: what is left out is a matter of its files
-        if not self.indices:
-            raise ValueError(f"no video is left, {len(self.problems)} have problems; the first: {self.problems[0][1]}")
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def info(self, index: int) -> VideoInfo:
-        """Facts of a video."""
-        return self.source.info(self.indices[index])
-
-    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
-        """Frames of a video."""
-        return self.source.read(self.indices[index], frames, keys)
-
-    def times(self, index: int) -> NDArray[np.float64] | None:
-        """When the frames of a video are shown, None if the source can't tell."""
-        return self.source.times(self.indices[index]) if isinstance(self.source, TimedSource) else None
-
-    def files(self, index: int) -> list[Path]:
-        """The files of a video, none if the source can't tell."""
-        files = getattr(self.source, "files", None)
-        return [] if files is None else files(self.indices[index])
-
-
-def check_videos(source: VideoSource, frames_at_once: int = 32) -> list[tuple[int, Problem]]:
-    """Read every frame of every video.
-
-    Returns:
-        (index, problem) of each video that can't be read to its end.
-    """
-    bad = []
-    for index in tqdm(range(len(source)), desc="checking", unit="video", delay=2):
-        name = f"video {index}"
-        try:
-            info = source.info(index)
-            name = info.video_id
-            for start in range(0, info.num_frames, frames_at_once):
-                source.read(index, range(start, min(start + frames_at_once, info.num_frames)))
-        except ValueError as error:
-            bad.append((index, Problem(name, str(error))))
-    return bad
-
-
-def usable(source: VideoSource, on_error: OnError = "raise", report: str | Path | None = None) -> VideoSource:
-    """The source itself, or with ``skip_and_report`` the videos of it that can be read to their end.
-
-    Everything is read once before anything is used, so that which videos are used does not depend on when one fails.
-
-    Args:
-        report: json file that lists what was excluded and what the source itself found.
-
-    Raises:
-        ValueError: nothing is left.
-    """
-    Problems(on_error)
-    if on_error == "raise":
-        return source
-    bad = check_videos(source)
-    excluded = {index for index, _ in bad}
-    problems = [*problems_of(source), *(problem for _, problem in bad)]
-    kept = Chosen(source, (index for index in range(len(source)) if index not in excluded), problems)
-    if report is not None:
-        serious = sum(not problem.harmless for problem in problems)
-        listed = {"videos": len(kept), "excluded": serious, "problems": [problem._asdict() for problem in problems]}
-        replace_file(Path(report), lambda aside: aside.write_text(json.dumps(listed, indent=1) + "\n"))
-    return kept
+def annotations_of(source: VideoSource) -> str | None:
+    """The file or folder that a source takes its masks from, if it says so."""
+    place = getattr(source, "annotations", None)
+    return None if place is None else str(place)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dias_video.data.problems import problems_of
+from dias_video.data.problems import annotations_of, problems_of
 from dias_video.evaluation.protocols import PROTOCOLS, Protocol
 from dias_video.evaluation.scoring import FACTS, Videos, VideoScores
 from dias_video.stores.files import replace_file
@@ -54,6 +54,7 @@ def report(
         "protocols": {protocol.name: protocol.description for protocol in protocols},
         "source": setting.source,
         "split": setting.split,
+        "annotations": annotations_of(videos.source),
         "videos": len(instances),
         "videos_in_split": videos.in_split,
         "excluded": [problem.name for problem in problems_of(videos.source) if not problem.harmless],

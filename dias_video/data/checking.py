@@ -1,0 +1,111 @@
+"""Which videos of a source can be read to their end, and a source of those alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dias_video.data.index import cached_index, signature
+from dias_video.data.problems import OnError, Problem, Problems, annotations_of, problems_of
+from dias_video.data.source import FileSource, Keys, Sample, TimedSource, VideoInfo, VideoSource
+from dias_video.stores.files import replace_file
+
+
+class Chosen:
+    """Some of the videos of a source, and why the others are left out.
+
+    Raises:
+        ValueError: no video is left.
+    """
+
+    def __init__(self, source: VideoSource, indices: Iterable[int], problems: Sequence[Problem]) -> None:
+        self.source, self.indices, self.problems = source, list(indices), list(problems)
+        self.annotations = annotations_of(source)
+        self.config = getattr(source, "config", {})  # of the source: what is left out is a matter of its files
+        if not self.indices:
+            raise ValueError(f"no video is left, {len(self.problems)} have problems; the first: {self.problems[0][1]}")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def info(self, index: int) -> VideoInfo:
+        """Facts of a video."""
+        return self.source.info(self.indices[index])
+
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
+        """Frames of a video."""
+        return self.source.read(self.indices[index], frames, keys)
+
+    def times(self, index: int) -> NDArray[np.float64] | None:
+        """When the frames of a video are shown, None if the source can't tell."""
+        return self.source.times(self.indices[index]) if isinstance(self.source, TimedSource) else None
+
+    def files(self, index: int) -> list[Path]:
+        """The files of a video, none if the source can't tell."""
+        files = getattr(self.source, "files", None)
+        return [] if files is None else files(self.indices[index])
+
+
+def check_videos(source: VideoSource, frames_at_once: int = 32) -> list[tuple[int, Problem]]:
+    """Read every frame of every video.
+
+    Returns:
+        (index, problem) of each video that can't be read to its end.
+    """
+    bad = []
+    for index in tqdm(range(len(source)), desc="checking", unit="video", delay=2):
+        name = f"video {index}"
+        try:
+            info = source.info(index)
+            name = info.video_id
+            for start in range(0, info.num_frames, frames_at_once):
+                source.read(index, range(start, min(start + frames_at_once, info.num_frames)))
+        except ValueError as error:
+            bad.append((index, Problem(name, str(error))))
+    return bad
+
+
+def usable(source: VideoSource, on_error: OnError = "raise", report: str | Path | None = None) -> VideoSource:
+    """The source itself, or with ``skip_and_report`` the videos of it that can be read to their end.
+
+    Everything is read before anything is used, so that which videos are used does not depend on when one fails. Where
+    the source names its files this is done once, by one process, and kept in an index until a file changes.
+
+    Args:
+        report: json file that lists what was excluded and what the source itself found.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    Problems(on_error)
+    if on_error == "raise":
+        return source
+    bad = _checked_once(source) if isinstance(source, FileSource) else check_videos(source)
+    excluded = {index for index, _ in bad}
+    problems = [*problems_of(source), *(problem for _, problem in bad)]
+    kept = Chosen(source, (index for index in range(len(source)) if index not in excluded), problems)
+    if report is not None:
+        serious = sum(not problem.harmless for problem in problems)
+        listed = {"videos": len(kept), "excluded": serious, "problems": [problem._asdict() for problem in problems]}
+        replace_file(Path(report), lambda aside: aside.write_text(json.dumps(listed, indent=1) + "\n"))
+    return kept
+
+
+def _checked_once(source: FileSource) -> list[tuple[int, Problem]]:
+    """What :func:`check_videos` finds, out of an index if the files are those it was made of."""
+    files = {file for index in range(len(source)) for file in source.files(index)}
+    files |= {Path(place) for place in [annotations_of(source)] if place is not None}
+    present = sorted(file for file in files if file.is_file())
+    made_of = json.dumps([str(getattr(source, "config", type(source))), len(files), signature(present)], default=str)
+    folder = Path(os.path.commonpath([file.parent for file in files]))
+    key = hashlib.sha256(made_of.encode(errors="surrogateescape")).hexdigest()
+    name = f"checked-{type(source).__name__}-{getattr(source, 'split', '')}".replace("/", "_")
+    facts, _ = cached_index(folder, name, key, lambda: ({"bad": check_videos(source)}, {}))
+    return [(index, Problem(*problem)) for index, problem in facts["bad"]]
