@@ -16,7 +16,7 @@ def read_text(file: Path) -> str:
     try:
         return file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise ValueError(f"{file} is missing; download it again") from error
+        raise ValueError(f"{file} is missing; check its path, or download it") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not in UTF-8 (byte {error.start}); save it as UTF-8") from error
 
