@@ -15,8 +15,8 @@ from tiny import clips, tiny_dias
 from video_files import write
 
 from dias_video.batch import VideoBatch
+from dias_video.data.checking import Chosen
 from dias_video.data.folder import OneVideo
-from dias_video.data.problems import Chosen
 from dias_video.data.source import seconds_shown
 from dias_video.tracking import track_windows
 from dias_video.visualize import (

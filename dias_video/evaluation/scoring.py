@@ -209,9 +209,7 @@ def score_methods(
                             f"maps {tuple(pred.shape)}; make them of the same frames and size, or set native_size=true "
                             "if they are of the size that the videos have on disk"
                         )
-                    found_scores = score_video(
-                        pred, sample["masks"], protocols, tracking, measures, method.background
-                    )
+                    found_scores = score_video(pred, sample["masks"], protocols, tracking, measures, method.background)
                     scores[name].add(sample["index"], fact | found_scores)
             bar.update(sum(len(sample["video"]) for sample in samples))
     for collected in scores.values():
