@@ -80,8 +80,8 @@ class Plain:
                     seeds = model.initializer.reseed(len(batch), draws).to(queries.dtype)
                     queries, on = torch.where(mask[..., None], queries, seeds), torch.ones_like(mask)
             skip = None
-            if model.training and model.aggregator.skip_merging > 0:
-                skip = draws.uniform() < model.aggregator.skip_merging
+            if model.training and model.aggregator.reduction.skip > 0:
+                skip = draws.uniform() < model.aggregator.reduction.skip
             first, slots, alive, last = self.aggregate(queries, tokens[:, t], on, age, iterations, skip)
             # A track goes on where the slot lived before, and begins where it did not.
             track = torch.where(alive & (track > 0 if track is not None else alive), age + 1, alive.long())
@@ -131,8 +131,8 @@ class Plain:
                 clustering = AgglomerativeClustering(
                     None,
                     metric="cosine",
-                    linkage=self.model.aggregator.linkage,
-                    distance_threshold=self.model.aggregator.merge_threshold,
+                    linkage=self.model.aggregator.reduction.linkage,
+                    distance_threshold=self.model.aggregator.reduction.threshold,
                 )
                 clusters = clustering.fit_predict(points[b, places])
             for cluster in range(clusters.max() + 1):

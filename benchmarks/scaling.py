@@ -16,6 +16,7 @@ from dias_video.model.dias import DIAS
 from dias_video.model.encoders import TinyEncoder
 from dias_video.model.initializers import GaussianInitializer
 from dias_video.model.projection import Projection
+from dias_video.model.reduction import Merging
 from dias_video.model.transition import Transition
 
 BASE = {"frames": 3, "slots": 4, "tokens": 64}
@@ -53,7 +54,7 @@ def small_dias(frames: int, slots: int, tokens: int) -> DIAS:
         TinyEncoder(DIM, width=16, depth=1, input_size=(64, tokens)),
         Projection(DIM, DIM),
         GaussianInitializer(slots, DIM),
-        Aggregator(SlotAttention(DIM, DIM)),
+        Aggregator(SlotAttention(DIM, DIM), Merging()),
         Transition(DIM),
         RandomARDecoder(DIM, DIM, tokens, width=128, num_layers=2),
     ).train()

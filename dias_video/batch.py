@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+CHECKED = ("masks", "boxes", "features", "codes")  # of a sample: all of a batch have it, or none
+
 Record = TypeVar("Record", bound="TensorRecord")
 
 
@@ -53,7 +55,7 @@ class VideoBatch(TensorRecord):
     """A batch of clips. Clips shorter than the longest are padded at the end (``frame_valid`` False).
 
     ``boxes[:, :, k]`` belongs to instance id ``k + 1`` of ``masks``; an absent instance has a zero box and
-    ``box_valid`` False. ``features`` replaces the frozen encoder's output when it was cached.
+    ``box_valid`` False. ``features`` replaces the frozen encoder's output when it was cached, ``codes`` a tokenizer's.
     """
 
     video: Tensor  # (B,T,3,H,W) uint8 RGB
@@ -64,6 +66,7 @@ class VideoBatch(TensorRecord):
     boxes: Tensor | None = None  # (B,T,K,4) float32 xyxy, x over W and y over H, in [0,1], edges exclusive
     box_valid: Tensor | None = None  # (B,T,K) bool
     features: Tensor | None = None  # (B,T,N,C) frozen-encoder tokens
+    codes: Tensor | None = None  # (B,T,N) of a frozen tokenizer
     label: Tensor | None = None  # (B,) float32, 1 = contact
     scenario: list[str] | None = None  # B names
 
@@ -81,8 +84,8 @@ class VideoBatch(TensorRecord):
 
         A sample is a dict with ``video`` (T,3,H,W) uint8, ``video_id`` str, ``frame_index`` (T,) int64 and optionally
         ``masks`` (T,H,W) int16, ``boxes`` (T,K,4) float32 with ``box_valid`` (T,K) bool, ``features`` (T,N,C),
-        ``label`` float and ``scenario`` str, as tensors. Where only some samples have a label or a scenario, as when
-        data sets are mixed, the others get NaN and "".
+        ``codes`` (T,N), ``label`` float and ``scenario`` str, as tensors. Where only some samples have a label or a
+        scenario, as when data sets are mixed, the others get NaN and "".
 
         Raises:
             ValueError: frame sizes differ, or an optional key is present in only some samples.
@@ -90,9 +93,9 @@ class VideoBatch(TensorRecord):
         sizes = {tuple(s["video"].shape[-2:]) for s in samples}
         if len(sizes) > 1:
             raise ValueError(f"frames of one batch must have one size, got {sorted(sizes)}; set a resize transform")
-        present = [k for k in ("masks", "boxes", "features") if samples[0].get(k) is not None]
+        present = [k for k in CHECKED if samples[0].get(k) is not None]
         for s in samples:
-            have = [k for k in ("masks", "boxes", "features") if s.get(k) is not None]
+            have = [k for k in CHECKED if s.get(k) is not None]
             if have != present:
                 raise ValueError(f"video {s['video_id']} has {have} but {samples[0]['video_id']} has {present}")
         num_frames = max(s["video"].shape[0] for s in samples)
@@ -124,6 +127,7 @@ class VideoBatch(TensorRecord):
             boxes=padded("boxes", instances=True) if "boxes" in present else None,
             box_valid=padded("box_valid", instances=True) if "boxes" in present else None,
             features=padded("features") if "features" in present else None,
+            codes=padded("codes") if "codes" in present else None,
             label=torch.tensor([float("nan") if x is None else float(x) for x in labels]) if any_of(labels) else None,
             scenario=[x or "" for x in scenarios] if any_of(scenarios) else None,
         )

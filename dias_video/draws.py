@@ -34,13 +34,21 @@ class Draws:
         keys = [hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8] for name in video_ids]
         return cls([torch.Generator().manual_seed(int.from_bytes(k, "little") >> 1) for k in keys])
 
+    def on(self, device: torch.device) -> Draws:
+        """Draws that go on from these on ``device`` itself, for more numbers than a CPU makes in good time.
+
+        Other devices give other numbers, each the same for any number of processes.
+        """
+        seeds = [int(torch.randint(2**62, (), generator=generator)) for generator in self.generators]
+        return Draws([torch.Generator(device).manual_seed(seed) for seed in seeds], self.progress)
+
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers (B, *shape) float32 on the CPU."""
-        return torch.stack([torch.randn(shape, generator=generator) for generator in self.generators])
+        return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in self.generators])
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1) (B, *shape) float32 on the CPU."""
-        return torch.stack([torch.rand(shape, generator=generator) for generator in self.generators])
+        return torch.stack([torch.rand(shape, generator=g, device=g.device) for g in self.generators])
 
 
 def _generator(key: np.random.SeedSequence) -> torch.Generator:

@@ -1,6 +1,7 @@
 """Write the frozen encoder's features of a data set, so that training never runs the encoder.
 
 python scripts/cache_features.py model=dinov2 data=ytvis data.root=… path=runs/features
+python scripts/cache_features.py checkpoint=runs/tokenizer/checkpoints/last kind=codes data=ytvis data.root=… path=codes
 accelerate launch scripts/cache_features.py …    # several processes share the work
 """
 
@@ -13,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dias_video.data.features import cache_features, cache_size
-from dias_video.model.dias import DIAS
+from dias_video.pretrained.saving import Pretrained
 from dias_video.stores.store import build_index
 
 
@@ -25,8 +26,13 @@ def main(cfg: DictConfig) -> None:
     processes = Accelerator(cpu=cfg.device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
     device = torch.device(cfg.device) if cfg.device else processes.device
     source = source_of(cfg)
-    encoder = DIAS.from_pretrained(cfg.checkpoint).encoder if cfg.checkpoint else instantiate(cfg.model.encoder)
-    encoder = encoder.to(device).eval()
+    if cfg.checkpoint is None:
+        makers = {"features": instantiate(cfg.model.encoder).to(device).eval()}
+    else:
+        makers = Pretrained.from_pretrained(cfg.checkpoint).to(device).eval().frozen
+    if cfg.kind not in makers:
+        raise ValueError(f"kind={cfg.kind}: nothing here makes that; choose from {', '.join(makers)}")
+    encoder = makers[cfg.kind]
     cache_features(
         encoder,
         source,
@@ -36,6 +42,7 @@ def main(cfg: DictConfig) -> None:
         batch_frames=cfg.batch_frames,
         device=device,
         precision=cfg.precision,
+        kind=cfg.kind,
         part=processes.process_index,
         parts=processes.num_processes,
     )

@@ -21,7 +21,7 @@ from dias_video.stores.files import replace_file
 from dias_video.stores.store import differences
 
 MEASURES = ("video-fg/fg_ari", "video-fg/mbo", "video-fg/miou", "ocb/ari", "ocb/mbo", "ocb/miou")
-OPTIONS = ("root", "encoder", "features", "first", "train", "evaluate")  # of every row
+OPTIONS = ("root", "encoder", "features", "first", "after", "train", "evaluate")  # of every row
 
 
 def run(script: str, *words: str) -> None:
@@ -46,22 +46,33 @@ def check_same(folder: Path, options: dict[str, Any]) -> None:
     replace_file(record, lambda file: file.write_text(json.dumps(options, indent=1) + "\n"))
 
 
+def train(cfg: DictConfig, row: str, seed: int) -> Path:
+    """The run folder of one row, trained here unless it is there already."""
+    folder = Path(cfg.out_dir) / row / f"s{seed}"
+    check_same(folder, {name: value for name, value in OmegaConf.to_container(cfg).items() if name in OPTIONS})
+    if (folder / "eval" / "metrics.json").is_file():
+        return folder
+    words = [f"experiment=rows/{row}", f"data.root={cfg.root}", f"seed={seed}", "resume=true", *cfg.train]
+    words += [f"model.encoder.weights={cfg.encoder}", f"data.features.path={cfg.features}"]
+    begin = []
+    if row in cfg.after:
+        other, *options = cfg.after[row]
+        end = train(cfg, other, seed) / "checkpoints/last"
+        begin = [option.format(end) for option in options]
+    elif cfg.first:
+        run("train_video", *words, *cfg.first, f"out_dir={folder}/first")
+        begin = [f"checkpoint={folder}/first/checkpoints/last"]
+    run("train_video", *words, *begin, f"out_dir={folder}")
+    return folder
+
+
 def score(cfg: DictConfig, row: str, seed: int) -> dict[str, float]:
     """The measures of one trained row, trained and scored here unless they are there already."""
-    folder = Path(cfg.out_dir) / row / f"s{seed}"
+    folder = train(cfg, row, seed)
     metrics = folder / "eval" / "metrics.json"
-    check_same(folder, {name: value for name, value in OmegaConf.to_container(cfg).items() if name in OPTIONS})
-    data = f"data.root={cfg.root}"
     if not metrics.is_file():
-        words = [f"experiment=rows/{row}", data, f"seed={seed}", "resume=true", *cfg.train]
-        words += [f"model.encoder.weights={cfg.encoder}", f"data.features.path={cfg.features}"]
-        begin = []
-        if cfg.first:
-            run("train_video", *words, *cfg.first, f"out_dir={folder}/first")
-            begin = [f"checkpoint={folder}/first/checkpoints/last"]
-        run("train_video", *words, *begin, f"out_dir={folder}")
-        words = [f"checkpoint={folder}/checkpoints/last", data, f"out_dir={metrics.parent}", *cfg.evaluate]
-        run("evaluate", "data.eval.split=toss/test", "baselines=[]", "tracking=false", *words)
+        words = [f"checkpoint={folder}/checkpoints/last", f"data.root={cfg.root}", f"out_dir={metrics.parent}"]
+        run("evaluate", "data.eval.split=toss/test", "baselines=[]", "tracking=false", *words, *cfg.evaluate)
     return json.loads(metrics.read_text())
 
 

@@ -23,8 +23,6 @@ from dias_video.data.loading import ClipDataset
 from dias_video.data.memory import InMemory
 from dias_video.data.problems import problems_of
 from dias_video.engine import Trainer
-from dias_video.evaluation.in_training import ClipValidation
-from dias_video.model.dias import DIAS
 from dias_video.pretrained.weights import load_weights
 
 
@@ -53,11 +51,11 @@ def main(cfg: DictConfig) -> None:
     torch.manual_seed(cfg.seed)  # initial weights
     model = instantiate(cfg.model)
     if cfg.checkpoint is not None:
-        load_weights(model, Path(cfg.checkpoint) / "model.safetensors")
+        load_weights(model, Path(cfg.checkpoint) / "model.safetensors", cfg.begin_anew)
     if cfg.train_only:
         freeze_all_but(cfg.train_only, model)
-    if features is not None and isinstance(model, DIAS):  # a distilled encoder learns from another's features
-        features.check_encoder(model.encoder)
+    if features is not None:
+        features.check_encoders(model.frozen)
     dataset = ClipDataset(
         InMemory(source) if cfg.data.in_memory else source,
         cfg.data.clip.num_frames,
@@ -69,10 +67,10 @@ def main(cfg: DictConfig) -> None:
     )
     looks: dict[str, Any] = {}
     if cfg.validation.num_videos:
-        if not isinstance(model, DIAS):
-            raise ValueError(f"validation.num_videos needs a model that tracks objects, not a {type(model).__name__}")
         videos = usable(instantiate(cfg.data.eval), cfg.data.get("on_error", "raise"))
-        validation = ClipValidation(videos, instantiate(cfg.data.get("eval_transform")), **cfg.validation)
+        transform = instantiate(cfg.data.get("eval_transform"))
+        validation = instantiate(cfg.validation, source=videos, transform=transform)
+        validation.check(model)
         looks = {"validate": validation.validate, "preview": validation.preview}
     trainer.fit(model, dataset, VideoBatch.stack, cfg.out_dir, cfg.resume, config, **looks)
 

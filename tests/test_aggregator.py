@@ -5,6 +5,7 @@ import torch
 
 from dias_video.model.aggregator import Aggregator
 from dias_video.model.attention import SlotAttention
+from dias_video.model.reduction import Merging
 from dias_video.model.redundancy import merge_redundant_slots
 
 B, S, N, D, C = 2, 5, 7, 4, 6
@@ -77,8 +78,8 @@ def test_masking_equals_removing() -> None:
     kept = torch.tensor([0, 2, 3])
     mask = torch.zeros(B, S, dtype=torch.bool)
     mask[:, kept] = True
-    masked = Aggregator(attention, 0.3)(slots, keys, values, mask, 3)
-    removed = Aggregator(attention, 0.3)(slots[:, kept], keys, values, mask[:, kept], 3)
+    masked = Aggregator(attention, Merging(0.3))(slots, keys, values, mask, 3)
+    removed = Aggregator(attention, Merging(0.3))(slots[:, kept], keys, values, mask[:, kept], 3)
     torch.testing.assert_close(masked.slots[:, kept], removed.slots, atol=1e-12, rtol=0)
     torch.testing.assert_close(masked.last[:, kept], removed.last, atol=1e-12, rtol=0)
     assert torch.equal(masked.live[:, kept], removed.live)
@@ -89,7 +90,7 @@ def test_reinitialised_aggregation_is_the_equations() -> None:
     slots, keys, values = inputs(attention)
     slots[:, 3] = slots[:, 1] * 1.01
     mask = torch.ones(B, S, dtype=torch.bool)
-    got = Aggregator(attention, merge_threshold=0.3)(slots, keys, values, mask, num_iterations=4)
+    got = Aggregator(attention, Merging(0.3))(slots, keys, values, mask, num_iterations=4)
     expected = slots
     for _ in range(3):  # eq. 8
         expected, _ = attention(expected, keys, values, mask)
@@ -113,7 +114,7 @@ def test_ablation_switches_change_what_they_should() -> None:
     def run(**switches):
         return Aggregator(attention, **switches)(slots, keys, values, mask, num_iterations=3)
 
-    plain = run(merge_threshold=None, reinitialize=False)
+    plain = run(reduction=None, reinitialize=False)
     expected = slots
     for _ in range(3):
         expected, last = attention(expected, keys, values, mask)
@@ -121,7 +122,7 @@ def test_ablation_switches_change_what_they_should() -> None:
     assert torch.equal(plain.last, last)
     assert plain.live.all()
 
-    reduced = run(merge_threshold=0.2, reinitialize=False)  # eq. 6: reduction after the last iteration
+    reduced = run(reduction=Merging(0.2), reinitialize=False)  # eq. 6: reduction after the last iteration
     after = merge_redundant_slots(expected, 0.2)
     assert torch.equal(reduced.slots, after.slots)
     assert torch.equal(reduced.live, after.live)
@@ -130,7 +131,7 @@ def test_ablation_switches_change_what_they_should() -> None:
             members = [m for m in range(S) if after.representative[b, m] == s]
             torch.testing.assert_close(reduced.last[b, s], sum((last[b, m] for m in members), torch.zeros(N).double()))
 
-    full = run(merge_threshold=0.2, reinitialize=True)
+    full = run(reduction=Merging(0.2), reinitialize=True)
     assert not torch.equal(full.last, reduced.last)
 
 
@@ -139,7 +140,7 @@ def test_skipped_clips_are_not_merged() -> None:
     slots, keys, values = inputs(attention)
     slots[:] = slots[:, :1]
     mask = torch.ones(B, S, dtype=torch.bool)
-    got = Aggregator(attention, 0.1, skip_merging=0.5)(slots, keys, values, mask, 2, skip=torch.tensor([True, False]))
+    got = Aggregator(attention, Merging(0.1))(slots, keys, values, mask, 2, drawn=torch.tensor([True, False]))
     assert got.live.sum(1).tolist() == [S, 1]
     assert got.merged_into.tolist() == [[0, 1, 2, 3, 4], [0] * 5]
 
@@ -149,7 +150,7 @@ def test_older_slot_survives_a_merge() -> None:
     slots, keys, values = inputs(attention)
     slots[:] = slots[:, :1]
     age = torch.tensor([[0, 0, 9, 3, 0], [1, 2, 3, 4, 5]])
-    got = Aggregator(attention, 0.1)(slots, keys, values, torch.ones(B, S, dtype=torch.bool), 2, age=age)
+    got = Aggregator(attention, Merging(0.1))(slots, keys, values, torch.ones(B, S, dtype=torch.bool), 2, age=age)
     assert got.merged_into.tolist() == [[2] * 5, [4] * 5]
 
 
@@ -158,7 +159,7 @@ def test_bilevel_gradient_reaches_the_queries_straight_through() -> None:
     slots, keys, values = (x.detach() for x in inputs(attention))
     slots.requires_grad_(True)
     mask = torch.ones(B, S, dtype=torch.bool)
-    kwargs = {"merge_threshold": None, "reinitialize": False, "bilevel": True}
+    kwargs = {"reduction": None, "reinitialize": False, "bilevel": True}
     Aggregator(attention, **kwargs)(slots, keys, values, mask, 3).slots.sum().backward()
     last_input = slots.detach()
     for _ in range(2):
@@ -170,11 +171,11 @@ def test_bilevel_gradient_reaches_the_queries_straight_through() -> None:
 
 def test_user_errors() -> None:
     with pytest.raises(ValueError, match="reinitialize"):
-        Aggregator(layer(), merge_threshold=None, reinitialize=True)
+        Aggregator(layer(), None, reinitialize=True)
     with pytest.raises(ValueError, match="at least 2"):
-        Aggregator(layer()).check_iterations(1, "later_iterations")
+        Aggregator(layer(), Merging()).check_iterations(1, "later_iterations")
     with pytest.raises(ValueError, match="probability"):
-        Aggregator(layer(), skip_merging=1.0)
+        Merging(skip=1.0)
     with pytest.raises(ValueError, match="rehearsal_threshold"):
-        Aggregator(layer(), rehearsal_threshold=-0.1)
-    assert Aggregator(layer()).rehearsal_threshold == 0.25  # what models have that were saved before there was a choice
+        Merging(rehearsal_threshold=-0.1)
+    assert Merging().rehearsal_threshold == 0.25  # what models have that were saved before there was a choice

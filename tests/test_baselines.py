@@ -20,6 +20,7 @@ from dias_video.model.dias import DIAS
 from dias_video.model.encoders import TinyEncoder
 from dias_video.model.initializers import BoxInitializer, GaussianInitializer
 from dias_video.model.projection import Projection
+from dias_video.model.reduction import Merging
 from dias_video.model.transition import Transition
 
 
@@ -117,7 +118,7 @@ def small_model(initializer: nn.Module) -> DIAS:
         TinyEncoder(feature_dim=12, input_size=[32, 64], weights="random"),
         Projection(12, 16),
         initializer,
-        Aggregator(attention, merge_threshold=0.12),
+        Aggregator(attention, Merging(0.12)),
         Transition(16),
         MLPDecoder(feature_dim=12, slot_dim=16, num_tokens=32, hidden=24),
     ).eval()

@@ -18,7 +18,7 @@ CEILINGS = {"float32": 1e9, "bfloat16": 2e9, "copy": 1e8}
 @pytest.mark.parametrize(("boxes", "carry"), [(False, "reseed"), (True, "reseed"), (True, "persist")])
 def test_the_plain_step_has_our_losses_and_weights(boxes: bool, carry: str) -> None:
     ours = tiny_dias(boxes, carry=carry, threshold=0.4).train()
-    ours.aggregator.skip_merging = 0.3
+    ours.aggregator.reduction.skip = 0.3
     plain = Plain(copy.deepcopy(ours))
     adam = torch.optim.Adam([p for p in ours.parameters() if p.requires_grad], lr=5e-5)
     batch = clips(batch=3, frames=4, boxes=2)

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 from toy import Numbers, Points
 
 from dias_video.engine.loader import Order, Share, batches
-from dias_video.engine.schedule import Optimization, check_weights, weight_at
+from dias_video.engine.schedule import Optimization, named_weights, weight_at
 
 
 def test_every_epoch_shows_every_sample_once() -> None:
@@ -139,7 +139,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("weights", "message"), WRONG)
 def test_wrong_weights_are_named(weights: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_weights(weights)
+        named_weights(weights)
+
+
+def test_a_weight_of_none_counts_as_not_named() -> None:
+    assert named_weights({"a": None, "b": 0.5}) == {"b": 0.5}
 
 
 def test_workers_survive_a_signal_to_the_group() -> None:

@@ -13,7 +13,9 @@ from dias_video.model.aggregator import Aggregator
 from dias_video.model.decoders.slot_mixer import SlotMixerDecoder
 from dias_video.model.dias import DIAS, carried
 from dias_video.model.initializers import BoxInitializer, GaussianInitializer
+from dias_video.model.objectives import SimilarityObjective
 from dias_video.model.projection import Projection
+from dias_video.model.reduction import Merging
 from dias_video.model.redundancy import merge_redundant_slots
 from dias_video.model.transition import Transition
 from dias_video.pretrained.configured import Configured
@@ -51,7 +53,10 @@ class ScriptedAttention(Configured, nn.Module):
 
 def scripted(carry: str, num_slots: int = 4, boxes: bool = False) -> DIAS:
     initializer = BoxInitializer(num_slots, 3) if boxes else GaussianInitializer(num_slots, 3)
-    aggregator, transition = Aggregator(ScriptedAttention(), 0.5), Transition(3, num_heads=1)  # untrained: hands on
+    aggregator, transition = (
+        Aggregator(ScriptedAttention(), Merging(0.5)),
+        Transition(3, num_heads=1),
+    )  # untrained: hands on
     return DIAS(Nothing(), Nothing(), initializer, aggregator, transition, Nothing(), 2, 2, carry)
 
 
@@ -251,7 +256,7 @@ def test_tokens_may_begin_with_a_linear_code_of_their_place() -> None:
 
 
 def test_a_decoder_may_also_predict_similarities() -> None:
-    dias = tiny_dias(threshold=None, teacher=None, similarity_temperature=0.1)
+    dias = tiny_dias(threshold=None, teacher=None, objective=SimilarityObjective(C, 0.1))
     dias.decoder = SlotMixerDecoder(C + N, D, N, num_heads=2, hidden=11)
     terms = dias(clips(), Draws.for_step(0, 0, range(3)))
     assert set(terms) == {"reconstruction", "similarity", *DIAS.watched}
@@ -357,7 +362,7 @@ def test_merging_uses_the_age_that_the_scan_keeps() -> None:
         seen.append(age.clone())
         return merge_redundant_slots(slots, threshold, mask, age, linkage)
 
-    import dias_video.model.aggregator as module
+    import dias_video.model.reduction as module
 
     original, module.merge_redundant_slots = module.merge_redundant_slots, spy
     try:

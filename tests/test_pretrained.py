@@ -194,6 +194,12 @@ def test_format_1_is_read(tmp_path: Path) -> None:
     model = build(upgraded(FORMAT_1))
     assert type(model) is DIAS
     assert "normalize_targets" not in model.config
+    assert model.config["aggregator"]["reduction"] == {
+        "type": "dias_video.model.reduction.Merging", "threshold": 0.12, "skip": 0.0, "warmup": 0.0,
+        "linkage": "complete", "rehearsal_threshold": 0.25,
+    }  # fmt: skip
+    unreduced = {**FORMAT_1["aggregator"], "merge_threshold": None, "reinitialize": False}
+    assert build(upgraded({**FORMAT_1, "aggregator": unreduced})).aggregator.reduction is None
     assert model.config["decoder"]["type"] == "dias_video.model.decoders.mlp.MLPDecoder"
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()) == {"format": 2, "model": model.config}

@@ -15,6 +15,7 @@ from dias_video.model.decoders.causal import CausalDecoder
 from dias_video.model.decoders.mlp import MLPDecoder
 from dias_video.model.dias import DIAS
 from dias_video.model.initializers import BoxInitializer
+from dias_video.model.reduction import Merging
 from dias_video.model.redundancy import merge_redundant_slots
 
 SEEDS = st.integers(0, 10_000)
@@ -178,7 +179,7 @@ def test_each_ablation_changes_exactly_what_it_should(seed: int) -> None:
 
     def with_aggregator(threshold: float | None, reinitialize: bool) -> DIAS:
         dias = tiny_dias(seed=seed, threshold=0.5).train()
-        dias.aggregator = Aggregator(dias.aggregator.attention, threshold, reinitialize)
+        dias.aggregator = Aggregator(dias.aggregator.attention, threshold and Merging(threshold), reinitialize)
         return dias
 
     scan, terms = results(full)

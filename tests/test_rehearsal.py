@@ -27,13 +27,14 @@ def test_a_rehearsal_merges_slots_that_are_alike_on_average(monkeypatch: pytest.
         maps = torch.zeros(1, 3, 5, *GRID)
         slots = frames[None] if state is not None else torch.ones(1, 3, 5, 4)
         counts = torch.full((1, 3), 5)
-        found = (["clip0"], slots, torch.ones(1, 3, 5).bool(), torch.zeros(1, 3, 5).long(), maps)
-        return Scan(*found, first=maps, num_live=counts, state=end)
+        on = torch.ones(1, 3, 5).bool()
+        found = (["clip0"], slots, on, torch.zeros(1, 3, 5).long(), maps)
+        return Scan(*found, gate=on, first=maps, num_live=counts, state=end)
 
     dias = tiny_dias(threshold=0.01)
     monkeypatch.setattr(dias, "scan", scan)
     features = torch.arange(3.0).view(1, 3, 1, 1).expand(1, 3, N, C)
-    dias.aggregator.rehearsal_threshold = 0.66  # 0 and 2 are at 2/3
+    dias.aggregator.reduction.rehearsal_threshold = 0.66  # 0 and 2 are at 2/3
     state = dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, range(1)))
     assert directions == [[0, 1, 2], [2, 1, 0]]
     assert state.live.tolist() == [[True, False, True, True, True]]
@@ -42,18 +43,18 @@ def test_a_rehearsal_merges_slots_that_are_alike_on_average(monkeypatch: pytest.
     assert state.next_id.tolist() == [5]
     torch.testing.assert_close(state.slots[0, 4], (remembered[0, 1] + remembered[0, 4]) / 2)
     assert torch.equal(state.slots[0, [0, 2, 3]], remembered[0, [0, 2, 3]])
-    dias.aggregator.rehearsal_threshold = 0.67
+    dias.aggregator.reduction.rehearsal_threshold = 0.67
     state = dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, range(1)))
     assert state.track_id.tolist() == [[-1, -1, 2, 3, 4]]
     live[0, 4] = False  # a slot that is off stays so, and takes nobody's part
     state = dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, range(1)))
     assert state.track_id.tolist() == [[-1, 1, 2, 3, -1]]
     live[0, 4] = True
-    dias.aggregator.rehearsal_threshold = 0.98  # from 0 or 2 to 1 it is 1, to 4 0.934, on average 0.967
+    dias.aggregator.reduction.rehearsal_threshold = 0.98  # from 0 or 2 to 1 it is 1, to 4 0.934, on average 0.967
     assert dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, range(1))).live.sum() == 3
-    dias.aggregator.linkage = "average"
+    dias.aggregator.reduction.linkage = "average"
     assert dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, range(1))).live.sum() == 2
-    dias.aggregator.merge_threshold = None
+    dias.aggregator.reduction = None
     assert dias.rehearse(clips(1, 3), features, Draws.for_step(0, 0, range(1))).live.all()
 
 
@@ -69,7 +70,7 @@ def test_a_scan_that_does_not_merge_keeps_every_slot() -> None:
     sequence, _ = dias.encode(batch, Draws.for_step(0, 0, range(3)), rehearse=True)
     assert sequence.live.sum(-1).eq(1).all()  # afterwards slots merge again
     dias.train()
-    dias.aggregator.skip_merging = 0.01
+    dias.aggregator.reduction.skip = 0.01
     assert dias.scan(batch, features, Draws.for_step(0, 0, range(3)), merge=False).live.all()
 
 
@@ -77,7 +78,7 @@ def test_slots_that_a_rehearsal_merged_are_seeded_anew_where_the_carry_says_so()
     batch = clips()
     for carry, seeded in (("reseed", True), ("persist", False)):
         dias = tiny_dias(threshold=0.0, carry=carry).eval()
-        dias.aggregator.rehearsal_threshold = 2.1
+        dias.aggregator.reduction.rehearsal_threshold = 2.1
         features = dias.features(batch)
         assert dias.rehearse(batch, features, Draws.for_step(0, 0, range(3))).live.sum(-1).eq(1).all()
         sequence, _ = dias.encode(batch, Draws.for_step(0, 0, range(3)), rehearse=True)

@@ -134,7 +134,7 @@ def ours() -> DIAS:
         TimmEncoder(VIT, "random", (14 * SIDE, 14 * SIDE), antialias=False, clamp=False),
         Projection(C, C),
         GaussianInitializer(S, D),
-        Aggregator(SlotAttention(D, C), merge_threshold=None, reinitialize=False),
+        Aggregator(SlotAttention(D, C), None, reinitialize=False),
         Transition(D),
         RandomARDecoder(C, D, N, width=C),
         teacher="soft",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,37 +30,78 @@ ON = {
     "videosaur": set(),
     "spot": set(),
     "solv": {"reduction"},
+    "adaslot": {"reduction"},
+    "bo_qsa": set(),
+    "spot_teacher": set(),
+    "slate": set(),
+    "steve": set(),
+    "vvo_tfd": set(),
+    "vvo_mlp": set(),
+    "dias_vvo": TECHNIQUES,
 }
+ON_CODES = ("slate", "steve", "vvo_tfd", "vvo_mlp", "dias_vvo")  # a tokenizer has to be trained before
+OBJECTIVES = {"videosaur": "SimilarityObjective", "vvo_mlp": "CodeVectorObjective", "dias_vvo": "CodeVectorObjective"}
+OBJECTIVES |= dict.fromkeys(("slate", "steve", "vvo_tfd"), "CodeObjective")
 DECODERS = {
     "causal": ("CausalDecoder", "num_orders", 1),
     "spot": ("CausalDecoder", "num_orders", 9),
     "dinosaur": ("MLPDecoder", "hidden", 128),
     "slotcontrast": ("MLPDecoder", "hidden", 128),
     "solv": ("MLPDecoder", "hidden", 128),
-    "videosaur": ("SlotMixerDecoder", "feature_dim", 64 + 256),
+    "adaslot": ("MLPDecoder", "hidden", 128),
+    "bo_qsa": ("MLPDecoder", "hidden", 128),
+    "spot_teacher": ("CausalDecoder", "num_orders", 9),
+    "slate": ("CausalDecoder", "out_dim", 256),
+    "steve": ("CausalDecoder", "out_dim", 256),
+    "vvo_tfd": ("CausalDecoder", "out_dim", 256),
+    "vvo_mlp": ("MLPDecoder", "feature_dim", [64, 64]),
+    "videosaur": ("SlotMixerDecoder", "feature_dim", [64, 256]),
 }
 
 
-def composed(row: str) -> DictConfig:
+def composed(row: str, folder: str = "rows", *words: str) -> DictConfig:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        words = [f"experiment/train_video=rows/{row}", "data.root=x", "out_dir=x", "data.features.path=x"]
-        return compose("train_video", words)
+        common = [f"experiment/train_video={folder}/{row}", "data.root=x", "out_dir=x", "+data.features.path=x"]
+        return compose("train_video", [*common, *words])
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DictConfig]:
+    """A row's configuration, with what has to be trained before it made of random weights."""
+    folders: dict[str, Path] = {}
+
+    def made(name: str, folder: str) -> Path:
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp(name)
+            instantiate(composed(name, folder).model).save_pretrained(folders[name])
+        return folders[name]
+
+    def begin(row: str) -> DictConfig:
+        cfg = composed(row)
+        if row == "spot_teacher":
+            cfg.model.guide.checkpoint = str(made("spot", "rows"))
+        if "tokenizer" in cfg.model.objective:
+            kind = "pictures_small" if row in ("slate", "steve") else "features_small"
+            cfg.model.objective.tokenizer.folder = str(made(kind, "tokenizers"))
+        return cfg
+
+    return begin
 
 
 def test_every_row_is_known() -> None:
     assert {file.stem for file in (CONFIGS / "experiment/train_video/rows").glob("*.yaml")} == set(ON)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         compared = compose("compare", ["root=x", "encoder=x", "features=x", "out_dir=x"]).rows
-    assert set(compared) == set(ON) - {"base"}
+    assert set(compared) == set(ON) - {"base", *ON_CODES}
 
 
 @pytest.mark.parametrize("row", sorted(ON))
-def test_a_row_is_built_and_has_its_techniques(row: str) -> None:
-    cfg = composed(row)
+def test_a_row_is_built_and_has_its_techniques(row: str, begun: Callable[[str], DictConfig]) -> None:
+    cfg = begun(row)
     model: DIAS = instantiate(cfg.model)
     trainer: Trainer = instantiate(cfg.trainer)
     on = {
-        "reduction": model.aggregator.merge_threshold is not None,
+        "reduction": model.aggregator.reduction is not None,
         "reinitialization": model.aggregator.reinitialize,
         "distillation": model.teacher is not None,
         "random order": type(model.decoder).__name__ == "RandomARDecoder",
@@ -69,10 +111,15 @@ def test_a_row_is_built_and_has_its_techniques(row: str) -> None:
         kind, name, value = DECODERS[row]
         assert type(model.decoder).__name__ == kind
         assert model.decoder.config[name] == value
-    own = {"videosaur": {"similarity"}, "slotcontrast": {"contrast"}}
+    own = {"videosaur": {"similarity"}, "slotcontrast": {"contrast"}, "adaslot": {"kept"}}
+    own["spot_teacher"] = {"teacher_masks"}
     assert set(trainer.weights) == ({"distillation"} if on["distillation"] else own.get(row, set()))
-    assert (model.similarity_temperature is not None) == (row == "videosaur")
+    assert type(model.objective).__name__ == OBJECTIVES.get(row, "FeatureObjective")
     assert (model.contrast_temperature is not None) == (row == "slotcontrast")
+    assert (model.guide is not None) == (row == "spot_teacher")
+    assert type(model.aggregator.reduction).__name__ == (
+        "KeepOrDrop" if row == "adaslot" else "Merging" if on["reduction"] else "NoneType"
+    )
 
 
 @pytest.mark.parametrize("row", sorted(set(ON) - {"full"}))
@@ -80,10 +127,15 @@ def test_rows_share_everything_else(row: str) -> None:
     def shared(name: str) -> Any:
         plain = OmegaConf.to_container(composed(name), resolve=True)
         assert isinstance(plain, dict)
-        for key in ("decoder", "teacher", "similarity_temperature", "contrast_temperature"):
+        for key in ("decoder", "teacher", "objective", "contrast_temperature", "guide", "initializer"):
             plain["model"].pop(key, None)
-        for key in ("merge_threshold", "reinitialize"):
-            plain["model"]["aggregator"].pop(key)
+        for key in ("reduction", "reinitialize", "bilevel"):
+            plain["model"]["aggregator"].pop(key, None)
+        for key in ("code_dim", "num_codes"):
+            plain["sizes"].pop(key, None)
+        if name == "steve":
+            assert plain["model"].pop("later_iterations") == 1
+            plain["model"]["later_iterations"] = 2
         plain["trainer"].pop("weights")
         return plain
 
@@ -117,6 +169,7 @@ def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone_if_its_opti
         "features": "x",
         "out_dir": str(tmp_path),
         "first": [],
+        "after": {},
         "train": [],
         "evaluate": [],
     }
@@ -166,6 +219,24 @@ def test_a_row_begins_with_the_weights_of_its_first_run(tmp_path: Path, monkeypa
         f"checkpoint={tmp_path}/solv/s3/first/checkpoints/last",
     }
     assert first.index("max_steps=2") > first.index("max_steps=7")  # of two the later one counts
+
+
+def test_a_row_may_begin_where_another_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(CONFIGS.parent / "scripts")
+    compare = importlib.import_module("compare")
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(compare, "run", lambda *words: ran.append(words))
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("compare", ["root=x", "encoder=x", "features=x", f"out_dir={tmp_path}"])
+    assert compare.train(cfg, "adaslot", 3) == tmp_path / "adaslot/s3"
+    assert [word for words in ran for word in words if word.startswith(("experiment", "out_dir", "checkpoint"))] == [
+        "experiment=rows/dinosaur", f"out_dir={tmp_path}/dinosaur/s3/first",
+        "experiment=rows/dinosaur", f"checkpoint={tmp_path}/dinosaur/s3/first/checkpoints/last",
+        f"out_dir={tmp_path}/dinosaur/s3",
+        "experiment=rows/adaslot", f"checkpoint={tmp_path}/dinosaur/s3/checkpoints/last",
+        f"out_dir={tmp_path}/adaslot/s3",
+    ]  # fmt: skip
+    assert "begin_anew=[aggregator.reduction]" in ran[-1]
 
 
 def test_a_cell_has_the_sample_deviation_of_several_seeds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ RUNS: dict[str, dict[str, Any]] = {
 def losses(boxes: bool, **choices: Any) -> list[float]:
     """Total loss of each of 20 steps of Adam on three clips of four frames, the second clip a frame short."""
     model = tiny_dias(boxes, **choices).train()
-    model.aggregator.skip_merging = 0.2
+    model.aggregator.reduction.skip = 0.2
     batch = clips(boxes=2 if boxes else None)
     batch.frame_valid[1, -1] = False
     adam = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=2e-3, eps=1e-4)

@@ -89,7 +89,7 @@ def live_first(model: DIAS, features: Tensor, progress: float) -> tuple[float, f
 @pytest.mark.parametrize(("experiment", "most"), [("coco", 7), ("ytvis", 7), ("movi_d", K + 1)])
 def test_more_than_half_of_the_slots_live_at_the_final_threshold(experiment: str, most: int, features: Tensor) -> None:
     model = composed(experiment)
-    assert model.aggregator.merge_threshold == 0.12
+    assert model.aggregator.reduction.threshold == 0.12
     _, left = live_first(model, features, progress=1.0)
     assert most / 2 < left <= most
     if experiment == "movi_d":
@@ -151,9 +151,11 @@ def test_the_frozen_encoder_stays_in_evaluation() -> None:
 
 
 def test_merging_begins_step_by_step() -> None:
-    aggregator = composed("ytvis", "model.aggregator.merge_warmup=0.5").aggregator
+    reduction = composed("ytvis", "model.aggregator.reduction.warmup=0.5").aggregator.reduction
     clips = 4000
-    parts = [float(aggregator.skips(Draws.for_step(0, 9, range(clips), p)).float().mean()) for p in (0, 0.25, 0.5, 1)]
+    parts = [
+        float(reduction.draw(Draws.for_step(0, 9, range(clips), p), None).float().mean()) for p in (0, 0.25, 0.5, 1)
+    ]
     assert parts == pytest.approx([1.0, 1 - 0.5 * 0.9, 0.1, 0.1], abs=0.03)
 
 

@@ -12,6 +12,7 @@ from dias_video.model.dias import DIAS
 from dias_video.model.encoders import TinyEncoder
 from dias_video.model.initializers import BoxInitializer, GaussianInitializer
 from dias_video.model.projection import Projection
+from dias_video.model.reduction import Merging
 from dias_video.model.transition import Transition
 
 HEIGHT, WIDTH = 16, 24  # pixels
@@ -27,7 +28,7 @@ def tiny_dias(boxes: bool = False, seed: int = 0, threshold: float | None = 0.1,
         TinyEncoder(C, width=12, depth=1, input_size=(HEIGHT, WIDTH)),
         Projection(C, D, GRID),
         initializer,
-        Aggregator(SlotAttention(D, D), threshold, reinitialize=threshold is not None),
+        Aggregator(SlotAttention(D, D), None if threshold is None else Merging(threshold), threshold is not None),
         Transition(D, num_heads=2),
         RandomARDecoder(C, D, N, width=10, num_layers=2, num_heads=2),
         **choices,

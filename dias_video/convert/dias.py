@@ -1,7 +1,7 @@
 """The DIAS authors' released image checkpoints in our modules (facts of their repository, Genera1Z/DIAS).
 
 Their modules compute what ours do, but for four things. Their image model has neither redundancy reduction nor
-re-initialisation (``merge_threshold: null``, ``reinitialize: false``); its frames are resized without antialiasing
+re-initialisation (``reduction: null``, ``reinitialize: false``); its frames are resized without antialiasing
 (``antialias: false``); in training the short known prefix has int(0.1 N) - 1 tokens where ours has int(0.1 N), and the
 long one is drawn from 0..N-2 where ours is from 0..N-1; and no slot is ever masked there.
 ``configs/model/released_image.yaml`` is set accordingly.

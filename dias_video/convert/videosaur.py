@@ -159,7 +159,7 @@ def _architecture(tensors: Mapping[str, Tensor], num_slots: int | None) -> DIAS:
         TimmEncoder(BACKBONES[width, patch, layer_scale], "random", (side * patch, side * patch), antialias=False),
         ReLUProjection(width, hidden, token_dim),
         initializer,
-        Aggregator(Corrector(slot_dim, token_dim, mlp_ratio), merge_threshold=None, reinitialize=False),
+        Aggregator(Corrector(slot_dim, token_dim, mlp_ratio), None, reinitialize=False),
         Predictor(slot_dim),
         decoder,
         carry="persist",

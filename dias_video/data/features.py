@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from dias_video.data.source import VideoSource, fingerprint
 from dias_video.data.transforms import ClipTransform, Transform, resize_video
 from dias_video.stores.store import ShardStore, ShardWriter
 
+FEATURES, CODES = "features", "codes"  # what a cache can hold, (T,N,C) and (T,N) a video
 FLIPPED = "|flipped"  # end of the key of a mirrored video
 
 
@@ -44,29 +45,35 @@ class FrozenEncoder(Protocol):
 class FeatureCache:
     """Reads a feature cache, frame by frame, out of the shards that hold the frames.
 
+    ``codes``: a second one of the same videos, of a tokenizer's codes.
+
     Raises:
-        ValueError: ``path`` holds no finished feature cache.
+        ValueError: ``path`` holds no finished cache of features, or ``codes`` none of codes of the same videos.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, codes: str | Path | None = None, kind: str = FEATURES) -> None:
         self.path = Path(path)
         self.store = ShardStore(self.path)
         self.header = self.store.header
-        if self.header.get("kind") != "features":
-            raise ValueError(f"{self.path} is not a feature cache; make one with scripts/cache_features.py")
+        if self.header.get("kind") != kind:
+            raise ValueError(f"{self.path} is not a cache of {kind}; make one with scripts/cache_features.py")
+        self.kind = kind
         self.size: tuple[int, int] = tuple(self.header["size"])  # (H,W) of the frames that the encoder saw
         self.grid: tuple[int, int] = tuple(self.header["grid"])  # (h,w)
         self.flips: bool = self.header["flips"]
+        self.codes = None if codes is None else FeatureCache(codes, kind=CODES)
+        if self.codes is not None and any(self.codes.header[key] != self.header[key] for key in ("data", "flips")):
+            raise ValueError(f"{codes} has codes of other videos than {path} has features of")
 
     def read(self, video_id: str, frames: Sequence[int], flipped: bool = False) -> Tensor:
-        """Features (T,N,C) float32 of the frames named, of the mirrored video if ``flipped``.
+        """Features (T,N,C) float32, or codes (T,N) int64, of the frames named, of the mirrored video if ``flipped``.
 
         Raises:
             ValueError: the cache does not hold them.
         """
         key = video_id + FLIPPED if flipped else video_id
-        pieces = [self.store.read(key, start, stop)["features"] for start, stop in _runs(frames)]
-        return torch.cat(pieces).float()
+        read = torch.cat([self.store.read(key, start, stop)[self.kind] for start, stop in _runs(frames)])
+        return read.float() if read.is_floating_point() else read.long()
 
     def check(self, source: VideoSource, transform: Transform | None) -> None:
         """Refuse a cache that does not hold what clips of ``source`` under ``transform`` need.
@@ -84,6 +91,20 @@ class FeatureCache:
             raise ValueError(f"{self.path} has no flips: set data.transform.flip=0 or cache again with flips=true")
         if transform.size != self.size:
             raise ValueError(f"{self.path} is of {list(self.size)} frames, the transform makes {transform.size}")
+
+    def check_encoders(self, encoders: Mapping[str, FrozenEncoder]) -> None:
+        """Refuse caches that other encoders made than a model has: ``encoders`` by what they make.
+
+        Raises:
+            ValueError: weights or configuration differ, or there are codes for a model that has no use for them.
+        """
+        for cache in (self, self.codes):
+            if cache is None:
+                continue
+            if cache.kind in encoders:
+                cache.check_encoder(encoders[cache.kind])
+            elif cache.kind == CODES:
+                raise ValueError(f"this model looks at no codes: leave out data.features.codes={cache.path}")
 
     def check_encoder(self, encoder: FrozenEncoder) -> None:
         """Refuse a cache that another encoder made.
@@ -119,6 +140,7 @@ def cache_features(
     precision: str = "fp32",
     part: int = 0,
     parts: int = 1,
+    kind: str = FEATURES,
 ) -> None:
     """Write the features of every frame of ``source``, resized to ``size`` (H,W), in half precision.
 
@@ -129,6 +151,7 @@ def cache_features(
         flips: also store the features of the mirrored frames (twice the time and disk).
         batch_frames: frames given to the encoder at once.
         precision: ``fp32``, or ``bf16`` to run the encoder under autocast.
+        kind: what ``encoder`` makes, ``features`` or, for a ``CodeReader``, ``codes``, which are stored as they are.
 
     Raises:
         ValueError: a video can't be read, features overflow half precision, or the disk is too small.
@@ -137,7 +160,7 @@ def cache_features(
         raise ValueError(f"precision must be fp32 or bf16, got {precision!r}")
     size = (int(size[0]), int(size[1]))
     header = {
-        "kind": "features",
+        "kind": kind,
         "encoder": encoder_hash(encoder),
         "encoder_config": encoder.config,
         "grid": list(encoder.grid),
@@ -163,7 +186,7 @@ def cache_features(
                     bar.update(len(video))
                 for name, collected in pieces.items():
                     if name not in writer.present:
-                        writer.write(name, features=torch.cat(collected))
+                        writer.write(name, **{kind: torch.cat(collected)})
 
 
 def cache_size(path: str | Path) -> int:
@@ -195,7 +218,10 @@ def _chunks(source: VideoSource, index: int, total: int, count: int, size: tuple
 @torch.no_grad()
 def _encode(encoder: FrozenEncoder, video: Tensor, name: str, precision: str) -> Tensor:
     with torch.autocast(video.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        features = encoder.features(video[None])[0].cpu().half()  # (T,N,C)
+        features = encoder.features(video[None])[0].cpu()  # (T,N,C) or (T,N)
+    if not features.is_floating_point():
+        return features.to(torch.int32)
+    features = features.half()
     if not torch.isfinite(features).all():
         raise ValueError(f"the encoder's features of {name} don't fit half precision (over 65504); use its final norm")
     return features

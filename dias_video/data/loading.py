@@ -19,7 +19,12 @@ PARTS = {"masks": ("masks",), "boxes": ("boxes", "box_valid")}  # of a sample, b
 
 
 class Features(Protocol):
-    """Frozen features by video and frame (``dias_video.data.features.FeatureCache``)."""
+    """Frozen features by video and frame (``dias_video.data.features.FeatureCache``), perhaps with codes beside."""
+
+    @property
+    def codes(self) -> Features | None:
+        """Those of the codes."""
+        ...
 
     def check(self, source: VideoSource, transform: Transform | None) -> None:
         """Raise ValueError unless the cache holds what clips of ``source`` under ``transform`` need."""
@@ -132,6 +137,8 @@ def read_clip(
     flipped = bool(sample.pop("flipped", False))
     if features is not None:
         sample["features"] = features.read(sample["video_id"], frames, flipped)
+        if features.codes is not None:
+            sample["codes"] = features.codes.read(sample["video_id"], frames, flipped)
     return sample
 
 

@@ -22,7 +22,7 @@ from dias_video.engine.loader import KeyedDataset, Order, Share, batches, defaul
 from dias_video.engine.ranks import Interrupted, Ranks, Signals
 from dias_video.engine.records import Records, sample_names
 from dias_video.engine.runlog import Logging, RunLog, check_folder
-from dias_video.engine.schedule import Optimization, Weight, check_weights, weight_at
+from dias_video.engine.schedule import Optimization, Weight, named_weights, weight_at
 from dias_video.engine.sharding import full, join
 from dias_video.engine.state import TrainingState, seed_generators
 from dias_video.pretrained.weights import load_weights
@@ -63,7 +63,7 @@ class Trainer:
             batch_size: Samples an update, the sum over processes and micro-batches.
             seed: Decides data order, augmentation and all draws inside the model.
             weights: Loss weights by term, a number or ``{kind: linear | cosine, start, end}`` over the schedule; a
-                term that is not named weighs 1.
+                term that is not named weighs 1, and one named with None counts as not named.
             precision: ``no`` (float32), ``bf16`` or ``fp16`` (on a GPU).
             accumulation: Micro-batches an update, for batches that don't fit into memory.
             ema: Decay of the running average of the weights (0.999, say); the average is what checkpoints hold as the
@@ -84,7 +84,7 @@ class Trainer:
             check_number("ema", ema, above=0, most=1)
         if num_workers is not None:
             check_integer("num_workers", num_workers, least=0)
-        check_weights(weights or {})
+        self.weights = named_weights(weights or {})
         for option, value, kind in (
             ("optimization", optimization, Optimization),
             ("saving", saving, Saving),
@@ -97,7 +97,6 @@ class Trainer:
         self.optimization = optimization or Optimization()
         self.saving = saving or Saving()
         self.logging = logging or Logging()
-        self.weights = dict(weights or {})
         self.precision, self.compile, self.ema, self.num_workers = precision, compile, ema, num_workers
         self.schedule_steps = self.optimization.schedule_steps or max_steps
         self.accelerator = join(precision)

@@ -58,11 +58,16 @@ class Optimization:
         return self.lr * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def check_weights(weights: Mapping[str, Weight]) -> None:
-    """Raise ValueError unless every weight is a number or ``{kind: linear | cosine, start: a, end: b}``."""
+def named_weights(weights: Mapping[str, Weight | None]) -> dict[str, Weight]:
+    """The weights that are not None.
+
+    Raises:
+        ValueError: one is neither a number nor ``{kind: linear | cosine, start: a, end: b}``.
+    """
     if not isinstance(weights, Mapping):
         raise ValueError(f"weights must map loss terms to numbers or schedules, got {weights!r}")
-    for term, weight in weights.items():
+    named = {term: weight for term, weight in weights.items() if weight is not None}
+    for term, weight in named.items():
         if not isinstance(weight, Mapping):
             check_number(f"weights.{term}", weight, least=0)
             continue
@@ -70,6 +75,7 @@ def check_weights(weights: Mapping[str, Weight]) -> None:
             raise ValueError(f"weights.{term} must be {{kind: linear | cosine, start: a, end: b}}, got {dict(weight)}")
         check_number(f"weights.{term}.start", weight["start"], least=0)
         check_number(f"weights.{term}.end", weight["end"], least=0)
+    return named
 
 
 def weight_at(weight: Weight, progress: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from dias_video.data.loading import generator_of
 from dias_video.data.source import Sample, VideoSource, seconds_shown
@@ -37,6 +37,11 @@ class ClipValidation:
         self.source, self.transform, self.num_frames = source, transform, num_frames
         self.indices = range(min(num_videos, len(source)))
         self.tracks: list[tuple[Sample, Tensor]] = []  # of the model that was scored last
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ValueError for a model that tracks no objects."""
+        if not isinstance(model, DIAS):
+            raise ValueError(f"validation.num_videos needs a model that tracks objects, not a {type(model).__name__}")
 
     def validate(self, model: DIAS, step: int) -> dict[str, float]:
         """Means over the videos under the video-fg protocol, ``val/fg_ari``, ``val/mbo``, ``val/miou``."""

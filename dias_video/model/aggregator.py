@@ -9,20 +9,24 @@ from torch import Tensor, nn
 
 from dias_video.draws import Draws
 from dias_video.model.attention import SlotAttention
-from dias_video.model.redundancy import LINKAGES, merge_redundant_slots
+from dias_video.model.reduction import KeepOrDrop, Merging, Reduced, unmerged
 from dias_video.pretrained.configured import Configured
+
+Reduction = Merging | KeepOrDrop
 
 
 class Aggregated(NamedTuple):
     """Slots of one frame, and how they came about."""
 
-    slots: Tensor  # (B,S,D), zeros where dead
+    slots: Tensor  # (B,S,D), zeros where not carried
     live: Tensor  # (B,S) bool: M_r of eq. 9
-    merged_into: Tensor  # (B,S) int64, the slot that each slot was merged into (itself if none), -1 where it was off
+    gate: Tensor  # (B,S) what decoders are masked with: ``live``, or floats with a gradient (``Reduced``)
+    merged_into: Tensor  # (B,S) int64, the slot that each slot was merged into (itself if none), -1 where it is off
+    carried: Tensor  # (B,S) bool, slots that the next frame may go on from
     first: Tensor  # (B,S,N) attention A_a^1 of the first iteration
     last: Tensor  # (B,S,N) attention A_a of the last iteration, zeros for dead slots
     attentions: list[Tensor]  # of every iteration, each (B,S,N)
-    num_live: Tensor  # (B,) int64 slots that merging leaves, also where it was skipped this time
+    num_live: Tensor  # (B,) int64 slots that reduction leaves, also where it was skipped this time
 
 
 class Aggregator(Configured, nn.Module):
@@ -30,15 +34,9 @@ class Aggregator(Configured, nn.Module):
 
     Args:
         attention: the Slot Attention layer phi_a.
-        merge_threshold: cosine distance under which slots are redundant (phi_r, eq. 9); None switches reduction off.
+        reduction: which slots remain (phi_r, eq. 9); None switches reduction off.
         reinitialize: aggregate once more from the remaining slots (eq. 10). Off: reduction after the last iteration,
             as in SOLV (eq. 6-7).
-        skip_merging: probability, in training, that a clip's slots are not merged (SOLV uses 0.1).
-        merge_warmup: part of the training over which the probability of merging rises from 0 to 1 - ``skip_merging``.
-            Slots that have not learned to differ yet would all be merged, and one slot alone learns nothing.
-        linkage: of the clustering, ``complete`` or ``average``.
-        rehearsal_threshold: as ``merge_threshold``, for the mean distance over the frames of a rehearsal
-            (``DIAS.rehearse``).
         bilevel: straight-through gradient to the initial queries and only the last iteration differentiated (BO-QSA).
             The DIAS authors found it incompatible with self-distillation.
     """
@@ -46,35 +44,17 @@ class Aggregator(Configured, nn.Module):
     def __init__(
         self,
         attention: SlotAttention,
-        merge_threshold: float | None = 0.12,
+        reduction: Reduction | None,
         reinitialize: bool = True,
-        skip_merging: float = 0.0,
-        merge_warmup: float = 0.0,
-        linkage: str = "complete",
         bilevel: bool = False,
-        rehearsal_threshold: float = 0.25,
     ) -> None:
         super().__init__()
-        if reinitialize and merge_threshold is None:
-            raise ValueError("reinitialize=true needs redundancy reduction: set merge_threshold, or reinitialize=false")
-        if not 0 <= skip_merging < 1:
-            raise ValueError(f"skip_merging is a probability below 1, got {skip_merging}")
-        if not 0 <= merge_warmup <= 1:
-            raise ValueError(f"merge_warmup is a part of the training, from 0 to 1, got {merge_warmup}")
-        if linkage not in LINKAGES:
-            raise ValueError(f"linkage must be one of {LINKAGES}, got {linkage!r}")
-        if rehearsal_threshold < 0:
-            raise ValueError(
-                f"rehearsal_threshold is a cosine distance and can't be negative, got {rehearsal_threshold}"
-            )
+        if reinitialize and reduction is None:
+            raise ValueError("reinitialize=true needs a reduction of the slots: set one, or reinitialize=false")
         self.attention = attention
-        self.merge_threshold = merge_threshold
+        self.reduction = reduction
         self.reinitialize = reinitialize
-        self.skip_merging = skip_merging
-        self.merge_warmup = merge_warmup
-        self.linkage = linkage
         self.bilevel = bilevel
-        self.rehearsal_threshold = rehearsal_threshold
 
     def check_iterations(self, num_iterations: int, name: str) -> None:
         """Raise ValueError when ``num_iterations`` (config value ``name``) is too small for this aggregation."""
@@ -85,11 +65,13 @@ class Aggregator(Configured, nn.Module):
             )
             raise ValueError(f"{name} must be at least {least} ({why}), got {num_iterations}")
 
-    def skips(self, draws: Draws) -> Tensor | None:
-        """Which clips (B,) bool are not merged in this training step, on the CPU; None: all are merged."""
-        risen = 1.0 if draws.progress >= self.merge_warmup else draws.progress / self.merge_warmup
-        probability = 1 - risen * (1 - self.skip_merging)
-        return draws.uniform() < probability if probability > 0 else None
+    def draw(self, draws: Draws, live: Tensor) -> Tensor | None:
+        """Random numbers that the reduction of a frame's slots, on where ``live`` (B,S), takes in training."""
+        return None if self.reduction is None else self.reduction.draw(draws, live)
+
+    def losses(self, gate: Tensor, frame_valid: Tensor) -> dict[str, Tensor]:
+        """Loss terms of the reduction, each (B,), from the gates (B,T,S) of frames that count where (B,T) is True."""
+        return {} if self.reduction is None else self.reduction.losses(gate, frame_valid)
 
     def forward(
         self,
@@ -99,7 +81,8 @@ class Aggregator(Configured, nn.Module):
         live: Tensor,
         num_iterations: int,
         age: Tensor | None = None,
-        skip: Tensor | None = None,
+        drawn: Tensor | None = None,
+        reduce: bool = True,
     ) -> Aggregated:
         """Aggregate one frame.
 
@@ -108,11 +91,11 @@ class Aggregator(Configured, nn.Module):
             keys, values: (B,N,D) of ``SlotAttention.keys_values``.
             num_iterations: i_a, in all: i_a - 1 plain ones and the extra one when re-initialising.
             age: (B,S) int64 frames alive, for the choice of representatives.
-            skip: (B,) bool, clips whose slots are not merged this time.
+            drawn: random numbers of the reduction (its ``draw``), on the slots' device.
+            reduce: False leaves all slots (and aggregates once more all the same).
         """
         self.check_iterations(num_iterations, "num_iterations")
         slots = queries * live[..., None]
-        merged_into = torch.arange(slots.shape[1], device=slots.device).expand(live.shape).masked_fill(~live, -1)
         attentions: list[Tensor] = []
         num_plain = num_iterations - 1 if self.reinitialize else num_iterations
         for i in range(num_plain):  # eq. 8
@@ -120,26 +103,20 @@ class Aggregator(Configured, nn.Module):
                 slots = slots.detach() + queries - queries.detach()
             slots, attention = self.attention(slots, keys, values, live)
             attentions.append(attention)
-        first, last, remaining = attentions[0], attentions[-1], live
-        if self.merge_threshold is not None:  # eq. 9
-            merged = merge_redundant_slots(slots, self.merge_threshold, live, age, self.linkage)
-            remaining = merged.live
-            if skip is not None:
-                merged = merged._replace(
-                    slots=torch.where(skip[:, None, None], slots, merged.slots),
-                    live=torch.where(skip[:, None], live, merged.live),
-                    representative=torch.where(skip[:, None], merged_into, merged.representative),
-                )
-            slots, live, merged_into = merged
-            if self.reinitialize:  # eq. 10
-                if self.bilevel:
-                    slots = slots.detach() + queries - queries.detach()
-                slots, last = self.attention(slots, keys, values, live)
-                attentions.append(last)
-            else:  # a merged slot owns what its members owned
-                member = (
-                    merged_into[:, None, :] == torch.arange(slots.shape[1], device=slots.device)[:, None]
-                )  # (B,S,S)
-                with torch.autocast(slots.device.type, enabled=False):  # which would round the attention
-                    last = member.to(last.dtype) @ last
-        return Aggregated(slots, live, merged_into, first, last, attentions, remaining.sum(-1))
+        first, last = attentions[0], attentions[-1]
+        left = Reduced(slots, live, live, unmerged(live), live, live.sum(-1))
+        if self.reduction is not None and reduce:  # eq. 9
+            left = self.reduction(slots, live, age, drawn)
+        slots, carried = left.slots, left.carried
+        if self.reinitialize:  # eq. 10
+            if self.bilevel:
+                slots = slots.detach() + queries - queries.detach()
+            slots, last = self.attention(slots, keys, values, left.gate)
+            attentions.append(last)
+            carried = left.live
+        elif reduce and self.reduction is not None:  # a merged slot owns what its members owned
+            member = left.merged_into[:, None, :] == torch.arange(slots.shape[1], device=slots.device)[:, None]
+            with torch.autocast(slots.device.type, enabled=False):  # which would round the attention
+                last = member.to(last.dtype) @ last  # (B,S,S) (B,S,N)
+        how = (left.live, left.gate, left.merged_into, carried)
+        return Aggregated(slots, *how, first, last, attentions, left.num_live)

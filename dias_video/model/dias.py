@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +21,23 @@ from dias_video.model.contrast import contrast_loss
 from dias_video.model.decoders.decoded import Decoder
 from dias_video.model.encoders import Encoder
 from dias_video.model.initializers import Initializer
-from dias_video.model.losses import TEACHERS, distillation_loss, reconstruction_loss, similarity_loss
+from dias_video.model.losses import TEACHERS, distillation_loss
+from dias_video.model.objectives import FeatureObjective, Objective
 from dias_video.model.predictor import Predictor
 from dias_video.model.projection import Projection
-from dias_video.model.redundancy import cosine_distance, merge_redundant_slots
 from dias_video.model.relu_projection import ReLUProjection
 from dias_video.model.transition import Transition
 from dias_video.pretrained.saving import Pretrained
 from dias_video.tracking import track_videos
+
+
+class Guide(Protocol):
+    """Tells slots from outside of the model what to look at, in training alone; no part of what is saved."""
+
+    def losses(self, batch: VideoBatch, features: Tensor, scan: Scan, draws: Draws) -> dict[str, Tensor]:
+        """Loss terms, each (B,), for the slots of ``scan`` on ``features`` (B,T,N,C); it draws after the model."""
+        ...
+
 
 CARRIES = ("reseed", "persist")
 COLLAPSED = 1.5  # live slots a frame, on average, below which a model tells nothing apart
@@ -38,8 +48,9 @@ MASK_SOURCES = ("decoder", "aggregation")
 class Scan(SlotSequence):
     """Slots with how they came about, which the losses need; ``attention`` is A_a, of the last iteration."""
 
+    gate: Tensor  # (B,T,S) ``live``, or floats with a gradient (``Reduced``)
     first: Tensor  # (B,T,S,h,w) A_a^1
-    num_live: Tensor  # (B,T) int64 slots that merging leaves, also where it was skipped
+    num_live: Tensor  # (B,T) int64 slots that reduction leaves, also where it was skipped
     state: CarryState  # to go on with
 
 
@@ -58,15 +69,16 @@ class DIAS(Pretrained, nn.Module):
             stays off.
         teacher: self-distillation ``hard`` (eq. 14-15), ``soft`` (released image code), or None for none.
         mask_source: what masks are read from, the ``decoder``'s attention A_d or the ``aggregation``'s A_a.
-        similarity_temperature: also learn to predict temporal feature similarities, as VideoSAUR does: the decoder's
-            ``feature_dim`` is then C + N, a token's features and its logits over the next frame's tokens. None: don't.
         contrast_temperature: also learn to tell a slot's own past among all slots of the batch, as SlotContrast does
             (``contrast_loss``). None: don't.
+        objective: what slots have to explain; None: the encoder's features.
+        guide: adds loss terms from outside, as a trained teacher (``dias_video.model.guide``) does; it is not saved.
 
     Raises:
         ValueError: an unknown choice, or fewer than 2 iterations with re-initialisation.
     """
 
+    not_stored = {"guide": None}  # noqa: RUF012 - a constant
     watched = ("live_first", "live_later", "largest_share")  # terms of forward that are logged and not minimised
 
     def __init__(
@@ -82,8 +94,9 @@ class DIAS(Pretrained, nn.Module):
         carry: str = "reseed",
         teacher: str | None = "hard",
         mask_source: str = "decoder",
-        similarity_temperature: float | None = None,
         contrast_temperature: float | None = None,
+        objective: Objective | None = None,
+        guide: Guide | None = None,
     ) -> None:
         super().__init__()
         aggregator.check_iterations(first_iterations, "first_iterations")
@@ -104,8 +117,10 @@ class DIAS(Pretrained, nn.Module):
         self.first_iterations, self.later_iterations = first_iterations, later_iterations
         self.carry, self.teacher = carry, teacher
         self.mask_source = mask_source
-        self.similarity_temperature = similarity_temperature
         self.contrast_temperature = contrast_temperature
+        self.objective = objective or FeatureObjective()
+        self.guide = guide
+        decoder.feedback = self.objective.as_known
 
     @classmethod
     def shipped(cls) -> DIAS:
@@ -132,6 +147,11 @@ class DIAS(Pretrained, nn.Module):
         """Width of a slot, D."""
         return self.initializer.slot_dim
 
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """What it looks at that can be cached, and what makes it."""
+        return {"features": self.encoder, **self.objective.frozen}
+
     def train(self, mode: bool = True) -> DIAS:
         """Switch between training and evaluation; the frozen encoder stays in evaluation mode."""
         super().train(mode)
@@ -139,36 +159,34 @@ class DIAS(Pretrained, nn.Module):
         return self
 
     def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
-        """Terms of a training step, each (B,): ``reconstruction`` and, if on, ``distillation``, ``similarity`` and
-        ``contrast``, the losses; and what is only watched (``watched``).
+        """Terms of a training step, each (B,): the losses of the objective, of the reduction and of the guide and, if
+        on, ``distillation`` and ``contrast``; and what is only watched (``watched``).
         """
         features = self.features(batch)  # (B,T,N,C)
+        target = self.objective.target(features, batch)
         scan = self.scan(batch, features, draws)  # eq. 8-10
-        decoded = self.decoder(scan.slots, scan.live, features, draws)  # eq. 11, 18-22
+        decoded = self.decoder(scan.slots, scan.gate, target.known, draws)  # eq. 11, 18-22
         counted = decoded.scored & batch.frame_valid[..., None]
-        predicted = decoded.reconstruction[..., : features.shape[-1]]
         with torch.autocast(features.device.type, enabled=False):  # counts of cells and logarithms need float32
-            terms = {"reconstruction": reconstruction_loss(predicted, features, counted)}  # eq. 23
+            terms = self.objective.losses(decoded.reconstruction, target, counted, batch)  # eq. 23
+            terms |= self.aggregator.losses(scan.gate, batch.frame_valid)
             if self.teacher is not None:  # eq. 14-15
                 assert scan.attention is not None
                 maps = (scan.first.flatten(-2), scan.attention.flatten(-2))  # (B,T,S,N) each
                 terms["distillation"] = distillation_loss(*maps, scan.live, self.teacher, batch.frame_valid)
-            if self.similarity_temperature is not None:
-                logits = decoded.reconstruction[..., features.shape[-1] :]  # (B,T,N,N)
-                terms["similarity"] = similarity_loss(logits, features, self.similarity_temperature, batch.frame_valid)
             if self.contrast_temperature is not None:
                 terms["contrast"] = contrast_loss(scan, self.contrast_temperature, batch.frame_valid)
+        if self.guide is not None:
+            terms |= self.guide.losses(batch, features, scan, draws)
         return terms | watch(scan, batch.frame_valid)
 
     def alarm(self, watched: Mapping[str, float]) -> str | None:
         """A sentence for the user if the means of what is watched, over many updates, say that slots have collapsed."""
         live = max(watched[name] for name in ("live_first", "live_later") if name in watched)
-        if self.num_slots == 1 or live >= COLLAPSED:
+        if self.aggregator.reduction is None or self.num_slots == 1 or live >= COLLAPSED:
             return None
-        return (
-            f"slots have collapsed: on average {live:.2f} of {self.num_slots} are left after merging. Train longer, "
-            "or lower trainer.weights.distillation or model.aggregator.merge_threshold"
-        )
+        advice = self.aggregator.reduction.advice
+        return f"slots have collapsed: on average {live:.2f} of {self.num_slots} are left after reduction. {advice}"
 
     def features(self, batch: VideoBatch) -> Tensor:
         """Frozen tokens (B,T,N,C): the cached ones if the batch has them, else all frames in one encoder call."""
@@ -180,7 +198,7 @@ class DIAS(Pretrained, nn.Module):
     ) -> Scan:
         """Aggregate frame after frame, each from the slots of the one before (eq. 8-10 on every frame).
 
-        ``state`` continues an earlier window of the same videos. ``merge`` False leaves redundant slots alone. Where a
+        ``state`` continues an earlier window of the same videos. ``merge`` False leaves all slots alone. Where a
         clip has ended (``frame_valid`` False) its slots are computed and mean nothing; they influence neither other
         clips nor its earlier frames.
         """
@@ -195,20 +213,19 @@ class DIAS(Pretrained, nn.Module):
                 state = CarryState(
                     queries, on, torch.full_like(on, -1, dtype=torch.int64), on.long() * 0, on[:, 0].long() * 0
                 )
-            skip = None if merge else torch.ones_like(on[:, 0])  # (B,)
-            if merge and self.training:
-                skip = self.aggregator.skips(draws)
-                skip = None if skip is None else skip.to(on.device)
-            frame = self.aggregator(queries, keys[:, t], values[:, t], on, iterations, state.age, skip)
+            drawn = self.aggregator.draw(draws, on) if merge and self.training else None
+            drawn = None if drawn is None else drawn.to(on.device)
+            frame = self.aggregator(queries, keys[:, t], values[:, t], on, iterations, state.age, drawn, merge)
             memory = self.transition.remember(state.slots, frame.slots, known=state.track_id >= 0)
-            state = carried(state, memory, frame.live)
-            outputs.append((frame.slots, frame.live, state.track_id, frame.first, frame.last, frame.num_live))
+            state = carried(state, memory, frame.carried)
+            track_id = state.track_id.masked_fill(~frame.live, -1)
+            outputs.append((frame.slots, frame.live, track_id, frame.gate, frame.first, frame.last, frame.num_live))
         columns = (torch.stack(column, 1) for column in zip(*outputs, strict=True))
-        slots, live, track_id, first, last, num_live = columns
+        slots, live, track_ids, gate, first, last, num_live = columns
         assert state is not None
         first, last = (x.unflatten(-1, self.encoder.grid) for x in (first, last))
-        found = (batch.video_id, slots, live, track_id, last)
-        return Scan(*found, first=first, num_live=num_live, state=state)
+        found = (batch.video_id, slots, live, track_ids, last)
+        return Scan(*found, gate=gate, first=first, num_live=num_live, state=state)
 
     def queries(
         self, batch: VideoBatch, t: int, tokens: Tensor, draws: Draws, state: CarryState | None
@@ -233,14 +250,11 @@ class DIAS(Pretrained, nn.Module):
         """
         state = self.scan(batch, features, draws, merge=False).state
         back = self.scan(batch, features.flip(1), draws, state, merge=False)
-        if self.aggregator.merge_threshold is None:
+        if self.aggregator.reduction is None:
             return back.state
-        distance = cosine_distance(back.slots.flatten(0, 1)).unflatten(0, back.live.shape[:2]).mean(1)  # (B,S,S)
-        slots, live, track_id, age = back.state.slots, back.state.live, back.state.track_id, back.state.age
-        threshold, linkage = self.aggregator.rehearsal_threshold, self.aggregator.linkage
-        merged = merge_redundant_slots(slots, threshold, live, age, linkage, distance)
-        track_id = track_id.masked_fill(~merged.live, -1)
-        return CarryState(merged.slots, merged.live, track_id, age * merged.live, back.state.next_id)
+        state = back.state
+        slots, live = self.aggregator.reduction.settled(state.slots, state.live, state.age, back.slots)
+        return CarryState(slots, live, state.track_id.masked_fill(~live, -1), state.age * live, state.next_id)
 
     @torch.no_grad()
     def encode(
@@ -269,20 +283,21 @@ class DIAS(Pretrained, nn.Module):
             state = self.rehearse(batch, features, draws)
         scan = self.scan(batch, features, draws, state)
         if self.mask_source == "decoder":
-            decoded = self.decoder(scan.slots, scan.live, features)
-            scan.attention = decoded.attention.unflatten(-1, self.encoder.grid)
-        return SlotSequence(batch.video_id, scan.slots, scan.live, scan.track_id, scan.attention), scan.state
+            known = self.objective.target(features, batch).known
+            scan.attention = self.decoder(scan.slots, scan.gate, known).attention.unflatten(-1, self.encoder.grid)
+        slots = scan.slots * scan.live[..., None]
+        return SlotSequence(batch.video_id, slots, scan.live, scan.track_id, scan.attention), scan.state
 
     @torch.no_grad()
     def decode_slots(self, slots: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
         """Decode slots (B,T,S,D) live where ``live`` (B,T,S), with every token masked: no feature is looked at.
 
         Returns:
-            Reconstructed tokens (B,T,N,C) and the maps (B,T,S,h,w) of who owns which cell.
+            Reconstructed tokens (B,T,N,C), in the form in which the objective has known ones, and the maps
+            (B,T,S,h,w) of who owns which cell.
         """
         decoded = self.decoder(slots * live[..., None], live)
-        reconstruction = decoded.reconstruction[..., : self.encoder.feature_dim]
-        return reconstruction, decoded.attention.unflatten(-1, self.encoder.grid)
+        return self.objective.as_known(decoded.reconstruction), decoded.attention.unflatten(-1, self.encoder.grid)
 
     def track(
         self,
@@ -338,7 +353,7 @@ class DIAS(Pretrained, nn.Module):
 def watch(scan: Scan, frame_valid: Tensor) -> dict[str, Tensor]:
     """What tells whether slots share the frame, each (B,) float32.
 
-    ``live_first``, ``live_later``: slots that merging leaves on the first frame, and on the others (mean; absent from
+    ``live_first``, ``live_later``: slots that reduction leaves on the first frame, and on the others (mean; absent from
     clips of one frame). ``largest_share``: the part of the cells that the largest slot holds, mean over frames.
     ``frame_valid`` (B,T) bool is False for padding.
     """

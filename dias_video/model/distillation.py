@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ class Distillation(Pretrained, nn.Module):
     """
 
     inputs: tuple[str, ...] = ()  # what of a batch it looks at beside frames and features
+    frozen: dict[str, Any] = {}  # noqa: RUF012 - a constant; any encoder's features will do
 
     def __init__(self, encoder: TinyEncoder, teacher_dim: int) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ class GaussianInitializer(Initializer):
     ``shared``: one Gaussian for all slots, always sampled (else all slots would be equal). It begins with a deviation
     of about 1 around a mean of about 0, so that queries point in all directions. Otherwise one a slot, sampled in
     training, its mean in evaluation; it begins with a deviation of D^-0.5. Both are the released initial scales. Under
-    the narrow one nearly all slots are redundant before training, so merging waits (``Aggregator.merge_warmup``).
+    the narrow one nearly all slots are redundant before training, so merging waits (``Merging.warmup``).
     """
 
     def __init__(self, num_slots: int, slot_dim: int, shared: bool = True) -> None:

@@ -77,7 +77,7 @@ class CrossAttention(nn.Module):
         zero_biases(self)
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor, weights: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Attend to the live slots (``mask`` (B,S) bool).
+        """Attend to the live slots: ``mask`` (B,S) bool, or a gate as of ``masked_softmax``.
 
         Returns:
             The update (B,N,C), and where asked for the attention (B,N,S), mean over heads, exactly 0 on dead slots.
@@ -112,9 +112,11 @@ def zero_biases(module: nn.Module) -> None:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """Scaled dot-product attention of q (B,A,N,d) over k and v (B,A,M,d) where ``mask`` (broadcast to B,A,N,M) is True.
 
-    In bfloat16 on a CPU PyTorch's fused kernel takes about twice the time of the three operations it fuses.
+    In bfloat16 on a CPU PyTorch's fused kernel takes about twice the time of the three operations it fuses. Gates
+    (``masked_softmax``) it does not know.
     """
-    if q.device.type == "cpu" and q.dtype is torch.bfloat16 and not causal:
+    gated = mask is not None and mask.is_floating_point()
+    if gated or (q.device.type == "cpu" and q.dtype is torch.bfloat16 and not causal):
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         weights = logits.softmax(-1) if mask is None else masked_softmax(logits, mask, -1)
         return weights.to(v.dtype) @ v
@@ -125,8 +127,14 @@ def masked_softmax(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
     """Softmax in float32 (or wider) over the entries where ``mask`` is True; exactly 0, also in gradient, elsewhere.
 
     Rows without any True are all zero instead of NaN.
+
+    ``mask`` may be a gate instead, zeros and ones as floats: shares are multiplied by it and divided by their sum plus
+    1e-5 (AdaSlot). The values are the same to about that; the gradient also tells what a closed gate would let through.
     """
     wide = logits if logits.dtype.itemsize >= 4 else logits.float()
+    if mask.is_floating_point():
+        shares = wide.softmax(dim) * mask
+        return shares / (shares.sum(dim, keepdim=True) + 1e-5)
     lowest = wide.new_tensor(-1e30)  # not -inf: a row without live entries must not become NaN
     return wide.where(mask, lowest).softmax(dim) * mask
 

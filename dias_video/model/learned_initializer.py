@@ -1,6 +1,8 @@
-"""Learned queries without noise (SlotContrast)."""
+"""Learned queries (SlotContrast, BO-QSA, SPOT's second stage)."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +12,20 @@ from dias_video.model.initializers import Initializer
 
 
 class LearnedInitializer(Initializer):
-    """One learned query a slot, the same for every video, in training too; boxes are not looked at (SlotContrast).
+    """One learned query a slot, the same for every video; boxes are not looked at.
 
-    They begin as samples of a Gaussian of deviation D^-0.5, as released.
+    They begin as samples of a Gaussian of deviation D^-0.5, as SlotContrast's. BO-QSA's and SPOT's are Xavier-uniform,
+    of deviation (2 / (S + D))^0.5.
+
+    ``noise_until``: part of the training over which noise of the size of each of a query's numbers falls on a cosine to
+    0 (BO-QSA: Jia et al. 2023, over 30,000 of 250,000 updates). 0: none.
     """
 
-    def __init__(self, num_slots: int, slot_dim: int) -> None:
+    def __init__(self, num_slots: int, slot_dim: int, noise_until: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= noise_until <= 1:
+            raise ValueError(f"noise_until is a part of the training, from 0 to 1, got {noise_until}")
+        self.noise_until = noise_until
         if num_slots < 1:
             raise ValueError(f"num_slots must be at least 1, got {num_slots}")
         self.num_slots, self.slot_dim = num_slots, slot_dim
@@ -31,4 +40,8 @@ class LearnedInitializer(Initializer):
 
     def reseed(self, batch_size: int, draws: Draws) -> Tensor:
         """The same queries (B,S,D) for slots that are off."""
-        return self.slots.expand(batch_size, -1, -1)
+        queries = self.slots.expand(batch_size, -1, -1)
+        if not self.training or draws.progress >= self.noise_until:
+            return queries
+        size = 0.5 * (1 + math.cos(math.pi * draws.progress / self.noise_until))
+        return queries + size * draws.normal(self.num_slots, self.slot_dim).to(queries) * queries.detach()

@@ -25,6 +25,22 @@ def reconstruction_loss(predicted: Tensor, target: Tensor, counted: Tensor) -> T
     return (error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1)
 
 
+def code_loss(logits: Tensor, codes: Tensor, counted: Tensor) -> Tensor:
+    """Cross-entropy of codes over the counted tokens of each clip.
+
+    Args:
+        logits: (B,T,N,V).
+        codes: (B,T,N) int64.
+        counted: (B,T,N) bool.
+
+    Returns:
+        (B,) float32; the mean over the clip's counted tokens.
+    """
+    error = F.cross_entropy(logits.float().flatten(0, 2), codes.flatten(), reduction="none").view(codes.shape)
+    weight = counted.to(error.dtype)
+    return (error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1)
+
+
 def distillation_loss(first: Tensor, last: Tensor, live: Tensor, teacher: str, frame_valid: Tensor) -> Tensor:
     """Self-distillation: the first iteration's attention learns from the last one's (eq. 14-15).
 

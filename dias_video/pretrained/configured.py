@@ -98,7 +98,8 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
             return init(self, *args, **kwargs)
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
-        plain = {k: _plain(v, k in floats) for k, v in bound.arguments.items() if k not in skipped}
+        own = {k: v for k, v in bound.arguments.items() if k not in skipped and k not in self.not_stored}
+        plain = {k: _plain(v, k in floats) for k, v in own.items()}
         init(self, *args, **kwargs)
         self.config = {"type": path_of(type(self)), **plain, **self.not_stored}
         return None

@@ -35,11 +35,14 @@ _LIE_IN = {
 PLACES = {name: f"{module}.{name}" for module, names in _LIE_IN.items() for name in names.split()}
 PLACES["AnnotatedImages"] = "dias_video.data.coco.CocoImages"
 # Arguments that are gone, by class, and the value at which nothing is lost.
-REMOVED = {"DIAS": {"normalize_targets": False}}
+REMOVED = {"DIAS": {"normalize_targets": False, "similarity_temperature": None}}
+# What the aggregator knew of merging, before that became a part of it: names then and now.
+MERGING = {"merge_threshold": "threshold", "skip_merging": "skip", "merge_warmup": "warmup"}
+MERGING |= {name: name for name in ("linkage", "rehearsal_threshold")}
 
 
 def upgraded(config: Any) -> Any:
-    """A config of format 1 (``type`` without a module), or one with ``_target_`` (of a cache or a run), as of now.
+    """A config of any time as of now, also of format 1 (``type`` without a module) and with ``_target_`` (of a cache).
 
     Raises:
         ValueError: an argument that is gone and had another value than it always has now.
@@ -60,4 +63,8 @@ def upgraded(config: Any) -> Any:
     for key, value in REMOVED.get(name, {}).items():
         if arguments.pop(key, value) != value:
             raise ValueError(f"{name} has no {key} any more, and here it is {config[key]!r}; use an earlier version")
+    if name == "Aggregator" and "merge_threshold" in arguments:
+        merging = {now: arguments.pop(then) for then, now in MERGING.items() if then in arguments}
+        kind = {"type": "dias_video.model.reduction.Merging"}
+        arguments["reduction"] = None if merging["threshold"] is None else kind | merging
     return {"type": stored, **arguments}

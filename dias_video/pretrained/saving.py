@@ -67,7 +67,7 @@ class Pretrained(Configured):
         if version not in (1, FORMAT_VERSION):
             raise ValueError(f"{file} has format {version}, this version reads 1 and {FORMAT_VERSION}")
         try:
-            model: Model = build(upgraded(config) if version == 1 else config, cls)
+            model: Model = build(upgraded(config), cls)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} describes no model that this version can build: {error}") from error
         load_weights(model, folder / "model.safetensors")

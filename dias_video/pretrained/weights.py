@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,13 @@ def _downloaded(repository: str) -> Path:
     return paths[0].parent
 
 
-def load_weights(model: Any, file: Path) -> None:
+def load_weights(model: Any, file: Path, but: Collection[str] = ()) -> None:
     """Load a safetensors file into ``model``, strictly.
 
+    ``but``: parts of the model by dotted name, which keep the weights they have, whatever the file holds of them.
+
     Raises:
-        ValueError: missing file, damaged file, or keys and shapes that do not fit the model.
+        ValueError: missing file, damaged file, keys and shapes that do not fit the model, or a part that it has not.
     """
     if not file.is_file():
         raise ValueError(f"{file} is missing")
@@ -60,6 +63,11 @@ def load_weights(model: Any, file: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is damaged ({error}); use another checkpoint") from error
     own = model.state_dict()
+    for part in but:
+        kept = {name: value for name, value in own.items() if name.startswith(f"{part}.")}
+        if not kept:
+            raise ValueError(f"the model has no part {part!r} with weights; its parts are {', '.join(_parts(model))}")
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(f"{part}.")} | kept
     wrong = [f"{k} is missing" for k in own.keys() - tensors.keys()]
     wrong += [f"{k} is unexpected" for k in tensors.keys() - own.keys()]
     wrong += [
@@ -70,3 +78,7 @@ def load_weights(model: Any, file: Path) -> None:
     if wrong:
         raise ValueError(f"{file} does not fit the model: {'; '.join(sorted(wrong)[:3])} ({len(wrong)} in all)")
     model.load_state_dict(tensors)
+
+
+def _parts(model: Any) -> list[str]:
+    return sorted({name.partition(".")[0] for name in model.state_dict()})

@@ -20,8 +20,12 @@ class CausalDecoder(Decoder):
     other from what was decoded before: N times the work.
 
     Args:
+        feature_dim: C of the known tokens.
         grid: (h,w) of the tokens; N = h*w.
         num_orders: 1 (random AR off: causal raster) or 9.
+        out_dim: width of what is predicted, the number of codes for example; None: C.
+        direct: tokens and slots, both of this ``width``, enter as they are, and the readout has no bias (VVO's
+            Transformer). Otherwise each passes a linear map and LayerNorm.
     """
 
     orders: Tensor
@@ -36,17 +40,23 @@ class CausalDecoder(Decoder):
         num_heads: int = 4,
         mlp_ratio: int = 4,
         num_orders: int = 1,
+        out_dim: int | None = None,
+        direct: bool = False,
     ) -> None:
         super().__init__()
         if num_orders not in (1, 9):
             raise ValueError(f"num_orders must be 1 (raster) or 9 (SPOT's), got {num_orders}")
         self.num_tokens = grid[0] * grid[1]
         self.register_buffer("orders", fixed_orders(*grid)[:num_orders], persistent=False)  # (orders,N)
-        self.project_tokens = nn.Sequential(nn.Linear(feature_dim, width, bias=False), nn.LayerNorm(width))
+        if direct and not feature_dim == slot_dim == width:
+            raise ValueError(f"direct: tokens ({feature_dim}) and slots ({slot_dim}) must be as wide as it, {width}")
+        projected = nn.Sequential(nn.Linear(feature_dim, width, bias=False), nn.LayerNorm(width))
+        self.project_tokens = nn.Identity() if direct else projected
         self.begin = nn.Parameter(torch.randn(num_orders, width) * width**-0.5)  # E_bos
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.num_tokens, width)))
-        self.transformer = SlotTransformer(slot_dim, width, num_layers, num_heads, mlp_ratio)
-        self.readout = nn.Identity() if width == feature_dim else nn.Linear(width, feature_dim)
+        self.transformer = SlotTransformer(slot_dim, width, num_layers, num_heads, mlp_ratio, direct=direct)
+        itself = out_dim is None and width == feature_dim
+        self.readout = nn.Identity() if itself else nn.Linear(width, out_dim or feature_dim, bias=not direct)
         zero_biases(self)
 
     def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
@@ -81,7 +91,7 @@ class CausalDecoder(Decoder):
         known = slots.new_zeros(len(slots), 0, self.begin.shape[-1])
         for _ in range(self.num_tokens):
             x, attention = self._pass(known, slots, live, which, order)
-            known = torch.cat([known, self.project_tokens(self.readout(x[:, -1:]))], 1)
+            known = torch.cat([known, self.project_tokens(self.feedback(self.readout(x[:, -1:])))], 1)
         return x, attention
 
 

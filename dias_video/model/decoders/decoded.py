@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -20,7 +21,13 @@ class Decoded(NamedTuple):
 
 
 class Decoder(Configured, nn.Module, ABC):
-    """What a model asks of its decoder."""
+    """What a model asks of its decoder.
+
+    ``feedback`` makes a known token of a predicted one, for decoders that go on from what they predicted; the model's
+    objective sets it. By default what is predicted is what is known.
+    """
+
+    feedback: Callable[[Tensor], Tensor] = staticmethod(lambda predicted: predicted)
 
     @abstractmethod
     def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
@@ -28,7 +35,13 @@ class Decoder(Configured, nn.Module, ABC):
 
         With ``draws`` it trains (random order, random prefix); without them every token of ``target`` (B,T,N,C) is
         known; without ``target`` none is: the only fair way to decode predicted slots, which have no features.
+        ``live`` may be a gate (``layers.masked_softmax``).
         """
+
+
+def total(widths: int | Sequence[int]) -> int:
+    """The width of several things side by side."""
+    return widths if isinstance(widths, int) else sum(widths)
 
 
 def check_tokens(target: Tensor | None, shape: tuple[int, int, int]) -> None:

@@ -8,20 +8,35 @@ import torch
 from torch import Tensor, nn
 
 from dias_video.draws import Draws
-from dias_video.model.decoders.decoded import Decoded, Decoder, check_tokens
+from dias_video.model.decoders.decoded import Decoded, Decoder, check_tokens, total
 from dias_video.model.layers import masked_softmax, zero_biases
+
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
 class MLPDecoder(Decoder):
-    """Spatial broadcast: every slot is decoded at every position, and the slots are mixed (DINOSAUR)."""
+    """Spatial broadcast: every slot is decoded at every position, and the slots are mixed (DINOSAUR).
 
-    def __init__(self, feature_dim: int, slot_dim: int, num_tokens: int, hidden: int, num_layers: int = 4) -> None:
+    ``feature_dim``: width of a predicted token, or the widths of its parts.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int | list[int],
+        slot_dim: int,
+        num_tokens: int,
+        hidden: int,
+        num_layers: int = 4,
+        activation: str = "relu",
+    ) -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {tuple(ACTIVATIONS)}, got {activation!r}")
         self.num_tokens = num_tokens
         self.positions = nn.Parameter(torch.randn(num_tokens, slot_dim) * slot_dim**-0.5)
         widths = [slot_dim] + [hidden] * (num_layers - 1)
-        hidden_layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(widths)]
-        self.mlp = nn.Sequential(*hidden_layers, nn.Linear(widths[-1], feature_dim + 1))
+        hidden_layers = [nn.Sequential(nn.Linear(a, b), ACTIVATIONS[activation]()) for a, b in pairwise(widths)]
+        self.mlp = nn.Sequential(*hidden_layers, nn.Linear(widths[-1], total(feature_dim) + 1))
         zero_biases(self)
 
     def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:

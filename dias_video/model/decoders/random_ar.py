@@ -19,7 +19,8 @@ class RandomARDecoder(Decoder):
     """Random autoregressive decoding (eq. 18-23).
 
     Args:
-        feature_dim: C of the reconstructed tokens.
+        feature_dim: C of the known tokens, and of what is predicted unless ``out_dim`` is another width, the number of
+            codes for example.
         slot_dim: D.
         num_tokens: N, for the learned 1-D positions E_p.
         width: of the Transformer; the released configuration uses C, and then tokens leave it without a readout.
@@ -44,6 +45,7 @@ class RandomARDecoder(Decoder):
         mode: str = "parallel",
         scored: str = "all",
         short_prefix: float = 0.1,
+        out_dim: int | None = None,
     ) -> None:
         super().__init__()
         if mode not in MODES:
@@ -58,7 +60,8 @@ class RandomARDecoder(Decoder):
         self.mask_token = nn.Parameter(torch.randn(width) * width**-0.5)  # E_m
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_tokens, width)))  # E_p
         self.transformer = SlotTransformer(slot_dim, width, num_layers, num_heads, mlp_ratio)
-        self.readout = nn.Identity() if width == feature_dim else nn.Linear(width, feature_dim)
+        itself = out_dim is None and width == feature_dim
+        self.readout = nn.Identity() if itself else nn.Linear(width, out_dim or feature_dim)
         zero_biases(self)
 
     def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dias_video.draws import Draws
-from dias_video.model.decoders.decoded import Decoded, Decoder, check_tokens
+from dias_video.model.decoders.decoded import Decoded, Decoder, check_tokens, total
 from dias_video.model.layers import masked_softmax, zero_biases
 from dias_video.model.sharp_block import SharpBlock
 
@@ -22,7 +22,7 @@ class SlotMixerDecoder(Decoder):
 
     Args:
         feature_dim: C of what is predicted for every token (VideoSAUR: features, logits over the next frame's tokens,
-            or both).
+            or both: then the widths of both).
         slot_dim: D, also the width of positions and layers.
         num_tokens: N.
         num_layers: of the look-up, 3 on YouTube-VIS and 2 on MOVi.
@@ -33,7 +33,7 @@ class SlotMixerDecoder(Decoder):
 
     def __init__(
         self,
-        feature_dim: int,
+        feature_dim: int | list[int],
         slot_dim: int,
         num_tokens: int,
         num_layers: int = 3,
@@ -51,7 +51,7 @@ class SlotMixerDecoder(Decoder):
         self.key = nn.Linear(slot_dim, slot_dim, bias=False)
         widths = [slot_dim] + [hidden] * render_layers
         self.render = nn.Sequential(*chain.from_iterable((nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(widths)))
-        self.output = nn.Linear(hidden, feature_dim)
+        self.output = nn.Linear(hidden, total(feature_dim))
         zero_biases(self.render)
         zero_biases(self.output)
         for linear in (self.query, self.key, self.output):

@@ -33,13 +33,26 @@ class DecoderLayer(nn.Module):
 
 
 class SlotTransformer(nn.Module):
-    """Tokens (F,N,width) through decoder layers over projected slots; A_d is the last layer's, mean over heads."""
+    """Tokens (F,N,width) through decoder layers over projected slots; A_d is the last layer's, mean over heads.
 
-    def __init__(self, slot_dim: int, width: int, num_layers: int, num_heads: int, mlp_ratio: int) -> None:
+    ``direct``: slots are of this width and are not projected.
+    """
+
+    def __init__(
+        self,
+        slot_dim: int,
+        width: int,
+        num_layers: int,
+        num_heads: int,
+        mlp_ratio: int,
+        self_attention: bool = True,
+        direct: bool = False,
+    ) -> None:
         super().__init__()
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}")
-        self.project_slots = nn.Sequential(nn.Linear(slot_dim, width, bias=False), nn.LayerNorm(width))
+        projected = nn.Sequential(nn.Linear(slot_dim, width, bias=False), nn.LayerNorm(width))
+        self.project_slots = nn.Identity() if direct else projected
         self.norm = nn.LayerNorm(width, bias=False)
         self.layers = nn.ModuleList(DecoderLayer(width, num_heads, mlp_ratio, i == 0) for i in range(num_layers))
 

@@ -1,0 +1,98 @@
+"""Looking at a tokenizer while it trains: how many of its codes it uses, and what it makes of pictures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from dias_video.batch import VideoBatch
+from dias_video.data.loading import generator_of
+from dias_video.data.source import VideoSource
+from dias_video.data.transforms import Transform
+from dias_video.model.tokenizers.nets import FeatureDecoder
+from dias_video.model.tokenizers.tokenizer import Tokenizer
+from dias_video.visualize import side_by_side, write_gif
+
+
+class CodeValidation:
+    """Codes of the first frames of a source's first videos; the trainer's ``validate`` and ``preview``.
+
+    Args:
+        source: validation videos.
+        transform: applied to every video (a resize).
+        num_videos, num_frames: how many, and of each the first so many frames.
+    """
+
+    def __init__(self, source: VideoSource, transform: Transform | None, num_videos: int, num_frames: int) -> None:
+        self.source, self.transform, self.num_frames = source, transform, num_frames
+        self.indices = range(min(num_videos, len(source)))
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ValueError for a model that is no tokenizer."""
+        if not isinstance(model, Tokenizer):
+            raise ValueError(f"this validation is for tokenizers, not for a {type(model).__name__}")
+
+    @torch.no_grad()
+    def validate(self, model: Tokenizer, step: int) -> dict[str, float]:
+        """Figures over all frames together, since one batch's use of the codes says little.
+
+        ``val/perplexity``: of the codes' frequencies, V at most; ``val/dead_codes``: how many were not used;
+        ``val/explained``: part of the variance around the mean picture (or features) that is reconstructed;
+        ``val/psnr`` and ``val/psnr_mean``, of pictures alone: in dB, and that of the mean picture.
+        """
+        counts = torch.zeros(model.num_codes)
+        total: Tensor | float = 0.0
+        squares, error, frames = 0.0, 0.0, 0
+        for index in self.indices:
+            batch = self._read(index).to(next(model.parameters()).device)
+            features = model.features(batch)
+            codes = model.codes(batch.video, features)
+            counts += codes.cpu().flatten().bincount(minlength=model.num_codes)
+            target = model.decoder.shown(model.decoder.target(batch.video, features))[0].double()  # (T,...)
+            error += float((_decoded(model, codes)[0].double() - target).square().flatten(1).mean(1).sum())
+            total = total + target.sum(0)
+            squares += float(target.square().flatten(1).mean(1).sum())
+            frames += len(target)
+        share = counts / counts.sum()
+        used = share[share > 0]
+        variance = squares / frames - float((torch.as_tensor(total) / frames).square().mean())
+        found = {
+            "val/perplexity": float((-(used * used.log()).sum()).exp()),
+            "val/dead_codes": float((counts == 0).sum()),
+            "val/explained": 1 - error / frames / max(variance, 1e-12),
+        }
+        if not isinstance(model.decoder, FeatureDecoder):
+            found |= {"val/psnr": _psnr(error / frames), "val/psnr_mean": _psnr(variance)}
+        return found
+
+    @torch.no_grad()
+    def preview(self, model: Tokenizer, folder: Path) -> list[Path]:
+        """GIFs of frames beside what their codes make of them, where that is a picture."""
+        files: list[Path] = []
+        for index in () if isinstance(model.decoder, FeatureDecoder) else self.indices:
+            batch = self._read(index).to(next(model.parameters()).device)
+            codes = model.codes(batch.video, model.features(batch))
+            both = [model.decoder.shown(model.decoder.target(batch.video)), _decoded(model, codes)]
+            panels = [rearrange((255 * x[0]).round().byte().cpu(), "t c h w -> t h w c") for x in both]
+            files.append(folder / f"{batch.video_id[0].strip('/').replace('/', '_')}.gif")
+            write_gif(files[-1], side_by_side(panels, ["video", "codes"]))
+        return files
+
+    def _read(self, index: int) -> VideoBatch:
+        sample = self.source.read(index, range(min(self.num_frames, self.source.info(index).num_frames)))
+        return VideoBatch.stack(
+            [sample if self.transform is None else self.transform(sample, generator_of(0, 0, index))]
+        )
+
+
+def _decoded(model: Tokenizer, codes: Tensor) -> Tensor:
+    """What the codes' vectors are decoded to, as it is shown."""
+    return model.decoder.shown(model.decoder(model.vectors(codes)))
+
+
+def _psnr(error: float) -> float:
+    return -10 * math.log10(max(error, 1e-12))

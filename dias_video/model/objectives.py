@@ -1,0 +1,158 @@
+"""What slots have to explain: the tokens that a decoder may know, and what its output is compared with.
+
+An objective answers ``target(features, batch)`` with a ``Target``; ``losses(predicted, target, counted, batch)`` with
+its loss terms, each (B,); and ``as_known(predicted)`` with a prediction in the form of known tokens. ``frozen`` names
+what else than features it looks at, and what makes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dias_video.batch import VideoBatch
+from dias_video.model.losses import code_loss, reconstruction_loss, similarity_loss
+from dias_video.model.tokenizers.tokenizer import CodeReader, Tokenizer
+from dias_video.pretrained.configured import Configured
+
+
+class Target(NamedTuple):
+    """Of the frames of a batch."""
+
+    known: Tensor  # (B,T,N,C) tokens that a decoder may be told
+    wanted: Tensor  # (B,T,N,C) or (B,T,N), what it has to predict
+
+
+class FeatureObjective(Configured, nn.Module):
+    """The frozen features themselves, by their squared error (eq. 4, 23)."""
+
+    frozen: dict[str, Any] = {}  # noqa: RUF012 - a constant
+
+    def target(self, features: Tensor, batch: VideoBatch) -> Target:
+        """Features (B,T,N,C), known and wanted."""
+        return Target(features, features)
+
+    def losses(self, predicted: Tensor, target: Target, counted: Tensor, batch: VideoBatch) -> dict[str, Tensor]:
+        """``reconstruction``, of tokens where ``counted`` (B,T,N)."""
+        return {"reconstruction": reconstruction_loss(predicted, target.wanted, counted)}
+
+    def as_known(self, predicted: Tensor) -> Tensor:
+        """What is predicted is what is known."""
+        return predicted
+
+
+class SimilarityObjective(Configured, nn.Module):
+    """The features, and of every token which tokens of the next frame look like it (VideoSAUR).
+
+    The decoder's output is ``feature_dim`` + N wide: a token's features and its logits over the next frame's tokens.
+    ``temperature``: see ``similarity_loss``.
+    """
+
+    frozen: dict[str, Any] = {}  # noqa: RUF012 - a constant
+
+    def __init__(self, feature_dim: int, temperature: float) -> None:
+        super().__init__()
+        self.feature_dim, self.temperature = feature_dim, temperature
+
+    def target(self, features: Tensor, batch: VideoBatch) -> Target:
+        """Features (B,T,N,C), known and wanted."""
+        return Target(features, features)
+
+    def losses(self, predicted: Tensor, target: Target, counted: Tensor, batch: VideoBatch) -> dict[str, Tensor]:
+        """``reconstruction`` and ``similarity``."""
+        features, logits = self.as_known(predicted), predicted[..., self.feature_dim :]  # (B,T,N,C) (B,T,N,N)
+        return {
+            "reconstruction": reconstruction_loss(features, target.wanted, counted),
+            "similarity": similarity_loss(logits, target.wanted, self.temperature, batch.frame_valid),
+        }
+
+    def as_known(self, predicted: Tensor) -> Tensor:
+        """The features among what is predicted."""
+        return predicted[..., : self.feature_dim]
+
+
+class _OfCodes(nn.Module):
+    """The codes of a frozen tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer.requires_grad_(False)
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """The tokenizer's codes."""
+        return {"codes": CodeReader(self.tokenizer)}
+
+    def train(self, mode: bool = True) -> _OfCodes:
+        """Switch between training and evaluation; the tokenizer stays in evaluation: a frame has one code a cell."""
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def codes(self, features: Tensor, batch: VideoBatch) -> Tensor:
+        """(B,T,N) int64: the cached ones if the batch has them."""
+        return self.tokenizer.codes(batch.video, features) if batch.codes is None else batch.codes.long()
+
+
+class CodeVectorObjective(Configured, _OfCodes):
+    """The codes' vectors, by their squared error, and with ``features`` the features beside them (VVO-Mlp).
+
+    A token is as wide as a code's vector, or as both.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, features: bool = False) -> None:
+        super().__init__(tokenizer)
+        self.with_features = features
+
+    def target(self, features: Tensor, batch: VideoBatch) -> Target:
+        """Vectors, or vectors and features side by side, known and wanted."""
+        vectors = self.tokenizer.vectors(self.codes(features, batch)).float()
+        both = torch.cat([vectors, features], -1) if self.with_features else vectors
+        return Target(both, both)
+
+    def losses(self, predicted: Tensor, target: Target, counted: Tensor, batch: VideoBatch) -> dict[str, Tensor]:
+        """``codes`` and, with features, ``reconstruction``."""
+        dim = self.tokenizer.quantizer.dim
+        losses = {"codes": reconstruction_loss(predicted[..., :dim], target.wanted[..., :dim], counted)}
+        if self.with_features:
+            losses["reconstruction"] = reconstruction_loss(predicted[..., dim:], target.wanted[..., dim:], counted)
+        return losses
+
+    def as_known(self, predicted: Tensor) -> Tensor:
+        """What is predicted is what is known."""
+        return predicted
+
+
+class CodeObjective(Configured, _OfCodes):
+    """Which code, by cross-entropy (SLATE, STEVE, VVO-Tfd); the codes' vectors are the known tokens.
+
+    The decoder's output is V wide.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
+
+    def target(self, features: Tensor, batch: VideoBatch) -> Target:
+        """Vectors (B,T,N,dim) known, codes (B,T,N) wanted."""
+        codes = self.codes(features, batch)
+        return Target(self.tokenizer.vectors(codes).float(), codes)
+
+    def losses(self, predicted: Tensor, target: Target, counted: Tensor, batch: VideoBatch) -> dict[str, Tensor]:
+        """``cross_entropy``.
+
+        Raises:
+            ValueError: the decoder predicts another number of codes than the tokenizer has.
+        """
+        if predicted.shape[-1] != self.tokenizer.num_codes:
+            own = self.tokenizer.num_codes
+            raise ValueError(f"the decoder chooses among {predicted.shape[-1]} codes, the tokenizer has {own}")
+        return {"cross_entropy": code_loss(predicted, target.wanted, counted)}
+
+    def as_known(self, predicted: Tensor) -> Tensor:
+        """The vector of the likeliest code."""
+        return self.tokenizer.vectors(predicted.argmax(-1)).to(predicted.dtype)
+
+
+Objective = FeatureObjective | SimilarityObjective | CodeVectorObjective | CodeObjective

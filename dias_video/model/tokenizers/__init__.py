@@ -1,0 +1,1 @@
+"""Tokenizers: frames, or frozen features, as one of a few hundred or thousand codes a cell."""

@@ -1,0 +1,140 @@
+"""A tokenizer: trained once by reconstruction, then frozen; slots have to explain its codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dias_video.batch import VideoBatch
+from dias_video.draws import Draws
+from dias_video.model.encoders import TimmEncoder, TinyEncoder
+from dias_video.model.tokenizers.nets import (
+    FeatureDecoder,
+    FeatureEncoder,
+    PatchDecoder,
+    PatchEncoder,
+    ResidualDecoder,
+    ResidualEncoder,
+)
+from dias_video.model.tokenizers.quantizers import Quantizer
+from dias_video.pretrained.saving import Pretrained
+
+TokenEncoder = PatchEncoder | ResidualEncoder | FeatureEncoder
+TokenDecoder = PatchDecoder | ResidualDecoder | FeatureDecoder
+
+
+class Tokenizer(Pretrained, nn.Module):
+    """Frames to codes and back.
+
+    Args:
+        encoder: of frames or of features.
+        quantizer: latents to codes.
+        decoder: what codes are learned by, the frames or the features.
+        backbone: makes the features where a batch has none; needed only to train on video or to look at it.
+    """
+
+    inputs: tuple[str, ...] = ()  # what of a batch it looks at beside frames and features
+
+    def __init__(
+        self,
+        encoder: TokenEncoder,
+        quantizer: Quantizer,
+        decoder: TokenDecoder,
+        backbone: TimmEncoder | TinyEncoder | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
+        self.backbone = None if backbone is None else backbone.requires_grad_(False)
+
+    @property
+    def num_codes(self) -> int:
+        """V."""
+        return self.quantizer.num_codes
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """What it looks at or makes that can be cached, and what makes it."""
+        return {"codes": CodeReader(self)} | ({} if self.backbone is None else {"features": self.backbone})
+
+    def train(self, mode: bool = True) -> Tokenizer:
+        """Switch between training and evaluation; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.backbone is not None:
+            self.backbone.eval()
+        return self
+
+    def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
+        """Terms of a training step, each (B,): ``reconstruction``, and the quantizer's."""
+        features = self.features(batch)
+        quantized = self.quantizer(self.encoder(batch.video, features), draws)
+        predicted, target = self.decoder(quantized.vectors), self.decoder.target(batch.video, features)
+        error = (predicted.float() - target.float()).square().flatten(2).mean(-1)  # (B,T)
+        terms = {"reconstruction": error} | {name: value.mean(-1) for name, value in quantized.losses.items()}
+        valid = batch.frame_valid.to(error.dtype)
+        return {name: (value * valid).sum(1) / valid.sum(1).clamp_min(1) for name, value in terms.items()}
+
+    def features(self, batch: VideoBatch) -> Tensor | None:
+        """The frozen features (B,T,N,C) that it reads, None if it reads frames.
+
+        Raises:
+            ValueError: the batch has none and there is no backbone.
+        """
+        if not isinstance(self.encoder, FeatureEncoder):
+            return None
+        if batch.features is not None:
+            return batch.features.float()
+        if self.backbone is None:
+            raise ValueError("this tokenizer reads features: give it a backbone, or cached features (data.features=)")
+        return self.backbone.features(batch.video).float()
+
+    @torch.no_grad()
+    def codes(self, video: Tensor, features: Tensor | None = None) -> Tensor:
+        """Codes (B,T,N) int64 of video (B,T,3,H,W), or of its features (B,T,N,C); always the same for a frame."""
+        return self.quantizer(self.encoder(video, features)).codes
+
+    @torch.no_grad()
+    def vectors(self, codes: Tensor) -> Tensor:
+        """The codebook's vectors (...,dim) of codes (...)."""
+        return nn.functional.embedding(codes, self.quantizer.codebook())
+
+
+def frozen_tokenizer(folder: str | Path) -> Tokenizer:
+    """The trained tokenizer of a checkpoint's folder, frozen and without its backbone.
+
+    Raises:
+        ValueError: the folder holds none.
+    """
+    trained = Tokenizer.from_pretrained(folder)
+    return Tokenizer(trained.encoder, trained.quantizer, trained.decoder).requires_grad_(False).eval()
+
+
+class CodeReader:
+    """A tokenizer as a feature cache sees an encoder (``dias_video.data.features.FrozenEncoder``): it makes codes.
+
+    Two are the same if what makes their codes is: a backbone is no part of that.
+    """
+
+    feature_dim = 1
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.grid = tokenizer, tokenizer.encoder.grid
+        self.config = {"encoder": tokenizer.encoder.config, "quantizer": tokenizer.quantizer.config}
+
+    def features(self, video: Tensor) -> Tensor:
+        """Codes (B,T,N) of video (B,T,3,H,W)."""
+        reads_features = isinstance(self.tokenizer.encoder, FeatureEncoder)
+        backbone = self.tokenizer.backbone if reads_features else None
+        if reads_features and backbone is None:
+            raise ValueError("this tokenizer reads features and has no backbone that makes them of video")
+        return self.tokenizer.codes(video, None if backbone is None else backbone.features(video).float())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights and buffers that codes depend on."""
+        return {
+            name: value
+            for name, value in self.tokenizer.state_dict().items()
+            if name.startswith(("encoder.", "quantizer."))
+        }
