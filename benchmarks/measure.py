@@ -37,9 +37,9 @@ class Row:
 
     group: str  # what is compared
     name: str
-    seconds: float  # of a call, the median over turns
-    fastest: float
-    units: float  # what a call does, counted in ``unit``
+    seconds: float | None = None  # of a call, the median over turns
+    fastest: float | None = None
+    units: float | None = None  # what a call does, counted in ``unit``
     unit: str = "frames"
     operations: float | None = None
     bytes: float | None = None

@@ -30,7 +30,7 @@ def run(bench: Bench) -> list[Row]:
         sizes = {f"{n * least} {quantity}": BASE | {quantity: n * least} for n in (1, 2, 4, 8)}
         steps = {}
         for name, size in sizes.items():
-            ours, batch = Ours(bench, small_dias(**size).to(bench.device)), features(**size, device=bench.device)
+            ours, batch = Ours(small_dias(**size).to(bench.device), BATCH), features(**size, device=bench.device)
             steps[name] = lambda ours=ours, batch=batch: ours.step(batch)
         group = bench.compare(f"scaling of a training step without encoder, {quantity}", steps, BATCH, "clips")
         rows += [replace(row, note=growth(row, group[0])) for row in group]

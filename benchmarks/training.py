@@ -7,7 +7,6 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,11 @@ from dias_video.data.loading import ClipDataset
 from dias_video.data.movi import MoviVideos
 from dias_video.data.transforms import ClipTransform
 from dias_video.draws import Draws
-from dias_video.engine import Logging, Trainer
+from dias_video.engine import Logging, Optimization, Trainer
+from dias_video.engine.update import Updater
 from dias_video.model.dias import DIAS, Scan
 from dias_video.model.losses import distillation_loss, match_regions, reconstruction_loss
+from dias_video.precision import autocast
 from dias_video.pretrained.configured import build
 
 LOADED = 8  # videos on the disk
@@ -78,36 +79,20 @@ def clips(setting: Setting, batch: int, device: str) -> VideoBatch:
     ).to(device)
 
 
-def autocast(bench: Bench, dtype: torch.dtype | None) -> Any:
-    """Mixed precision in ``dtype``, or nothing for None."""
-    return nullcontext() if dtype is None else torch.autocast(bench.device.split(":")[0], dtype)
-
-
 class Ours:
-    """The step that ``dias_video.engine`` takes, without its bookkeeping."""
+    """The step that ``dias_video.engine`` takes."""
 
-    def __init__(self, bench: Bench, model: DIAS, dtype: torch.dtype | None = None, compiled: str = "") -> None:
-        self.bench, self.model, self.dtype = bench, copy.deepcopy(model), dtype
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.adam = torch.optim.Adam(self.parameters, lr=5e-5, fused=True)
-        if compiled == "model":
-            self.model.compile()
-        elif compiled == "aggregator":  # small operators alone, one graph a frame
+    def __init__(self, model: DIAS, batch_size: int, precision: str = "fp32", compiled: str = "") -> None:
+        settings = Optimization(lr=5e-5, clip=0.05)
+        trainer = Trainer(1_000_000, batch_size, 0, settings, precision=precision, compile=compiled == "model")
+        self.model = copy.deepcopy(model)
+        if compiled == "aggregator":  # small operators alone, one graph a frame
             self.model.aggregator.compile(fullgraph=True)
-        self.count = 0
+        self.updater = Updater(trainer, self.model)
 
-    def step(self, batch: VideoBatch) -> dict[str, Tensor]:
-        """One update; nothing is read by the host."""
-        draws = Draws.for_step(0, self.count, range(len(batch)))
-        self.count += 1
-        with autocast(self.bench, self.dtype):
-            terms = self.model(batch, draws)
-        losses = [value.float().mean() for name, value in terms.items() if name not in self.model.watched]
-        torch.stack(losses).sum().backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 0.05)
-        self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
-        return terms
+    def step(self, batch: VideoBatch) -> None:
+        """One update; losses stay on the device."""
+        self.updater.update([batch])
 
 
 def comparison(bench: Bench, name: str, model: DIAS, batch: VideoBatch) -> list[Row]:
@@ -117,30 +102,26 @@ def comparison(bench: Bench, name: str, model: DIAS, batch: VideoBatch) -> list[
     plain = {"plain, " + ("float16" if usual else "float32"): Plain(copy.deepcopy(model), usual)}
     if not usual:
         plain["plain, bfloat16"] = Plain(copy.deepcopy(model), torch.bfloat16)
-    half = torch.bfloat16
     ours = {
-        "ours, float32": (Ours(bench, model), batch),
-        "ours, bfloat16": (Ours(bench, model, half), batch),
-        "ours, float32, cached features": (Ours(bench, model), cached),
-        "ours, bfloat16, cached features": (Ours(bench, model, half), cached),
+        f"ours, {word}{more}": (Ours(model, len(batch), precision), data)
+        for more, data in (("", batch), (", cached features", cached))
+        for word, precision in (("float32", "fp32"), ("bfloat16", "bf16"))
     }
     if bench.cuda or name == "demo":  # a CPU compiles the large models for minutes
         for part in ("model", "aggregator"):
-            ours[f"ours, bfloat16, compiled {part}"] = (Ours(bench, model, half, part), batch)
-    draws = Draws.for_step(0, 0, range(len(batch)))
+            ours[f"ours, bfloat16, compiled {part}"] = (Ours(model, len(batch), "bf16", part), batch)
+    draws = Draws.for_step(0, 0, range(len(batch)), device=bench.device)
     contestants: dict[str, Work] = {key: (lambda p=p: p.step(batch, draws)) for key, p in plain.items()}
     contestants |= {key: (lambda o=o, data=data: o.step(data)) for key, (o, data) in ours.items()}
     return bench.compare(f"training step, {name}, batch {len(batch)}", contestants, batch.frame_valid.numel())
 
 
-def breakdown(
-    bench: Bench, name: str, model: DIAS, batch: VideoBatch, dtype: torch.dtype = torch.bfloat16
-) -> list[Row]:
+def breakdown(bench: Bench, name: str, model: DIAS, batch: VideoBatch) -> list[Row]:
     """Parts of our bfloat16 step, each alone, forward and backward; the first row is the whole step."""
-    ours = Ours(bench, model, dtype)
+    ours = Ours(model, len(batch), "bf16")
     model = ours.model
-    draws = lambda: Draws.for_step(0, 0, range(len(batch)))  # noqa: E731
-    with autocast(bench, dtype):
+    draws = lambda: Draws.for_step(0, 0, range(len(batch)), device=bench.device)  # noqa: E731
+    with autocast("bf16", bench.device):
         features = model.features(batch)
         with torch.no_grad():
             scan = model.scan(batch, features, draws())
@@ -155,12 +136,12 @@ def breakdown(
         output.float().square().mean().backward()
 
     def aggregation() -> None:
-        with autocast(bench, dtype):
+        with autocast("bf16", bench.device):
             found = model.scan(batch, features, draws())
         back(torch.cat([found.slots.flatten(), found.first.flatten()]))
 
     def decoding() -> None:
-        with autocast(bench, dtype):
+        with autocast("bf16", bench.device):
             found = model.decoder(slots, scan.live, features, draws())
         back(found.reconstruction)
 
@@ -171,11 +152,11 @@ def breakdown(
         terms.mean().backward()
 
     def optimizer() -> None:
-        torch.nn.utils.clip_grad_norm_(ours.parameters, 0.05)
-        ours.adam.step()
+        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 0.05)
+        ours.updater.optimizer.step()
 
     def encoder() -> None:
-        with autocast(bench, dtype):
+        with autocast("bf16", bench.device):
             model.features(batch)
 
     parts: dict[str, Callable[[], object]] = {

@@ -140,7 +140,7 @@ class CarryState:
     slots: Tensor  # (B,S,D) that the next queries come from: the frame's, or their running average (Transition)
     live: Tensor  # (B,S) bool
     track_id: Tensor  # (B,S) int64, -1 where dead
-    age: Tensor  # (B,S) int64, frames the slot's track has lived
+    age: Tensor  # (B,S) int64, frames the slot's track has lived, 0 where dead
     next_id: Tensor  # (B,) int64, the next unused track id
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,25 +14,31 @@ class Draws:
     """Random numbers for one batch that do not depend on how the batch is split: every sample has a stream of its own.
 
     In training the stream is a function of (seed, step, place in the global batch), in evaluation of (seed, video id).
-    Drawn on the CPU, so that every device sees the same numbers.
+    Drawn on the CPU, so that every device sees the same numbers, and sent to ``device`` without waiting for it.
 
     ``progress`` is the part of the training that is done, in [0,1], for what a model does only later; in evaluation 1.
     """
 
-    def __init__(self, generators: list[torch.Generator], progress: float = 1.0) -> None:
+    def __init__(
+        self, generators: list[torch.Generator], progress: float = 1.0, device: torch.device | str = "cpu"
+    ) -> None:
         self.generators = generators  # one a sample
         self.progress = progress
+        self.device = torch.device(device)
 
     @classmethod
-    def for_step(cls, seed: int, step: int, places: range, progress: float = 1.0) -> Draws:
+    def for_step(
+        cls, seed: int, step: int, places: range, progress: float = 1.0, device: torch.device | str = "cpu"
+    ) -> Draws:
         """Draws of a training step, for the samples at these places of the global batch."""
-        return cls([_generator(np.random.SeedSequence([seed, step, place])) for place in places], progress)
+        return cls([_generator(np.random.SeedSequence([seed, step, place])) for place in places], progress, device)
 
     @classmethod
-    def for_videos(cls, seed: int, video_ids: Sequence[str]) -> Draws:
+    def for_videos(cls, seed: int, video_ids: Sequence[str], device: torch.device | str = "cpu") -> Draws:
         """Draws for evaluation, keyed by the videos' ids."""
         keys = [hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8] for name in video_ids]
-        return cls([torch.Generator().manual_seed(int.from_bytes(k, "little") >> 1) for k in keys])
+        generators = [torch.Generator().manual_seed(int.from_bytes(k, "little") >> 1) for k in keys]
+        return cls(generators, device=device)
 
     def on(self, device: torch.device) -> Draws:
         """Draws that go on from these on ``device`` itself, for more numbers than a CPU makes in good time.
@@ -40,15 +46,24 @@ class Draws:
         Other devices give other numbers, each the same for any number of processes.
         """
         seeds = [int(torch.randint(2**62, (), generator=generator)) for generator in self.generators]
-        return Draws([torch.Generator(device).manual_seed(seed) for seed in seeds], self.progress)
+        return Draws([torch.Generator(device).manual_seed(seed) for seed in seeds], self.progress, device)
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal numbers (B, *shape) float32 on the CPU."""
-        return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in self.generators])
+        """Standard normal numbers (B, *shape) float32."""
+        return self._filled(shape, lambda row, generator: row.normal_(generator=generator))
 
     def uniform(self, *shape: int) -> Tensor:
-        """Uniform numbers in [0, 1) (B, *shape) float32 on the CPU."""
-        return torch.stack([torch.rand(shape, generator=g, device=g.device) for g in self.generators])
+        """Uniform numbers in [0, 1) (B, *shape) float32."""
+        return self._filled(shape, lambda row, generator: row.uniform_(generator=generator))
+
+    def _filled(self, shape: tuple[int, ...], fill: Callable[[Tensor, torch.Generator], object]) -> Tensor:
+        drawn_on = self.generators[0].device
+        # From pinned memory a GPU fetches by itself, and the host goes on.
+        pinned = drawn_on.type == "cpu" and self.device.type == "cuda"
+        numbers = torch.empty((len(self.generators), *shape), device=drawn_on, pin_memory=pinned)
+        for row, generator in zip(numbers, self.generators, strict=True):
+            fill(row, generator)
+        return numbers.to(self.device, non_blocking=True)
 
 
 def _generator(key: np.random.SeedSequence) -> torch.Generator:

@@ -84,7 +84,7 @@ def track_windows(
         for window in windows:
             if window.video_id != names:
                 names, state = window.video_id, None
-                draws = Draws.for_videos(seed, names)
+                draws = Draws.for_videos(seed, names, device)
             if boxes and window.boxes is None:
                 raise ValueError(f"{names[0]} has no boxes; set boxes=false")
             seen = replace(window, masks=None)  # which no model looks at

@@ -106,10 +106,12 @@ def table(sections: dict[str, Any]) -> str:
                 lines += ["|---|---|---|---|---|---|---|---|---|"]
             counted = [f"{row[key] / 1e9:.2f}" if row[key] else "" for key in ("operations", "bytes")]
             reached = f"{row['least'] / row['fastest']:.2f}" if row["least"] else ""
+            timed = row["seconds"] is not None
+            taken = f"{row['seconds'] * 1e3:.4g}" if timed else ""
             memory = "" if row["memory"] is None else f"{row['memory'] / 1e6:.0f}"
-            rate = f"{row['units'] / row['seconds']:.4g} {row['unit']}"
+            rate = f"{row['units'] / row['seconds']:.4g} {row['unit']}" if timed else ""
             ratio = f"{row['ratio']:.2f}" if row["ratio"] else ""
-            cells = [row["name"], f"{row['seconds'] * 1e3:.4g}", rate, ratio, *counted, reached, memory]
+            cells = [row["name"], taken, rate, ratio, *counted, reached, memory]
             lines += [f"| {' | '.join(cells)} | {row['note']} |"]
     return "\n".join(lines) + "\n"
 

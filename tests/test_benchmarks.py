@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from tiny import HEIGHT, WIDTH, clips, tiny_dias
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.launches import Trace, backward, trace
 from benchmarks.measure import Bench, Count
 from benchmarks.plain import Plain
 from dias_video.draws import Draws
 
+ROOT = Path(__file__).parents[1]
 CEILINGS = {"float32": 1e9, "bfloat16": 2e9, "copy": 1e8}
 
 
@@ -98,3 +104,57 @@ def test_aggregation_is_one_graph() -> None:
     assert expected.live.sum() < mask.sum()  # something merged
     for a, b in zip(traced[:5], expected[:5], strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.fixture(scope="module")
+def traced() -> tuple[Trace, Trace]:
+    """Forward pass and whole update of MOVi-D's experiment, 8 clips of 6 frames in bfloat16, on a GPU that isn't."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        overrides = ["experiment/train_video=movi_d", "data.root=none", "out_dir=none", "model.encoder.weights=random"]
+        config = instantiate(compose("train_video", overrides).model).config
+    return trace(config, "movi_d")
+
+
+def test_the_host_waits_once_an_update(traced: tuple[Trace, Trace]) -> None:
+    _, update = traced
+    assert update.waits == {"dias_video::assign": 1}
+    assert update.launches["aten::_fused_adamw_"] == 1  # it is a whole update
+
+
+def test_launches_of_a_forward_pass(traced: tuple[Trace, Trace]) -> None:
+    forward, update = traced
+    assert forward.launches["dias_video::merge"] == 6  # one a frame
+    assert forward.launches.total() <= 900
+    assert update.launches.total() <= 2300
+    assert all(update.launches[name] >= count for name, count in forward.launches.items())
+
+
+def test_a_trace_sees_what_keeps_the_host_waiting() -> None:
+    with FakeTensorMode(), Trace() as seen:
+        here, there = torch.randn(3), torch.empty(3, device="cuda")
+        assert not seen.launches
+        there.add(1.0).add(torch.tensor(2.0))  # a number on the host goes along
+        assert not seen.waits
+        torch.empty(3, pin_memory=True).to("cuda", non_blocking=True)
+        assert not seen.waits
+        here.to("cuda", non_blocking=True)  # from ordinary memory
+        there.new_tensor([1.0, 2.0])
+        there.cpu()
+        there.copy_(here)
+    assert seen.waits == {"aten::_to_copy": 3, "aten::copy_": 1}
+    assert seen.launches == {"aten::add": 2, "aten::_to_copy": 4, "aten::copy_": 1}
+
+
+def test_backward_in_python_is_autograds() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU(), torch.nn.Linear(4, 4))
+    gradients = []
+    for walk in (torch.Tensor.backward, backward):
+        net.zero_grad()
+        x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+        hidden = net[0](x)
+        first, _, last = net(x).split((1, 1, 2), 1)  # a part that is not used
+        walk((first * last).sum() + hidden.square().sum())
+        gradients.append([p.grad for p in net.parameters()])
+    for ours, autograds in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, autograds)

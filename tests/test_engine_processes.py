@@ -15,9 +15,10 @@ import pytest
 import torch
 from processes import Run, finished, rows, weights
 from safetensors.torch import load_file
+from toy import Toy
 
-from dias_video.engine import loop
 from dias_video.engine.sharding import local
+from dias_video.engine.update import Updater
 
 ROOT = Path(__file__).parents[1]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONWARNINGS": "ignore"}
@@ -43,6 +44,27 @@ def test_losses_agree_in_single_precision(tmp_path: Path) -> None:
     assert weights(shared)["net.0.weight"].dtype == torch.float32
     for a, b in zip(rows(alone), rows(shared), strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
+
+
+def test_an_update_that_one_process_spoils_is_left_out_on_all(tmp_path: Path) -> None:
+    def spoil_the_second() -> None:
+        if os.environ["RANK"] == "0":
+            Toy.bad_step = property(lambda self: -1, lambda self, value: None)  # type: ignore[assignment]
+
+    options = {"max_steps": 6, "bad_step": 4, "double": True}
+    alone = finished(tmp_path / "1", max_skipped=1, **options)
+    run = Run(tmp_path / "2", processes=2, before=spoil_the_second, max_skipped=1, **options)
+    assert run.end() == [0, 0], run.output()
+    said = r"warning: process 1: loss term 'fit' became non-finite at step 4 on clip\d+/\d; update left out, 1 of at"
+    assert len(re.findall(said, run.output())) == 1
+    assert [row["skipped"] for row in rows(run.out_dir)] == [0, 0, 0, 1, 1, 1]
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(weights(run.out_dir)[name], value, rtol=0, atol=1e-9)
+
+    run = Run(tmp_path / "3", processes=2, before=spoil_the_second, max_skipped=0, **options)
+    assert run.end() == [1, 1]
+    assert re.findall("error: (.*) on clip", run.output()) == ["process 1: loss term 'fit' became non-finite at step 4"]
+    assert "Traceback" not in run.output()
 
 
 def test_resume_with_another_number_of_processes(tmp_path: Path) -> None:
@@ -73,14 +95,14 @@ def test_resume_into_and_out_of_shards(tmp_path: Path, before: int, after: int) 
 
 def test_the_model_is_really_in_shards(tmp_path: Path) -> None:
     def watch() -> None:
-        prepare = loop._Run._prepare
+        prepare = Updater.__init__
 
-        def prepared(self: Any) -> None:
-            prepare(self)
-            held = sum(local(p).numel() for p in self.plain_model.parameters())
-            print(f"holds {held} of {sum(p.numel() for p in self.plain_model.parameters())}", flush=True)
+        def prepared(self: Any, trainer: Any, model: torch.nn.Module) -> None:
+            prepare(self, trainer, model)
+            held = sum(local(p).numel() for p in model.parameters())
+            print(f"holds {held} of {sum(p.numel() for p in model.parameters())}", flush=True)
 
-        loop._Run._prepare = prepared  # type: ignore[method-assign]
+        Updater.__init__ = prepared  # type: ignore[method-assign]
 
     run = Run(tmp_path / "run", processes=2, fsdp=True, before=watch, width=40)
     assert run.end() == [0, 0], run.output()

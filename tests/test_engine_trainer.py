@@ -295,7 +295,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"batch_size": True}, "batch_size must be an integer"),
     ({"seed": -1}, "seed must be an integer of at least 0"),
     ({"accumulation": 3}, "batch_size=4 .* use a multiple of 3"),
-    ({"precision": "half"}, "precision must be one of no, bf16, fp16"),
+    ({"precision": "half"}, "precision must be one of fp32, bf16, fp16"),
     ({"precision": False}, "precision must be one of"),
     ({"ema": 1.5}, "ema must be a number"),
     ({"compile": "yes"}, "compile must be true or false"),

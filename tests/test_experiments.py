@@ -59,7 +59,7 @@ def test_experiment_takes_a_step(tmp_path: Path, name, data, frames, slots, slot
     script(
         "train_video", f"experiment={name}", f"data.root={data(root)}", f"out_dir={out}", "max_steps=1",
         "model.encoder.weights=random", f"data.clip.num_frames={frames}", "trainer.batch_size=1",
-        "trainer.precision=no", "trainer.num_workers=0", "trainer.logging.every=1", "trainer.optimization.warmup=0",
+        "trainer.precision=fp32", "trainer.num_workers=0", "trainer.logging.every=1", "trainer.optimization.warmup=0",
     )  # fmt: skip
     (row,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert {"reconstruction", "distillation", "live_first", "largest_share"} <= row.keys()

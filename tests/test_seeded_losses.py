@@ -1,7 +1,7 @@
 """A refactor for speed leaves training as it was: the losses of 20 seeded steps, recorded before it, come again.
 
 ``python tests/test_seeded_losses.py`` records anew, which only a change of the method justifies. Processors and
-versions of PyTorch add in different orders: recorded with AVX-512 and PyTorch 2.15, the losses came out within 3e-7
+versions of PyTorch add in different orders: recorded with AVX-512 and PyTorch 2.14, the losses came out within 3e-7
 with AVX2 and without either (``ATEN_CPU_CAPABILITY``), which Adam's epsilon allows by ignoring gradients that are
 rounding.
 """
@@ -31,7 +31,7 @@ def losses(boxes: bool, **choices: Any) -> list[float]:
     model.aggregator.reduction.skip = 0.2
     batch = clips(boxes=2 if boxes else None)
     batch.frame_valid[1, -1] = False
-    adam = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=2e-3, eps=1e-4)
+    adam = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=2e-3, eps=1e-2)
     found = []
     for step in range(20):
         terms = model(batch, Draws.for_step(5, step, range(len(batch))))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dias_video.draws import Draws
-from dias_video.engine.alarm import Alarm
 from dias_video.engine.checkpoint import Checkpoints, Saving
-from dias_video.engine.checks import check_choice, check_flag, check_group, check_integer, check_number
+from dias_video.engine.checks import check_flag, check_group, check_integer, check_number
 from dias_video.engine.loader import KeyedDataset, Order, Share, batches, default_workers
 from dias_video.engine.ranks import Interrupted, Ranks, Signals
-from dias_video.engine.records import Records, sample_names
 from dias_video.engine.runlog import Logging, RunLog, check_folder
-from dias_video.engine.schedule import Optimization, Weight, named_weights, weight_at
-from dias_video.engine.sharding import full, join
-from dias_video.engine.state import TrainingState, seed_generators
+from dias_video.engine.schedule import Optimization, Weight, named_weights
+from dias_video.engine.sharding import join
+from dias_video.engine.update import Updater
+from dias_video.precision import check_precision
 from dias_video.pretrained.weights import load_weights
 
 Validate = Callable[[Any, int], Mapping[str, float]]
@@ -50,7 +47,7 @@ class Trainer:
         saving: Saving | None = None,
         logging: Logging | None = None,
         weights: Mapping[str, Weight] | None = None,
-        precision: str = "no",
+        precision: str = "fp32",
         accumulation: int = 1,
         ema: float | None = None,
         compile: bool = False,
@@ -64,7 +61,7 @@ class Trainer:
             seed: Decides data order, augmentation and all draws inside the model.
             weights: Loss weights by term, a number or ``{kind: linear | cosine, start, end}`` over the schedule; a
                 term that is not named weighs 1, and one named with None counts as not named.
-            precision: ``no`` (float32), ``bf16`` or ``fp16`` (on a GPU).
+            precision: ``fp32``, ``bf16`` or ``fp16`` (on a GPU).
             accumulation: Micro-batches an update, for batches that don't fit into memory.
             ema: Decay of the running average of the weights (0.999, say); the average is what checkpoints hold as the
                 model. None: no average.
@@ -78,7 +75,6 @@ class Trainer:
         check_integer("batch_size", batch_size, least=1)
         check_integer("seed", seed, least=0)
         check_integer("accumulation", accumulation, least=1)
-        check_choice("precision", precision, ("no", "bf16", "fp16"))
         check_flag("compile", compile)
         if ema is not None:
             check_number("ema", ema, above=0, most=1)
@@ -91,8 +87,7 @@ class Trainer:
             ("logging", logging, Logging),
         ):
             check_group(option, value, kind)
-        if precision == "fp16" and not torch.cuda.is_available():
-            raise ValueError("precision=fp16 needs a GPU; use bf16 or no")
+        check_precision("precision", precision, "cuda" if torch.cuda.is_available() else "cpu")
         self.max_steps, self.batch_size, self.seed = max_steps, batch_size, seed
         self.optimization = optimization or Optimization()
         self.saving = saving or Saving()
@@ -161,7 +156,6 @@ class _Run:
         self.accelerator, self.ranks = trainer.accelerator, trainer.ranks
         self.checkpoints = Checkpoints(out_dir / "checkpoints", trainer.saving.keep)
         self.log = RunLog(out_dir, trainer.logging.tracking, trainer.is_main, self.ranks.count)
-        self.alarm = Alarm(model, trainer.optimization.warmup * trainer.schedule_steps)
         self.saved: int | None = None
         self.bar: tqdm[Any] | None = None
 
@@ -182,7 +176,8 @@ class _Run:
             checkpoint = self.checkpoints.folder / f"step_{step:06d}"
             if step >= 0:  # before the model is sharded
                 load_weights(self.plain_model, checkpoint / "model.safetensors")
-            self._prepare()
+            self.updater = Updater(self.trainer, self.plain_model)
+            self.state, self.records = self.updater.state, self.updater.records
             if step >= 0:
                 self.state.load(checkpoint)
                 self.saved = step
@@ -192,20 +187,6 @@ class _Run:
                     self.checkpoints.point("best", checkpoint)
                 self.log.start(config, self.state.step)
 
-    def _prepare(self) -> None:
-        trainer, device = self.trainer, self.accelerator.device
-        self.plain_model.to(device)
-        parameters = [p for p in self.plain_model.parameters() if p.requires_grad]
-        if not parameters:
-            raise ValueError("the model has nothing to train; every parameter is frozen")
-        settings = trainer.optimization
-        betas, fused = (settings.betas[0], settings.betas[1]), device.type == "cuda"
-        adam = torch.optim.AdamW(parameters, settings.lr, betas, weight_decay=settings.weight_decay, fused=fused)
-        self.model, self.optimizer = self.accelerator.prepare(self.plain_model, adam)
-        self.state = TrainingState(self.plain_model, adam, trainer.ema, self.accelerator.scaler)
-        if trainer.compile and _has_compiler():
-            self.plain_model.compile()
-
     def train(self, dataset: KeyedDataset, collate: Callable[[list[Any]], Any]) -> None:
         """The loop. Each turn: load, agree with the other processes, update, log, save."""
         trainer, state = self.trainer, self.state
@@ -214,8 +195,6 @@ class _Run:
             workers = default_workers(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         order = Order(len(dataset), trainer.batch_size, trainer.seed)
         steps, pin = (state.step, trainer.max_steps), self.accelerator.device.type == "cuda"
-        scaled, peak = self.accelerator.scaler is not None, trainer.logging.peak_tflops
-        self.records = Records(self.ranks, trainer.batch_size, scaled, peak)
         self.bar = self._new_bar()
         # Closing ends the workers; left alone they would outlast an exception, since signals don't end them.
         with closing(batches(dataset, collate, order, trainer.share, steps, workers, pin)) as data:
@@ -225,62 +204,12 @@ class _Run:
                 with self.ranks.together(self.signals) as agreed, self.records.waiting():
                     micro_batches = [next(data) for _ in range(trainer.share.accumulation)]
                 if agreed.signal:
-                    self.records.check_finite()
+                    self._check_finite()
                     self._save({})
                     raise Interrupted(agreed.signal)
-                self._update(micro_batches)
+                self.updater.update(micro_batches)
                 self._after_step(epoch=(state.step * trainer.batch_size) // len(dataset))
         self.ranks.stop_if_told(self.signals)  # all is saved, but whoever started this run may have more to do
-
-    def _update(self, micro_batches: list[Any]) -> None:
-        trainer, step = self.trainer, self.state.step
-        seed_generators(trainer.seed, step, self.accelerator.process_index)
-        self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = trainer.optimization.lr_at(step, trainer.schedule_steps)
-        places = trainer.share.micro_batches()
-        noted: list[Mapping[str, Tensor]] = []
-        for number, (batch, (start, stop)) in enumerate(zip(micro_batches, places, strict=True), 1):
-            last = number == len(places)
-            with nullcontext() if last else self.accelerator.no_sync(self.model), self.state.counting(stop - start):
-                draws = Draws.for_step(trainer.seed, step, range(start, stop), self._progress(step))
-                with self.accelerator.autocast():
-                    terms = self.model(batch.to(self.accelerator.device), draws)
-                self.accelerator.backward(self._loss(terms) / len(places))
-            noted.append({name: value.detach() for name, value in terms.items()})
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), trainer.optimization.clip or float("inf"))
-        self.records.num_frames = getattr(micro_batches[0], "num_frames", 1)
-        self.records.add(step + 1, noted, full(norm), sample_names(micro_batches, places))
-        spoilt = trainer.optimization.max_skipped > 0 and self._spoilt()
-        if not spoilt or self.records.scaled:  # a loss scaler leaves the update out by itself, and has to know of it
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.state.count_step()
-
-    def _spoilt(self) -> bool:
-        """Whether a loss is not finite on any process and the update has to be left out; waits for the device."""
-        try:
-            self.records.check_finite()
-        except ValueError as problem:
-            most = self.trainer.optimization.max_skipped
-            if self.state.skipped == most:
-                raise
-            self.state.skipped += 1
-            if self.trainer.is_main:
-                what = str(problem).partition(";")[0]
-                print(f"warning: {what}; update left out, {self.state.skipped} of at most {most}", file=sys.stderr)
-            return True
-        return False
-
-    def _loss(self, terms: Mapping[str, Tensor]) -> Tensor:
-        weights, losses = self.trainer.weights, self.alarm.losses(terms)
-        if unknown := weights.keys() - set(losses):
-            raise ValueError(f"weights names {sorted(unknown)[0]!r}, but the model's loss terms are {sorted(losses)}")
-        progress = self._progress(self.state.step)
-        return torch.stack([weight_at(weights.get(name, 1.0), progress) * terms[name].mean() for name in losses]).sum()
-
-    def _progress(self, step: int) -> float:
-        return min(1.0, step / self.trainer.schedule_steps)
 
     def _after_step(self, epoch: int) -> None:
         trainer, step = self.trainer, self.state.step
@@ -291,16 +220,20 @@ class _Run:
         looks = saves and (self.validate or self.preview) is not None
         logs = last or step == 1 or step % trainer.logging.every == 0 or looks
         if saves or logs:
-            self.records.check_finite()
+            self._check_finite()
         found = self._look() if looks else {}
         if logs:
             row = self.records.row(self.state.flops)
             with self.ranks.together():
                 self._log(epoch, row, found)
-            if self.alarm.due(self.state.step):
-                self.alarm.listen(self.state.step, self.records.recent(), trainer.is_main)
+            if self.updater.alarm.due(self.state.step):
+                self.updater.alarm.listen(self.state.step, self.records.recent(), trainer.is_main)
         if saves:
             self._save(found)
+
+    def _check_finite(self) -> None:
+        if problem := self.records.problem():
+            self.ranks.fail(problem)
 
     def _look(self) -> dict[str, float]:
         """Validate and draw, on the main process."""
@@ -338,8 +271,7 @@ class _Run:
 
     def _log(self, epoch: int, row: dict[str, float], found: Mapping[str, float]) -> None:
         trainer, done = self.trainer, self.state.step - 1
-        weights = {name: trainer.weights.get(name, 1.0) for name in self.alarm.losses(self.records.terms)}
-        row["loss"] = sum(weight_at(w, self._progress(done)) * row[name] for name, w in weights.items())
+        row["loss"] = self.updater.total(row, done)
         row["lr"] = trainer.optimization.lr_at(done, trainer.schedule_steps)
         if trainer.optimization.max_skipped:
             row["skipped"] = self.state.skipped
@@ -389,10 +321,3 @@ class _Run:
         if self.bar is not None:
             self.bar.close()
         self.log.close()
-
-
-def _has_compiler() -> bool:
-    found = any(shutil.which(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if name)
-    if not found:
-        print("no C++ compiler found: torch.compile is skipped", file=sys.stderr, flush=True)
-    return found

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 MESSAGE_BYTES = 2048
+PATIENCE = timedelta(days=1)  # for which processes wait for one that has more to do
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -105,9 +107,20 @@ class Ranks:
         said = torch.tensor([int(problem is not None), number])
         dist.all_reduce(said, dist.ReduceOp.MAX, group=self._group)
         if said[0]:
-            message = self._first_message(str(problem or ""))
-            raise (Agreed(message) if self.is_main else SystemExit(1)) from problem
+            self.fail(self._first_message(str(problem) if problem else ""), problem)
         return int(said[1])
+
+    def fail(self, problem: str, cause: Exception | None = None) -> NoReturn:
+        """End the work on all processes, which all call it with the same ``problem``; one of them says it."""
+        raise (Agreed(problem) if self.is_main else SystemExit(1)) from cause
+
+    def first(self, problem: str) -> str:
+        """The first process' ``problem`` that is not empty, on all processes, which all call it."""
+        if self.count == 1:
+            return problem
+        said = torch.tensor([int(bool(problem))])
+        dist.all_reduce(said, dist.ReduceOp.MAX, group=self._group)
+        return self._first_message(problem) if said[0] else ""
 
     def from_main(self, value: int) -> int:
         """The main process' value."""
@@ -135,7 +148,7 @@ class Ranks:
 @functools.cache
 def _gloo() -> Any:
     """The processes once more, to talk over the CPU; one group for all trainings of a program."""
-    return dist.new_group(backend="gloo")
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def follow_launcher() -> None:

@@ -102,33 +102,33 @@ class Records:
         means = self.ranks.mean(torch.stack(list(self._recent)).double().mean(0).cpu())
         return dict(zip(self.terms, means.tolist(), strict=True))
 
-    def check_finite(self) -> None:
-        """Look through the steps since the last call. Waits for the device; every process calls it.
+    def problem(self) -> str:
+        """What is wrong with the steps since the last call, the same on all processes; empty if nothing is.
 
-        Raises:
-            ValueError: names the first step, term and videos with a loss or a gradient that is not finite.
+        It names the first step, term and videos with a loss or a gradient that is not finite on any process. Waits for
+        the device; every process calls it.
         """
         steps, self._unchecked = self._unchecked, []
         if not steps:
-            return
+            return ""
         losses = torch.cat([step.losses for step in steps], dim=1).cpu()  # (terms, samples of all steps)
         norms = torch.stack([step.norm for step in steps]).cpu()  # the same on all processes
         wrong = [] if self.scaled else (~norms.isfinite()).nonzero().flatten().tolist()
         first = wrong[0] if wrong else len(steps)
-        with self.ranks.together():  # whoever has the loss behind a gradient speaks first; later losses are its result
-            if not losses.isfinite().all():
-                self._name_loss(steps[: first + 1], losses)
-        with self.ranks.together():
-            if wrong:
-                raise ValueError(_sentence("the gradient", steps[first].number, steps[first].video_ids))
+        # The loss behind a gradient, on whichever process, tells more; losses after it are its result.
+        found = self.ranks.first("" if losses.isfinite().all() else self._name_loss(steps[: first + 1], losses))
+        if found or not wrong:
+            return found
+        return _sentence("the gradient", steps[first].number, steps[first].video_ids)
 
-    def _name_loss(self, steps: list[Step], losses: Tensor) -> None:
+    def _name_loss(self, steps: list[Step], losses: Tensor) -> str:
         for step, values in zip(steps, losses.split(len(steps[0].video_ids), dim=1), strict=False):
             bad = ~values.isfinite()
             if bad.any():
                 term = self.terms[int(bad.any(1).nonzero()[0])]
                 videos = [name for name, is_bad in zip(step.video_ids, bad.any(0).tolist(), strict=True) if is_bad]
-                raise ValueError(_sentence(f"loss term {term!r}", step.number, videos))
+                return _sentence(f"loss term {term!r}", step.number, videos)
+        return ""
 
 
 def sample_names(micro_batches: Sequence[Any], places: Sequence[tuple[int, int]]) -> list[str]:
@@ -142,5 +142,5 @@ def sample_names(micro_batches: Sequence[Any], places: Sequence[tuple[int, int]]
 def _sentence(what: str, step: int, videos: list[str]) -> str:
     return (
         f"{what} became non-finite at step {step} on {', '.join(videos[:8])}; nothing was saved since, go on from the "
-        "last checkpoint with a lower optimization.lr or precision=no"
+        "last checkpoint with a lower optimization.lr or precision=fp32"
     )

@@ -9,9 +9,16 @@ import os
 from collections.abc import Mapping
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+)
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from dias_video.engine.ranks import PATIENCE
 
 
 def join(precision: str) -> Accelerator:
@@ -22,7 +29,9 @@ def join(precision: str) -> Accelerator:
     """
     # Unused parameters are normal: learned queries are idle in a batch that brings boxes.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp])
+    # Only for its loss scaler is accelerate told of the precision, which is autocast's business (``Updater``).
+    mixed = "fp16" if precision == "fp16" else "no"
+    accelerator = Accelerator(mixed_precision=mixed, kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=PATIENCE)])
     wanted = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if wanted and accelerator.distributed_type == DistributedType.MULTI_CPU:
         # On CPUs, accelerate would replicate the model without a word, though PyTorch can shard there too.

@@ -104,9 +104,10 @@ class Aggregator(Configured, nn.Module):
             slots, attention = self.attention(slots, keys, values, live)
             attentions.append(attention)
         first, last = attentions[0], attentions[-1]
-        left = Reduced(slots, live, live, unmerged(live), live, live.sum(-1))
         if self.reduction is not None and reduce:  # eq. 9
             left = self.reduction(slots, live, age, drawn)
+        else:
+            left = Reduced(slots, live, live, unmerged(live), live, live.sum(-1))
         slots, carried = left.slots, left.carried
         if self.reinitialize:  # eq. 10
             if self.bilevel:

@@ -214,11 +214,11 @@ class DIAS(Pretrained, nn.Module):
                     queries, on, torch.full_like(on, -1, dtype=torch.int64), on.long() * 0, on[:, 0].long() * 0
                 )
             drawn = self.aggregator.draw(draws, on) if merge and self.training else None
-            drawn = None if drawn is None else drawn.to(on.device)
             frame = self.aggregator(queries, keys[:, t], values[:, t], on, iterations, state.age, drawn, merge)
-            memory = self.transition.remember(state.slots, frame.slots, known=state.track_id >= 0)
-            state = carried(state, memory, frame.carried)
-            track_id = state.track_id.masked_fill(~frame.live, -1)
+            state = carried(state, self.transition.remember(state, frame.slots), frame.carried)
+            track_id = state.track_id
+            if frame.carried is not frame.live:
+                track_id = track_id.masked_fill(~frame.live, -1)
             outputs.append((frame.slots, frame.live, track_id, frame.gate, frame.first, frame.last, frame.num_live))
         columns = (torch.stack(column, 1) for column in zip(*outputs, strict=True))
         slots, live, track_ids, gate, first, last, num_live = columns
@@ -377,9 +377,7 @@ def carried(state: CarryState, slots: Tensor, live: Tensor) -> CarryState:
         state: before the frame.
         slots, live: (B,S,D) what the next queries come from, and (B,S), after it.
     """
-    going_on = live & (state.track_id >= 0)
-    beginning = live & ~going_on
+    beginning = live & (state.track_id < 0)
     new_ids = state.next_id[:, None] + beginning.cumsum(1) - 1  # (B,S)
-    track_id = torch.where(beginning, new_ids, state.track_id.masked_fill(~going_on, -1))
-    age = torch.where(going_on, state.age + 1, beginning.long())
-    return CarryState(slots, live, track_id, age, state.next_id + beginning.sum(1))
+    track_id = torch.where(beginning, new_ids, state.track_id).masked_fill(~live, -1)
+    return CarryState(slots, live, track_id, (state.age + 1) * live, new_ids[:, -1] + 1)

@@ -39,6 +39,7 @@ class Encoder(Pretrained, nn.Module, ABC):
     """
 
     OPPONENT = ((5 / 3, 5 / 3, 5 / 3), (8.0, -8.0, 0.0), (-4.0, -4.0, 8.0))  # nearly uncorrelated, of variance about 1
+    opponent: Tensor  # on the device
 
     not_stored = {"weights": "random"}  # noqa: RUF012 - a constant
     input_size: tuple[int, int]
@@ -52,6 +53,7 @@ class Encoder(Pretrained, nn.Module, ABC):
         if color and feature_dim < 3:
             raise ValueError(f"color takes three features, and feature_dim is {feature_dim}")
         self.feature_dim, self.color = feature_dim, color
+        self.register_buffer("opponent", torch.tensor(self.OPPONENT), persistent=False)
 
     @abstractmethod
     def backbone(self, frames: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ class Encoder(Pretrained, nn.Module, ABC):
         tokens = self.head(self.backbone(frames))
         if self.color:
             mean = F.adaptive_avg_pool2d(frames, self.grid).flatten(2) - 0.5  # (B*T,3,N)
-            paint = self.color * mean.mT @ mean.new_tensor(self.OPPONENT).T  # (B*T,N,3)
+            paint = self.color * mean.mT @ self.opponent.T  # (B*T,N,3)
             tokens = torch.cat([tokens[..., :-3], paint.to(tokens.dtype)], -1)
         return tokens.unflatten(0, video.shape[:2])
 

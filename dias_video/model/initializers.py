@@ -68,10 +68,10 @@ class GaussianInitializer(Initializer):
 
     def reseed(self, batch_size: int, draws: Draws) -> Tensor:
         """Fresh queries (B,S,D) for slots that are off."""
-        noise = draws.normal(self.num_slots, self.slot_dim).to(self.mean)  # (B,S,D), drawn always: streams stay aligned
+        noise = draws.normal(self.num_slots, self.slot_dim)  # (B,S,D), drawn always: streams stay aligned
         if not (self.shared or self.training):
             return self.mean.expand(batch_size, -1, -1)
-        return self.mean + noise * self.log_std.exp()
+        return torch.addcmul(self.mean, noise, self.log_std.exp())
 
 
 class BoxInitializer(Initializer):
@@ -132,7 +132,7 @@ class BoxInitializer(Initializer):
             queries = queries + weights / weights.sum(-1, keepdim=True).clamp_min(1e-6) @ tokens
         on = torch.cat([all_on[:, :1], box_valid], 1)
         if self.training and self.box_dropout > 0:
-            dropped = (draws.uniform(1) < self.box_dropout).to(queries.device)  # (B,1)
+            dropped = draws.uniform(1) < self.box_dropout  # (B,1)
             queries, on = torch.where(dropped[..., None], seeds, queries), on | dropped
         return queries, on
 

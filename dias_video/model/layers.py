@@ -135,8 +135,8 @@ def masked_softmax(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
     if mask.is_floating_point():
         shares = wide.softmax(dim) * mask
         return shares / (shares.sum(dim, keepdim=True) + 1e-5)
-    lowest = wide.new_tensor(-1e30)  # not -inf: a row without live entries must not become NaN
-    return wide.where(mask, lowest).softmax(dim) * mask
+    # Not -inf: a row without live entries must not become NaN.
+    return wide.masked_fill(~mask, -1e30).softmax(dim) * mask
 
 
 def fourier_features(coordinates: Tensor, num_octaves: int = 4) -> Tensor:

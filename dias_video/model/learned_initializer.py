@@ -44,4 +44,4 @@ class LearnedInitializer(Initializer):
         if not self.training or draws.progress >= self.noise_until:
             return queries
         size = 0.5 * (1 + math.cos(math.pi * draws.progress / self.noise_until))
-        return queries + size * draws.normal(self.num_slots, self.slot_dim).to(queries) * queries.detach()
+        return queries + size * draws.normal(self.num_slots, self.slot_dim).to(queries.dtype) * queries.detach()

@@ -83,7 +83,6 @@ def match_regions(labels: Tensor, regions: Tensor, live: Tensor, on: Tensor) -> 
     Returns:
         (B,T,S) int64: for each last-map slot the first-map slot matched to it.
 
-    One round trip to the host for the whole batch: scipy solves the S x S problems.
     """
     num_slots = live.shape[-1]
     last = F.one_hot(labels, num_slots).float().transpose(2, 3)  # (B,T,S,N)
@@ -93,8 +92,24 @@ def match_regions(labels: Tensor, regions: Tensor, live: Tensor, on: Tensor) -> 
     iou = overlap / union.clamp_min(1)
     # A slot that was off in the first map has no probability to raise; a dead slot's row decides nothing.
     iou = iou.masked_fill(~on[..., None, :], -1).masked_fill(~live[..., :, None], 0)
-    solved = [linear_sum_assignment(table, maximize=True)[1] for table in iou.flatten(0, 1).cpu().numpy()]
-    return torch.as_tensor(solved and [s.tolist() for s in solved], device=labels.device).view(live.shape)
+    return _assign(iou)
+
+
+@torch.library.custom_op("dias_video::assign", mutates_args=(), schema="(Tensor scores) -> Tensor")
+def _assign(scores: Tensor) -> Tensor:
+    """For tables (B,T,S,S) the column (B,T,S) int64 of every row, each once, that makes the sum largest.
+
+    The one place in a training step where the host waits for the device: scipy solves all S x S problems there.
+    """
+    columns = torch.empty(scores.shape[:-1], dtype=torch.int64, pin_memory=scores.is_cuda)
+    for row, table in zip(columns.flatten(0, 1).numpy(), scores.flatten(0, 1).cpu().numpy(), strict=True):
+        row[:] = linear_sum_assignment(table, maximize=True)[1]
+    return columns.to(scores.device, non_blocking=True)
+
+
+@_assign.register_fake
+def _assign_shape(scores: Tensor) -> Tensor:
+    return scores.new_empty(scores.shape[:-1], dtype=torch.int64)
 
 
 def similarity_loss(logits: Tensor, features: Tensor, temperature: float, frame_valid: Tensor) -> Tensor:

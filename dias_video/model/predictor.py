@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from dias_video.batch import CarryState
 from dias_video.model.sharp_block import SharpBlock
 from dias_video.pretrained.configured import Configured
 
@@ -19,7 +20,7 @@ class Predictor(Configured, nn.Module):
         super().__init__()
         self.block = SharpBlock(slot_dim, num_heads)
 
-    def remember(self, memory: Tensor, slots: Tensor, known: Tensor) -> Tensor:
+    def remember(self, state: CarryState, slots: Tensor) -> Tensor:
         """What the next queries come from: the frame's ``slots`` (B,S,D)."""
         return slots
 

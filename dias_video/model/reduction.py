@@ -1,6 +1,6 @@
 """Which slots remain after aggregation: phi_r of the paper (eq. 9), or a learned choice (AdaSlot).
 
-A reduction answers ``draw(draws, live)`` with the random numbers of a training step, drawn on the CPU, or None;
+A reduction answers ``draw(draws, live)`` with the random numbers of a training step, or None;
 ``reduction(slots, live, age, drawn)`` with ``Reduced``; ``losses(gate, frame_valid)`` with loss terms of its own; and
 ``settled(slots, live, age, seen)`` with the slots to start from after a rehearsal. ``advice`` says what to change when
 too few slots remain.

@@ -2,17 +2,23 @@
 
 Agglomerative clustering as in SOLV: cosine distance, a distance threshold, the members of a cluster averaged. The
 partition is that of ``sklearn.cluster.AgglomerativeClustering``; here a whole batch is clustered in one computation on
-its device.
+its device: a custom operator, which on CUDA is one Triton kernel (``merge_kernel``) and elsewhere a chain of PyTorch's
+operators (``merge_plainly``). On its first use on a device the kernel has to give what the chain gives.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 LINKAGES = ("complete", "average")
+
+Merge = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 class Merged(NamedTuple):
@@ -37,7 +43,8 @@ def merge_redundant_slots(
         slots: (B,S,D) of any float type; distances are computed in float64, also under autocast.
         threshold: clusters at this distance or farther stay apart, as in scikit-learn. 0 merges nothing.
         live: (B,S) bool, False for slots that take no part; all take part by default.
-        age: (B,S) integers, frames alive. A cluster takes the position of its oldest member, ties the lowest index.
+        age: (B,S) integers from 0, frames alive. A cluster takes the position of its oldest member, ties the lowest
+            index.
         linkage: ``complete`` (largest distance between members) or ``average``.
         distance: (B,S,S) to judge by, symmetric; by default that of ``cosine_distance``.
 
@@ -50,27 +57,113 @@ def merge_redundant_slots(
         raise ValueError(f"linkage must be one of {LINKAGES}, got {linkage!r}")
     if threshold < 0:
         raise ValueError(f"the merge threshold is a cosine distance and can't be negative, got {threshold}")
-    num_slots = slots.shape[1]
-    index = torch.arange(num_slots, device=slots.device)
-    with torch.no_grad(), torch.autocast(slots.device.type, enabled=False):
-        distance = cosine_distance(slots) if distance is None else distance.double().clone()
-        distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-        if live is not None:
-            alone = torch.zeros_like(live, dtype=distance.dtype).masked_fill(~live, torch.inf)
-            distance.add_(alone[:, :, None]).add_(alone[:, None, :])
-        labels = _cluster(distance, threshold, linkage)  # (B,S)
-        # The age with the index below it: no two equal, and the index can be read back from the largest of a cluster.
-        seniority = (0 if age is None else age.long()) * num_slots - index.expand_as(labels)  # (B,S)
-        oldest = torch.full_like(labels, torch.iinfo(labels.dtype).min).scatter_reduce(1, labels, seniority, "amax")
-        representative = -oldest.gather(1, labels) % num_slots  # (B,S)
-        if live is not None:
-            representative = representative.masked_fill(~live, -1)
-        member = representative[:, None, :] == index[:, None]  # (B,S,S) representative x member
-        size = member.sum(-1)  # (B,S)
-        weights = member.to(slots.dtype) / size[..., None].clamp_min(1)
+    if live is None:
+        live = torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device)
+    age = torch.zeros_like(live, dtype=torch.int64) if age is None else age.long()
+    return Merged(*_merge(slots, float(threshold), live, age, linkage, distance)[:3])
+
+
+@torch.library.custom_op(
+    "dias_video::merge",
+    mutates_args=(),
+    schema="(Tensor slots, float threshold, Tensor live, Tensor age, str linkage, Tensor? distance)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _merge(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return merge_plainly(*arguments)
+
+
+@_merge.register_kernel("cuda")
+def _merge_on_cuda(slots: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    linkage = arguments[3]
+    return _merge_for(slots.device, slots.dtype, *slots.shape[1:], linkage)(slots, *arguments)
+
+
+@_merge.register_fake
+def _merge_shapes(slots: Tensor, threshold: float, live: Tensor, age: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(x) for x in (slots, live, age, age.float()))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*output[2:])
+
+
+def _spread(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    """The gradient of a mean: its members get their share of it."""
+    representative, share = ctx.saved_tensors
+    place = representative.clamp_min(0)[..., None].expand_as(gradient)
+    return gradient.gather(1, place) * share[..., None].to(gradient.dtype), None, None, None, None, None
+
+
+_merge.register_autograd(_spread, setup_context=_keep)
+
+
+@functools.cache
+def _merge_for(device: torch.device, dtype: torch.dtype, num_slots: int, dim: int, linkage: str) -> Merge:
+    """The kernel, for slots of this kind on a GPU; what it can't do right, PyTorch's operators do."""
+    try:
+        from dias_video.model.merge_kernel import merge
+    except ImportError as error:
+        return _instead(f"Triton is missing ({error})")
+    return checked(merge, device, dtype, num_slots, dim, linkage)
+
+
+def checked(
+    merge: Merge, device: torch.device, dtype: torch.dtype, num_slots: int, dim: int, linkage: str = "complete"
+) -> Merge:
+    """``merge`` if it merges sets that are made up for the purpose as ``merge_plainly`` does; else that, and a line."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(64, 1 + num_slots // 3, dim, generator=generator)
+    picks = torch.randint(centres.shape[1], (64, num_slots, 1), generator=generator).expand(-1, -1, dim)
+    slots = centres.gather(1, picks) + 0.3 * torch.randn(64, num_slots, dim, generator=generator)
+    live = torch.rand(64, num_slots, generator=generator) < 0.9
+    age = torch.randint(5, (64, num_slots), generator=generator)
+    slots = slots.to(dtype)
+    expected = merge_plainly(slots, 0.12, live, age, linkage, None)
+    try:
+        found = merge(slots.to(device), 0.12, live.to(device), age.to(device), linkage, None)
+        got = [x.cpu() for x in found]
+    except Exception as error:  # whatever a compiler fails with, there is another way
+        return _instead(f"the Triton kernel fails on {device} ({type(error).__name__}: {error})")
+    if not all(torch.equal(a, b) for a, b in zip(got[1:3], expected[1:3], strict=True)):
+        return _instead(f"the Triton kernel makes other clusters on {device}")
+    tolerance = 2 * torch.finfo(dtype).eps
+    if not all(torch.allclose(got[i], expected[i], tolerance, tolerance) for i in (0, 3)):
+        return _instead(f"the Triton kernel averages otherwise on {device}")
+    return merge
+
+
+def _instead(reason: str) -> Merge:
+    text = " ".join(reason.split())[:300]
+    print(f"warning: {text}; slots are merged by PyTorch's operators, in more time", file=sys.stderr, flush=True)
+    return merge_plainly
+
+
+def merge_plainly(
+    slots: Tensor, threshold: float, live: Tensor, age: Tensor, linkage: str, distance: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Merge on any device. The arguments are those of ``merge_redundant_slots``.
+
+    Returns:
+        The fields of ``Merged``, and (B,S) float32: the part that each slot has in its cluster's mean, 0 for none.
+    """
+    index = torch.arange(slots.shape[1], device=slots.device)
+    distance = cosine_distance(slots) if distance is None else distance.double().clone()
+    distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    alone = torch.zeros_like(live, dtype=distance.dtype).masked_fill(~live, torch.inf)
+    distance.add_(alone[:, :, None]).add_(alone[:, None, :])
+    labels = _cluster(distance, threshold, linkage)  # (B,S)
+    # The age with the index below it: no two equal, and the index can be read back from the largest of a cluster.
+    seniority = age * len(index) - index  # (B,S)
+    oldest = torch.full_like(labels, torch.iinfo(labels.dtype).min).scatter_reduce(1, labels, seniority, "amax")
+    representative = -oldest.gather(1, labels) % len(index)  # (B,S)
+    representative = representative.masked_fill(~live, -1)
+    member = representative[:, None, :] == index[:, None]  # (B,S,S) representative x member
+    wide = slots if slots.itemsize >= 4 else slots.float()
+    weights = member.to(wide.dtype) / member.sum(-1, keepdim=True).clamp_min(1)
     with torch.autocast(slots.device.type, enabled=False):  # which would round the slots
-        merged = weights @ slots  # (B,S,D)
-    return Merged(merged, size > 0, representative)
+        merged = (weights @ wide).to(slots.dtype)  # (B,S,D)
+    return merged, member.any(-1), representative, weights.sum(1).float()
 
 
 def cosine_distance(slots: Tensor) -> Tensor:

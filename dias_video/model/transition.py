@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dias_video.batch import CarryState
 from dias_video.model.layers import MLP, SelfAttention
 from dias_video.pretrained.configured import Configured
 
@@ -32,9 +33,12 @@ class Transition(Configured, nn.Module):
         nn.init.zeros_(self.attention.out.weight)
         nn.init.zeros_(self.attention.out.bias)
 
-    def remember(self, memory: Tensor, slots: Tensor, known: Tensor) -> Tensor:
-        """The average (B,S,D) after a frame's ``slots``, from the one before; where not ``known`` (B,S) it begins."""
-        return torch.where(known[..., None], self.memory * memory + (1 - self.memory) * slots, slots)
+    def remember(self, state: CarryState, slots: Tensor) -> Tensor:
+        """The average (B,S,D) after a frame's ``slots``, from the ``state`` before it; with a track it begins."""
+        if not self.memory:
+            return slots
+        average = self.memory * state.slots + (1 - self.memory) * slots
+        return torch.where((state.track_id >= 0)[..., None], average, slots)
 
     def forward(self, slots: Tensor, live: Tensor) -> Tensor:
         """Slots (B,S,D) of a frame, live where ``live`` (B,S), to queries (B,S,D) of the next; zeros where dead."""

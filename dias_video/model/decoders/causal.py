@@ -67,7 +67,7 @@ class CausalDecoder(Decoder):
         if draws is None:
             which = torch.zeros(batch * frames, dtype=torch.int64, device=slots.device)
         else:
-            which = (draws.uniform(frames) * len(self.orders)).long().flatten().to(slots.device)
+            which = (draws.uniform(frames) * len(self.orders)).long().flatten()
         order = self.orders[which]  # (F,N) I^j
         if target is None:
             x, attention = self._generate(slots, live, which, order)

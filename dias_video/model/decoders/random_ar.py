@@ -78,9 +78,9 @@ class RandomARDecoder(Decoder):
             scored = torch.ones(shape, dtype=torch.bool, device=slots.device)
             return self._decoded(x, attention, scored, shape)
 
-        order = draws.uniform(*shape[1:]).flatten(0, 1).to(slots.device).argsort(-1)  # (F,N) I of eq. 19
+        order = draws.uniform(*shape[1:]).flatten(0, 1).argsort(-1)  # (F,N) I of eq. 19
         place = order.argsort(-1)  # (F,N) where each token went: I inverted
-        length = self._prefix_length(draws, shape[1]).flatten().to(slots.device)  # (F,) n# of eq. 18
+        length = self._prefix_length(draws, shape[1]).flatten()  # (F,) n# of eq. 18
         # What is known is decided by a token's place in the order, so the sequence itself need not be permuted: a
         # Transformer with positions added is equivariant to its order.
         known_here = place < length[:, None]  # (F,N) I[:n#]

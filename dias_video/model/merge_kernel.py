@@ -1,0 +1,136 @@
+"""Merging of redundant slots as one Triton kernel, one program a set; what it computes is said in ``redundancy``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+COLUMNS = 64  # of the slots' width that are averaged at once
+
+
+def merge(
+    slots: Tensor, threshold: float, live: Tensor, age: Tensor, linkage: str, distance: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``redundancy.merge_plainly`` in one launch."""
+    slots, live, age = slots.contiguous(), live.contiguous(), age.contiguous()
+    num_sets, num_slots, dim = slots.shape
+    merged, remaining, representative = torch.empty_like(slots), torch.empty_like(live), torch.empty_like(age)
+    share = torch.empty_like(age, dtype=torch.float32)
+    # Triton makes a float argument a float32, so the threshold goes as its bits.
+    threshold_bits = torch.tensor(threshold, dtype=torch.float64).view(torch.int64).item()
+    with torch.cuda.device_of(slots):
+        _merge[(num_sets,)](
+            slots,
+            slots if distance is None else distance.contiguous(),
+            live,
+            age,
+            merged,
+            remaining,
+            representative,
+            share,
+            num_slots,
+            dim,
+            threshold_bits,
+            GIVEN=distance is not None,
+            AVERAGE=linkage == "average",
+            S=max(2, triton.next_power_of_2(num_slots)),
+            COLUMNS=COLUMNS,
+            num_warps=1,  # minima within a warp need no shared memory
+        )
+    return merged, remaining, representative, share
+
+
+@triton.jit
+def _wide(x: Any) -> Any:
+    """``x`` in float64, which bfloat16 reaches by way of float32."""
+    if x.dtype != tl.float64:
+        x = x.to(tl.float32)
+    return x.to(tl.float64)
+
+
+@triton.jit
+def _merge(
+    slots: Any,
+    distance: Any,
+    live: Any,
+    age: Any,
+    merged: Any,
+    remaining: Any,
+    representative: Any,
+    share: Any,
+    num_slots: Any,
+    dim: Any,
+    threshold_bits: Any,
+    GIVEN: tl.constexpr,
+    AVERAGE: tl.constexpr,
+    S: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:
+    first = tl.program_id(0).to(tl.int64) * num_slots
+    slot = tl.arange(0, S)
+    row, column = slot[:, None], slot[None, :]
+    exists = slot < num_slots
+    on = tl.load(live + first + slot, mask=exists, other=0).to(tl.int1)
+    frames = tl.load(age + first + slot, mask=exists, other=0)
+
+    if GIVEN:
+        here = exists[:, None] & exists[None, :]
+        apart = _wide(tl.load(distance + (first + row) * num_slots + column, mask=here, other=0))
+    else:
+        alike = tl.zeros((S, S), tl.float64)
+        for d in range(dim):
+            x = _wide(tl.load(slots + (first + slot) * dim + d, mask=exists, other=0))
+            alike += x[:, None] * x[None, :]
+        length = tl.sqrt(tl.sum(tl.where(row == column, alike, 0), 1))
+        length = tl.where(length > 0, length, 1)
+        apart = 1 - alike / length[:, None] / length[None, :]
+        apart = tl.where(apart < 0, 0, apart)
+    apart = tl.where(on[:, None] & on[None, :] & (row != column), apart, float("inf"))
+
+    # Merge the closest pair until it is too far apart.
+    threshold = threshold_bits.to(tl.int64).to(tl.float64, bitcast=True)
+    cluster = slot
+    size = tl.full((S,), 1, tl.float64)
+    nearest = tl.min(apart, 1)
+    while tl.min(nearest, 0) < threshold:
+        kept = tl.argmin(nearest, 0)
+        to_kept = tl.sum(tl.where(row == kept, apart, 0), 0)
+        gone = tl.argmin(to_kept, 0)
+        to_gone = tl.sum(tl.where(row == gone, apart, 0), 0)
+        joined = tl.maximum(to_kept, to_gone)
+        if AVERAGE:
+            num_kept, num_gone = tl.sum(tl.where(slot == kept, size, 0), 0), tl.sum(tl.where(slot == gone, size, 0), 0)
+            total = num_kept + num_gone
+            joined = to_kept * (num_kept / total) + to_gone * (num_gone / total)
+            size = tl.where(slot == kept, total, size)
+        apart = tl.where(row == kept, joined[None, :], tl.where(column == kept, joined[:, None], apart))
+        apart = tl.where((row == gone) | (column == gone), float("inf"), apart)
+        cluster = tl.where(cluster == gone, kept, cluster)
+        nearest = tl.min(apart, 1)
+
+    # The oldest member of each slot's cluster, of equals the first, stands for it.
+    together = (cluster[:, None] == cluster[None, :]) & on[None, :]
+    oldest = tl.max(tl.where(together, frames[None, :], -1), 1)
+    place = tl.min(tl.where(together & (frames[None, :] == oldest[:, None]), column, S), 1)
+    place = tl.where(on, place, -1)
+    members = tl.maximum(tl.sum(together.to(tl.int32), 1), 1).to(tl.float64)
+    tl.store(representative + first + slot, place.to(tl.int64), mask=exists)
+    tl.store(remaining + first + slot, place == slot, mask=exists)
+    tl.store(share + first + slot, tl.where(on, 1 / members, 0).to(tl.float32), mask=exists)
+
+    for start in range(0, dim, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        sums = tl.zeros((S, COLUMNS), tl.float64)
+        for member in range(num_slots):
+            to = tl.sum(tl.where(slot == member, place, 0), 0)
+            x = _wide(tl.load(slots + (first + member) * dim + columns, mask=columns < dim, other=0))
+            sums += tl.where((slot == to)[:, None], x[None, :], 0)
+        here = exists[:, None] & (columns < dim)[None, :]
+        means = sums / members[:, None]
+        if merged.dtype.element_ty != tl.float64:  # from float64 to bfloat16 it goes by way of float32
+            means = means.to(tl.float32)
+        tl.store(merged + (first + row) * dim + columns[None, :], means.to(merged.dtype.element_ty), mask=here)

@@ -1,0 +1,23 @@
+"""In which precision models compute, a config value of everything that runs one."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def check_precision(option: str, precision: str, device: torch.device | str) -> None:
+    """Raise ValueError unless ``precision`` is one of ``PRECISIONS`` and ``device`` has it."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"{option} must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "fp16" and torch.device(device).type == "cpu":
+        raise ValueError(f"{option}=fp16 needs a GPU; use bf16 or fp32")
+
+
+def autocast(precision: str, device: torch.device | str) -> AbstractContextManager[object]:
+    """Inside, matrix products and convolutions on ``device`` are done in ``precision``; what needs float32 keeps it."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
