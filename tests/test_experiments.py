@@ -77,6 +77,22 @@ def test_experiment_takes_a_step(tmp_path: Path, name, data, frames, slots, slot
     assert moments  # the optimizer has seen a gradient
 
 
+def test_slotcontrast_takes_a_step(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    out = tmp_path / "run"
+    script(
+        "train_video", "experiment=slotcontrast", f"data.root={ytvis(tmp_path / 'data')}", f"out_dir={out}",
+        "max_steps=1", "model.encoder.weights=random", "data.clip.num_frames=2", "trainer.batch_size=1",
+        "trainer.num_workers=0", "trainer.logging.every=1", "trainer.optimization.warmup=0",
+    )  # fmt: skip
+    (row,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {"reconstruction", "contrast"} <= row.keys()
+    assert row["loss"] == pytest.approx(row["reconstruction"] + 0.5 * row["contrast"], rel=1e-4)
+    assert row["grad_norm"] > 0
+    dias = DIAS.from_pretrained(out / "checkpoints/last")
+    assert (dias.num_slots, dias.slot_dim, dias.encoder.grid) == (7, 64, (37, 37))
+
+
 def test_real_video_at_a_small_size(tmp_path: Path) -> None:
     """Whiten, cache, train the decoder, then all of it."""
     (tmp_path / "data").mkdir()

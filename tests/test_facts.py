@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FACTS: dict[str, dict[str, list[Any]]] = yaml.load(Path(__file__).with_name("facts.yaml").read_text(), yaml.SafeLoader)
-PAPERS = {"train_video/coco", "train_video/movi_d", "train_video/ytvis"}
+PAPERS = {"train_video/coco", "train_video/movi_d", "train_video/slotcontrast", "train_video/ytvis"}
 
 
 def as_numbers(value: Any) -> Any:
@@ -65,7 +65,7 @@ def test_every_number_that_the_experiment_sets_has_a_row(experiment: str) -> Non
 
 
 def test_every_row_has_a_source_and_every_deviation_a_reason() -> None:
-    sources = ("paper", "released", "benchmark", "SOLV", "linear", "ours")
+    sources = ("paper", "released", "benchmark", "SOLV", "SlotContrast", "linear", "ours")
     for experiment, rows in FACTS.items():
         for option, (value, source, *deviation) in rows.items():
             assert str(source).startswith(sources), (experiment, option)

@@ -12,7 +12,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from test_facts import leaves
 from torch import Tensor
 
 from dias_video.batch import VideoBatch
@@ -239,6 +242,18 @@ def test_the_converted_model_is_the_published_function(tmp_path: Path, weights: 
             queries = theirs.layer("processor.module.predictor.blocks.0.", slots)
     assert features.std() > 0.1
     assert (sequence.track_id == torch.arange(S)).all()
+
+
+def test_the_experiment_trains_the_model_that_checkpoints_are_of() -> None:
+    """Classes and switches; numbers differ, since the model here is small."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        words = ["experiment/train_video=slotcontrast", "data.root=x", "out_dir=x", "model.encoder.weights=random"]
+        config = compose("train_video", words)
+    own, theirs = (leaves(model.config) for model in (instantiate(config.model), convert_videosaur(slotcontrast())))
+    sizes = {name for name, value in own.items() if type(value) in (int, list)}
+    different = {name for name in own.keys() | theirs.keys() if own.get(name) != theirs.get(name)} - sizes
+    assert different == {"encoder.name", "contrast_temperature"}  # a smaller backbone; no training
+    assert theirs["encoder.clamp"] is own["encoder.clamp"] is True
 
 
 def lightning(weights: Weights) -> dict[str, object]:

@@ -148,7 +148,7 @@ def test_pages_are_capped_and_say_so(tmp_path: Path) -> None:
     write_report(tmp_path / "small.html", "t", videos, megabytes=0.1)
     assert (tmp_path / "small.html").stat().st_size < 0.1e6 + 20000 < whole  # the page's own text
     (group,) = content(tmp_path / "small.html")
-    assert group["notes"] == ["2 videos, 0.1 MB at most."]
+    assert group["notes"] == ["Videos on this page: 2, in at most 0.1 MB."]
     for video in group["videos"]:
         assert video["heat"] is None
         count = len(video["frames"])

@@ -49,7 +49,10 @@ function drawLabels(pixels, panel, labels, width) {
     const label = labels[i];
     const colour = panel.spec.colours[label];
     const mine = only === null || panel.spec.ids[label] === only;
-    const border = (i % width > 0 && labels[i - 1] !== label) || (i >= width && labels[i - width] !== label);
+    const column = i % width;
+    const before = (column > 0 && labels[i - 1] !== label) || (i >= width && labels[i - width] !== label);
+    const after = (column + 1 < width && labels[i + 1] !== label) || (i + width < labels.length && labels[i + width] !== label);
+    const border = before || (only !== null && after); // a line of one pixel between slots, all around one alone
     for (let c = 0; c < 3; c++) {
       let value = blank ? 0 : out[p + c];
       if (only === null) value = border ? 255 : blank ? colour[c] : 0.45 * value + 0.55 * colour[c];

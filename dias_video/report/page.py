@@ -41,7 +41,7 @@ def write_report(
         raise ValueError(f"there is no video to show in {path}")
     share = int(megabytes * 1e6 / len(videos))
     shown = [video.encoded(share) for video in videos]
-    said = [*notes, f"{len(videos)} videos, {megabytes:g} MB at most."]
+    said = [*notes, f"Videos on this page: {len(videos)}, in at most {megabytes:g} MB."]
     _write(Path(path), title, [{"title": title, "notes": said, "videos": shown}])
 
 
