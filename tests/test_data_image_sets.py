@@ -82,7 +82,7 @@ def test_splits_of_clevrtex_are_tenths_of_the_order_of_numbers(tmp_path):
 
 
 def test_missing_scenes_and_masks_of_clevrtex_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"clevrtex_full is not a folder.*cat clevrtex_full_part\*.tar.gz . tar xz"):
+    with pytest.raises(ValueError, match=r"clevrtex_full is not a folder.*cat clevrtex_full_part\*.tar.gz . tar xzi"):
         ClevrTexImages(tmp_path)
     clevrtex(tmp_path)
     (tmp_path / "clevrtex_full/1/CLEVRTEX_full_000009.png").unlink()

@@ -74,3 +74,8 @@ def test_every_data_config_has_a_row():
     names = {file.stem for file in (CONFIGS / "data").glob("*.yaml")} - {"base"}
     assert len(names) > 8
     assert names == {words[0].removeprefix("data=") for words, *_ in ROWS.values()}
+
+
+def test_every_data_config_stands_in_the_docs():
+    told = (CONFIGS.parent / "docs/data.md").read_text()
+    assert [words[0] for words, *_ in ROWS.values() if f"`{words[0]}" not in told] == []

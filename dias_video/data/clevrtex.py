@@ -23,7 +23,7 @@ SHARES = {"test": (0.0, 0.1), "val": (0.1, 0.2), "train": (0.2, 1.0), "all": (0.
 class ClevrTexImages(AnnotatedVideos):
     """Scenes of ClevrTex or one of its variants (Karazija et al., 2021), with masks of up to 10 objects.
 
-    The archives ``clevrtex_full_part1..5.tar.gz`` are one: ``cat clevrtex_full_part*.tar.gz | tar xz``.
+    The archives ``clevrtex_full_part1..5.tar.gz`` are one: ``cat clevrtex_full_part*.tar.gz | tar xzi``.
 
     Args:
         root: folder that holds ``clevrtex_<variant>/<number>/CLEVRTEX_*.png``, or is that.
@@ -86,7 +86,7 @@ def _folder(root: Path, variant: str) -> Path:
 
 def _unpack(folder: Path, variant: str) -> str:
     parts = f"clevrtex_{variant}_part*.tar.gz" if variant == "full" else f"clevrtex_{variant}.tar.gz"
-    return f"unpack the archives in {folder.parent}: cat {parts} | tar xz"
+    return f"unpack the archives in {folder.parent}: cat {parts} | tar xzi"
 
 
 def _mask_of(picture: str) -> str:
