@@ -1,5 +1,7 @@
 """What reading a clip costs: 6 of 24 frames against all 24, shuffled against in order, PyAV against decord; start-up.
 
+Of large JPEGs with masks: everything that a sample can hold against what a model without boxes looks at.
+
 Files are in the page cache. Pictures are 256x256, as in MOVi. Decoding every frame stands for loaders that take a clip
 out of a decoded video.
 """
@@ -25,10 +27,12 @@ from dias_video.data.loading import ClipDataset
 from dias_video.data.movi import MoviVideos
 from dias_video.data.source import VideoSource
 from dias_video.data.tfrecord import masked_crc
+from dias_video.data.transforms import ClipTransform
 from dias_video.data.video_file import Decoder
 from dias_video.data.ytvis import YouTubeVIS
 
 VIDEOS, FRAMES, CLIP, SIDE = 8, 24, 6, 256
+LARGE, OBJECTS = 720, 4  # pixels and instances of a video of YouTube-VIS
 LONG, LENGTH, SIDES = 12, 150, (128, 256, 480)  # of the decoders' videos
 MANY = 10_000
 
@@ -47,6 +51,7 @@ def run(bench: Bench) -> list[Row]:
         }
         for title, source in sources.items():
             rows += reading(bench, title, source)
+        rows += needs(bench, write_ytvis(folder / "large", VIDEOS, CLIP, LARGE, objects=OBJECTS))
         for side in SIDES:
             rows += decoders(bench, write_mp4(folder / f"h264_{side}", LONG, LENGTH, side), side)
         write_movi(folder / "many", MANY, 8, with_flow=False)
@@ -70,6 +75,23 @@ def reading(bench: Bench, title: str, source: VideoSource) -> list[Row]:
         "the clip's frames, shuffled": lambda: [clips[0, index] for index in shuffled],
     }
     return bench.compare(f"loader, {title}", contestants, VIDEOS, "clips", counted=False)
+
+
+def needs(bench: Bench, root: Path) -> list[Row]:
+    """Training clips with everything that the source has, and with what a model without boxes looks at."""
+    size = (SIDE, SIDE)
+    transform = ClipTransform(size, crop_area=(0.75, 1.0), flip=0.5)
+    whole, smaller = YouTubeVIS(root), YouTubeVIS(root, at_least=size)
+    clips = {
+        "frames, masks and boxes": ClipDataset(whole, CLIP, transform=transform),
+        "frames": ClipDataset(whole, CLIP, transform=transform, keys=()),
+        "frames, decoded at half their size": ClipDataset(smaller, CLIP, transform=transform, keys=()),
+    }
+    contestants: dict[str, Work] = {
+        name: lambda c=c: [c[0, index] for index in range(VIDEOS)] for name, c in clips.items()
+    }
+    title = f"loader, JPEG {LARGE} px, {OBJECTS} instances, to {SIDE} px"
+    return bench.compare(title, contestants, VIDEOS, "clips", counted=False)
 
 
 def decoders(bench: Bench, folder: Path, side: int) -> list[Row]:
@@ -156,15 +178,17 @@ def delimited(number: int, data: bytes) -> bytes:
     return bytes([number << 3 | 2, *size, length]) + data
 
 
-def write_ytvis(root: Path, count: int, frames: int, side: int, frames_on_disk: bool = True) -> Path:
-    """A split of ``count`` clips with one square instance each."""
+def write_ytvis(root: Path, count: int, frames: int, side: int, frames_on_disk: bool = True, objects: int = 1) -> Path:
+    """A split of ``count`` clips whose instances are upright stripes that together fill half of the frame."""
     videos, annotations = [], []
-    runs = [0, side * side // 2, side * side - side * side // 2]
+    stripe = side * (side // (2 * objects))  # pixels, column after column
     for index in range(count):
         names = [f"clip{index}/{t:05d}.jpg" for t in range(frames)]
         videos.append({"id": index, "height": side, "width": side, "file_names": names})
-        masks = [{"size": [side, side], "counts": runs}] * frames
-        annotations.append({"video_id": index, "segmentations": masks})
+        for number in range(objects):
+            runs = [number * stripe, stripe, side * side - (number + 1) * stripe]
+            masks = [{"size": [side, side], "counts": runs}] * frames
+            annotations.append({"video_id": index, "segmentations": masks})
         folder = root / "train/JPEGImages" / (f"clip{index}" if frames_on_disk else "")
         folder.mkdir(parents=True, exist_ok=True)
         for name, picture in zip(names, pictures(index, frames, side) if frames_on_disk else (), strict=False):
