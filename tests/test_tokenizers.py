@@ -11,6 +11,10 @@ from test_in_training import Clips
 from tiny import GRID, HEIGHT, WIDTH, C, N, clips
 from torch import nn
 
+from dias_video.batch import VideoBatch
+from dias_video.data.features import FeatureCache, cache_features
+from dias_video.data.loading import ClipDataset
+from dias_video.data.transforms import ClipTransform
 from dias_video.draws import Draws
 from dias_video.evaluation.codes import CodeValidation
 from dias_video.model.encoders import TinyEncoder
@@ -24,6 +28,7 @@ from dias_video.model.tokenizers.nets import (
 )
 from dias_video.model.tokenizers.quantizers import GumbelCodes, SimVQ, VectorQuantizer, gumbel, nearest
 from dias_video.model.tokenizers.tokenizer import CodeReader, Tokenizer, frozen_tokenizer
+from dias_video.stores.store import build_index
 
 V, E = 12, 6  # codes, width of a code's vector
 
@@ -211,6 +216,32 @@ def test_a_frozen_tokenizer_has_no_backbone_and_makes_the_same_codes(tmp_path: P
     assert torch.equal(reader.features(batch.video), trained.codes(batch.video, features))
     assert reader.config == CodeReader(frozen).config
     assert reader.state_dict().keys() == CodeReader(frozen).state_dict().keys()
+
+
+def test_codes_are_cached_beside_features_and_belong_to_their_tokenizer(tmp_path: Path) -> None:
+    """What training reads are the codes of the frames, as integers; other tokenizers' and other videos' are refused."""
+    source, trained = Clips(masks=False), of_features(backbone=True).eval()
+    transform, size = ClipTransform(size=(HEIGHT, WIDTH)), (HEIGHT, WIDTH)
+    cache_features(trained.backbone, source, tmp_path / "features", size, batch_frames=3)
+    cache_features(CodeReader(trained), source, tmp_path / "codes", size, batch_frames=3, kind="codes")
+    for name in ("features", "codes"):
+        build_index(tmp_path / name)
+    cache = FeatureCache(tmp_path / "features", tmp_path / "codes")
+    clip = ClipDataset(source, 3, stride=2, transform=transform, features=cache)[4, 2]
+    batch = VideoBatch.stack([clip])
+    expected = CodeReader(trained).features(source.batch.video[2:3, batch.frame_index[0]])
+    assert batch.codes is not None
+    assert batch.codes.dtype == torch.int64
+    assert torch.equal(batch.codes, expected)
+    frozen = {"features": trained.backbone, "codes": CodeReader(trained)}
+    cache.check_encoders(frozen)
+    torch.nn.init.zeros_(trained.quantizer.project.bias)
+    with pytest.raises(ValueError, match="codes was made by another encoder"):
+        cache.check_encoders({**frozen, "codes": CodeReader(trained)})
+    with pytest.raises(ValueError, match=r"this model looks at no codes: leave out data\.features\.codes"):
+        cache.check_encoders({"features": trained.backbone})
+    with pytest.raises(ValueError, match="codes is not a cache of features"):
+        FeatureCache(tmp_path / "codes")
 
 
 def test_validation_by_hand(tmp_path: Path) -> None:

@@ -121,7 +121,8 @@ class CodeReader:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.grid = tokenizer, tokenizer.encoder.grid
-        self.config = {"encoder": tokenizer.encoder.config, "quantizer": tokenizer.quantizer.config}
+        parts = {"encoder": tokenizer.encoder.config, "quantizer": tokenizer.quantizer.config}
+        self.config = {"type": type(self).__name__, **parts}
 
     def features(self, video: Tensor) -> Tensor:
         """Codes (B,T,N) of video (B,T,3,H,W)."""
