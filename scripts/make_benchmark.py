@@ -1,4 +1,4 @@
-"""Simulate a benchmark of fixed content and compare it with the recorded checksums.
+"""Simulate a benchmark of fixed content and compare it with what is recorded of it.
 
 python scripts/make_benchmark.py recipe=toss-A root=data/toss-A
 """
@@ -6,13 +6,16 @@ python scripts/make_benchmark.py recipe=toss-A root=data/toss-A
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from _main import entry
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from dias_video.simulate.recipe import split_checksum
+from dias_video.simulate.recipe import load_sketches, save_sketches, sketch, split_checksum, verdict
 from dias_video.simulate.writer import write_dataset
+
+SKETCHES = Path(__file__).parents[1] / "dias_video/assets/recipes"
 
 
 @entry("make_benchmark")
@@ -21,23 +24,27 @@ def main(cfg: DictConfig) -> None:
     if "simulate" not in cfg:
         raise ValueError("choose what to make: recipe=<one of configs/recipe>, for example recipe=toss-A")
     variant = instantiate(cfg.simulate, _convert_="all")
-    different = []
+    file = SKETCHES / f"{cfg.name}.safetensors"
+    recorded, made, different = load_sketches(file), {}, []
     for split, num_videos in cfg.splits.items():
         try:
             folder = write_dataset(variant, cfg.root, split, num_videos, cfg.seed, cfg.workers)
         except KeyboardInterrupt:
             print("stopped; the same command goes on from here", file=sys.stderr)
             sys.exit(130)
-        checksum, recorded = split_checksum(folder, num_videos), cfg.checksums[split]
-        verdict = "none is recorded" if recorded is None else "as recorded" if recorded == checksum else "DIFFERENT"
-        print(f"{folder}: {num_videos} clips, checksum {checksum}, {verdict}")
-        if verdict == "DIFFERENT":
-            different.append(split)
-    if different:
-        raise ValueError(
-            f"{', '.join(different)} of this recipe came out differently here (another build of PyBullet?): results on "
-            "them can't be compared with the recorded ones"
-        )
+        checksum, known = split_checksum(folder, num_videos), cfg.checksums[split]
+        made[split] = sketch(folder, num_videos)
+        try:
+            said = verdict(made[split], recorded.get(split), None if known is None else known == checksum)
+        except ValueError as error:
+            said = f"DIFFERENT: it {error}"
+            different.append(f"{split} {error}")
+        print(f"{folder}: {num_videos} clips, checksum {checksum}, {said}")
+    if cfg.record:
+        save_sketches(file, made)
+        print(f"{file}: sketches of {', '.join(made)}")
+    elif different:
+        raise ValueError(f"{'; '.join(different)}. Results on this data can't be compared with the recorded ones")
 
 
 if __name__ == "__main__":

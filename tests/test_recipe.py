@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from dias_video.simulate.recipe import split_checksum
+from dias_video.data.simulated import SimulatedVideos
+from dias_video.simulate.recipe import load_sketches, save_sketches, sketch, split_checksum, verdict
 from dias_video.simulate.toss import Toss
 from dias_video.simulate.writer import write_dataset
 
@@ -63,8 +66,55 @@ def test_the_checksum_is_of_content(tmp_path: Path) -> None:
         split_checksum(folder, 2)
 
 
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    return write_dataset(Toss(size=(16, 24), num_frames=3), tmp_path, "val", 3, seed=5, workers=1)
+
+
+def test_sketches_are_of_pictures_and_masks(clips: Path, tmp_path: Path) -> None:
+    made = sketch(clips, 3)
+    assert made.shape == (3, 34)
+    source = SimulatedVideos(tmp_path, "toss/val")
+    sample = source.read(1, [0, 2])
+    colours = sample["video"][1, 2, 8:, :12].float().mean()  # blue, lower left, of the last frame
+    covered = 255 * (sample["masks"][0, :8, 12:] > 0).float().mean()  # upper right of the first
+    assert made[1, 16 + 2 * 4 + 2] == pytest.approx(float(colours), abs=1)
+    assert made[1, 3 * 4 + 1] == pytest.approx(float(covered), abs=1)
+    assert made[1, 32] == sample["boxes"].shape[1]
+    save_sketches(tmp_path / "s.safetensors", {"val": made})
+    assert torch.equal(load_sketches(tmp_path / "s.safetensors")["val"], made)
+    assert load_sketches(tmp_path / "none") == {}
+
+
+def test_replaced_and_missing_pictures_are_noticed(clips: Path) -> None:
+    recorded, checksum = sketch(clips, 3), split_checksum(clips, 3)
+    assert verdict(recorded, recorded, True) == "as recorded"
+    shutil.copy(clips / "00000.mp4", clips / "00002.mp4")
+    assert split_checksum(clips, 3) == checksum
+    with pytest.raises(ValueError, match=r"other pictures in 1 clips .00002.: were mp4 files replaced"):
+        verdict(sketch(clips, 3), recorded, True)
+    (clips / "00002.mp4").unlink()
+    with pytest.raises(ValueError, match=r"00002.mp4 is missing"):
+        sketch(clips, 3)
+
+
+def test_the_last_bits_of_another_cpu_are_told_from_other_content() -> None:
+    recorded = torch.randint(0, 250, (40, 34), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    near, far = recorded.clone(), recorded.flip(0)
+    near[:, 5] += 2
+    near[7, 20] ^= 64  # one body went another way
+    said = verdict(near, recorded, False)
+    assert said == "as recorded but for this CPU's arithmetic (1 of 40 clips took another course)"
+    with pytest.raises(ValueError, match=r"is another content .40 of 40 clips, .*another version of PyBullet"):
+        verdict(far, recorded, False)
+    assert verdict(near, None, None) == "none is recorded"
+    assert verdict(near, None, True) == "masks and records as recorded, no pictures are"
+    with pytest.raises(ValueError, match="nothing is recorded that could tell why"):
+        verdict(near, None, False)
+
+
 def test_the_script_refuses_other_content(tmp_path: Path) -> None:
-    small = ["simulate.size=[16,24]", "simulate.num_frames=1", "workers=1"]
+    small = ["name=none", "simulate.size=[16,24]", "simulate.num_frames=1", "workers=1"]  # no sketch has this name
     small += [f"splits.{split}=1" for split in Toss.splits]
     command = [sys.executable, "scripts/make_benchmark.py", "recipe=toss-A", f"root={tmp_path}", *small]
 
@@ -77,7 +127,7 @@ def test_the_script_refuses_other_content(tmp_path: Path) -> None:
     line = next(line for line in done.stdout.splitlines() if "/val" in line)
     assert "none is recorded" in line
     found = line.split("checksum ")[1].split(",")[0]
-    assert "as recorded" in run(found).stdout
+    assert "masks and records as recorded" in run(found).stdout
     other = run("0" * 64)
     assert other.returncode == 1
-    assert "val of this recipe came out differently" in other.stderr
+    assert "val differs from the recorded checksum" in other.stderr

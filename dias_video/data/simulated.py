@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from dias_video.data.boxes import boxes_from_masks
+from dias_video.data.paths import files_in
+from dias_video.data.pictures import decoding
 from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
 from dias_video.data.video_file import Decoder, VideoFiles
 from dias_video.pretrained.configured import Configured
@@ -74,7 +76,7 @@ class SimulatedVideos(Configured):
         video = self._videos.read(_file(path, ".mp4"), chosen)
         sample: Sample = {"video": video, "video_id": info.video_id, "frame_index": torch.tensor(chosen)}
         if wanted("masks", keys) or wanted("boxes", keys):
-            sample["masks"] = _read_masks(_file(path, ".masks.zip"), chosen)
+            sample["masks"] = read_masks(_file(path, ".masks.zip"), chosen)
             if sample["masks"].shape[1:] != video.shape[2:]:
                 raise ValueError(f"{path}.masks.zip has masks of another size than the frames; {REMEDY}")
             sample["boxes"], sample["box_valid"] = boxes_from_masks(sample["masks"], num_instances(path))
@@ -96,7 +98,7 @@ class SimulatedVideos(Configured):
 
 def _stems(folder: Path, limit: int | None) -> list[str]:
     """Names of the complete clips of a split (their json is written last), the first ``limit`` of them."""
-    stems = sorted(file.stem for file in folder.glob("*.json"))
+    stems = [file.stem for file in files_in(folder, (".json",))]
     if not stems:
         raise ValueError(f"{folder} holds no clips; make some with scripts/simulate.py")
     meta = folder.parent / "meta.json"
@@ -137,16 +139,16 @@ def _file(path: Path, extension: str) -> Path:
     return path.with_name(path.name + extension)
 
 
-def _read_masks(file: Path, frames: Sequence[int]) -> Tensor:
-    """Instance ids (T,H,W) int16 of the frames named: palette PNGs in a zip, in order of their names."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = sorted(archive.namelist())
-            if max(frames) >= len(names):
-                raise ValueError(f"{file} has {len(names)} masks, number {max(frames)} was asked for; {REMEDY}")
-            pictures = [np.asarray(Image.open(io.BytesIO(archive.read(names[frame])))) for frame in frames]
-    except FileNotFoundError as error:
-        raise ValueError(f"{file} is missing; {REMEDY}") from error
-    except (zipfile.BadZipFile, UnidentifiedImageError, OSError, EOFError, SyntaxError) as error:
-        raise ValueError(f"{file} is damaged ({error}); {REMEDY}") from error
+def read_masks(file: Path, frames: Sequence[int]) -> Tensor:
+    """Instance ids (T,H,W) int16 of the frames named: palette PNGs in a zip, in order of their names.
+
+    Raises:
+        ValueError: missing, damaged, or too few.
+    """
+    with decoding(str(file), "zip of masks", REMEDY), zipfile.ZipFile(file) as archive:
+        names = sorted(archive.namelist())
+        chosen = [names[frame] for frame in frames if frame < len(names)]
+        pictures = [np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in chosen]
+    if len(chosen) < len(frames):
+        raise ValueError(f"{file} has {len(names)} masks, number {max(frames)} was asked for; {REMEDY}")
     return torch.from_numpy(np.stack(pictures).astype(np.int16))

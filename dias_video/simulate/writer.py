@@ -18,7 +18,7 @@ import os
 import signal
 import time
 import zipfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures.process import BrokenProcessPool
 from fractions import Fraction
 from pathlib import Path
@@ -31,6 +31,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dias_video.simulate.scene import Clip
+from dias_video.stores.files import replace_file
 
 FORMAT = 1
 MIN_SIDE, MAX_SIDE = 16, 2048
@@ -123,12 +124,10 @@ def write_clip(job: Job) -> None:
     clip = variant.clip(clip_generator(variant, split, seed, index), index)
     stem = f"{index:05d}"
     try:
-        with _aside(folder / f"{stem}.mp4") as path:
-            encode_mp4(path, clip.video, variant.fps)
-        with _aside(folder / f"{stem}.masks.zip") as path:
-            write_masks(path, clip.masks)
-        with _aside(folder / f"{stem}.json") as path:
-            path.write_text(json.dumps(clip.record, separators=(",", ":")))
+        replace_file(folder / f"{stem}.mp4", lambda path: encode_mp4(path, clip.video, variant.fps))
+        replace_file(folder / f"{stem}.masks.zip", lambda path: write_masks(path, clip.masks))
+        record = json.dumps(clip.record, separators=(",", ":"))
+        replace_file(folder / f"{stem}.json", lambda path: path.write_text(record))
     except OSError as error:
         raise OSError(f"{folder / stem} could not be written ({error}): free some space and run again.") from error
 
@@ -169,17 +168,6 @@ def _palette() -> bytes:
     return colors.tobytes()
 
 
-@contextlib.contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A path to write to; moved to ``path`` afterwards, removed after an error."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 def _check(variant: Variant, split: str, num_videos: int, seed: int, workers: int | None) -> None:
     if split not in variant.splits:
         raise ValueError(f"split={split!r}: {variant.name} has the splits {', '.join(variant.splits)}.")
@@ -212,8 +200,7 @@ def _claim(variant: Variant, folder: Path, split: str, num_videos: int, seed: in
             _refuse_if_different(path, {f"{split} seed": seed}, {f"{split} seed": entry["seed"]})
             num_videos = max(num_videos, entry["num_videos"])
         meta["splits"][split] = {"seed": seed, "num_videos": num_videos}
-        with _aside(path) as aside:
-            aside.write_text(json.dumps(meta, indent=1))
+        replace_file(path, lambda aside: aside.write_text(json.dumps(meta, indent=1)))
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
