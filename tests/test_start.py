@@ -96,9 +96,9 @@ def test_more_than_half_of_the_slots_live_at_the_final_threshold(experiment: str
         assert left > 0.9 * most  # given boxes don't merge
 
 
-@pytest.mark.parametrize(("experiment", "of_dinov2"), [("coco", 1.5), ("ytvis", 6.5)])
+@pytest.mark.parametrize(("experiment", "of_dinov2"), [("coco", 3.5), ("ytvis", 6.5)])
 def test_with_one_gaussian_a_slot_merging_waits(experiment: str, of_dinov2: float, features: Tensor) -> None:
-    """The final threshold would leave 1.0 of 7 slots of COCO's width and 5.7 of YouTube-VIS's, on three real frames."""
+    """On real frames the final threshold would leave 1 to 2.3 of 7 slots at COCO's width, 5.7 at YouTube-VIS's."""
     model = composed(experiment, "+model.initializer.shared=false")
     live, left = live_first(model, features, progress=0.0)
     assert live == 7  # nothing is merged at the first update
