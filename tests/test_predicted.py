@@ -209,8 +209,11 @@ def test_several_models_and_a_look_at_what_they_predict(world: Path, tmp_path: P
     both = f"checkpoint=[{world}/s0,{world}/s1]"
     script(both, f"cache={world}/cache", f"out_dir={tmp_path / 'out'}")
     first, second = (SlotCache(tmp_path / "out/slots" / name) for name in "01")
-    assert torch.equal(first.read("toy0/glide/00003")[0], SlotCache(world / "whole/slots").read("toy0/glide/00003")[0])
-    assert not torch.equal(first.read("toy0/glide/00003")[0], second.read("toy0/glide/00003")[0])
+    one, other, whole = (
+        cache.read("toy0/glide/00003").slots for cache in (first, second, SlotCache(world / "whole/slots"))
+    )
+    assert torch.equal(one, whole)
+    assert not torch.equal(one, other)
     code, output = run("inspect_cache", f"cache={second.path}")
     assert code == 0, output
     assert "18 videos, 90 frames" in output
