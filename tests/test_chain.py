@@ -26,6 +26,7 @@ def run(script: str, *options: str, processes: int = 1) -> str:
 
 @pytest.mark.slow
 def test_chain_of_all_scripts(tmp_path: Path) -> None:
+    pytest.importorskip("pybullet")
     data, model = tmp_path / "data", tmp_path / "dias/checkpoints/last"
     for variant, split, count in (
         ("toss", "train", 6),

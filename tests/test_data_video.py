@@ -15,7 +15,7 @@ import video_files
 from numpy.typing import NDArray
 from video_files import FRAMES, copy, edit, number_shown, with_sound, write
 
-from dias_video.data import video_file
+from dias_video.data import video_file, video_reader
 from dias_video.data.video_file import VideoFiles
 
 CASES = Path(__file__).parents[2] / "shared" / "cases" / "video"
@@ -89,6 +89,25 @@ def test_every_frame_of_every_codec(tmp_path: Path, name: str) -> None:
     expected = whole(path)
     assert [number_shown(picture) for picture in expected] == list(range(FRAMES))
     check(path, expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["h264.mp4", "h264_open.mp4", "h264.ts", "hevc.mkv", "av1.webm", "mpeg4.avi", "vp9.mp4"]
+)
+def test_a_late_frame_is_decoded_from_the_key_frame_before_it(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec, pix_fmt, gop, options = WRITTEN[name]
+    path = write(tmp_path / name, codec, pix_fmt, gop=gop, options=options)
+    files = VideoFiles()
+    files.num_frames(path)
+    decoded: list[int] = []
+    monkeypatch.setattr(video_reader, "number_of", lambda frame: decoded.append(frame.pts) or frame.pts)
+    files.read(path, [45])
+    assert 0 < len(set(decoded)) <= 20  # of 46; a group has 12, and some frames before it are shown first
+    decoded.clear()
+    files.read(path, range(46, 50))
+    assert len(set(decoded)) <= 5  # it goes on where it is
 
 
 @pytest.mark.parametrize("size", [(16, 18), (47, 71), (66, 130)])
@@ -177,22 +196,52 @@ def test_the_first_of_two_streams(tmp_path: Path) -> None:
         check(write(tmp_path / f"two.{end}", options=H264, before=other))
 
 
-@pytest.mark.parametrize("degrees", [90, 180, -90])
-def test_turned_videos_are_upright(tmp_path: Path, degrees: int) -> None:
-    path = write(tmp_path / "a.mp4", before=lambda file, stream: stream.set_display_rotation(degrees))
-    turned = [np.rot90(picture, degrees // 90) for picture in whole(path)]
-    check(path, turned)
+MATRICES = {  # (a,b,c,d): a pixel (x,y) is shown at (ax + cy, bx + dy); y goes down
+    (0, 1, -1, 0): lambda picture: np.rot90(picture, -1),
+    (-1, 0, 0, -1): lambda picture: np.rot90(picture, 2),
+    (0, -1, 1, 0): lambda picture: np.rot90(picture),
+    (-1, 0, 0, 1): lambda picture: picture[:, ::-1],  # a front camera
+    (1, 0, 0, -1): lambda picture: picture[::-1],
+    (0, 1, 1, 0): lambda picture: picture.transpose(1, 0, 2),
+}
 
 
-def test_mirrored_videos_are_not(tmp_path: Path) -> None:
-    """The matrix of a front camera: x becomes -x. It lies in the header of the track, in 16.16 numbers."""
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_turned_and_mirrored_videos_are_upright(tmp_path: Path, matrix: tuple[int, ...]) -> None:
+    """The matrix lies in the header of the track, in 16.16 numbers."""
+
+    def header(a: int, b: int, c: int, d: int) -> bytes:
+        return struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+
     path = write(tmp_path / "a.mp4")
-    plain = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-    mirrored = struct.pack(">9i", -(1 << 16), 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-    data = path.read_bytes()
+    data, plain = path.read_bytes(), header(1, 0, 0, 1)
     at = data.index(plain, data.index(b"tkhd"))
-    path.write_bytes(data[:at] + mirrored + data[at + len(plain) :])
-    check(path, [picture[:, ::-1] for picture in whole(path)])
+    path.write_bytes(data[:at] + header(*matrix) + data[at + len(plain) :])
+    check(path, [MATRICES[matrix](picture) for picture in whole(path)])
+
+
+def test_an_index_of_another_file_shows_no_other_frame(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", options=H264)
+    files = VideoFiles()
+    files.num_frames(path)
+    index = files._indices[path]
+    swapped = index.packets.copy()
+    swapped[[20, 21]] = swapped[[21, 20]]
+    files._indices[path] = index._replace(packets=swapped)
+    assert number_shown(files.read(path, [5])[0].permute(1, 2, 0).numpy()) == 5
+    with pytest.raises(ValueError, match="can't be decoded up to frame 21"):
+        files.read(path, [21])
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "av1", "vp9"])
+def test_key_frames_that_are_none(tmp_path: Path, codec: str) -> None:
+    """The table of an mp4 says that decoding can begin four packets after the third key frame."""
+    path = write(tmp_path / "a.mp4", FROM_10[codec][0], options=FROM_10[codec][1])
+    data = bytearray(path.read_bytes())
+    third = data.index(b"stss") + 12 + 2 * 4
+    struct.pack_into(">I", data, third, struct.unpack_from(">I", data, third)[0] + 4)
+    path.write_bytes(data)
+    check(path)
 
 
 def test_what_decodes_only_in_order_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,7 @@ def test_a_recipe_names_splits_that_its_simulator_has(recipe: str) -> None:
 
 
 def test_the_checksum_is_of_content(tmp_path: Path) -> None:
+    pytest.importorskip("pybullet")
     folder = write_dataset(Toss(size=(16, 24), num_frames=2), tmp_path, "val", 2, seed=5, workers=1)
     checksum = split_checksum(folder, 2)
     (folder / "00001.mp4").unlink()  # pictures don't count
@@ -68,6 +69,7 @@ def test_the_checksum_is_of_content(tmp_path: Path) -> None:
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
+    pytest.importorskip("pybullet")
     return write_dataset(Toss(size=(16, 24), num_frames=3), tmp_path, "val", 3, seed=5, workers=1)
 
 
@@ -114,6 +116,7 @@ def test_the_last_bits_of_another_cpu_are_told_from_other_content() -> None:
 
 
 def test_the_script_refuses_other_content(tmp_path: Path) -> None:
+    pytest.importorskip("pybullet")
     small = ["name=none", "simulate.size=[16,24]", "simulate.num_frames=1", "workers=1"]  # no sketch has this name
     small += [f"splits.{split}=1" for split in Toss.splits]
     command = [sys.executable, "scripts/make_benchmark.py", "recipe=toss-A", f"root={tmp_path}", *small]

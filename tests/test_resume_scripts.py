@@ -62,6 +62,7 @@ STATE = ("model.safetensors", "trainer.safetensors")
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few tiny simulated clips."""
+    pytest.importorskip("pybullet")
     root = tmp_path_factory.mktemp("data")
     size = ("simulate.size=[40,56]", "simulate.num_frames=9", "workers=1")
     script("simulate", "simulate=toss", f"root={root}", "split=train", "num_videos=5", *size)

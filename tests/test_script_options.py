@@ -243,6 +243,7 @@ def test_a_loss_weight_is_a_number_or_a_schedule(tmp_path: Path, words: tuple[st
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a model, its slots and a dynamics model, all tiny."""
+    pytest.importorskip("pybullet")
     root = tmp_path_factory.mktemp("world")
     steps = [
         ("simulate", ("simulate=toss", f"root={root}", f"split={s}", "num_videos=3", *SMALL)) for s in ("train", "val")

@@ -14,7 +14,6 @@ from dias_video.data.video_index import CONTAINERS, VideoIndex
 from dias_video.data.video_stream import REMEDY, VideoStream
 
 CODECS = frozenset({"h264", "vp8", "vp9"})
-PROGRESSIVE = 1  # of the orders of fields, after "unknown"
 IDR = 5  # type of an H.264 unit: a picture after which nothing refers to what was before it
 
 decord.logging.set_level(decord.logging.QUIET)  # ffmpeg's; what matters is raised
@@ -71,22 +70,24 @@ def check(path: Path, index: VideoIndex) -> None:
     Raises:
         ValueError: names the file and why.
     """
-    stream = VideoStream(path)
-    why = _why_not(stream)
+    stream, again = VideoStream(path), VideoStream(path)
+    first = next(again.frames(again.packets()))
+    why = _why_not(stream, first.interlaced_frame)
     stream.close()
+    again.close()
     if not why and len(DecordReader(path)) != len(index.times):
         why = "files in which it counts other frames"
     if why:
         raise ValueError(f"{path}: decord can't be trusted with {why}; set data.decoder=pyav")
 
 
-def _why_not(stream: VideoStream) -> str:
+def _why_not(stream: VideoStream, interlaced: bool) -> str:
     coded, name = stream.stream.codec_context, stream.container.format.name
     if stream.codec not in CODECS or name not in CONTAINERS:
         return f"{stream.codec} in {name.split(',')[0]}"
     if "mov" in name and not stream.stream.frames:
         return "fragmented files"
-    if coded.pix_fmt != "yuv420p" or coded.height % 2 or coded.width % 2 or coded.field_order > PROGRESSIVE:
+    if coded.pix_fmt != "yuv420p" or coded.height % 2 or coded.width % 2 or interlaced:
         return f"the colours of {coded.width}x{coded.height} {coded.pix_fmt} frames"
     stamps: list[int] = []
     keys: list[int] = []

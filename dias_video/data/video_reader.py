@@ -104,9 +104,8 @@ class VideoReader:
         frames = self._stream.frames(packets, key.packet)
         before = set(self._index.packets[max(0, key.frame - REORDERED) : key.frame].tolist())
         for frame in frames:
-            if number_of(frame) == key.packet and frame.key_frame:
-                self._frames, self._next = chain([frame], frames), key.frame
             if number_of(frame) not in before:  # those need what was decoded before the key frame
+                self._frames, self._next = chain([frame], frames), key.frame
                 return
 
     def _decode_to(self, wanted: int) -> av.VideoFrame | None:

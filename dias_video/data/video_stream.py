@@ -42,7 +42,9 @@ class VideoStream:
             raise ValueError(f"{path} is missing; check data.root")
         try:
             # `file:` because a name may hold a colon, and nothing but files because some formats name other addresses.
-            self.container = av.open(f"file:{path}", metadata_errors="replace", options={"protocol_whitelist": "file"})
+            self.container = av.open(
+                f"file:{path}", metadata_errors="replace", container_options={"protocol_whitelist": "file"}
+            )
         except av.FFmpegError as error:
             raise ValueError(f"{path} is not a readable video (half downloaded?); {REMEDY}") from error
         streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
