@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from dias_video.stores.files import READABLE, sha256, sync, writing
 
 FORMAT_VERSION = 1
 CHECKSUMS = "checksums.json"
+STEP = re.compile("step_[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,15 @@ class Checkpoints:
         aside = self.folder / f".{name}.tmp"
         aside.unlink(missing_ok=True)
         aside.symlink_to(checkpoint.name)
+        if not (self.folder / name).is_symlink():  # a run that was copied with its links followed has a folder there
+            self._discard(self.folder / name)
         os.replace(aside, self.folder / name)
         sync(self.folder)
 
     def steps(self) -> list[Path]:
-        """Checkpoint folders, oldest first."""
-        return sorted((p for p in self.folder.glob("step_*") if p.is_dir()), key=step_of)
+        """Checkpoint folders, oldest first; what is called otherwise than ``step_<digits>`` is somebody else's."""
+        found = (p for p in self.folder.glob("step_*") if STEP.fullmatch(p.name) and p.is_dir())
+        return sorted(found, key=step_of)
 
     def newest(self) -> Path | None:
         """The newest undamaged checkpoint, None when there is none at all; damaged ones are reported on stderr.

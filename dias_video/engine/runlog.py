@@ -176,9 +176,12 @@ class RunLog:
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree this package lies in, with ``+changes`` when files differ; None outside git."""
+    """The commit of the source tree this package lies in, with ``+changes`` when files differ; None elsewhere."""
     here = Path(__file__).parent
     try:
+        # In an environment inside another project's repository, git would speak of that one.
+        tracked = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
+        subprocess.run(tracked, cwd=here, capture_output=True, check=True)
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         status = subprocess.run(
             ["git", "status", "--short", "-uno"], cwd=here, capture_output=True, text=True, check=True

@@ -15,6 +15,7 @@ from torch import Tensor
 from dias_video.pretrained.configured import Configured, build
 from dias_video.pretrained.earlier import upgraded
 from dias_video.pretrained.weights import load_weights, located
+from dias_video.stores.files import READABLE
 
 Model = TypeVar("Model", bound="Pretrained")
 
@@ -31,6 +32,7 @@ class Pretrained(Configured):
         assert isinstance(self, torch.nn.Module)
         tensors = {k: v.detach().cpu().contiguous() for k, v in (weights or self.state_dict()).items()}
         save_file(tensors, folder / "model.safetensors")
+        (folder / "model.safetensors").chmod(READABLE)
         described = {"format": FORMAT_VERSION, "model": self.config}
         (folder / "config.json").write_text(json.dumps(described, indent=1) + "\n")
 
