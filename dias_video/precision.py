@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 import torch
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+MATMUL = ("highest", "high", "medium")
 
 
 def check_precision(option: str, precision: str, device: torch.device | str) -> None:
@@ -21,3 +22,15 @@ def autocast(precision: str, device: torch.device | str) -> AbstractContextManag
     """Inside, matrix products and convolutions on ``device`` are done in ``precision``; what needs float32 keeps it."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
+
+
+def set_matmul_precision(option: str, precision: str) -> None:
+    """How float32 matrix products are done on a GPU from now on; on a CPU nothing changes.
+
+    Raises:
+        ValueError: it is not one of ``MATMUL``.
+    """
+    if precision not in MATMUL:
+        raise ValueError(f"{option} must be one of {', '.join(MATMUL)}, got {precision!r}")
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision(precision)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dias_video.batch import CarryState, SlotSequence, VideoBatch
 from dias_video.draws import Draws
+from dias_video.precision import autocast, check_precision
 
 # Both chosen on val clips of toss-A and toss-D (docs/results.md).
 REACH = 1.5  # half a window of the filter that follows edges, in cells
@@ -55,6 +56,7 @@ def track_windows(
     rehearse: bool = False,
     labels: bool = False,
     follow_edges: bool = False,
+    precision: str = "fp32",
 ) -> Iterator[tuple[VideoBatch, SlotSequence]]:
     """Go through videos window by window: the slots at the end of a window are where the next one begins.
 
@@ -69,6 +71,7 @@ def track_windows(
         rehearse: without boxes, go through the first window forth and back before it is tracked.
         labels: also tell the owner of every pixel.
         follow_edges: labels end where colours change in the frame, not where cells of the feature grid do.
+        precision: in which the model computes (``dias_video.precision``); slots are handed over in float32.
 
     Yields:
         Each window as it came, and its slots on the model's device.
@@ -77,6 +80,7 @@ def track_windows(
         ValueError: boxes are wanted and there are none, or the model takes none; or boxes and a rehearsal.
     """
     device, was_training = next(model.parameters()).device, model.training
+    check_precision("precision", precision, device)
     names: list[str] = []
     state: CarryState | None = None
     model.train(False)
@@ -91,7 +95,9 @@ def track_windows(
             if boxes is False or (boxes is None and not model.takes_boxes):
                 seen = replace(seen, boxes=None, box_valid=None)
             seen = seen.to(device)
-            sequence, state = model.encode(seen, draws, state, rehearse)
+            with autocast(precision, device):
+                sequence, state = model.encode(seen, draws, state, rehearse)
+            sequence = sequence.changed(lambda x: x.float() if x.itemsize < 4 and x.is_floating_point() else x)
             if labels:
                 sequence.labels = pixel_labels(sequence, seen.video, follow_edges)
             yield window, sequence

@@ -16,6 +16,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from dias_video.precision import set_matmul_precision
+
 
 def _place(error: Exception) -> str:
     """The part of the config that could not be instantiated."""
@@ -34,7 +36,7 @@ def _missing(cfg: DictConfig, option: str) -> str:
 def options(cfg: DictConfig, but: Sequence[str] = ()) -> dict[str, Any]:
     """The options of a script as plain values, for its function; ``but`` those that are handed over otherwise."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    return {name: value for name, value in plain.items() if name not in but}
+    return {name: value for name, value in plain.items() if name not in (*but, "matmul_precision")}
 
 
 def source_of(cfg: DictConfig) -> Any:
@@ -69,6 +71,7 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
             sys.argv[:] = typed  # what is recorded as the command
             try:
                 check_types(config_name, cfg)
+                set_matmul_precision("matmul_precision", cfg.matmul_precision)
                 return main(cfg)
             except SystemExit as end:
                 from dias_video.engine import Interrupted  # loaded by whoever raises it; --help does without

@@ -18,6 +18,7 @@ from dias_video.batch import VideoBatch
 from dias_video.data.folder import OneVideo
 from dias_video.data.source import VideoSource, has_boxes, seconds_shown
 from dias_video.data.windows import video_windows
+from dias_video.engine.checks import device_of
 from dias_video.model.dias import DIAS
 from dias_video.tracking import track_windows
 from dias_video.visualize import tracked_pictures, write_gif
@@ -42,9 +43,8 @@ def visualize_one(cfg: DictConfig, dias: DIAS, source: VideoSource, index: int) 
     windows = video_windows(source, [index], window=cfg.window, max_frames=num_frames, keys=keys)
     windows = shown(windows, info.video_id, num_frames)
     given = with_boxes and dias.takes_boxes
-    tracked = track_windows(
-        dias, windows, boxes=given, rehearse=cfg.rehearse and not given, labels=True, follow_edges=cfg.follow_edges
-    )
+    start = {"boxes": given, "rehearse": cfg.rehearse and not given}
+    tracked = track_windows(dias, windows, labels=True, follow_edges=cfg.follow_edges, precision=cfg.precision, **start)
     path = Path(cfg.out_dir) / f"{info.video_id.strip('/').replace('/', '_')}.gif"
     path.parent.mkdir(parents=True, exist_ok=True)
     seconds = seconds_shown(source, index, range(num_frames), cfg.fps)
@@ -58,7 +58,7 @@ def main(cfg: DictConfig) -> None:
     if (cfg.video is None) == (cfg.get("data") is None):
         raise ValueError("say what to look at: video=<file or folder of frames>, or data=<source> data.root=<folder>")
     source = OneVideo(cfg.video) if cfg.video is not None else instantiate(cfg.data.eval)
-    dias = DIAS.from_pretrained(cfg.checkpoint).to(cfg.device) if cfg.checkpoint else DIAS.shipped().to(cfg.device)
+    dias = (DIAS.from_pretrained(cfg.checkpoint) if cfg.checkpoint else DIAS.shipped()).to(device_of(cfg.device))
     count = len(source) if cfg.num_videos is None else min(len(source), cfg.num_videos)
     for index in range(count):
         print(visualize_one(cfg, dias, source, index))

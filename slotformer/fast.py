@@ -49,7 +49,7 @@ def fast_rollout(model: Dynamics, slots: Tensor, live: Tensor, steps: int, batch
             seen = live[rows].gather(2, at.expand(-1, live.shape[1], -1))
             chosen = slots[rows].gather(2, _wide(at, slots))
             future = model.rollout(chosen, seen, steps)  # (B,steps,width,D)
-            result[rows] = torch.zeros_like(result[rows]).scatter(2, _wide(at, result), future)
+            result[rows] = torch.zeros_like(result[rows]).scatter(2, _wide(at, result), future.to(result.dtype))
     return result
 
 

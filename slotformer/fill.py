@@ -20,6 +20,7 @@ from dias_video.data.source import VideoSource, has_boxes
 from dias_video.data.transforms import Transform
 from dias_video.data.windows import video_windows
 from dias_video.model.dias import DIAS
+from dias_video.precision import check_precision
 from dias_video.pretrained.weights import weights_sha256
 from dias_video.tracking import track_videos
 from slotformer.cache import SlotCache, SlotCacheWriter, finish
@@ -42,6 +43,7 @@ def cache_slots(
     batch_size: int = 8,
     num_workers: int = 0,
     seed: int = 0,
+    precision: str = "fp32",
     device: str | None = None,
 ) -> SlotCache:
     """Run a trained DIAS over whole videos and keep their slots; an interrupted run continues where it stopped.
@@ -61,12 +63,14 @@ def cache_slots(
         window, batch_size: frames, and videos of one length, encoded at once.
         num_workers: processes that decode ahead.
         seed: of the query noise, with a video's id.
+        precision: in which the model computes, fp32, bf16 or (on a GPU) fp16.
         device: None = cuda if there is one.
 
     Raises:
         ValueError: no such model, a video that can't be read, or a cache that was made with other settings.
     """
     processes = Accelerator(cpu=device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
+    check_precision("precision", precision, device or processes.device)
     model = DIAS.from_pretrained(checkpoint).to(device or processes.device).eval()
     with_boxes = boxes and model.takes_boxes and has_boxes(source)
     known = {info.video_id: info for info in map(source.info, range(len(source)))}
@@ -83,6 +87,8 @@ def cache_slots(
             "max_frames": max_frames,
             "window": window,
             "seed": seed,
+            # Only said where it is not what all caches had before there was a choice.
+            **({} if precision == "fp32" else {"precision": precision}),
         },
     }
     rank, world = processes.process_index, processes.num_processes
@@ -95,7 +101,7 @@ def cache_slots(
         keys = ("boxes",) if with_boxes else ()
         windows = video_windows(source, own, transform, window, batch_size, max_frames, num_workers, stored, keys)
         with tqdm(total=len(own), unit="video", desc="slots", disable=rank > 0 or not own) as bar:
-            for videos in track_videos(model, windows, seed=seed, boxes=with_boxes):
+            for videos in track_videos(model, windows, seed=seed, boxes=with_boxes, precision=precision):
                 for b, name in enumerate(videos.video_id):
                     cells = videos.attention[b] if attention and videos.attention is not None else None
                     parts = (videos.slots[b], videos.live[b], cells, videos.track_id[b])

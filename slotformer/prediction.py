@@ -15,6 +15,7 @@ from tqdm import tqdm
 from dias_video.batch import SlotSequence
 from dias_video.engine import check_folder
 from dias_video.engine.checks import device_of
+from dias_video.precision import autocast, check_precision
 from dias_video.pretrained.weights import weights_sha256
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.errors import RolloutErrors, join_errors, over_models, rollout_errors
@@ -105,11 +106,12 @@ def read_batch(cache: SlotCache, rows: NDArray[np.int64], span: int, stride: int
     return [cache.read(cache.video_ids[int(row)], 0, span, stride) for row in rows]
 
 
-def predict_batch(model: Dynamics, batch: SlotSequence, steps: int) -> Tensor:
+def predict_batch(model: Dynamics, batch: SlotSequence, steps: int, precision: str = "fp32") -> Tensor:
     """Slots (B,steps,S,D) after the first ``burn_in`` frames of a batch, zeros where dead."""
     batch, past = batch.to(next(model.parameters()).device), slice(0, model.burn_in)
     live = context_live(batch.live[:, past], batch.track_id[:, past])
-    return fast_rollout(model, batch.slots[:, past], live, steps).cpu()
+    with autocast(precision, batch.slots.device):
+        return fast_rollout(model, batch.slots[:, past], live, steps).cpu()
 
 
 def predict_cache(
@@ -119,6 +121,7 @@ def predict_cache(
     steps: int,
     batch_size: int = 64,
     progress: Progress = iter,
+    precision: str = "fp32",
     **header: Any,
 ) -> SlotCache:
     """Write the slots predicted after the first ``burn_in`` frames of every video that has them, as a slot cache.
@@ -134,6 +137,7 @@ def predict_cache(
         steps: frames to predict.
         batch_size: videos at once.
         progress: wraps the list of batches.
+        precision: in which the model computes.
         header: what else the cache is to say of its making.
 
     Raises:
@@ -143,13 +147,15 @@ def predict_cache(
     # The width of slots and the model that decodes them are those of the source.
     made_by = {name: value for name, value in cache.header.items() if name in ("checkpoint", "checkpoint_sha256")}
     rollout = {"source": cache.identity, "burn_in": model.burn_in, "stride": model.stride, "steps": steps}
+    rollout |= {} if precision == "fp32" else {"precision": precision}
     about: dict[str, Any] = {**made_by, **rollout, **header}
     with SlotCacheWriter(path, "fp32", cache.scenarios, shard_bytes=SHARD_BYTES, **about) as writer:
         for rows in progress(groups(cache, span, batch_size)):
             if writer.present.issuperset(cache.video_ids[int(row)] for row in rows):
                 continue
             videos = read_batch(cache, rows, span, model.stride)
-            for video, slots in zip(videos, predict_batch(model, SlotSequence.batched(videos), steps), strict=True):
+            future = predict_batch(model, SlotSequence.batched(videos), steps, precision)
+            for video, slots in zip(videos, future, strict=True):
                 info = cache.info(video.video_id[0])
                 if info.video_id not in writer.present:
                     live, track_id = (x[0, -1:].expand(steps, -1) for x in (video.live, video.track_id))
@@ -212,6 +218,7 @@ def predict(
     dias: str | None = None,
     fps: float = 8,
     seed: int = 0,
+    precision: str = "fp32",
     device: str | None = None,
 ) -> Prediction:
     """Predict the future of cached videos: the slots, error curves, scores of predicted masks, GIFs, in ``out_dir``.
@@ -228,12 +235,14 @@ def predict(
         dias: the model that made the slots; None = the one named in the cache.
         fps: of the GIFs.
         seed: of the bootstrap.
+        precision: in which dynamics models compute, fp32, bf16 or (on a GPU) fp16; the result says so.
         device: None = cuda if there is one.
 
     Raises:
         ValueError: slots of another DIAS, models of different contexts, no video that is long enough, or a used folder.
     """
     named, encoded, out_dir = folders(checkpoint), SlotCache(cache), Path(out_dir)
+    check_precision("precision", precision, device_of(device))
     check_folder(out_dir, resume)
     models = [load_dynamics(folder).to(device_of(device)) for folder in named]
     for model in models:
@@ -248,7 +257,9 @@ def predict(
     futures = []
     for at, (folder, model) in enumerate(zip(named, models, strict=True)):
         path, digest = out_dir / "slots" / (str(at) if named[1:] else ""), weights_sha256(folder)
-        futures.append(predict_cache(model, encoded, path, steps, batch_size, bar("rollout"), dynamics_sha256=digest))
+        progress = bar("rollout")
+        made = predict_cache(model, encoded, path, steps, batch_size, progress, precision, dynamics_sha256=digest)
+        futures.append(made)
     parts = [
         cache_errors(model, encoded, steps, batch_size, future, bar("errors"))
         for model, future in zip(models, futures, strict=True)
@@ -261,6 +272,7 @@ def predict(
         "predicted_frames": steps,
         "stride": first.stride,
         "births": int(parts[0].births.sum()),
+        "precision": precision,
         "checkpoint": named,
         "cache": str(cache),
     }

@@ -99,9 +99,9 @@ def test_a_half_written_batch_is_predicted_as_a_whole(
             raise RuntimeError
         write(writer, video_id, *others)
 
-    def recorded(model: Dynamics, batch: SlotSequence, steps: int) -> torch.Tensor:
+    def recorded(model: Dynamics, batch: SlotSequence, *others: Any) -> torch.Tensor:
         asked.append(batch.video_id)
-        return predict_batch(model, batch, steps)
+        return predict_batch(model, batch, *others)
 
     with monkeypatch.context() as patched:
         patched.setattr(SlotCacheWriter, "write", failing)

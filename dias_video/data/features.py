@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from dias_video.data.source import VideoSource, fingerprint
 from dias_video.data.transforms import ClipTransform, Transform, resize_video
+from dias_video.precision import autocast, check_precision
 from dias_video.stores.store import ShardStore, ShardWriter
 
 FEATURES, CODES = "features", "codes"  # what a cache can hold, (T,N,C) and (T,N) a video
@@ -150,14 +151,13 @@ def cache_features(
     Args:
         flips: also store the features of the mirrored frames (twice the time and disk).
         batch_frames: frames given to the encoder at once.
-        precision: ``fp32``, or ``bf16`` to run the encoder under autocast.
+        precision: in which the encoder computes (``dias_video.precision``).
         kind: what ``encoder`` makes, ``features`` or, for a ``CodeReader``, ``codes``, which are stored as they are.
 
     Raises:
         ValueError: a video can't be read, features overflow half precision, or the disk is too small.
     """
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision must be fp32 or bf16, got {precision!r}")
+    check_precision("precision", precision, device)
     size = (int(size[0]), int(size[1]))
     header = {
         "kind": kind,
@@ -217,7 +217,7 @@ def _chunks(source: VideoSource, index: int, total: int, count: int, size: tuple
 
 @torch.no_grad()
 def _encode(encoder: FrozenEncoder, video: Tensor, name: str, precision: str) -> Tensor:
-    with torch.autocast(video.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with autocast(precision, video.device):
         features = encoder.features(video[None])[0].cpu()  # (T,N,C) or (T,N)
     if not features.is_floating_point():
         return features.to(torch.int32)

@@ -17,6 +17,7 @@ from torch import Tensor
 from dias_video.data.source import Sample
 from dias_video.draws import Draws
 from dias_video.evaluation.methods import EDGES, first_boxes
+from dias_video.precision import autocast
 from dias_video.tracking import to_pixels
 
 
@@ -78,6 +79,7 @@ class KMeans:
         iterations: at most, each run.
         window: frames encoded at once.
         follow_edges: of the frame, as the model's masks can.
+        precision: in which the encoder computes.
     """
 
     background: int | None = None
@@ -92,7 +94,9 @@ class KMeans:
         iterations: int = 50,
         window: int = 24,
         follow_edges: bool = False,
+        precision: str = "fp32",
     ) -> None:
+        self.precision = precision
         self.encoder, self.num_slots, self.boxes, self.seed = encoder, num_slots, boxes, seed
         self.restarts, self.iterations, self.window = restarts, iterations, window
         self.follow_edges = follow_edges
@@ -122,7 +126,8 @@ class KMeans:
 
     def _features(self, video: Tensor) -> Tensor:
         device = next(self.encoder.parameters()).device
-        return self.encoder.features(video[None].to(device))[0].float().cpu()
+        with autocast(self.precision, device):
+            return self.encoder.features(video[None].to(device))[0].float().cpu()
 
 
 def kmeans(points: Tensor, k: int, draws: Draws, restarts: int = 4, iterations: int = 50) -> Tensor:

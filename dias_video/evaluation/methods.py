@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, runtime_checkable
 from typing import Protocol as Interface
-from typing import runtime_checkable
 from zipfile import BadZipFile
 
 import numpy as np
@@ -55,6 +55,7 @@ class ModelTracks:
         seed: of the query noise.
         rehearse: without boxes, go through the first window forth and back before it is tracked.
         follow_edges: masks end where colours change in the frame, not where cells of the feature grid do.
+        precision: in which the model computes.
 
     Raises:
         ValueError: boxes for a model that can't take them.
@@ -70,11 +71,13 @@ class ModelTracks:
         seed: int = 0,
         rehearse: bool = False,
         follow_edges: bool = False,
+        precision: str = "fp32",
     ) -> None:
         if boxes and not model.takes_boxes:
             raise ValueError("this model starts from learned queries and takes no boxes; set boxes=false")
         self.model, self.window = model, window
-        self.options = {"seed": seed, "boxes": boxes, "rehearse": rehearse, "follow_edges": follow_edges}
+        self.options: dict[str, Any] = {"seed": seed, "boxes": boxes, "rehearse": rehearse}
+        self.options |= {"follow_edges": follow_edges, "precision": precision}
         self.mask_source = model.mask_source + (EDGES if follow_edges else "")
 
     def __call__(self, sample: Sample) -> Tensor:

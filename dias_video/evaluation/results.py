@@ -30,6 +30,7 @@ class Setting:
     checkpoint_hash: str | None = None  # SHA-256 of its model.safetensors
     num_slots: int | None = None
     seed: int = 0
+    precision: str | None = None  # in which the model computed
 
 
 def prefix(method: str) -> str:
@@ -68,6 +69,7 @@ def report(
         "checkpoint": setting.checkpoint,
         "checkpoint_hash": setting.checkpoint_hash,
         "seed": setting.seed,
+        "precision": setting.precision,
     }
     if setting.num_slots is not None:
         about["slots"] = setting.num_slots

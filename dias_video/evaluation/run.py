@@ -19,6 +19,7 @@ from dias_video.evaluation.results import MAIN, Setting, write_results
 from dias_video.evaluation.scoring import Videos, score_methods
 from dias_video.evaluation.splits import check_split
 from dias_video.model.dias import DIAS
+from dias_video.precision import check_precision
 from dias_video.pretrained.weights import weights_sha256
 
 BASELINES = ("boxes_fixed", "kmeans")
@@ -48,6 +49,7 @@ def evaluate(
     batch_size: int = 4,
     seed: int = 0,
     num_workers: int = 0,
+    precision: str = "fp32",
     device: str | None = None,
 ) -> dict[str, Any]:
     """Score a trained model, or prediction files, on videos with masks, beside two baselines.
@@ -75,6 +77,7 @@ def evaluate(
         window, batch_size: frames, and videos of one shape, encoded at once.
         seed: of the query noise, with a video's id.
         num_workers: processes that read videos.
+        precision: in which the model computes, fp32, bf16 or (on a GPU) fp16; the result says so.
         device: None = cuda if there is one.
 
     Returns:
@@ -92,6 +95,7 @@ def evaluate(
     if Path(out_dir).exists() and not Path(out_dir).is_dir():
         raise ValueError(f"out_dir={out_dir} is a file; name a folder")
     accelerator = Accelerator(cpu=device == "cpu")
+    check_precision("precision", precision, device or accelerator.device)
     model = None if checkpoint is None else DIAS.from_pretrained(checkpoint).to(device or accelerator.device).eval()
     if frozen_split is not None:
         check_split(frozen_split, len(source))
@@ -108,13 +112,13 @@ def evaluate(
         raise ValueError("rehearse=true is for a model that is given no boxes; set boxes=false with it")
     methods: dict[str, Method] = {}
     if model is not None:
-        methods[MAIN] = ModelTracks(model, told, window, seed, rehearse, follow_edges)
+        methods[MAIN] = ModelTracks(model, told, window, seed, rehearse, follow_edges, precision)
     elif predictions is not None:
         methods[MAIN] = PredictionFiles(predictions)
     if "boxes_fixed" in baselines and told:
         methods["baselines/boxes_fixed"] = FixedBoxes()
     if "kmeans" in baselines and model is not None:
-        options: dict[str, Any] = {"window": window, "follow_edges": follow_edges}
+        options: dict[str, Any] = {"window": window, "follow_edges": follow_edges, "precision": precision}
         methods["baselines/kmeans"] = KMeans(model.encoder, model.num_slots, told, seed, **options)
     counted = [PROTOCOLS[name] for name in protocols]
     scores = score_methods(methods, videos, counted, tracking, num_workers, accelerator, batch_size, measures)
@@ -129,6 +133,7 @@ def evaluate(
         checkpoint_hash=None if checkpoint is None else weights_sha256(checkpoint),
         num_slots=None if model is None else model.num_slots,
         seed=seed,
+        precision=None if model is None else precision,
     )
     content = write_results(out_dir, scores, videos, counted, setting, write=accelerator.is_main_process)
     if report and accelerator.is_main_process:
