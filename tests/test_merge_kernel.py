@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -104,10 +108,34 @@ def test_a_gpu_takes_the_kernel_and_its_gradient() -> None:
     slots, live, age = given(sets_of_slots(8, 21, 64, seed=3))
     results = []
     for device in ("cuda", "cpu"):
-        leaf = slots.to(device).requires_grad_()
+        leaf = slots.detach().to(device).requires_grad_()
         merged = redundancy.merge_redundant_slots(leaf, 0.12, live.to(device), age.to(device))
         (merged.slots * torch.linspace(0, 1, 64, device=device)).sum().backward()
         results.append((merged.slots.cpu(), merged.live.cpu(), merged.representative.cpu(), leaf.grad.cpu()))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected)
     assert redundancy._merge_for(torch.device("cuda:0"), torch.float32, 21, 64, "complete") is kernel.merge
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("given_distances", [False, True])
+def test_it_compiles_for_a_gpu_that_is_not_there(dtype: str, given_distances: bool) -> None:
+    """The interpreter takes what the compiler does not. It needs no GPU, and a process without the interpreter."""
+    pointers = {"slots": dtype, "distance": "fp64", "live": "i1", "age": "i64", "merged": dtype}
+    pointers |= {"remaining": "i1", "representative": "i64", "share": "fp32"}
+    signature = {name: f"*{kind}" for name, kind in pointers.items()}
+    signature |= {"num_slots": "i32", "dim": "i32", "threshold_bits": "i64"}
+    constants = {"GIVEN": given_distances, "AVERAGE": given_distances, "S": 32, "COLUMNS": kernel.COLUMNS}
+    program = f"""
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from dias_video.model.merge_kernel import _merge
+constants = {constants!r}
+source = ASTSource(_merge, {signature!r} | dict.fromkeys(constants, "constexpr"), constants)
+print(len(triton.compile(source, target=GPUTarget("cuda", 90, 32), options={{"num_warps": 1}}).asm["cubin"]))
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 1000

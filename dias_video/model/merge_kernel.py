@@ -1,8 +1,9 @@
 """Merging of redundant slots as one Triton kernel, one program a set; what it computes is said in ``redundancy``."""
 
-from __future__ import annotations
+# mypy: allow-untyped-defs, allow-untyped-calls
+# (Triton takes an annotation of an argument for the type of its values.)
 
-from typing import Any
+from __future__ import annotations
 
 import torch
 import triton
@@ -45,7 +46,7 @@ def merge(
 
 
 @triton.jit
-def _wide(x: Any) -> Any:
+def _wide(x):
     """``x`` in float64, which bfloat16 reaches by way of float32."""
     if x.dtype != tl.float64:
         x = x.to(tl.float32)
@@ -54,22 +55,22 @@ def _wide(x: Any) -> Any:
 
 @triton.jit
 def _merge(
-    slots: Any,
-    distance: Any,
-    live: Any,
-    age: Any,
-    merged: Any,
-    remaining: Any,
-    representative: Any,
-    share: Any,
-    num_slots: Any,
-    dim: Any,
-    threshold_bits: Any,
+    slots,
+    distance,
+    live,
+    age,
+    merged,
+    remaining,
+    representative,
+    share,
+    num_slots,
+    dim,
+    threshold_bits,
     GIVEN: tl.constexpr,
     AVERAGE: tl.constexpr,
     S: tl.constexpr,
     COLUMNS: tl.constexpr,
-) -> None:
+):
     first = tl.program_id(0).to(tl.int64) * num_slots
     slot = tl.arange(0, S)
     row, column = slot[:, None], slot[None, :]
@@ -78,8 +79,8 @@ def _merge(
     frames = tl.load(age + first + slot, mask=exists, other=0)
 
     if GIVEN:
-        here = exists[:, None] & exists[None, :]
-        apart = _wide(tl.load(distance + (first + row) * num_slots + column, mask=here, other=0))
+        pairs = exists[:, None] & exists[None, :]
+        apart = _wide(tl.load(distance + (first + row) * num_slots + column, mask=pairs, other=0))
     else:
         alike = tl.zeros((S, S), tl.float64)
         for d in range(dim):
