@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> None:
         cfg.slotformer, slot_dim=cache.slot_dim, encoder=cache.header.get("checkpoint_sha256", "")
     )
     if cfg.checkpoint is not None:
-        load_weights(model, Path(cfg.checkpoint) / "model.safetensors")
+        load_weights(model, Path(cfg.checkpoint))
     else:
         model.set_statistics(*slot_statistics(cache))
     windows = SlotWindows(cache, model.burn_in + model.rollout_steps, model.stride, cfg.seed)

@@ -51,7 +51,7 @@ def main(cfg: DictConfig) -> None:
     torch.manual_seed(cfg.seed)  # initial weights
     model = instantiate(cfg.model)
     if cfg.checkpoint is not None:
-        load_weights(model, Path(cfg.checkpoint) / "model.safetensors", cfg.begin_anew)
+        load_weights(model, Path(cfg.checkpoint), cfg.begin_anew)
     if cfg.train_only:
         freeze_all_but(cfg.train_only, model)
     if features is not None:

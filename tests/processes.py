@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
 from torch import Tensor
 from toy import train
+
+from dias_video.pretrained.weights import read_weights
 
 FORK = multiprocessing.get_context("fork")
 
@@ -112,7 +113,7 @@ def saved_step(out_dir: Path) -> int:
 
 def weights(out_dir: Path) -> dict[str, Tensor]:
     """The last checkpoint's weights."""
-    return load_file(out_dir / "checkpoints/last/model.safetensors")
+    return read_weights(out_dir / "checkpoints/last")
 
 
 def equal(one: Path, other: Path) -> bool:

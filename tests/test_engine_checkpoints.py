@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from processes import equal
-from toy import Toy, train
+from safetensors.torch import load_file
+from torch import nn
+from toy import Numbers, Points, Toy, train
 
-from dias_video.engine import runlog
-from dias_video.engine.checkpoint import Checkpoints
+from dias_video.engine import Optimization, Saving, Trainer, runlog
+from dias_video.engine.checkpoint import Checkpoints, damage
+from dias_video.pretrained.weights import weights_sha256
 
 
 def test_foreign_names_are_left_alone(tmp_path: Path) -> None:
@@ -40,6 +45,81 @@ def test_a_run_that_was_copied_without_its_links_goes_on(tmp_path: Path) -> None
     assert last.readlink() == Path("step_000004")
     assert equal(whole, tmp_path / "copy")
     assert not list(last.parent.glob(".*"))
+
+
+class Frozen(Toy):
+    """A toy most of which is not trained, as a DIAS with its encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(300, 200).requires_grad_(False)
+
+
+def saved(folder: Path, model: Frozen, steps: int, resume: bool = False) -> Path:
+    saving = Saving(every=1, keep=4)
+    trainer = Trainer(steps, 4, optimization=Optimization(schedule_steps=8), saving=saving, num_workers=0)
+    return trainer.fit(model, Points(), Numbers.stack, folder, resume).parent
+
+
+def on_disk(folder: Path) -> int:
+    """Bytes, files with several names counted once."""
+    return sum({(s := file.stat()).st_ino: s.st_size for file in folder.rglob("*") if file.is_file()}.values())
+
+
+def test_the_frozen_part_takes_its_room_once(tmp_path: Path) -> None:
+    model = Frozen()
+    folder, bulk = saved(tmp_path / "run", model, 3), model.encoder.weight.nbytes
+    steps = sorted(folder.glob("step_*"))
+    assert len(steps) == 3
+    assert bulk < on_disk(folder) < 1.5 * bulk
+    assert {(step / "frozen.safetensors").stat().st_nlink for step in steps} == {3}
+    saved(tmp_path / "run", Frozen(), 5, resume=True)  # begins with another encoder, and takes that of the checkpoint
+    assert bulk < on_disk(folder) < 1.5 * bulk
+    for step in sorted(folder.glob("step_*")):
+        assert damage(step) is None
+        assert torch.equal(Frozen.from_pretrained(step).encoder.weight, model.encoder.weight)
+
+
+def test_every_checkpoint_is_whole_by_itself(tmp_path: Path) -> None:
+    last = saved(tmp_path / "run", Frozen(), 3) / "step_000003"
+    shutil.copytree(last, tmp_path / "alone")
+    shutil.rmtree(tmp_path / "run")
+    alone = Frozen.from_pretrained(tmp_path / "alone")
+    alone.save_pretrained(tmp_path / "one_file")
+    assert not (tmp_path / "one_file/frozen.safetensors").exists()
+    assert weights_sha256(tmp_path / "one_file") == weights_sha256(tmp_path / "alone")
+    again = Frozen.from_pretrained(tmp_path / "one_file").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in alone.state_dict().items())
+
+
+def test_without_hard_links_the_frozen_part_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    model = Frozen()
+    folder = saved(tmp_path / "run", model, 3)
+    assert on_disk(folder) > 3 * model.encoder.weight.nbytes
+    assert [damage(step) for step in sorted(folder.glob("step_*"))] == [None] * 3
+
+
+def test_another_choice_of_what_is_trained_writes_its_own(tmp_path: Path) -> None:
+    saved(tmp_path / "run", Frozen(), 2)
+    model = Frozen()
+    model.encoder.bias.requires_grad_(True)
+    folder = saved(tmp_path / "run", model, 3, resume=True)
+    assert "encoder.bias" in load_file(folder / "step_000003/model.safetensors")
+    assert "encoder.bias" in load_file(folder / "step_000002/frozen.safetensors")
+    assert (folder / "step_000003/frozen.safetensors").stat().st_nlink == 1
+
+
+def test_a_damaged_frozen_part_is_found(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "run", Frozen(), 2)
+    with (folder / "step_000002/frozen.safetensors").open("r+b") as file:
+        file.seek(-9, os.SEEK_END)
+        file.write(b"x")
+    with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged"):
+        saved(tmp_path / "run", Frozen(), 3, resume=True)
 
 
 def test_saved_models_have_the_usual_file_mode(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_the_loss_scaler_comes_back(tmp_path: Path) -> None:
         trained.count_step()
     assert trained.scaler.get_scale() == 2.0**8
     Checkpoints(tmp_path, keep=1).save(
-        4, lambda folder: trained.model.save_pretrained(folder), trained.tensors(keep=True), trained.plain()
+        4, lambda folder: trained.model.save_pretrained(folder), {}, trained.tensors(keep=True), trained.plain()
     )
     fresh = state()
     fresh.load(tmp_path / "step_000004")

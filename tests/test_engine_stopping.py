@@ -16,11 +16,12 @@ from toy import Numbers, Points, Toy, train
 
 from dias_video.engine import Interrupted, Logging, Optimization, Saving, Trainer
 from dias_video.engine.ranks import Ranks, Signals
+from dias_video.pretrained.weights import read_weights
 
 
 def trained(out_dir: Path, step: int = 4, **options: Any) -> dict[str, torch.Tensor]:
     train(out_dir, max_steps=4, every=1, keep=4, clip=None, **options)
-    return load_file(out_dir / f"checkpoints/step_{step:06d}/model.safetensors")
+    return read_weights(out_dir / f"checkpoints/step_{step:06d}")
 
 
 def test_without_decay_it_is_adam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

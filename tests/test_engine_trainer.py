@@ -21,11 +21,11 @@ from dias_video.draws import Draws
 from dias_video.engine import Interrupted, Logging, Optimization, Saving, Trainer
 from dias_video.engine.checkpoint import damage
 from dias_video.engine.loader import Order
-from dias_video.pretrained.weights import load_weights
+from dias_video.pretrained.weights import load_weights, read_weights
 
 
 def weights(checkpoint: Path) -> dict[str, Tensor]:
-    return load_file(checkpoint / "model.safetensors")
+    return read_weights(checkpoint)
 
 
 def same(one: Path, other: Path) -> bool:
@@ -239,7 +239,7 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
 def test_starting_from_given_weights(tmp_path: Path) -> None:
     last = train(tmp_path / "run")
     model = Toy()
-    load_weights(model, last / "model.safetensors")
+    load_weights(model, last)
     trainer = Trainer(1, 4, optimization=Optimization(lr=1e-12), num_workers=0)
     tuned = trainer.fit(model, Points(), Numbers.stack, tmp_path / "tuned")
     torch.testing.assert_close(weights(tuned)["net.0.weight"], weights(last)["net.0.weight"])
@@ -378,7 +378,8 @@ def test_bf16_trains(tmp_path: Path) -> None:
 
 def test_saved_files_are_complete(tmp_path: Path) -> None:
     last = train(tmp_path / "run", ema=0.9)
-    expected = {"checksums.json", "config.json", "model.safetensors", "trainer.json", "trainer.safetensors"}
+    expected = {"config.json", "model.safetensors", "frozen.safetensors", "trainer.json", "trainer.safetensors"}
+    expected.add("checksums.json")
     assert {p.name for p in last.iterdir()} == expected
     save_file({"x": torch.zeros(1)}, last / "extra.safetensors")  # a file of the user's own is no damage
     assert damage(last) is None

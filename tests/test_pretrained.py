@@ -266,10 +266,10 @@ def test_wrong_weights_are_named(tmp_path: Path) -> None:
     tensors, content = load_file(file), file.read_bytes()
     save_file({**tensors, "more": torch.zeros(2)}, file)
     with pytest.raises(ValueError, match="more is unexpected"):
-        load_weights(model, file)
+        load_weights(model, tmp_path)
     save_file({k: v for k, v in tensors.items() if k != "count"}, file)
     with pytest.raises(ValueError, match="count is missing"):
-        load_weights(model, file)
+        load_weights(model, tmp_path)
     for broken in (b"", content[:20], content[:-3]):
         file.write_bytes(broken)
         with pytest.raises(ValueError, match=r"model\.safetensors is damaged .*use another checkpoint"):

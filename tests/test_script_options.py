@@ -22,13 +22,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from safetensors.torch import load_file
 
 import dias_video.evaluation.in_training  # noqa: F401 - what scripts import is loaded once, before the forks
 import slotformer.contact.reasoning
 import slotformer.fill  # noqa: F401
 from dias_video.model.dias import DIAS
 from dias_video.model.encoders import TinyEncoder
+from dias_video.pretrained.weights import read_weights
 from dias_video.stores.files import sha256
 from slotformer.cache import SlotCache
 
@@ -370,7 +370,7 @@ def test_only_the_named_parts_are_trained(world: Path, tmp_path: Path) -> None:
     def weights(name: str, *words: str) -> dict[str, torch.Tensor]:
         code, output = run("train_video", *common, f"out_dir={tmp_path / name}", *words)
         assert code == 0, output
-        return load_file(tmp_path / name / "checkpoints/last/model.safetensors")
+        return read_weights(tmp_path / name / "checkpoints/last")
 
     initial = weights("initial", "trainer.optimization.lr=1e-30")
     for parts in (["decoder"], ["decoder", "transition"]):

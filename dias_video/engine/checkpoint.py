@@ -1,9 +1,11 @@
 """Checkpoints that appear whole or not at all.
 
-A checkpoint is a folder ``step_000123`` with ``config.json`` and ``model.safetensors``, exactly what
-``Pretrained.save_pretrained`` writes (with averaged weights, if the run averages), ``trainer.safetensors`` and
-``trainer.json`` with everything else needed to go on, and ``checksums.json``. It is written under a hidden name,
-brought to the disk and renamed. ``last`` and ``best`` are relative links, replaced atomically too.
+A checkpoint is a folder ``step_000123`` that ``Pretrained.from_pretrained`` reads: ``config.json``,
+``model.safetensors`` (with averaged weights, if the run averages) and, if some parameters are not trained,
+``frozen.safetensors`` with these. Beside them lie ``trainer.safetensors`` and ``trainer.json`` with everything else
+needed to go on, and ``checksums.json``. It is written under a hidden name, brought to the disk and renamed. The frozen
+parameters are written once: the checkpoints of a run share that file by hard links, so each is whole and none takes its
+room again. ``last`` and ``best`` are relative links, replaced atomically too.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dias_video.engine.checks import check_flag, check_integer
+from dias_video.pretrained.weights import FROZEN
 from dias_video.stores.files import READABLE, sha256, sync, writing
 
 FORMAT_VERSION = 1
@@ -61,11 +64,22 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def save(
-        self, step: int, write_model: Callable[[Path], object], tensors: dict[str, Tensor], state: dict[str, Any]
+        self,
+        step: int,
+        write_model: Callable[[Path], object],
+        frozen: dict[str, Tensor],
+        tensors: dict[str, Tensor],
+        state: dict[str, Any],
     ) -> Path:
         """Write the checkpoint of a step, point ``last`` to it and remove the ones that are too old.
 
         A checkpoint that the folder already holds under this name is replaced.
+
+        Args:
+            step: completed updates.
+            write_model: writes the model, but for its frozen parameters, into a folder.
+            frozen: parameters of the model that are the same in every checkpoint of the run.
+            tensors, state: what the trainer needs besides to go on.
 
         Raises:
             OSError: it could not be written; what was there before is untouched.
@@ -74,21 +88,27 @@ class Checkpoints:
         with writing(final, "make room, then go on from the checkpoint before with resume=true"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
-            self._write(final, write_model, tensors, {"format": FORMAT_VERSION, "step": step, **state})
+            self._write(final, write_model, frozen, tensors, {"format": FORMAT_VERSION, "step": step, **state})
             self.point("last", final)
             self._prune()
         return final
 
     def _write(
-        self, final: Path, write_model: Callable[[Path], object], tensors: dict[str, Tensor], state: dict[str, Any]
+        self,
+        final: Path,
+        write_model: Callable[[Path], object],
+        frozen: dict[str, Tensor],
+        tensors: dict[str, Tensor],
+        state: dict[str, Any],
     ) -> None:
         aside = self.folder / f".{final.name}.tmp"
         aside.mkdir()
         try:
             write_model(aside)
+            known = self._share(frozen, aside) if frozen else {}
             save_file(tensors, aside / "trainer.safetensors")
             (aside / "trainer.json").write_text(json.dumps(state, indent=1) + "\n")
-            sums = {file.name: sha256(file) for file in sorted(aside.iterdir())}
+            sums = {file.name: known.get(file.name) or sha256(file) for file in sorted(aside.iterdir())}
             (aside / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n")
             for file in aside.iterdir():
                 file.chmod(READABLE)
@@ -100,6 +120,22 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             raise
         sync(self.folder)
+
+    def _share(self, frozen: dict[str, Tensor], aside: Path) -> dict[str, str]:
+        """Put the frozen parameters into ``aside``: the file of the newest checkpoint, or a new one if it has none.
+
+        Returns the checksum of a file that is linked: it need not be read again.
+        """
+        newest = next(reversed(self.steps()), None)
+        if newest is None or _names(newest / FROZEN) != frozen.keys():
+            save_file(frozen, aside / FROZEN)
+            return {}
+        try:
+            os.link(newest / FROZEN, aside / FROZEN)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(newest / FROZEN, aside / FROZEN)
+            return {}
+        return {FROZEN: json.loads((newest / CHECKSUMS).read_text())[FROZEN]}
 
     def point(self, name: str, checkpoint: Path) -> None:
         """Make the link ``name`` lead to a checkpoint."""
@@ -163,6 +199,14 @@ class Checkpoints:
 def step_of(checkpoint: Path) -> int:
     """The number of completed updates that a checkpoint folder's name states."""
     return int(checkpoint.name.removeprefix("step_"))
+
+
+def _names(file: Path) -> set[str]:
+    """The names of the tensors in a safetensors file, none if there is no such file."""
+    if not file.is_file():
+        return set()
+    with safe_open(file, "pt") as opened:
+        return set(opened.keys())
 
 
 def damage(checkpoint: Path) -> str | None:

@@ -175,7 +175,7 @@ class _Run:
         with self.ranks.together():
             checkpoint = self.checkpoints.folder / f"step_{step:06d}"
             if step >= 0:  # before the model is sharded
-                load_weights(self.plain_model, checkpoint / "model.safetensors")
+                load_weights(self.plain_model, checkpoint)
             self.updater = Updater(self.trainer, self.plain_model)
             self.state, self.records = self.updater.state, self.updater.records
             if step >= 0:
@@ -298,8 +298,9 @@ class _Run:
         better = value is not None and saving.improves(value, state.best)
         if better:
             state.best, state.best_step = value, state.step
+        frozen = {name: weights.pop(name) for name in state.frozen}
         path = self.checkpoints.save(
-            state.step, lambda folder: state.model.save_pretrained(folder, weights), tensors, state.plain()
+            state.step, lambda folder: state.model.save_pretrained(folder, weights), frozen, tensors, state.plain()
         )
         if better:
             self.checkpoints.point("best", path)

@@ -38,6 +38,7 @@ class TrainingState:
         self.skipped = 0  # updates left out because a loss was not finite
         self.flops: int | None = None  # of a sample, forward and backward; counted in the first step
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
         self.average = self._copies() if ema is not None else {}
 
     def _copies(self) -> dict[str, Tensor]:

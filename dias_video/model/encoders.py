@@ -15,12 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dias_video.model.layers import MLP
 from dias_video.pretrained.saving import Pretrained
+from dias_video.pretrained.weights import read_weights
 
 FRAMES_ON_CPU = 16  # encoded at a time
 
@@ -270,13 +269,9 @@ def load_weights(encoder: Encoder, folder: str) -> None:
     Raises:
         ValueError: they can't be read, or are another encoder's.
     """
-    file = Path(folder) / "model.safetensors"
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"encoder weights {file} cannot be read: {error}") from error
+    tensors = read_weights(Path(folder))
     own = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")} or tensors
     try:
         encoder.load_state_dict(own)
     except RuntimeError as error:
-        raise ValueError(f"{file} does not fit this encoder: {' '.join(str(error).split())[:300]}") from error
+        raise ValueError(f"{folder} does not fit this encoder: {' '.join(str(error).split())[:300]}") from error

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dias_video.pretrained.configured import Configured, build
 from dias_video.pretrained.earlier import upgraded
-from dias_video.pretrained.weights import load_weights, located
+from dias_video.pretrained.weights import WEIGHTS, load_weights, located
 from dias_video.stores.files import READABLE
 
 Model = TypeVar("Model", bound="Pretrained")
@@ -31,8 +31,8 @@ class Pretrained(Configured):
         folder.mkdir(parents=True, exist_ok=True)
         assert isinstance(self, torch.nn.Module)
         tensors = {k: v.detach().cpu().contiguous() for k, v in (weights or self.state_dict()).items()}
-        save_file(tensors, folder / "model.safetensors")
-        (folder / "model.safetensors").chmod(READABLE)
+        save_file(tensors, folder / WEIGHTS)
+        (folder / WEIGHTS).chmod(READABLE)
         described = {"format": FORMAT_VERSION, "model": self.config}
         (folder / "config.json").write_text(json.dumps(described, indent=1) + "\n")
 
@@ -72,5 +72,5 @@ class Pretrained(Configured):
             model: Model = build(upgraded(config), cls)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} describes no model that this version can build: {error}") from error
-        load_weights(model, folder / "model.safetensors")
+        load_weights(model, folder)
         return model

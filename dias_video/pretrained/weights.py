@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
+from torch import Tensor
 
 from dias_video.stores.files import sha256
 
 HUB = "hf-hub:"  # before the name of a repository on the Hugging Face Hub
+WEIGHTS = "model.safetensors"
+FROZEN = "frozen.safetensors"  # beside it in checkpoints: the parameters that training leaves alone
 
 
 def weights_sha256(folder: str | Path) -> str:
     """What tells saved models apart: the hash of the weights of whatever ``from_pretrained`` takes.
 
+    It is that of the one file that ``save_pretrained`` writes, also where a checkpoint has the weights in two.
+
     Raises:
         ValueError, OSError: there is no such model, as for ``from_pretrained``.
     """
-    return sha256(located(folder) / "model.safetensors")
+    folder = located(folder)
+    if (folder / FROZEN).is_file():
+        return hashlib.sha256(save(read_weights(folder))).hexdigest()
+    return sha256(folder / WEIGHTS)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights and buffers that lie in a folder, in one file or two.
+
+    Raises:
+        ValueError: a missing or damaged file.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in (folder / WEIGHTS, folder / FROZEN):
+        if not file.is_file():
+            if file.name == FROZEN:
+                continue
+            raise ValueError(f"{file} is missing")
+        try:
+            tensors |= load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file} is damaged ({error}); use another checkpoint") from error
+    return tensors
 
 
 def located(folder: str | Path) -> Path:
@@ -48,20 +76,15 @@ def _downloaded(repository: str) -> Path:
     return paths[0].parent
 
 
-def load_weights(model: Any, file: Path, but: Collection[str] = ()) -> None:
-    """Load a safetensors file into ``model``, strictly.
+def load_weights(model: Any, folder: Path, but: Collection[str] = ()) -> None:
+    """Load the weights that lie in ``folder`` into ``model``, strictly.
 
-    ``but``: parts of the model by dotted name, which keep the weights they have, whatever the file holds of them.
+    ``but``: parts of the model by dotted name, which keep the weights they have, whatever the folder holds of them.
 
     Raises:
         ValueError: missing file, damaged file, keys and shapes that do not fit the model, or a part that it has not.
     """
-    if not file.is_file():
-        raise ValueError(f"{file} is missing")
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is damaged ({error}); use another checkpoint") from error
+    tensors = read_weights(folder)
     own = model.state_dict()
     for part in but:
         kept = {name: value for name, value in own.items() if name.startswith(f"{part}.")}
@@ -76,7 +99,9 @@ def load_weights(model: Any, file: Path, but: Collection[str] = ()) -> None:
         if own[k].shape != tensors[k].shape
     ]
     if wrong:
-        raise ValueError(f"{file} does not fit the model: {'; '.join(sorted(wrong)[:3])} ({len(wrong)} in all)")
+        raise ValueError(
+            f"{folder / WEIGHTS} does not fit the model: {'; '.join(sorted(wrong)[:3])} ({len(wrong)} in all)"
+        )
     model.load_state_dict(tensors)
 
 
