@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dias_video.batch import SlotSequence
 from slotformer.rollouter import births, context_live, scored_live
-from slotformer.statistics import Values, deviation, interval, ratio_interval
+from slotformer.statistics import Values, deviation, mean_ratio, ratio_interval
 
 BASELINES = ("repeat_last", "constant_velocity")
 
@@ -61,17 +61,17 @@ class RolloutErrors:
 
         A predictor that was asked about some videos only (NaN on the others) is related to repeat_last on these.
         """
+        errors, repeated = self.errors, self.errors["repeat_last"]
+        pairs = {name: (values, np.ones_like(values)) for name, values in errors.items()}
+        pairs |= {f"{name}_relative": (errors[name], repeated) for name in errors if name != "repeat_last"}
+        values, others = (np.stack(column, -1) for column in zip(*pairs.values(), strict=True))  # (V,R,columns)
+        ends = ratio_interval(values, others, level, seed)  # (3,R,columns)
         rows = []
         for step in range(len(self.scored)):
             row: dict[str, float] = {"step": step + 1}
-            columns = {name: values[:, step] for name, values in self.errors.items()}
-            for name, values in columns.items():
-                row[name], row[f"{name}_low"], row[f"{name}_high"] = interval(values, level, seed)
-            for name, values in columns.items():
-                if name != "repeat_last":
-                    ratio = ratio_interval(values, columns["repeat_last"], level, seed)
-                    row[f"{name}_relative"], row[f"{name}_relative_low"], row[f"{name}_relative_high"] = ratio
-            row["videos"] = int(np.isfinite(columns["model"]).sum())
+            for name, (mean, low, high) in zip(pairs, ends[:, step].T.tolist(), strict=True):
+                row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+            row["videos"] = int(np.isfinite(errors["model"][:, step]).sum())
             row["scored_slots"] = int(self.scored[step])
             rows.append(row)
         return rows
@@ -109,8 +109,11 @@ def over_models(parts: Sequence[RolloutErrors], level: float = 0.95, seed: int =
     names = parts[0].errors
     mean = replace(parts[0], errors={name: np.mean([part.errors[name] for part in parts], 0) for name in names})
     rows = mean.table(level, seed)
-    tables = [part.table(level, seed) for part in parts]
-    for step, row in enumerate(rows):
-        for key in ("model", "model_relative"):
-            row[f"{key}_std"] = deviation([table[step][key] for table in tables])
+    for key, other in (("model", None), ("model_relative", "repeat_last")):
+        means = [
+            mean_ratio(part.errors["model"], part.errors[other] if other else np.ones_like(part.errors["model"]))
+            for part in parts
+        ]
+        for row, values in zip(rows, np.stack(means, 1), strict=True):  # (R,M)
+            row[f"{key}_std"] = deviation(values)
     return rows

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
+DRAWN_AT_ONCE = 1 << 22  # numbers
 
 
 def deviation(values: Sequence[float] | Values) -> float:
@@ -15,25 +16,43 @@ def deviation(values: Sequence[float] | Values) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def interval(values: Values, level: float = 0.95, seed: int = 0, samples: int = 2000) -> tuple[float, float, float]:
-    """Mean of the finite values (V,) and a percentile bootstrap interval over videos; NaN without any."""
+def interval(values: Values, level: float = 0.95, seed: int = 0, samples: int = 2000) -> Values:
+    """Mean of the finite values (V,...) and a percentile bootstrap interval over videos: (3,...), NaN without any."""
     return ratio_interval(values, np.ones_like(values), level, seed, samples)
 
 
-def ratio_interval(
-    values: Values, others: Values, level: float = 0.95, seed: int = 0, samples: int = 2000
-) -> tuple[float, float, float]:
-    """Mean of ``values`` over mean of ``others``, both (V,), and its interval when videos are drawn in pairs."""
+def mean_ratio(values: Values, others: Values) -> Values:
+    """Mean of ``values`` over mean of ``others``, both (V,...), over the videos of which both are finite: (...)."""
+    above, below = _where_both(values, others).sum(1)
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+
+
+def ratio_interval(values: Values, others: Values, level: float = 0.95, seed: int = 0, samples: int = 2000) -> Values:
+    """``mean_ratio`` and its interval when videos are drawn in pairs: (3,...).
+
+    All columns share the draws: a column has the same interval alone as beside others.
+    """
+    found = np.full((3, *values.shape[1:]), np.nan)
+    found[0] = mean_ratio(values, others)
+    some, tail = np.isfinite(found[0]), (1 - level) / 2
+    if some.any():
+        columns = _where_both(values, others)[:, :, some]  # (2,V,C)
+        drawn = [draws @ columns for draws in _draws(len(values), seed, samples)]
+        above, below = np.concatenate(drawn, 1)  # (samples,C) each
+        ratios = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+        found[1:, some] = np.nanquantile(ratios, [tail, 1 - tail], axis=0)
+    return found
+
+
+def _where_both(values: Values, others: Values) -> Values:
+    """Both, (2,V,...), zero where one of them is not finite."""
     keep = np.isfinite(values) & np.isfinite(others)
-    values, others = values[keep], others[keep]
-    if not len(values):
-        return (float("nan"),) * 3
-    both, even = np.stack([values, others], 1), np.full(len(values), 1 / len(values))
-    generator = np.random.default_rng(seed)
-    # Drawn one by one, since all draws at once are samples * V numbers.
-    sums = np.array([generator.multinomial(len(values), even) @ both for _ in range(samples)])  # (samples,2)
-    ratios = np.divide(sums[:, 0], sums[:, 1], out=np.full(samples, np.nan), where=sums[:, 1] > 0)
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(ratios, [tail, 1 - tail])
-    mean = others.mean()
-    return float(values.mean() / mean) if mean > 0 else float("nan"), float(low), float(high)
+    return np.stack([np.where(keep, values, 0.0), np.where(keep, others, 0.0)])
+
+
+def _draws(count: int, seed: int, samples: int) -> Iterator[Values]:
+    """How often each of ``count`` videos is in each of ``samples`` draws, some draws (n,count) at a time."""
+    generator, even = np.random.default_rng(seed), np.full(count, 1 / count)
+    at_once = max(1, DRAWN_AT_ONCE // count)
+    for start in range(0, samples, at_once):
+        yield generator.multinomial(count, even, min(at_once, samples - start)).astype(np.float64)

@@ -50,7 +50,29 @@ def test_several_models_by_hand() -> None:
 
 
 def test_a_ratio_is_over_videos_where_both_are_known() -> None:
-    assert ratio_interval(np.array([1.0, 2.0, NAN]), np.array([NAN, 4.0, 9.0])) == (0.5, 0.5, 0.5)
+    assert ratio_interval(np.array([1.0, 2.0, NAN]), np.array([NAN, 4.0, 9.0])).tolist() == [0.5, 0.5, 0.5]
+    assert np.isnan(ratio_interval(np.array([1.0, NAN]), np.array([NAN, 4.0]))).all()
+
+
+def test_intervals_are_those_of_a_loop_over_draws_and_columns() -> None:
+    generator = np.random.default_rng(1)
+    values, others = generator.random((2, 40, 3, 2))
+    values[generator.random(values.shape) < 0.4] = NAN  # other videos in every column
+    values[:, 2, 1] = NAN
+    draws = np.random.default_rng(7).multinomial(40, np.full(40, 1 / 40), 500)
+    found = ratio_interval(values, others, level=0.8, seed=7, samples=500)
+    assert found.shape == (3, 3, 2)
+    for step, column in np.ndindex(3, 2):
+        one, other = values[:, step, column], others[:, step, column]
+        known = np.isfinite(one)
+        if not known.any():
+            assert np.isnan(found[:, step, column]).all()
+            continue
+        ratios = [np.repeat(one, draw * known).sum() / np.repeat(other, draw * known).sum() for draw in draws]
+        expected = [one[known].mean() / other[known].mean(), *np.quantile(ratios, [0.1, 0.9])]
+        assert found[:, step, column] == pytest.approx(expected)
+        alone = ratio_interval(one, other, level=0.8, seed=7, samples=500)
+        assert alone == pytest.approx(found[:, step, column])
 
 
 def write(path: Path, lengths: tuple[int, ...]) -> SlotCache:
