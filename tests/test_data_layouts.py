@@ -5,6 +5,7 @@ import pytest
 import torch
 from data_layouts import CONFIGS, composed
 from hydra.utils import instantiate
+from physion15_files import write_physion15
 
 from dias_video.data.transforms import ClipTransform
 
@@ -48,6 +49,12 @@ ROWS = {
         layouts.physion,
         (1, FRAMES | {"scenario"}, 0),
         (1, FRAMES | {"label", "scenario"}, 0),
+    ),
+    "physion15": (
+        ["data=physion15"],
+        write_physion15,
+        (32, FRAMES | {"label", "scenario"}, 0),
+        (16, FRAMES | {"label", "scenario"}, 0),
     ),
     "images": (["data=images"], layouts.images, (2, FRAMES, 0), (2, FRAMES, 0)),
     "folder": (["data=folder"], layouts.folder, (1, FRAMES, 0), (1, FRAMES, 0)),

@@ -28,6 +28,7 @@ class VideoInfo(NamedTuple):
     num_frames: int
     label: float | None = None  # 1.0 = contact
     scenario: str | None = None
+    frames: tuple[int, ...] | None = None  # of the file, where the video is not all of them
 
 
 @runtime_checkable
@@ -104,7 +105,7 @@ def wanted(key: str, keys: Keys) -> bool:
 
 
 def fingerprint(source: VideoSource) -> str:
-    """Hash (hex, 64 bits) of what a source holds: ids, lengths, and names and sizes of the files.
+    """Hash (hex, 64 bits) of what a source holds: ids, lengths, chosen frames, and names and sizes of the files.
 
     Caches are keyed by it, so that a cache of other data is refused. File contents are not read: a set replaced by
     another of the same names and sizes to the byte is not noticed.
@@ -113,6 +114,8 @@ def fingerprint(source: VideoSource) -> str:
     for index in range(len(source)):
         info = source.info(index)
         digest.update(f"{info.video_id}\t{info.num_frames}\n".encode())
+        if info.frames is not None:
+            digest.update(f"{info.frames}\n".encode())
         if isinstance(source, FileSource):
             for file in source.files(index):
                 digest.update(f"{file.name}\t{file.stat().st_size}\n".encode())

@@ -1,0 +1,230 @@
+"""Physion v1.5 (neuroailab/physion_evaluator): clips where the archive was unpacked, whole or as its evaluation shows.
+
+Its labels, frames and scores have little to do with those of version 1 (:mod:`dias_video.data.physion`): never put
+numbers of the two side by side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+
+from dias_video.data.paths import files_in
+from dias_video.data.problems import OnError, Problems, one_of
+from dias_video.data.source import Sample, VideoInfo, frames_in_range
+from dias_video.data.video_file import Decoder, VideoFiles
+from dias_video.pretrained.configured import Configured
+
+Split = Literal["train", "test"]
+Task = Literal["predict", "detect"]
+SCENARIOS = ("collision", "drop", "towers", "link", "roll", "contain", "dominoes")
+CLIPS = {"train": 5608, "test": 1035}  # in the archive
+LABELS = "all_video_labels.json"
+DOWNLOAD = "unpack https://storage.googleapis.com/physion-dataset/physion_dataset.zip there, or check data.root"
+
+
+class Label(NamedTuple):
+    """What the table of labels says of a clip."""
+
+    contact: bool
+    frame: int  # of the first contact; without contact the clip's middle
+
+
+class Physion15Videos(Configured):
+    """One split of Physion v1.5, in natural order of the file names, with labels (1.0: there is contact).
+
+    With a ``task``, a video is the few frames of a clip that the official evaluation shows (:func:`shown_frames`), with
+    their repeats and in their order: detection runs backwards in time.
+
+    Args:
+        root: folder that holds ``physion_mp4s/{train,test}/*.mp4``, each folder with its ``all_video_labels.json``.
+        split: ``train``, on which probes are fitted, or ``test``.
+        task: ``predict`` (contact is still to come) or ``detect`` (contact is in what is shown); None: whole clips.
+        frame_gap: from one shown frame to the next, in tenths of a frame, rounded up to whole frames.
+        num_frames: frames shown at least.
+        scenarios: only these, of ``SCENARIOS``; None = all.
+        exclude_bad: leave out the 41 test clips that the official evaluation leaves out.
+        limit: use only the first so many clips of each scenario; None = all.
+        on_error: ``raise``, or ``skip_and_report`` to leave out clips that can't be used (``problems`` lists them).
+        decoder: of the videos (:class:`~dias_video.data.video_file.VideoFiles`).
+
+    Raises:
+        ValueError: folder or labels are missing or damaged, an unknown option, or (``raise``) a clip that can't be
+            used.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Split = "train",
+        task: Task | None = None,
+        frame_gap: int = 150,
+        num_frames: int = 4,
+        scenarios: Sequence[str] | None = None,
+        exclude_bad: bool = True,
+        limit: int | None = None,
+        on_error: OnError = "raise",
+        decoder: Decoder = "pyav",
+    ) -> None:
+        self.split = one_of("split", split, Split)
+        self.task = None if task is None else one_of("task", task, Task)
+        if unknown := set(scenarios or ()) - set(SCENARIOS):
+            raise ValueError(f"unknown scenario {min(unknown)!r}; choose from {', '.join(SCENARIOS)}")
+        self.folder = Path(root) / "physion_mp4s" / split
+        if not self.folder.is_dir():
+            raise ValueError(f"{self.folder} is missing; {DOWNLOAD}")
+        self.problems = Problems(on_error)
+        labels = read_labels(self.folder / LABELS)
+        found = files_in(self.folder, (".mp4",))
+        if len(found) != CLIPS[split]:
+            sentence = f"{self.folder} holds {len(found)} clips, the archive has {CLIPS[split]:,}"
+            self.problems.note(str(self.folder), sentence, harmless=True)
+        wanted = scenarios or SCENARIOS
+        left_out = bad_stimuli() if split == "test" and exclude_bad else frozenset[str]()
+        chosen = [f for f in self._labelled(found, labels, left_out) if scenarios_of(stem_of(f))[0] in wanted]
+        if limit is not None:
+            chosen = [
+                f for word in SCENARIOS for f in [f for f in chosen if scenarios_of(stem_of(f))[0] == word][:limit]
+            ]
+        self._videos = VideoFiles(decoder)
+        self._files = self._videos.indexed(self.folder, chosen, self.problems)
+        if not self._files:
+            raise ValueError(f"{self.folder} leaves no clip; check data.root and data.scenarios")
+        self._labels = [labels[stem_of(file)] for file in self._files]
+        self._shown = [
+            list(range(length))
+            if self.task is None
+            else shown_frames(self.task, stem_of(file), length, label.frame, frame_gap, num_frames)
+            for file, label in zip(self._files, self._labels, strict=True)
+            for length in [self._videos.num_frames(file)]
+        ]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def info(self, index: int) -> VideoInfo:
+        """Id (split/scenario/stem), length, label, scenario and, with a task, which frames of the clip are shown."""
+        stem, shown = stem_of(self._files[index]), self._shown[index]
+        scenario = scenarios_of(stem)[0]
+        frames = None if self.task is None else tuple(shown)
+        name = f"{self.split}/{scenario}/{stem}"
+        return VideoInfo(name, len(shown), float(self._labels[index].contact), scenario, frames)
+
+    def read(self, index: int, frames: Sequence[int]) -> Sample:
+        """The frames asked for; ``frame_index`` has their places in the clip."""
+        info, file = self.info(index), self._files[index]
+        places = [self._shown[index][at] for at in frames_in_range(frames, info.num_frames, str(file))]
+        return {
+            "video": self._videos.read(file, places),
+            "video_id": info.video_id,
+            "frame_index": torch.tensor(places),
+            "scenario": info.scenario,
+            "label": info.label,
+        }
+
+    def label(self, index: int) -> Label:
+        """What the table of labels says of a clip."""
+        return self._labels[index]
+
+    def files(self, index: int) -> list[Path]:
+        """The mp4."""
+        return [self._files[index]]
+
+    def _labelled(self, files: Sequence[Path], labels: dict[str, Label], left_out: frozenset[str]) -> list[Path]:
+        """The clips to use; what is wrong with the others is told."""
+        kept: dict[str, Path] = {}
+        for file in files:
+            stem = stem_of(file)
+            if stem in left_out:
+                self.problems.note(str(file), f"{file} is left out by the official evaluation", harmless=True)
+            elif stem in kept:
+                self.problems.found(str(file), f"{file} and {kept[stem].name} have one label; remove one")
+            elif stem not in labels:
+                self.problems.found(str(file), f"{file} has no label in {LABELS}; {DOWNLOAD}")
+            elif not scenarios_of(stem):
+                self.problems.found(str(file), f"the name of {file} tells no scenario ({', '.join(SCENARIOS)})")
+            else:
+                kept[stem] = file
+        there = {stem_of(file) for file in files}
+        for name in labels.keys() - there:
+            self.problems.note(name, f"the label of {name} has no clip")
+        return list(kept.values())
+
+
+def stem_of(file: Path) -> str:
+    """What a clip is called in the table of labels: its file name up to the first dot."""
+    return file.name.partition(".")[0]
+
+
+def scenarios_of(stem: str) -> tuple[str, ...]:
+    """The scenarios that a clip counts for, those named in its file name; a rolling object's collision is ``roll``.
+
+    The official code looks at the whole path, so that a folder's name can change scenarios and frames. This doesn't.
+    """
+    words = tuple(word for word in SCENARIOS if word in stem)
+    return tuple(word for word in words if word != "collision" or "roll" not in words)
+
+
+def shown_frames(
+    task: Task, stem: str, length: int, contact: int, frame_gap: int = 150, num_frames: int = 4
+) -> list[int]:
+    """The frames of a clip that the official evaluation shows, in its order.
+
+    Args:
+        task: ``predict`` shows frames up to 45 (15 of collisions), ``detect`` those about the contact, latest first.
+        stem: the clip's name, which tells collisions.
+        length: its frames; what lies outside of them is the nearest of them.
+        contact: the frame of the contact.
+        frame_gap: from one to the next, in tenths of a frame, rounded up.
+        num_frames: at least so many, and 450 // ``frame_gap`` + 1; the first is repeated in front if they are fewer.
+
+    Raises:
+        ValueError: a gap or number below 1, or a gap so wide that detection shows nothing.
+    """
+    if min(frame_gap, num_frames) < 1:
+        raise ValueError(f"data.frame_gap={frame_gap} and data.num_frames={num_frames} must be at least 1")
+    step = -(-frame_gap // 10)
+    if task == "predict":
+        last = 15 if "collision" in scenarios_of(stem) else 45
+        wanted = list(range(last, -1, -step))[::-1]
+    else:
+        wanted = list(range(contact + 15, contact - 31, -step))[:-1]
+        if not wanted:
+            raise ValueError(f"data.frame_gap={frame_gap} leaves no frame to detect contact in; use 450 or less")
+    shown = [min(max(frame, 0), length - 1) for frame in wanted]
+    missing = max(num_frames, 450 // frame_gap + 1) - len(shown)
+    return [shown[0]] * missing + shown
+
+
+def bad_stimuli() -> frozenset[str]:
+    """The test clips that the official evaluation leaves out."""
+    text = (package_files("dias_video.data") / "physion15_bad_stimuli.txt").read_text()
+    return frozenset(line for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def read_labels(file: Path) -> dict[str, Label]:
+    """Labels by clip.
+
+    Raises:
+        ValueError: missing, or not an object of objects with ``label`` (0 or 1) and ``contact_frame_label`` (0, 1, …).
+    """
+    try:
+        table = json.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{file} is missing; {DOWNLOAD}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} is no json ({error}); {DOWNLOAD}") from error
+    if not isinstance(table, dict):
+        raise ValueError(f"{file} must hold an object, clip -> label; {DOWNLOAD}")
+    labels = {}
+    for name, row in table.items():
+        contact, frame = (row.get(key) for key in ("label", "contact_frame_label")) if isinstance(row, dict) else (2, 0)
+        if contact not in (0, 1) or type(frame) is not int or frame < 0:
+            raise ValueError(f"{file}: {name} must have label 0 or 1 and contact_frame_label 0, 1, …; {DOWNLOAD}")
+        labels[name] = Label(bool(contact), frame)
+    return labels
