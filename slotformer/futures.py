@@ -69,6 +69,18 @@ def write_future(path: Path, sample: Sample, labels: dict[str, Tensor], burn_in:
     write_gif(path, side_by_side([observed, truth, predicted], ["observed", "true future", "predicted"]), seconds)
 
 
+def spread(cache: SlotCache, names: Sequence[str], count: int) -> list[str]:
+    """``count`` of the videos: as many of each scenario as of the others, or all it has, evenly spaced among them."""
+    groups: dict[str, list[str]] = {}
+    for name in names if count else ():
+        groups.setdefault(cache.info(name).scenario or "", []).append(name)
+    shares = dict.fromkeys(sorted(groups), 0)
+    for _ in range(min(count, len(names))):  # the next goes to the scenario with the fewest
+        shares[min((s for s in shares if shares[s] < len(groups[s])), key=lambda s: shares[s])] += 1
+    at = {scenario: np.linspace(0, len(groups[scenario]) - 1, share) for scenario, share in shares.items()}
+    return [groups[scenario][int(place)] for scenario, places in at.items() for place in places]
+
+
 def report_futures(
     futures: Sequence[SlotCache],
     dias: DIAS,
@@ -90,24 +102,25 @@ def report_futures(
         videos: as the model saw them.
         errors: of the first model.
         out_dir: gets ``gifs/``, ``report.html`` and ``mask_scores.csv``.
-        masks, gifs: how many videos to score, and to draw as GIFs and on the page.
+        masks, gifs: how many videos to score, and to draw as GIFs and on the page, spread over scenarios.
         fps: of the GIFs of videos that don't tell when their frames are shown.
     """
-    burn_in, stride, steps = (futures[0].header[name] for name in ("burn_in", "stride", "steps"))
-    frames = range(0, (burn_in + steps - 1) * stride + 1, stride)
-    names = [name for name in cache.video_ids if cache.num_frames(name) > frames[-1]][: max(masks, gifs)]
+    burn_in, stride, steps, start = (futures[0].header[name] for name in ("burn_in", "stride", "steps", "start"))
+    frames = range(start, start + (burn_in + steps - 1) * stride + 1, stride)
+    whole = [name for name in cache.video_ids if cache.num_frames(name) > frames[-1]]
+    scored, drawn = set(spread(cache, whole, masks)), set(spread(cache, whole, gifs))
     scores: dict[str, list[list[Tensor]]] = {}
     page: list[ReportVideo] = []
-    for number, name in enumerate(tqdm(names, unit="video", desc="masks")):
-        sample, video = videos.read(name, frames), cache.read(name, 0, frames[-1] + 1, stride)
+    for name in tqdm(sorted(scored | drawn), unit="video", desc="masks"):
+        sample, video = videos.read(name, frames), cache.read(name, start, frames.stop, stride)
         height, width = sample["video"].shape[-2:]
-        for at, future in enumerate(futures):
+        for at, future in enumerate(futures if name in scored else futures[:1]):
             labels = labels_of(dias, video, future.read(name), (height, width))
-            if number < gifs and at == 0:
+            if name in drawn and at == 0:
                 shown = videos.seconds_shown(name, frames, fps)
                 write_future(out_dir / "gifs" / f"{name.replace('/', '_')}.gif", sample, labels, burn_in, shown)
                 page.append(future_on_page(sample, labels, burn_in, errors, shown))
-            if sample.get("masks") is not None:
+            if name in scored and sample.get("masks") is not None:
                 for kind in labels:
                     found = score_frames(labels[kind][-steps:], sample["masks"][burn_in:])
                     for measure, value in found.items():
@@ -120,11 +133,11 @@ def report_futures(
     if curves:
         write_csv(out_dir / "mask_scores.csv", [_row(curves, step) for step in range(steps)])
     pooled = {key: (interval(values.mean(0)), values) for key, values in stacked.items() if values.ndim == 2}  # (M,V)
-    scored = {
+    summary = {
         key: {"mean": mean, "low": low, "high": high, "std": deviation(np.nanmean(values, 1))}
         for key, ((mean, low, high), values) in pooled.items()
     }
-    return {"masks_of_videos": len(names), "masks": scored}
+    return {"masks_of_videos": len(scored), "masks": summary}
 
 
 def _row(curves: dict[str, Any], step: int) -> dict[str, float]:

@@ -56,15 +56,15 @@ def encode_anew(dias: DIAS, cache: SlotCache, videos: CachedVideos, name: str, f
 
 
 def oracle_errors(
-    model: Dynamics, dias: DIAS, cache: SlotCache, videos: CachedVideos, names: Sequence[str], steps: int
+    model: Dynamics, dias: DIAS, cache: SlotCache, videos: CachedVideos, names: Sequence[str], steps: int, start: int
 ) -> Values:
-    """Normalised errors (V,R) of the oracle on ``names``, NaN where nothing is scored."""
-    first, stride = (model.burn_in - 1) * model.stride, model.stride
+    """Normalised errors (V,R) of the oracle on ``names``, NaN where nothing is scored; ``start``: of the context."""
+    first, stride = start + (model.burn_in - 1) * model.stride, model.stride
     stop = first + steps * stride + 1
     errors = []
     for name in tqdm(names, unit="video", desc="oracle"):
         again = encode_anew(dias, cache, videos, name, range(first, stop))[stride::stride]  # (R,S,D)
-        video = cache.read(name, 0, stop, stride)
+        video = cache.read(name, start, stop, stride)
         scored = scored_live(video.live, video.track_id, model.burn_in)
         future = video.slots[:, model.burn_in :]
         errors.append(normalised_error(same_objects(again, future[0], scored[0])[None], future, scored)[0])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -20,7 +21,7 @@ from dias_video.pretrained.weights import weights_sha256
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.errors import RolloutErrors, join_errors, over_models, rollout_errors
 from slotformer.fast import fast_rollout
-from slotformer.futures import report_futures
+from slotformer.futures import report_futures, spread
 from slotformer.oracle import oracle_errors
 from slotformer.origin import CachedVideos, dias_of
 from slotformer.report import plot_errors, write_csv, write_json
@@ -75,16 +76,20 @@ def check_same_encoder(model: Dynamics, cache: SlotCache) -> None:
         )
 
 
-def longest_rollout(cache: SlotCache, model: Dynamics) -> int:
-    """How many frames can be predicted and compared in every video of at least one predicted frame."""
-    lengths = np.asarray(cache.store.lengths)
-    fitting = lengths[lengths > model.burn_in * model.stride]
-    if not len(fitting):
+def known_futures(cache: SlotCache, model: Dynamics, start: int = 0, needed: bool = True) -> NDArray[np.int64]:
+    """How many frames after the context, which begins at raw frame ``start``, are known of every video: (V,).
+
+    Raises:
+        ValueError: some are needed, and every video ends within the context.
+    """
+    frames = (np.asarray(cache.store.lengths) - start - 1) // model.stride + 1
+    known = np.maximum(frames - model.burn_in, 0)
+    if needed and not known.any():
         raise ValueError(
             f"{cache.path}: no video is longer than the {model.burn_in} frames of context, {model.stride} apart, that "
             f"the model observes"
         )
-    return int((fitting.min() - 1) // model.stride + 1 - model.burn_in)
+    return known
 
 
 def groups(cache: SlotCache, span: int, batch_size: int) -> list[NDArray[np.int64]]:
@@ -97,13 +102,20 @@ def groups(cache: SlotCache, span: int, batch_size: int) -> list[NDArray[np.int6
         raise ValueError("batch_size must be at least 1")
     index = np.flatnonzero(np.asarray(cache.store.lengths) >= span)
     if not len(index):
-        raise ValueError(f"{cache.path}: no video has the {span} frames that this rollout takes")
+        longest = int(cache.store.lengths.max(initial=0))
+        raise ValueError(f"{cache.path}: no video has the {span} frames that this takes (the longest has {longest})")
     return np.array_split(index, -(-len(index) // batch_size))
 
 
-def read_batch(cache: SlotCache, rows: NDArray[np.int64], span: int, stride: int) -> list[SlotSequence]:
-    """Every ``stride``-th of the first ``span`` frames of some videos."""
-    return [cache.read(cache.video_ids[int(row)], 0, span, stride) for row in rows]
+def read_batch(cache: SlotCache, rows: NDArray[np.int64], frames: range) -> list[SlotSequence]:
+    """These frames of some videos; where a video has ended no slot lives."""
+    videos = []
+    for name in (cache.video_ids[int(row)] for row in rows):
+        video = cache.read(name, frames.start, min(frames.stop, cache.num_frames(name)), frames.step)
+        missing = (0, 0, 0, len(frames) - video.num_frames)
+        slots = F.pad(video.slots, (0, 0, *missing))
+        videos.append(SlotSequence([name], slots, F.pad(video.live, missing), F.pad(video.track_id, missing, value=-1)))
+    return videos
 
 
 def predict_batch(model: Dynamics, batch: SlotSequence, steps: int, precision: str = "fp32") -> Tensor:
@@ -122,13 +134,14 @@ def predict_cache(
     batch_size: int = 64,
     progress: Progress = iter,
     precision: str = "fp32",
+    start: int = 0,
     **header: Any,
 ) -> SlotCache:
-    """Write the slots predicted after the first ``burn_in`` frames of every video that has them, as a slot cache.
+    """Write the slots predicted after ``burn_in`` frames of every video that has them, as a slot cache.
 
-    Frame r of a predicted video is raw frame ``(burn_in + r) * stride`` of the cached one. Slots keep their places and
-    track ids, videos their label and scenario. Called again after a kill it goes on, with the same slots bit for bit:
-    a batch of which a video is missing is predicted as a whole, since rounding depends on what is in a batch.
+    Frame r of a predicted video is raw frame ``start + (burn_in + r) * stride`` of the cached one. Slots keep their
+    places and track ids, videos their label and scenario. Called again after a kill it goes on, with the same slots bit
+    for bit: a batch of which a video is missing is predicted as a whole, since rounding depends on what is in a batch.
 
     Args:
         model: in evaluation mode.
@@ -138,22 +151,24 @@ def predict_cache(
         batch_size: videos at once.
         progress: wraps the list of batches.
         precision: in which the model computes.
+        start: raw frame at which the context begins.
         header: what else the cache is to say of its making.
 
     Raises:
         ValueError: no video is long enough, or ``path`` holds predictions of another model, source or length.
     """
-    span = (model.burn_in - 1) * model.stride + 1
+    seen = range(start, start + (model.burn_in - 1) * model.stride + 1, model.stride)
     # The width of slots and the model that decodes them are those of the source.
     made_by = {name: value for name, value in cache.header.items() if name in ("checkpoint", "checkpoint_sha256")}
     rollout = {"source": cache.identity, "burn_in": model.burn_in, "stride": model.stride, "steps": steps}
+    rollout["start"] = start
     rollout |= {} if precision == "fp32" else {"precision": precision}
     about: dict[str, Any] = {**made_by, **rollout, **header}
     with SlotCacheWriter(path, "fp32", cache.scenarios, shard_bytes=SHARD_BYTES, **about) as writer:
-        for rows in progress(groups(cache, span, batch_size)):
+        for rows in progress(groups(cache, seen.stop, batch_size)):
             if writer.present.issuperset(cache.video_ids[int(row)] for row in rows):
                 continue
-            videos = read_batch(cache, rows, span, model.stride)
+            videos = read_batch(cache, rows, seen)
             future = predict_batch(model, SlotSequence.batched(videos), steps, precision)
             for video, slots in zip(videos, future, strict=True):
                 info = cache.info(video.video_id[0])
@@ -170,8 +185,9 @@ def cache_errors(
     batch_size: int = 64,
     predicted: SlotCache | None = None,
     progress: Progress = iter,
+    start: int = 0,
 ) -> RolloutErrors:
-    """Errors of rollouts of ``steps`` frames after the first ``burn_in`` frames of every video long enough.
+    """Errors of rollouts of ``steps`` frames after ``burn_in`` frames of every video, as far as the video goes.
 
     Args:
         model: in evaluation mode.
@@ -180,14 +196,15 @@ def cache_errors(
         batch_size: videos at once.
         predicted: what :func:`predict_cache` wrote for this model; None = predict here.
         progress: wraps the list of batches.
+        start: raw frame at which the context begins.
 
     Raises:
-        ValueError: no video is long enough.
+        ValueError: every video ends within the context.
     """
-    span = (model.burn_in + steps - 1) * model.stride + 1
+    frames = range(start, start + (model.burn_in + steps - 1) * model.stride + 1, model.stride)
     parts = []
-    for rows in progress(groups(cache, span, batch_size)):
-        batch = SlotSequence.batched(read_batch(cache, rows, span, model.stride))
+    for rows in progress(groups(cache, frames[model.burn_in] + 1, batch_size)):
+        batch = SlotSequence.batched(read_batch(cache, rows, frames))
         if predicted is None:
             future = predict_batch(model, batch, steps)
         else:
@@ -210,6 +227,7 @@ def predict(
     cache: str | Path,
     out_dir: str | Path,
     resume: bool = False,
+    observed_frames: int | None = None,
     predicted_frames: int | None = None,
     batch_size: int = 64,
     oracle: int = 32,
@@ -228,7 +246,10 @@ def predict(
         cache: slots of the videos.
         out_dir: gets slots/, rollout_error.csv and .png, mask_scores.csv, rollout.json, gifs/, report.html.
         resume: go on with an interrupted rollout.
-        predicted_frames: None = as many as the shortest video that is longer than the context has.
+        observed_frames: raw frames that are over when the prediction begins; the context is the last of them. None =
+            the context alone. If it is given, videos may end there: then there are no errors.
+        predicted_frames: None = as many as in the model's training, or as the longest video has. A video that ends
+            earlier is scored as far as it goes.
         batch_size: videos at once.
         oracle: videos whose future is encoded anew, as the least error to hope for.
         masks, gifs: videos whose predicted slots are decoded and scored, and drawn (as GIFs and on the page).
@@ -250,57 +271,87 @@ def predict(
     if len(contexts := {(model.burn_in, model.stride) for model in models}) > 1:
         raise ValueError(f"the models have different burn_in and stride, {sorted(contexts)}; report them one by one")
     first = models[0]
-    steps = predicted_frames or longest_rollout(encoded, first)
-    if oracle or masks or gifs:
+    start, steps, known = _extent(encoded, first, observed_frames, predicted_frames)
+    if known.any() and (oracle or masks or gifs):
         videos, made_by = CachedVideos(encoded), dias_of(encoded, dias).to(device_of(device))
-    groups(encoded, (first.burn_in + steps - 1) * first.stride + 1, batch_size)  # is any to be scored?
     futures = []
     for at, (folder, model) in enumerate(zip(named, models, strict=True)):
         path, digest = out_dir / "slots" / (str(at) if named[1:] else ""), weights_sha256(folder)
-        progress = bar("rollout")
-        made = predict_cache(model, encoded, path, steps, batch_size, progress, precision, dynamics_sha256=digest)
-        futures.append(made)
-    parts = [
-        cache_errors(model, encoded, steps, batch_size, future, bar("errors"))
-        for model, future in zip(models, futures, strict=True)
-    ]
-    names = parts[0].video_id
+        options: dict[str, Any] = {"start": start, "precision": precision, "dynamics_sha256": digest}
+        futures.append(predict_cache(model, encoded, path, steps, batch_size, bar("rollout"), **options))
     about: dict[str, Any] = {
-        "videos": len(names),
-        "too_short": len(encoded) - len(names),
+        "videos": int((known > 0).sum()),  # with errors, at the first step; rollout_error.csv counts them at every step
+        "too_short": int((known == 0).sum()),
         "burn_in": first.burn_in,
         "predicted_frames": steps,
         "stride": first.stride,
-        "births": int(parts[0].births.sum()),
+        "first_frame": start,
         "precision": precision,
         "checkpoint": named,
         "cache": str(cache),
     }
-    if oracle:
-        chosen = np.unique(np.linspace(0, len(names) - 1, oracle).astype(int))
-        known = np.full_like(parts[0].errors["model"], np.nan)
-        known[chosen] = oracle_errors(first, made_by, encoded, videos, [names[at] for at in chosen], steps)
-        for part in parts:
-            part.errors["oracle"] = known
-        about["oracle_of_videos"] = len(chosen)
-    rows = over_models(parts, seed=seed)
-    write_csv(out_dir / "rollout_error.csv", rows)
-    plot_errors(out_dir / "rollout_error.png", rows, first.stride)
-    if masks or gifs:
-        about |= report_futures(futures, made_by, encoded, videos, parts[0], out_dir, masks=masks, gifs=gifs, fps=fps)
+    rows = []
+    if known.any():
+        parts = [
+            cache_errors(model, encoded, steps, batch_size, future, bar("errors"), start)
+            for model, future in zip(models, futures, strict=True)
+        ]
+        about["births"] = int(parts[0].births.sum())
+        if oracle:
+            whole = [name for name, frames in zip(encoded.video_ids, known, strict=True) if frames >= steps]
+            chosen = spread(encoded, whole, oracle)
+            anew = np.full_like(parts[0].errors["model"], np.nan)
+            at_names = [parts[0].video_id.index(name) for name in chosen]
+            anew[at_names] = oracle_errors(first, made_by, encoded, videos, chosen, steps, start)
+            for part in parts:
+                part.errors["oracle"] = anew
+            about["oracle_of_videos"] = len(chosen)
+        rows = over_models(parts, seed=seed)
+        write_csv(out_dir / "rollout_error.csv", rows)
+        plot_errors(out_dir / "rollout_error.png", rows, first.stride)
+        if masks or gifs:
+            about |= report_futures(
+                futures, made_by, encoded, videos, parts[0], out_dir, masks=masks, gifs=gifs, fps=fps
+            )
     write_json(out_dir / "rollout.json", about)
     return Prediction(futures, rows, about)
 
 
+def _extent(
+    cache: SlotCache, model: Dynamics, observed_frames: int | None, predicted_frames: int | None
+) -> tuple[int, int, NDArray[np.int64]]:
+    """The raw frame at which the context begins, how many frames to predict, and how many are known of each video.
+
+    Raises:
+        ValueError: the context is longer than what is observed, or no video goes as far.
+    """
+    span = (model.burn_in - 1) * model.stride + 1
+    start = 0 if observed_frames is None else observed_frames - span
+    if start < 0:
+        raise ValueError(
+            f"observed_frames={observed_frames} is less than the {span} frames of the model's context, "
+            f"{model.burn_in} that are {model.stride} apart"
+        )
+    known = known_futures(cache, model, start, needed=observed_frames is None)
+    most = int(known.max(initial=0)) or model.rollout_steps
+    if known.any() and (predicted_frames or 1) > most:
+        raise ValueError(f"{cache.path}: no video goes on for predicted_frames={predicted_frames}, the longest {most}")
+    return start, predicted_frames or min(model.rollout_steps, most), known
+
+
 class RolloutValidation:
-    """``validate(model, step)`` for the trainer: mean errors at the last predicted frame."""
+    """``validate(model, step)`` for the trainer: mean errors at the last frame of the model's own horizon.
+
+    Where fewer than half of the videos go as far, it is the last frame that half of them have.
+    """
 
     def __init__(self, cache: SlotCache) -> None:
         self.cache = cache
 
     def __call__(self, model: Any, step: int) -> dict[str, float]:
         """Normalised error at the last step, and relative to repeating the last frame."""
-        steps = min(model.rollout_steps, longest_rollout(self.cache, model))
+        known = known_futures(self.cache, model)
+        steps = min(model.rollout_steps, int(np.median(known[known > 0])))
         errors = cache_errors(model, self.cache, steps).errors
         last = {name: float(np.nanmean(values[:, -1])) for name, values in errors.items()}
         return {"val/error": last["model"], "val/relative_error": last["model"] / last["repeat_last"]}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -53,9 +54,9 @@ def plot_errors(path: Path, rows: Sequence[Row], stride: int) -> None:
             _curve(right, steps, rows, f"{name}_relative", LABELS[name], COLOURS[name])
     right.axhline(1, color=COLOURS["repeat_last"], linewidth=1)
     # Extrapolation can be off by orders of magnitude; the picture is about the others.
-    highest = max(max(row["model_high"], row["repeat_last_high"]) for row in rows)
+    highest = np.nanmax([1e-9, *(row[name] for row in rows for name in ("model_high", "repeat_last_high"))])
     left.set(ylabel="squared error / squared norm", title="slots", ylim=(0, 1.3 * highest))
-    ratio = max([1.0, *(row["model_relative_high"] for row in rows)])
+    ratio = np.nanmax([1.0, *(row["model_relative_high"] for row in rows)])
     right.set(ylabel="error / error of repeating the last frame", title="relative", ylim=(0, 1.3 * ratio))
     for axes in (left, right):
         axes.set_xlabel(f"predicted step ({stride} frame{'s' if stride > 1 else ''} each)")

@@ -16,6 +16,14 @@ def deviation(values: Sequence[float] | Values) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
+def nested_deviation(values: Values) -> float:
+    """Deviation over models of each one's mean over its readouts, (M,S); of a single model, over its readouts.
+
+    Readouts of one model share what it predicts, so M * S of them are no sample of M * S.
+    """
+    return deviation(values.mean(1) if len(values) > 1 else values[0])
+
+
 def interval(values: Values, level: float = 0.95, seed: int = 0, samples: int = 2000) -> Values:
     """Mean of the finite values (V,...) and a percentile bootstrap interval over videos: (3,...), NaN without any."""
     return ratio_interval(values, np.ones_like(values), level, seed, samples)
@@ -56,3 +64,14 @@ def _draws(count: int, seed: int, samples: int) -> Iterator[Values]:
     at_once = max(1, DRAWN_AT_ONCE // count)
     for start in range(0, samples, at_once):
         yield generator.multinomial(count, even, min(at_once, samples - start)).astype(np.float64)
+
+
+def mean_interval(
+    groups: Sequence[Values], level: float = 0.95, seed: int = 0, samples: int = 2000
+) -> tuple[float, float, float]:
+    """Plain mean of the groups' means, and a percentile bootstrap interval that draws within each group."""
+    generator = np.random.default_rng(seed)
+    draws = [generator.choice(group, (samples, len(group))).mean(1) for group in groups]  # (samples,) each
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.mean(draws, 0), [tail, 1 - tail])
+    return float(np.mean([group.mean() for group in groups])), float(low), float(high)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,16 +20,16 @@ from toy_slots import toy_cache, toy_clip
 
 from dias_video.data.physion import stimulus
 from slotformer.cache import SlotCache, SlotCacheWriter
-from slotformer.contact.fitting import Fitted, ReadoutSettings, Runs, best_threshold, evaluate, fit, stratified_parts
+from slotformer.contact.fitting import ReadoutSettings, Runs, best_threshold, evaluate, fit, stratified_parts
 from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.looks import record_look, settings_of
 from slotformer.contact.people import human_rows, read_human
 from slotformer.contact.places import PlaceProbe, fit_probe, places_of
-from slotformer.contact.protocol import Answers, accuracy_rows, fit_points, futures, join_answers
+from slotformer.contact.protocol import Answers, accuracy_rows, fit_points, futures, in_order, join_answers, points_of
 from slotformer.contact.readouts.pairwise import PairwiseReadout
 from slotformer.contact.readouts.places import PlacesReadout
 from slotformer.contact.readouts.readout import forms
-from slotformer.prediction import cache_errors, check_same_encoder, longest_rollout
+from slotformer.prediction import cache_errors, check_same_encoder, known_futures
 from slotformer.report import plot_accuracy
 from slotformer.rollouter import SlotFormer
 
@@ -246,9 +249,9 @@ def test_videos_without_label_are_refused(tmp_path: Path) -> None:
 
 def test_rows_by_hand() -> None:
     scenario = ["drop", "drop", "roll", "roll"]
-    observed = np.array([[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]])
-    predicted = np.array([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
-    nothing: list[Fitted] = []
+    observed = np.array([[[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]]])
+    predicted = np.array([[[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]]])
+    nothing: list[Any] = [SimpleNamespace(chosen="threshold")]
     rows = accuracy_rows(
         [Answers("observed", 0, observed, 0.5, nothing), Answers("predicted", 8, predicted, 0.5, nothing)], scenario
     )
@@ -271,10 +274,11 @@ def test_every_curve_has_all_points(caches: tuple[SlotCache, SlotCache], tmp_pat
     ends = [futures(cache, model, 6, 5) for cache in (readout, test)]
     forms = ["roles", "logistic"]
     quick = [ReadoutSettings(form=form, epochs=2, folds=2, restarts=1, hidden=4) for form in forms]
-    answers = [p.answer(ends[1]) for p in fit_points(ends[0], [2, 5], quick, [0, 1], Runs(tmp_path))]
-    points = [("observed", 0), ("predicted", 2), ("predicted", 5), ("full", 5)]
-    assert [(a.readout, a.kind, a.predicted_frames) for a in answers] == [(f, *p) for f in forms for p in points]
-    assert all(a.correct.shape == (2, 16) for a in answers)
+    points = itertools.chain(*points_of([2, 5]))
+    answers = in_order([p.answer(ends[1]) for p in fit_points(ends[0], list(points), quick, [0, 1], Runs(tmp_path))])
+    curve = [("observed", 0), ("predicted", 2), ("predicted", 5), ("full", 5)]
+    assert [(a.readout, a.kind, a.predicted_frames) for a in answers] == [(f, *p) for f in forms for p in curve]
+    assert all(a.correct.shape == (1, 2, 16) for a in answers)
     rows = accuracy_rows(answers, ends[1].encoded.scenario)
     assert {r["scenario"] for r in rows} == {"bounce", "glide", "all"}
     plot_accuracy(tmp_path / "accuracy.png", rows, model.stride)
@@ -288,17 +292,20 @@ def test_candidates_of_one_form_compete_and_forms_do_not(caches: tuple[SlotCache
     ends = [futures(cache, model, 6, 5) for cache in (readout, test)]
     quick = ReadoutSettings(form="roles", epochs=2, folds=2, restarts=1, hidden=4)
     candidates = [quick, replace(quick, lr=0.5, epochs=9), replace(quick, form="relation")]
-    answers = [p.answer(ends[1]) for p in fit_points(ends[0], [2], candidates, [0], Runs(tmp_path / "all"))]
+    points = list(itertools.chain(*points_of([2])))
+    fitted = fit_points(ends[0], points, candidates, [0], Runs(tmp_path / "all"))
+    answers = in_order([p.answer(ends[1]) for p in fitted])
     assert [a.readout for a in answers] == ["roles"] * 3 + ["relation"] * 3
     train = ends[0].kind("observed", 0)
     places = [Runs(tmp_path / name) for name in "ab"]
     losses = [fit(train, [c], 0, place).validation_loss for c, place in zip(candidates[:2], places, strict=True)]
     assert answers[0].fitted[0].validation_loss == min(losses)
+    assert answers[0].fitted[0].chosen == "moment, restart and threshold; one of 2 candidates"
+    assert answers[3].fitted[0].chosen == "moment, restart and threshold"
     runs = sorted(str(file.parent.relative_to(tmp_path / "all")) for file in (tmp_path / "all").rglob("config.yaml"))
-    points = ("full", "observed", "predicted_2")
+    names = ("full", "observed", "predicted_2")
     assert runs == sorted(
-        [f"roles/{point}/s0/candidate_{n}" for point in points for n in (1, 2)]
-        + [f"relation/{point}/s0" for point in points]
+        [f"roles/{name}/s0/candidate_{n}" for name in names for n in (1, 2)] + [f"relation/{name}/s0" for name in names]
     )
 
 
@@ -330,9 +337,8 @@ def test_slots_of_another_encoder_are_refused(caches: tuple[SlotCache, SlotCache
 def test_errors_of_a_cache(caches: tuple[SlotCache, SlotCache]) -> None:
     cache, _ = caches
     model = SlotFormer(cache.slot_dim, burn_in=3, rollout=2, stride=3, width=8, layers=1, heads=2, residual=True).eval()
-    steps = longest_rollout(cache, model)
-    assert steps == 4  # frames 0 3 6 | 9 12 15 18 of 20
-    errors = cache_errors(model, cache, steps, batch_size=7)
+    assert set(known_futures(cache, model).tolist()) == {4}  # frames 0 3 6 | 9 12 15 18 of 20
+    errors = cache_errors(model, cache, 4, batch_size=7)
     assert errors.errors["model"].shape == (16, 4)
     assert np.allclose(errors.errors["model"], errors.errors["repeat_last"], atol=1e-6)  # an untrained residual model
     row = errors.table()[-1]
@@ -393,9 +399,14 @@ def test_people_of_the_real_table() -> None:
     assert people[-1]["accuracy"] == pytest.approx(np.mean([float(row["correct"]) for row in rows]))
 
 
-def test_several_dynamics_models_are_several_seeds() -> None:
-    one = [Answers("observed", 0, np.array([[1.0, 0.0]]), 0.5, [])]
-    other = [Answers("observed", 0, np.array([[1.0, 1.0]]), 0.7, [])]
-    (joined,) = join_answers([one, other])
-    assert joined.correct.tolist() == [[1, 0], [1, 1]]
-    assert joined.validation_accuracy == pytest.approx(0.6)
+def test_what_no_dynamics_model_plays_a_part_in_is_counted_once() -> None:
+    def part(values: list[list[float]], predicted: float) -> list[Answers]:
+        return [
+            Answers("observed", 0, np.array([[[1.0, 0.0], [1.0, 1.0]]]), 0.5, []),
+            Answers("predicted", 4, np.array([values]), predicted, []),
+        ]
+
+    observed, predicted = join_answers([part([[1.0, 0.0], [0.0, 0.0]], 0.5), part([[1.0, 1.0], [1.0, 1.0]], 0.7)])
+    assert observed.correct.tolist() == [[[1, 0], [1, 1]]]
+    assert predicted.correct.tolist() == [[[1, 0], [0, 0]], [[1, 1], [1, 1]]]
+    assert predicted.validation_accuracy == pytest.approx(0.6)

@@ -13,7 +13,7 @@ from toy_slots import toy_cache
 from slotformer.batch import slot_statistics
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.errors import RolloutErrors, over_models
-from slotformer.prediction import RolloutValidation, cache_errors, longest_rollout
+from slotformer.prediction import RolloutValidation, cache_errors, known_futures
 from slotformer.rollouter import SlotFormer
 from slotformer.statistics import ratio_interval
 
@@ -83,11 +83,36 @@ def write(path: Path, lengths: tuple[int, ...]) -> SlotCache:
     return SlotCache(path)
 
 
-def test_the_longest_rollout_is_that_of_the_shortest_video_with_a_future(tmp_path: Path) -> None:
+def test_how_much_is_known_of_a_video_after_the_context(tmp_path: Path) -> None:
     model = SlotFormer(4, **SIZE)
-    assert longest_rollout(write(tmp_path / "a", (6, 13, 9)), model) == 2  # frames 0 2 4 | 6 8 of 9; 6 have no future
+    cache = write(tmp_path / "a", (6, 13, 9, 2))
+    assert known_futures(cache, model).tolist() == [0, 4, 2, 0]  # of 9: 0 2 4 | 6 8
+    assert known_futures(cache, model, start=2).tolist() == [0, 3, 1, 0]  # of 9: 2 4 6 | 8
+    assert known_futures(cache, model, start=20, needed=False).tolist() == [0] * 4
     with pytest.raises(ValueError, match="no video is longer than the 3 frames of context, 2 apart"):
-        longest_rollout(write(tmp_path / "b", (6, 5)), model)
+        known_futures(write(tmp_path / "b", (6, 5)), model)
+
+
+@pytest.mark.parametrize(("many", "one", "scored"), [(15, 7, [11, 10]), (7, 15, [11, 1])])
+def test_one_video_of_another_length_decides_nothing(tmp_path: Path, many: int, one: int, scored: list[int]) -> None:
+    """Neither the step that is watched nor an error of the others; every step counts its videos."""
+    plain = toy_cache(tmp_path / "plain", 10, num_frames=many)
+    with SlotCacheWriter(tmp_path / "mixed", dtype="fp32") as writer:
+        for name in plain.video_ids:
+            writer.write(name, plain.read(name).slots[0], plain.read(name).live[0])
+        writer.write("odd", torch.randn(one, 4, plain.slot_dim), torch.ones(one, 4).bool())
+    mixed = SlotCache(tmp_path / "mixed")
+    torch.manual_seed(0)
+    model = SlotFormer(plain.slot_dim, **SIZE).eval()
+    steps = 2 if many == 15 else 1
+    alone, found = cache_errors(model, plain, steps), cache_errors(model, mixed, 2, batch_size=3)
+    assert found.video_id == ["odd", *alone.video_id]
+    for name, values in alone.errors.items():
+        assert np.allclose(found.errors[name][1:, :steps], values, rtol=1e-4)
+    rows = found.table()
+    assert [row["videos"] for row in rows] == scored
+    watched = RolloutValidation(mixed)(model, step=8)["val/relative_error"]
+    assert watched == pytest.approx(rows[steps - 1]["model_relative"], rel=1e-4)
 
 
 def test_statistics_come_from_all_over_the_cache(tmp_path: Path) -> None:

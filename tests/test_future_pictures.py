@@ -78,7 +78,7 @@ def cache(tmp_path: Path) -> SlotCache:
 
 def foretold(path: Path, columns: tuple[int, ...]) -> SlotCache:
     """Predictions of the columns at the future frames."""
-    about = {"burn_in": BURN_IN, "stride": STRIDE, "steps": STEPS}
+    about = {"burn_in": BURN_IN, "stride": STRIDE, "steps": STEPS, "start": 0}
     with SlotCacheWriter(path, dtype="fp32", **about) as writer:
         for name in ("a", "b", "short"):
             slots = torch.tensor(columns)[:, None, None].expand(-1, 1, 3).float()
@@ -147,6 +147,29 @@ def test_the_oracle_is_compared_with_the_same_frames(
         return cache.read(name).slots[0, list(frames)]
 
     monkeypatch.setattr(oracle, "encode_anew", anew)
-    errors = oracle.oracle_errors(SlotFormer(3, **MODEL), None, cache, None, ["b", "a"], STEPS)
+    errors = oracle.oracle_errors(SlotFormer(3, **MODEL), None, cache, None, ["b", "a"], STEPS, 0)
     assert errors.shape == (2, STEPS)
     assert np.allclose(errors, 0)
+
+
+def test_videos_to_look_at_are_spread_over_scenarios(tmp_path: Path) -> None:
+    """Each scenario's as evenly as it goes, in its order; a scenario with few gives all it has."""
+    names = {"drop": [f"a{n}" for n in range(9)], "link": ["b0"], "roll": [f"c{n}" for n in range(5)]}
+    with SlotCacheWriter(tmp_path / "cache", scenarios=list(names)) as writer:
+        for scenario, videos in names.items():
+            for name in videos:
+                writer.write(name, torch.ones(2, 1, 3), torch.ones(2, 1).bool(), scenario=scenario)
+    cache = SlotCache(tmp_path / "cache")
+    assert futures.spread(cache, cache.video_ids, 7) == ["a0", "a4", "a8", "b0", "c0", "c2", "c4"]
+    assert futures.spread(cache, cache.video_ids, 2) == ["a0", "b0"]
+    assert futures.spread(cache, cache.video_ids, 99) == list(cache.video_ids)
+    assert futures.spread(cache, cache.video_ids, 0) == futures.spread(cache, [], 3) == []
+
+
+@pytest.mark.parametrize(("masks", "gifs"), [(1, 2), (2, 0), (0, 1)])
+def test_as_many_are_scored_and_drawn_as_asked_for(cache: SlotCache, tmp_path: Path, masks: int, gifs: int) -> None:
+    future = [foretold(tmp_path / "0", (2, 3, 4, 0))]
+    about = futures.report_futures(future, None, cache, Videos(), tmp_path, masks=masks, gifs=gifs, fps=3)
+    assert about["masks_of_videos"] == masks
+    assert len(list(tmp_path.glob("gifs/*.gif"))) == gifs
+    assert (tmp_path / "mask_scores.csv").exists() == (masks > 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,26 +37,34 @@ def test_what_lives_at_the_last_observed_frame_is_predicted(tmp_path: Path) -> N
 
 def readouts(*about: tuple[float, float]) -> list[Any]:
     """Fitted readouts of which only threshold and validation loss are known."""
-    return [SimpleNamespace(threshold=threshold, validation_loss=loss) for threshold, loss in about]
+    return [SimpleNamespace(threshold=threshold, validation_loss=loss, chosen="threshold") for threshold, loss in about]
 
 
 def test_seeds_are_told_apart() -> None:
-    observed, predicted = np.array([[1.0, 0, 0, 0], [1, 0, 1, 0]]), np.array([[1.0, 1, 1, 0], [1, 1, 0, 0]])
+    """Three dynamics models with two readouts each: what deviates are the models' means, 0.75, 0.25 and 0.25."""
+    observed = np.array([[[1.0, 0, 0, 0], [1, 0, 1, 0]]])  # (1,S,V)
+    predicted = np.array([[[1.0, 1, 1, 0], [1, 1, 1, 0]], [[1, 0, 0, 0], [1, 0, 0, 0]], [[1, 1, 0, 0], [0, 0, 0, 0]]])
     points = [
         Answers("observed", 0, observed, 0.5, readouts((0.1, 0.7), (0.2, 0.6)), "roles"),
         Answers("predicted", 8, predicted, 0.6, readouts((0.3, 0.5), (-0.4, 0.1)), "roles"),
     ]
-    row = accuracy_rows(points, ["drop"] * 4)[-1]
-    assert (row["accuracy"], row["minus_observed"]) == (0.625, 0.25)
-    assert row["std"] == pytest.approx(0.25 / 2**0.5)  # of 0.75 and 0.5
-    assert row["minus_observed_std"] == pytest.approx(0.5 / 2**0.5)  # of 0.5 and 0
+    first, last = accuracy_rows(points, ["drop"] * 4)[1::2]
+    assert (first["models"], first["readouts"], last["models"], last["readouts"]) == (1, 2, 3, 2)
+    assert first["std"] == pytest.approx(statistics.stdev([0.25, 0.5]))
+    assert (last["accuracy"], last["minus_observed"]) == pytest.approx((1.25 / 3, 1.25 / 3 - 0.375))
+    assert last["std"] == pytest.approx(statistics.stdev([0.75, 0.25, 0.25]))
+    assert last["minus_observed_std"] == pytest.approx(statistics.stdev([0.375, -0.125, -0.125]))
+    assert last["validation_chose"] == "threshold"
+    one = accuracy_rows([points[0], replace(points[1], correct=predicted[2:])], ["drop"] * 4)[-1]
+    assert one["std"] == pytest.approx(statistics.stdev([0.5, 0]))  # of a single model, its readouts'
+    assert one["minus_observed_std"] == pytest.approx(statistics.stdev([0.25, -0.5]))
     told = points[1].describe()
     assert {name: told[name] for name in ("kind", "readout", "predicted_frames", "validation_accuracy")} == {
         "kind": "predicted", "readout": "roles", "predicted_frames": 8, "validation_accuracy": 0.6,
     }  # fmt: skip
     assert told["thresholds"] == [0.3, -0.4]
     assert told["validation_loss"] == pytest.approx(0.3)
-    assert told["accuracy"] == 0.625
-    (joined,) = join_answers([points[:1], points[1:]])
-    assert [readout.threshold for readout in joined.fitted] == [0.1, 0.2, 0.3, -0.4]
-    assert (joined.kind, joined.readout, joined.correct.shape) == ("observed", "roles", (4, 4))
+    assert told["accuracy"] == pytest.approx(1.25 / 3)
+    (joined,) = join_answers([points[1:], points[1:]])
+    assert [readout.threshold for readout in joined.fitted] == [0.3, -0.4] * 2
+    assert (joined.kind, joined.readout, joined.correct.shape) == ("predicted", "roles", (6, 2, 4))

@@ -19,6 +19,9 @@ from slotformer.rollouter import SlotFormer
 SIZE = {"burn_in": 3, "rollout": 2, "stride": 2, "width": 8, "layers": 1, "heads": 2}
 
 
+POINTS = (("", "observed"), ("", "full"), ("0/", "predicted_3"), ("1/", "predicted_3"))
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Readout and test slots, other readout slots, and two dynamics models that have learned nothing."""
@@ -55,8 +58,16 @@ def test_nothing_is_fitted_on_test_videos(world: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_models_of_other_strides_are_refused(world: Path, tmp_path: Path) -> None:
+    """Their predicted frames are not at the same times."""
+    SlotFormer(12, **{**SIZE, "stride": 1}).save_pretrained(world / "stride")
+    code, output = reason(world, tmp_path / "out", f"dynamics=[{world}/m0,{world}/stride]")
+    assert code == 1
+    assert "different strides or observe different frames, [(1, 8), (2, 8)]" in sentence(output)
+
+
 @pytest.mark.slow
-def test_several_models_are_as_several_seeds(world: Path, tmp_path: Path) -> None:
+def test_several_models(world: Path, tmp_path: Path) -> None:
     code, output = reason(world, tmp_path / "out")
     assert code == 0, output
     about = json.loads((tmp_path / "out/reason.json").read_text())
@@ -69,12 +80,13 @@ def test_several_models_are_as_several_seeds(world: Path, tmp_path: Path) -> Non
         accuracies = [one["points"][place]["accuracy"] for one in about["runs"]]
         assert (len(set(accuracies)) > 1) == (kind == "predicted")  # only what is predicted depends on the model
         assert float(rows[kind]["accuracy"]) == pytest.approx(statistics.mean(accuracies), abs=1e-5)
-        assert float(rows[kind]["std"]) == pytest.approx(statistics.stdev(accuracies), abs=1e-5)
+        deviation = statistics.stdev(accuracies) if kind == "predicted" else 0  # of the one readout, of the two models
+        assert float(rows[kind]["std"]) == pytest.approx(deviation, abs=1e-5)
+        assert (rows[kind]["models"], rows[kind]["readouts"]) == ("2" if kind == "predicted" else "1", "1")
+        assert rows[kind]["validation_chose"] == "moment, restart and threshold"
     assert about["runs"][0]["points"][1]["validation_loss"] != about["runs"][1]["points"][1]["validation_loss"]
     folders = sorted(str(file.parent.relative_to(tmp_path / "out/readouts")) for file in tmp_path.rglob("config.yaml"))
-    assert folders == sorted(
-        f"{model}/roles/{point}/s0" for model in (0, 1) for point in ("observed", "predicted_3", "full")
-    )
+    assert folders == sorted(f"{at}roles/{point}/s0" for at, point in POINTS)  # the encoded videos' once
 
     one = f"dynamics={world}/m0"
     for number, change in enumerate(("seeds=[1]", f"readout_cache={world}/other", "observed_frames=6")):

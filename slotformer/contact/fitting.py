@@ -71,6 +71,7 @@ class FittedReadouts:
     validation_loss: float
     validation_accuracy: float
     settings: ReadoutSettings
+    chosen: str = "moment, restart and threshold"  # by the very answers that validation_accuracy is of
 
     @property
     def form(self) -> str:
@@ -108,7 +109,8 @@ def fit(data: LabelledSlots, candidates: Sequence[ReadoutSettings], seed: int, r
     several = len(candidates) > 1
     places = [runs.of(f"candidate_{number}") if several else runs for number in range(1, len(candidates) + 1)]
     fitted = [_fit(data, settings, seed, place) for settings, place in zip(candidates, places, strict=True)]
-    return min(fitted, key=lambda f: f.validation_loss)
+    best = min(fitted, key=lambda f: f.validation_loss)
+    return replace(best, chosen=f"{best.chosen}; one of {len(candidates)} candidates") if several else best
 
 
 def _fit(data: LabelledSlots, settings: ReadoutSettings, seed: int, runs: Runs) -> Fitted:

@@ -22,7 +22,7 @@ from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.places import PlaceProbe
 from slotformer.fast import fast_rollout
 from slotformer.rollouter import Dynamics, context_live
-from slotformer.statistics import deviation, interval
+from slotformer.statistics import interval, nested_deviation
 
 Wrap = Callable[[Iterable[Any]], Iterable[Any]]
 
@@ -95,9 +95,9 @@ class Answers:
 
     kind: str  # observed | predicted | full
     predicted_frames: int  # strided frames of the future that the readout was given
-    correct: NDArray[np.float64]  # (seeds,V)
-    validation_accuracy: float  # mean over seeds
-    fitted: list[Fitted]  # one a seed
+    correct: NDArray[np.float64]  # (M,S,V): dynamics models, 1 where they play no part; readouts' seeds; videos
+    validation_accuracy: float  # mean over both
+    fitted: list[Fitted]  # one a model and seed
     readout: str = ""  # its form
 
     def describe(self) -> dict[str, Any]:
@@ -109,6 +109,7 @@ class Answers:
             "thresholds": [fitted.threshold for fitted in self.fitted],
             "validation_loss": float(np.mean([fitted.validation_loss for fitted in self.fitted])),
             "validation_accuracy": self.validation_accuracy,
+            "validation_chose": self.fitted[0].chosen,
             "accuracy": float(self.correct.mean()),
         }
 
@@ -124,14 +125,25 @@ class FittedPoint(NamedTuple):
     def answer(self, test: Futures) -> Answers:
         """Score the test videos."""
         held = test.kind(self.kind, self.predicted_frames)
-        correct = np.stack([f.correct(held) for f in self.fitted])
+        correct = np.stack([f.correct(held) for f in self.fitted])[None]  # (1,S,V)
         validation = float(np.mean([f.validation_accuracy for f in self.fitted]))
         return Answers(self.kind, self.predicted_frames, correct, validation, self.fitted, self.readout)
 
 
+Point = tuple[str, int]  # kind and predicted frames
+
+
+def points_of(predicted_frames: Sequence[int]) -> tuple[list[Point], list[Point]]:
+    """The points of a curve without any dynamics model, observed frames only and the encoded video; and those with one.
+
+    The encoded video goes as far as the largest of ``predicted_frames``.
+    """
+    return [("observed", 0), ("full", max(predicted_frames))], [("predicted", count) for count in predicted_frames]
+
+
 def fit_points(
     readout: Futures,
-    predicted_frames: Sequence[int],
+    points: Sequence[Point],
     candidates: Sequence[ReadoutSettings],
     seeds: Sequence[int],
     runs: Runs,
@@ -139,12 +151,9 @@ def fit_points(
 ) -> list[FittedPoint]:
     """Fit a readout for every point of every curve.
 
-    Readouts are trained in folders ``<form>/<point>/s<seed>`` of ``runs``: ``places/predicted_8/s0``.
-
-    The points are: observed frames only; these and each number of ``predicted_frames``; the encoded video as far as
-    the largest of them. Every form of readout has a curve of its own; candidates of one form compete at every point.
+    Readouts are trained in folders ``<form>/<point>/s<seed>`` of ``runs``: ``places/predicted_8/s0``. Every form of
+    readout has a curve of its own; candidates of one form compete at every point.
     """
-    points = [("observed", 0), *(("predicted", n) for n in predicted_frames), ("full", max(predicted_frames))]
     forms = dict.fromkeys(c.form for c in candidates)
     found = []
     for form, (kind, count) in progress(list(itertools.product(forms, points))):
@@ -158,9 +167,15 @@ def fit_points(
 
 
 def join_answers(parts: Sequence[Sequence[Answers]]) -> list[Answers]:
-    """The answers of several dynamics models at the same points as those of one with more seeds."""
+    """The answers of several dynamics models at the same points as those of all.
+
+    Where no model plays a part they are the same answers, and count once.
+    """
     joined = []
     for same in zip(*parts, strict=True):
+        if same[0].kind != "predicted":
+            joined.append(same[0])
+            continue
         correct = np.concatenate([point.correct for point in same])
         validation = float(np.mean([point.validation_accuracy for point in same]))
         fitted = [readouts for point in same for readouts in point.fitted]
@@ -168,11 +183,20 @@ def join_answers(parts: Sequence[Sequence[Answers]]) -> list[Answers]:
     return joined
 
 
+def in_order(answers: Sequence[Answers]) -> list[Answers]:
+    """Form by form: observed, predicted from few frames to many, full."""
+    forms = list(dict.fromkeys(point.readout for point in answers))
+    kinds = ("observed", "predicted", "full")
+    return sorted(answers, key=lambda a: (forms.index(a.readout), kinds.index(a.kind), a.predicted_frames))
+
+
 def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: float = 0.95) -> list[dict[str, Any]]:
     """A row for every point of the curve and every scenario, ``all`` last: accuracy, interval, difference to observed.
 
     Intervals are bootstrapped over videos; ``minus_observed`` compares the same videos, so its interval is paired.
-    ``std`` and ``minus_observed_std`` are sample deviations over seeds (of dynamics models and readouts).
+    ``std`` and ``minus_observed_std`` are deviations over dynamics models of each one's mean over its readouts, or over
+    readouts where there is one model or none (``models`` and ``readouts`` count them). ``validation_accuracy`` is that
+    on the very answers by which ``validation_chose`` was chosen, so it is too high; ``accuracy`` is not.
     """
     observed = {a.readout: a for a in answers if a.kind == "observed"}
     groups = {name: np.array([s == name for s in scenario]) for name in sorted(set(scenario))}
@@ -180,10 +204,10 @@ def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: fl
     rows = []
     for point in answers:
         for name, members in groups.items():
-            correct = point.correct[:, members]
-            accuracy, low, high = interval(correct.mean(0), level)
-            gains = correct - observed[point.readout].correct[:, members]  # (seeds,V)
-            gain, gain_low, gain_high = interval(gains.mean(0), level)
+            correct = point.correct[..., members]  # (M,S,V)
+            accuracy, low, high = interval(correct.mean((0, 1)), level)
+            gains = correct - observed[point.readout].correct[..., members]  # of readouts of one seed
+            gain, gain_low, gain_high = interval(gains.mean((0, 1)), level)
             rows.append(
                 {
                     "scenario": name,
@@ -194,10 +218,13 @@ def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: fl
                     "low": low,
                     "high": high,
                     "videos": int(members.sum()),
-                    "std": deviation(correct.mean(1)),
+                    "std": nested_deviation(correct.mean(2)),
+                    "models": len(correct),
+                    "readouts": correct.shape[1],
                     "validation_accuracy": point.validation_accuracy,
+                    "validation_chose": point.fitted[0].chosen,
                     "minus_observed": gain,
-                    "minus_observed_std": deviation(gains.mean(1)),
+                    "minus_observed_std": nested_deviation(gains.mean(2)),
                     "minus_observed_low": gain_low,
                     "minus_observed_high": gain_high,
                 }

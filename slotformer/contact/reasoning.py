@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +22,19 @@ from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.looks import record_look, settings_of
 from slotformer.contact.people import human_rows, read_human
 from slotformer.contact.places import PlaceProbe, fit_probe
-from slotformer.contact.protocol import Answers, accuracy_rows, fit_points, futures, join_answers
+from slotformer.contact.protocol import (
+    Answers,
+    FittedPoint,
+    accuracy_rows,
+    fit_points,
+    futures,
+    in_order,
+    join_answers,
+    points_of,
+)
 from slotformer.prediction import bar, check_same_encoder, folders, load_dynamics
 from slotformer.report import plot_accuracy, write_csv, write_json
+from slotformer.rollouter import Dynamics
 
 
 class Reasoned(NamedTuple):
@@ -41,23 +52,21 @@ class Task:
     caches: dict[str, SlotCache]  # readout and test
     candidates: list[ReadoutSettings]
     probe: PlaceProbe | None
-    observed_frames: int | None
+    observed: int  # raw frames
     counts: list[int]  # predicted frames, the points of the curve
     seeds: list[int]
     second_look: bool
     device: torch.device
     ranks: Ranks
     runs: Runs
+    encoded: list[FittedPoint] = field(default_factory=list)  # what no dynamics model plays a part in, fitted once
 
-    def reason(self, folder: str, place: str) -> Reasoned:
+    def reason(self, model: Dynamics, folder: str, place: str) -> Reasoned:
         """Roll out with one dynamics model, fit readouts (in a folder of that name), score the test videos."""
-        caches, counts, seeds = self.caches, self.counts, self.seeds
+        caches, observed, counts, seeds = self.caches, self.observed, self.counts, self.seeds
         shown = self.ranks.is_main  # one bar for all processes
         with self.runs.watch():
-            model = load_dynamics(folder).to(self.device)
-            for cache in caches.values():
-                check_same_encoder(model, cache)
-            observed = int(self.observed_frames or model.burn_in * model.stride)
+            model = model.to(self.device)
             most, progress = max(counts), bar("rollout", shown)
             ends = {name: futures(cache, model, observed, most, progress=progress) for name, cache in caches.items()}
             if self.probe is not None:
@@ -67,11 +76,16 @@ class Task:
             checkpoint = weights_sha256(folder)
             look = partial(record_look, caches["test"], checkpoint, settings, self.second_look)
             look(note=False)  # a refusal should not come after hours of fitting
-        runs = self.runs.of(place, dynamics_sha256=checkpoint, readout_sha256=fitted_on, observed_raw_frames=observed)
-        points = fit_points(ends["readout"], counts, self.candidates, seeds, runs, bar("readouts", shown))
+        without, with_model = points_of(counts)
+        runs = self.runs.of(readout_sha256=fitted_on, observed_raw_frames=observed, stride=model.stride)
+        fitting = (self.candidates, seeds)
+        if not self.encoded:
+            self.encoded = fit_points(ends["readout"], without, *fitting, runs, bar("readouts, encoded videos", shown))
+        runs = runs.of(place, dynamics_sha256=checkpoint)
+        points = fit_points(ends["readout"], with_model, *fitting, runs, bar("readouts", shown))
         with self.runs.watch():
             number = look() if self.ranks.is_main else 0  # noted once all is fitted, by the process that reports it
-            answers = [point.answer(ends["test"]) for point in points]
+            answers = in_order([point.answer(ends["test"]) for point in (*self.encoded, *points)])
         about = {
             "dynamics": folder,
             "dynamics_sha256": checkpoint,
@@ -105,7 +119,7 @@ def reason(
     Under ``accelerate launch`` the processes fit together, and the main one writes.
 
     Args:
-        dynamics: a trained dynamics model, or several of different seeds: means and deviations over all.
+        dynamics: a trained dynamics model, or several of different seeds: means, and deviations between them.
         readout_cache: slots of the readout videos: everything is fitted and chosen on these.
         test_cache: slots of the test videos, scored once.
         out_dir: gets accuracy.csv and .png, reason.json, and in readouts/ a run folder for every readout.
@@ -137,12 +151,21 @@ def reason(
             if both := set.intersection(*(set(cache.video_ids) for cache in caches.values())):
                 raise ValueError(f"readouts must not be fitted on test videos: {min(both)} is in both caches")
             candidates = [ReadoutSettings(**{**(readout or {}), **own}) for own in readouts]
+            loaded = [load_dynamics(folder) for folder in models]
+            for model, cache in itertools.product(loaded, caches.values()):
+                check_same_encoder(model, cache)
+            seen = {(model.stride, int(observed_frames or model.burn_in * model.stride)) for model in loaded}
+            if len(seen) > 1:
+                raise ValueError(
+                    f"the models have different strides or observe different frames, {sorted(seen)}; reason with them "
+                    f"one by one"
+                )
             places = any(candidate.form == "places" for candidate in candidates)
             task = Task(
                 caches,
                 candidates,
                 probe=fit_probe(caches["readout"]) if places else None,
-                observed_frames=observed_frames,
+                observed=next(iter(seen))[1],
                 counts=sorted({int(count) for count in predicted_frames}),
                 seeds=[int(seed) for seed in seeds],
                 second_look=second_look,
@@ -150,7 +173,10 @@ def reason(
                 ranks=ranks,
                 runs=runs,
             )
-        parts = [task.reason(folder, str(at) if models[1:] else "") for at, folder in enumerate(models)]
+        parts = [
+            task.reason(model, folder, str(at) if models[1:] else "")
+            for at, (model, folder) in enumerate(zip(loaded, models, strict=True))
+        ]
     if not ranks.is_main:
         return []
     test, probe = parts[0].test, task.probe
