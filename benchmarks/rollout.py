@@ -22,7 +22,8 @@ SETTINGS = {  # burn_in, width, layers, heads, ffn_ratio
     "tiny": (6, 96, 2, 4, 2),
 }
 LIVE = {3: 3, 4: 7, 5: 7, 6: 2, 7: 1}  # slots that live -> videos, in the proportions of 2,002 simulated contact clips
-VIDEOS, STEPS, SLOTS, DIM = sum(LIVE.values()), 50, 7, 64
+FEW = dict.fromkeys((3, 4, 5, 6, 7), 1)  # each of another number of live slots, so that groups save next to nothing
+STEPS, SLOTS, DIM = 50, 7, 64
 
 
 class PlainLoop(nn.Module):
@@ -50,26 +51,33 @@ class PlainLoop(nn.Module):
 
 
 def run(bench: Bench) -> list[Row]:
-    """One comparison a setting."""
+    """One comparison a setting, and one of few videos."""
     rows = []
-    for name, (burn_in, width, layers, heads, ratio) in SETTINGS.items():
-        torch.manual_seed(0)
-        slots = torch.randn(VIDEOS, burn_in, SLOTS, DIM, device=bench.device)
-        everything = torch.ones(slots.shape[:3], dtype=torch.bool, device=bench.device)
-        counts = torch.tensor([count for count, videos in LIVE.items() for _ in range(videos)], device=bench.device)
-        some = (torch.arange(SLOTS, device=bench.device) < counts[:, None, None]).expand_as(everything)  # (B,T,S)
-        size = {"burn_in": burn_in, "width": width, "layers": layers, "heads": heads, "ffn_ratio": ratio}
-        plain, exact, causal = (
-            kind(DIM, **size).to(bench.device).eval() for kind in (PlainLoop, SlotFormer, CausalSlotFormer)
-        )
-        contestants: dict[str, Work] = {
-            "plain loop": lambda m=plain, s=slots: m(s, STEPS),
-            "exact, all slots live": lambda m=exact, s=slots, e=everything: fast_rollout(m, s, e, STEPS),
-            "exact, slots live as cached": lambda m=exact, s=slots, e=some: fast_rollout(m, s, e, STEPS),
-            "causal, cached keys": lambda m=causal, s=slots, e=everything: m.rollout(s, e, STEPS),
-        }
-        with torch.inference_mode():
-            first, *others = bench.compare(f"rollout, {name}", contestants, VIDEOS * STEPS)
-        # PyTorch runs a layer of its own encoder as one operator, whose inside can't be counted.
-        rows += [replace(first, operations=None, bytes=None, least=None), *others]
+    for name, size in SETTINGS.items():
+        for live in (LIVE, FEW):
+            rows += compare(bench, f"rollout, {name}, {sum(live.values())} videos", size, live)
     return rows
+
+
+def compare(bench: Bench, group: str, size: tuple[int, ...], live: dict[int, int]) -> list[Row]:
+    """Every way on the same slots."""
+    torch.manual_seed(0)
+    videos = sum(live.values())
+    slots = torch.randn(videos, size[0], SLOTS, DIM, device=bench.device)
+    everything = torch.ones(slots.shape[:3], dtype=torch.bool, device=bench.device)
+    counts = torch.tensor([count for count, of in live.items() for _ in range(of)], device=bench.device)
+    some = (torch.arange(SLOTS, device=bench.device) < counts[:, None, None]).expand_as(everything)  # (B,T,S)
+    options = dict(zip(("burn_in", "width", "layers", "heads", "ffn_ratio"), size, strict=True))
+    plain, exact, causal = (
+        kind(DIM, **options).to(bench.device).eval() for kind in (PlainLoop, SlotFormer, CausalSlotFormer)
+    )
+    contestants: dict[str, Work] = {
+        "plain loop": lambda: plain(slots, STEPS),
+        "exact, all slots live": lambda: fast_rollout(exact, slots, everything, STEPS),
+        "exact, slots live as cached": lambda: fast_rollout(exact, slots, some, STEPS),
+        "causal, cached keys": lambda: causal.rollout(slots, everything, STEPS),
+    }
+    with torch.inference_mode():
+        first, *others = bench.compare(group, contestants, videos * STEPS)
+    # PyTorch runs a layer of its own encoder as one operator, whose inside can't be counted.
+    return [replace(first, operations=None, bytes=None, least=None), *others]

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from slotformer.contact.fitting import ReadoutSettings, Runs, fit
 from slotformer.contact.labelled import LabelledSlots
-from slotformer.contact.logistic import STRENGTHS, fit_logistic, frame_features
+from slotformer.contact.logistic import STRENGTHS, fit_logistic, fit_strengths, frame_features
 
 V, T, S, D = 120, 3, 4, 5
 
@@ -67,13 +67,28 @@ def test_it_is_the_plain_regression_on_standardised_features() -> None:
     fitted = fit_logistic(data, 3, seed=0)
     x, held = frame_features(data), frame_features(test)
     for name, remainder in (("roll", 0), ("drop", 1)):
-        strength = fitted.scenarios[name][1].C
+        (strength,) = fitted.scenarios[name].strengths
         assert strength in STRENGTHS
         scaler = StandardScaler().fit(x[remainder::2])
         plain = LogisticRegression(C=strength, max_iter=10_000, tol=1e-8)
         plain.fit(scaler.transform(x[remainder::2]), data.label[remainder::2].numpy())
         expected = plain.decision_function(scaler.transform(held[remainder::2]))
         assert np.allclose(fitted.logits(test)[remainder::2], expected, atol=0.03)
+
+
+@pytest.mark.parametrize(("videos", "channels"), [(60, 400), (400, 60), (60, 60)])
+def test_strength_by_strength_it_is_the_plain_regression(videos: int, channels: int) -> None:
+    """With more features than videos too, which take another way; one feature is constant, one copies another."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(videos + 50, channels)) * np.geomspace(0.1, 30, channels)
+    x[:, 3], x[:, 4] = 2.5, x[:, 5]
+    y = (x[:, 7] / x[:, 7].std() + rng.normal(size=len(x)) > 0.3).astype(float)
+    found = fit_strengths(x[:videos], y[:videos], STRENGTHS)
+    scaler = StandardScaler().fit(x[:videos])
+    for strength, logits in zip(STRENGTHS.tolist(), found.logits(x).T, strict=True):
+        plain = LogisticRegression(C=strength, max_iter=10_000, tol=1e-10).fit(scaler.transform(x[:videos]), y[:videos])
+        expected = plain.decision_function(scaler.transform(x))
+        assert np.allclose(logits, expected, atol=2e-3 * max(1, np.abs(expected).max()))
 
 
 def test_labels_that_mean_nothing_stay_at_chance_in_validation() -> None:

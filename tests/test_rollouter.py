@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from slotformer.batch import SlotWindows, pack, slot_statistics
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.causal import CausalSlotFormer, Past, rotate, rotation
 from slotformer.errors import constant_velocity, normalised_error, repeat_last
-from slotformer.fast import fast_rollout
+from slotformer.fast import OVERHEAD, fast_rollout, grouped
 from slotformer.prediction import cache_errors
 from slotformer.rollouter import Dynamics, SlotFormer, births, context_live, key_bias, scored_live
 from slotformer.statistics import ratio_interval
@@ -254,7 +255,7 @@ def test_statistics_are_those_of_live_slots(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("residual", [False, True])
-def test_the_fast_rollout_is_the_same(layers: int, residual: bool) -> None:
+def test_the_fast_rollout_is_the_same(layers: int, residual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(SlotFormer, layers=layers, residual=residual)
     assert isinstance(model, SlotFormer)
     generator = torch.Generator().manual_seed(2)
@@ -264,8 +265,32 @@ def test_the_fast_rollout_is_the_same(layers: int, residual: bool) -> None:
     slots = torch.randn(7, T, S, D, generator=generator)
     with torch.no_grad():
         slow = model.rollout(slots, live, 9)
-    fast = fast_rollout(model, slots, live, 9, batch_size=3)
-    assert torch.allclose(slow, fast, atol=1e-4 * float(slow.abs().max()))
+    for overhead in (1e-3, 1e12):  # every number of live slots by itself, and all together
+        monkeypatch.setitem(OVERHEAD, "cpu", overhead)
+        fast = fast_rollout(model, slots, live, 9, batch_size=3)
+        assert torch.allclose(slow, fast, atol=1e-4 * float(slow.abs().max()))
+
+
+@pytest.mark.parametrize("overhead", [0.0, 3.0, 8.0, 1e6])
+def test_videos_are_grouped_with_the_least_work(overhead: float) -> None:
+    """Against every way to cut the sorted numbers of live slots; never more work than the plain loop's."""
+    count = torch.tensor([5, 3, 0, 4, 4, 7, 3, 3, 5, 0, 6, 3])
+    widths = [3, 4, 5, 6, 7]
+
+    def work(groups: list[tuple[int, int]]) -> float:
+        videos = [sum(least <= c <= most for c in count.tolist()) for least, most in groups]
+        return sum(v * most for v, (_, most) in zip(videos, groups, strict=True)) + overhead * len(groups)
+
+    ways = []
+    for cuts in itertools.product([False, True], repeat=4):
+        ends = [at for at, cut in enumerate(cuts) if cut] + [4]
+        begins = [0, *(end + 1 for end in ends[:-1])]
+        ways.append([(widths[begin], widths[end]) for begin, end in zip(begins, ends, strict=True)])
+    found = grouped(count, overhead)
+    assert found in ways
+    assert work(found) == min(map(work, ways))
+    assert len(found) == {0.0: 5, 1e6: 1}.get(overhead, len(found))
+    assert grouped(torch.zeros(3, dtype=torch.int64), overhead) == []
 
 
 @pytest.mark.parametrize("cls", MODELS)

@@ -7,23 +7,24 @@ the features of whole frames, observed and simulated, one frame after the other.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
 from scipy.special import expit
-from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss
 from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from slotformer.contact.labelled import LabelledSlots
+from slotformer.contact.pooled import pooled
 
 Values = NDArray[np.float64]
-STRENGTHS = np.logspace(-8, 2, 11)  # C, the inverse of the L2 penalty
+STRENGTHS = np.logspace(-8, 2, 11)  # C, the inverse of the L2 penalty; Physion's goes on to 1e8, where none is left
 
 
 def frame_features(data: LabelledSlots) -> Values:
@@ -33,22 +34,32 @@ def frame_features(data: LabelledSlots) -> Values:
     Channels that hold a slot's place are left out.
     """
     own = data.slots.shape[-1] - data.num_places
-    slots, live = data.slots[..., :own], data.live[..., None]
-    count = live.sum(2)  # (V,T,1)
-    mean = (slots * live).sum(2) / count.clamp(min=1)
-    ends = [slots.masked_fill(~live, -torch.inf).amax(2), slots.masked_fill(~live, torch.inf).amin(2)]
-    return torch.cat([mean, *(end.where(count > 0, 0.0) for end in ends)], -1).flatten(1).double().numpy()
+    return pooled(data.slots[..., :own], data.live).flatten(1).double().numpy()
+
+
+class Regressions(NamedTuple):
+    """Regressions of one scenario, of K strengths."""
+
+    scaler: StandardScaler
+    weights: Values  # (F,K), of standardised features
+    bias: Values  # (K,)
+    strengths: Values  # (K,)
+
+    def logits(self, features: Values) -> Values:
+        """(V,F) -> (V,K)."""
+        return np.asarray(self.scaler.transform(features) @ self.weights + self.bias)
 
 
 @dataclass
 class FittedLogistic:
     """A regression for every scenario."""
 
-    scenarios: dict[str, tuple[Pipeline, LogisticRegression]]
+    scenarios: dict[str, Regressions]  # each of one strength
     validation_loss: float
     validation_accuracy: float
     threshold: float = 0.0
     form: str = "logistic"
+    chosen: str = "strength"  # by the very answers that validation_accuracy is of
 
     def logits(self, data: LabelledSlots) -> Tensor:
         """Logits (V,), each from its scenario's regression.
@@ -60,8 +71,7 @@ class FittedLogistic:
             raise ValueError(f"no readout video has scenario {min(unknown)!r}, so there is no regression for it")
         features, logits = frame_features(data), np.empty(len(data))
         for name, members in by_scenario(data).items():
-            prepare, regression = self.scenarios[name]
-            logits[members] = regression.decision_function(prepare.transform(features[members]))
+            logits[members] = self.scenarios[name].logits(features[members])[:, 0]
         return torch.from_numpy(logits)
 
     def correct(self, data: LabelledSlots) -> Values:
@@ -86,22 +96,13 @@ def fit_logistic(data: LabelledSlots, folds: int, seed: int) -> FittedLogistic:
             )
         logits = np.empty((len(STRENGTHS), len(y)))
         for train, kept in StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, y):
-            prepare = preparation().fit(x[train])
-            for row, strength in zip(logits, STRENGTHS, strict=True):
-                regression = _regression(strength).fit(prepare.transform(x[train]), y[train])
-                row[kept] = regression.decision_function(prepare.transform(x[kept]))
+            logits[:, kept] = fit_strengths(x[train], y[train], STRENGTHS).logits(x[kept]).T
         best = int(np.argmin([log_loss(y, expit(row)) for row in logits]))
         held_out[members] = logits[best]
-        prepare = preparation().fit(x)
-        fitted[name] = prepare, _regression(STRENGTHS[best]).fit(prepare.transform(x), y)
+        fitted[name] = fit_strengths(x, y, STRENGTHS[best : best + 1])
     return FittedLogistic(
         fitted, float(log_loss(label, expit(held_out))), float(accuracy_score(label > 0, held_out > 0))
     )
-
-
-def preparation() -> Pipeline:
-    """Standardise, then turn to the axes that the videos span: the regression is the same, with far fewer weights."""
-    return make_pipeline(StandardScaler(), PCA())
 
 
 def by_scenario(data: LabelledSlots) -> dict[str, NDArray[np.int64]]:
@@ -110,5 +111,27 @@ def by_scenario(data: LabelledSlots) -> dict[str, NDArray[np.int64]]:
     return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
 
 
-def _regression(strength: float) -> LogisticRegression:
-    return LogisticRegression(C=strength, max_iter=10_000, tol=1e-6)
+def fit_strengths(features: Values, label: Values, strengths: Values) -> Regressions:
+    """A regression for every strength (K,), each begun where the one before ended.
+
+    With more features than videos (V,F) all happens in the space that the videos span, which gives the same regressions
+    with far fewer weights. Features have mean 0, so the videos' products are singular; what is added to them for the
+    sake of their Cholesky factor is far below what any strength here can make a difference of.
+    """
+    scaler = StandardScaler()
+    x = scaler.fit_transform(features)
+    factor = None
+    if x.shape[1] > len(x):
+        products = x @ x.T
+        products[np.diag_indices(len(x))] += 1e-9 * max(products.trace() / len(x), 1.0)
+        factor = cholesky(products, lower=True)  # (V,V): coordinates of the videos along V axes
+    regression = LogisticRegression(max_iter=10_000, tol=1e-6, warm_start=True)
+    weights, bias = [], []
+    for strength in strengths.tolist():
+        regression.set_params(C=strength).fit(x if factor is None else factor, label)
+        weights.append(regression.coef_[0].copy())
+        bias.append(float(regression.intercept_[0]))
+    columns = np.stack(weights, 1)
+    if factor is not None:
+        columns = x.T @ solve_triangular(factor, columns, lower=True, trans="T")
+    return Regressions(scaler, columns, np.array(bias), strengths)

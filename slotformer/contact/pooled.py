@@ -1,0 +1,77 @@
+"""Features of whole frames out of their parts, be these slots, clusters or tokens: what linear probes read.
+
+The order of slots means nothing, so a frame's features must not depend on it: they are the mean, the maximum and the
+minimum over its parts. Tokens and clusters are pooled alike, so that what differs is the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dias_video.data.features import FeatureCache
+from dias_video.data.source import VideoSource
+from slotformer.cache import SlotCache
+
+Features = NDArray[np.float32]  # (V,T,D), videos in the order of their source
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+def pooled(parts: Tensor, live: Tensor) -> Tensor:
+    """Mean, maximum and minimum over live parts: (...,S,D), (...,S) bool -> (...,3*D); zeros where none lives."""
+    on = live[..., None]
+    count = on.sum(-2)  # (...,1)
+    mean = (parts * on).sum(-2) / count.clamp(min=1)
+    ends = [parts.masked_fill(~on, -torch.inf).amax(-2), parts.masked_fill(~on, torch.inf).amin(-2)]
+    return torch.cat([mean, *(end.where(count > 0, 0.0) for end in ends)], -1)
+
+
+def pooled_tokens(cache: FeatureCache, source: VideoSource, progress: Progress = iter) -> Features:
+    """Frozen tokens of all frames of every video.
+
+    Raises:
+        ValueError: the cache does not hold them.
+    """
+    rows = []
+    for info in progress([source.info(index) for index in range(len(source))]):
+        tokens = cache.read(info.video_id, range(info.num_frames))  # (T,N,C)
+        rows.append(pooled(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)))
+    return torch.stack(rows).numpy()
+
+
+def pooled_slots(
+    cache: SlotCache, source: VideoSource, future: SlotCache | None = None, progress: Progress = iter
+) -> Features:
+    """Slots of all frames of every video; or those that a dynamics model saw of them, and then its ``future``.
+
+    A model that sees every n-th frame saw the last one, the one n frames before it, and so on.
+
+    Args:
+        cache: slots of the videos.
+        source: the videos.
+        future: what a rollout from the last frame of every video predicted (``predict_cache``).
+        progress: wraps the list of videos.
+
+    Raises:
+        ValueError: a cache lacks a video, or the rollouts do not begin where the videos end.
+    """
+    rows = []
+    for info in progress([source.info(index) for index in range(len(source))]):
+        frames, stride = [], 1
+        if future is not None:
+            made = future.header
+            stride, last = made["stride"], made["start"] + (made["burn_in"] - 1) * made["stride"]
+            if last != info.num_frames - 1:
+                raise ValueError(
+                    f"{future.path} was predicted from frame {last} on, {info.video_id} ends with frame "
+                    f"{info.num_frames - 1}; predict with observed_frames={info.num_frames}"
+                )
+            frames = [future.read(info.video_id)]
+        seen = cache.read(info.video_id, (info.num_frames - 1) % stride, None, stride)
+        rows.append(torch.cat([pooled(part.slots[0], part.live[0]) for part in (seen, *frames)]))
+    return torch.stack(rows).numpy()
