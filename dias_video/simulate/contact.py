@@ -34,6 +34,7 @@ class Contact:
 
     name = "contact"
     splits = ("training", "readout", "test")
+    takes = 1
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.scenarios if name not in SCENARIOS]
@@ -61,7 +62,7 @@ class Contact:
         versions = SCENARIOS[scenario]
         version = versions[index // (2 * len(self.scenarios)) % len(versions)]
         for _ in range(MAX_ATTEMPTS):
-            scene, stage = self._scene(rng, version)
+            scene, stage = self.scene(rng, version)
             pair = (stage.agent, stage.patient)
             trajectory, (touched, near) = world.move(scene, self.num_frames, self.fps, pair, self.near_miss)
             if bool(touched) != bool(label) or (touched and touched[0] < self.observed) or (near and not touched):
@@ -88,7 +89,8 @@ class Contact:
             f"num_frames={self.num_frames}, fps={self.fps}): use settings nearer to the defaults or other scenarios."
         )
 
-    def _scene(self, rng: np.random.Generator, version: Callable[[Cast], Stage]) -> tuple[Scene, Stage]:
+    def scene(self, rng: np.random.Generator, version: Callable[[Cast], Stage]) -> tuple[Scene, Stage]:
+        """A scenario on its ground, with distractors, camera and light."""
         ground, ground_color = looks.ground_look(rng)
         pace = SECONDS / (self.num_frames / self.fps)
         cast = Cast(rng, ground_color, pace)

@@ -140,6 +140,21 @@ class Scene:
     gravity: float = -9.81
 
 
+@dataclass(frozen=True)
+class Event:
+    """Something impossible that befalls a body (index) between frames ``frame - 1`` and ``frame``.
+
+    ``kind`` is ``vanish`` (it is gone), ``pass`` (from now on it goes through the body ``other``), ``jump`` (it is
+    elsewhere at once, by ``shift``, and moves on from there) or ``stop`` (it stands still where it is, in the air too).
+    """
+
+    kind: str
+    frame: int
+    body: int
+    other: int = -1
+    shift: Vector = (0.0, 0.0, 0.0)
+
+
 class Trajectory(NamedTuple):
     """Recorded states, frame 0 being the scene as given. T frames, K bodies, float64."""
 

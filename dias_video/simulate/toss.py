@@ -30,6 +30,7 @@ class Toss:
 
     name = "toss"
     splits = ("train", "val", "test")
+    takes = 1
 
     def __post_init__(self) -> None:
         if self.bodies not in ("shapes", "meshes"):

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dias_video.simulate.scene import Body, Part, Scene, Trajectory, Vector
+from dias_video.simulate.scene import IDENTITY, Body, Event, Part, Scene, Trajectory, Vector
 from dias_video.simulate.shapes import Mesh, bundled_mesh, ground_mesh, shape_mesh
 
 STEPS_PER_SECOND = 240
 GROUND_DEPTH = 16.0  # metres behind the camera's target, where the sky begins
 LIGHT_DISTANCE = 14.0  # the shadow map spans 14 / (distance of the camera) pictures
 SHADOW_BIAS = 0.1
+GONE = (0.0, 0.0, -50.0)  # where bodies are that vanished: far below the ground, out of every picture
 
 
 @functools.cache
@@ -70,12 +71,18 @@ class Meeting(NamedTuple):
 
 
 def move(
-    scene: Scene, num_frames: int, fps: float, pair: tuple[int, int] | None = None, reach: float = 0.0
+    scene: Scene,
+    num_frames: int,
+    fps: float,
+    pair: tuple[int, int] | None = None,
+    reach: float = 0.0,
+    event: Event | None = None,
 ) -> tuple[Trajectory, Meeting]:
     """Simulate ``num_frames`` frames; frame 0 is the scene as given.
 
     Also tells how the two bodies ``pair`` (indices) met, and whether they came nearer than ``reach`` metres. Steps are
-    ``1 / STEPS_PER_SECOND`` seconds, rounded so that a whole number fits into a frame.
+    ``1 / STEPS_PER_SECOND`` seconds, rounded so that a whole number fits into a frame. With an ``event``, all is as
+    without it before its frame.
     """
     p = bullet()
     client = _client()
@@ -94,6 +101,8 @@ def move(
     states, touched, near = [_states(p, client, ids)], [], False
     for frame in range(1, num_frames):
         touching = False
+        if event is not None and frame == event.frame:
+            _befall(p, client, ids, event)
         for _ in range(steps):
             p.stepSimulation(physicsClientId=client)
             if pair is not None:
@@ -104,6 +113,24 @@ def move(
         states.append(_states(p, client, ids))
     position, orientation, velocity = (np.array(kind) for kind in zip(*states, strict=True))
     return Trajectory(position, orientation, velocity), Meeting(touched, near)
+
+
+def _befall(p: ModuleType, client: int, ids: list[int], event: Event) -> None:
+    body = ids[event.body]
+    if event.kind == "pass":
+        p.setCollisionFilterPair(body, ids[event.other], -1, -1, 0, physicsClientId=client)
+        return
+    position, orientation = p.getBasePositionAndOrientation(body, physicsClientId=client)
+    if event.kind == "jump":
+        velocity = p.getBaseVelocity(body, physicsClientId=client)
+        position = [float(at + by) for at, by in zip(position, event.shift, strict=True)]
+    else:
+        velocity = ((0, 0, 0), (0, 0, 0))
+        p.changeDynamics(body, -1, mass=0, physicsClientId=client)  # it never moves again
+    if event.kind == "vanish":
+        position, orientation = GONE, IDENTITY
+    p.resetBasePositionAndOrientation(body, position, orientation, physicsClientId=client)
+    p.resetBaseVelocity(body, *velocity, physicsClientId=client)
 
 
 def _add_physics(p: ModuleType, client: int, body: Body) -> int:

@@ -45,19 +45,22 @@ class Variant(Protocol):
 
     name: ClassVar[str]
     splits: ClassVar[tuple[str, ...]]
+    takes: ClassVar[int]  # clips made of one scene, one after the other; they share their random numbers
     size: Any  # (H, W)
     num_frames: int
     fps: float
 
     def clip(self, rng: np.random.Generator, index: int) -> Clip:
-        """Clip ``index`` of a split, from its own random numbers."""
+        """Clip ``index`` of a split, from the random numbers of its scene."""
         ...
 
 
 def clip_generator(variant: Variant, split: str, seed: int, index: int) -> np.random.Generator:
-    """The random numbers of one clip: a function of variant, split, seed and index alone; splits never share one."""
+    """The random numbers of a clip's scene: a function of variant, split, seed and index; splits never share one."""
     name = int.from_bytes(variant.name.encode(), "big")
-    return np.random.default_rng(np.random.SeedSequence([seed, name, variant.splits.index(split), index]))
+    return np.random.default_rng(
+        np.random.SeedSequence([seed, name, variant.splits.index(split), index // variant.takes])
+    )
 
 
 def write_dataset(
@@ -173,6 +176,8 @@ def _check(variant: Variant, split: str, num_videos: int, seed: int, workers: in
         raise ValueError(f"split={split!r}: {variant.name} has the splits {', '.join(variant.splits)}.")
     if num_videos < 1:
         raise ValueError(f"num_videos={num_videos}: ask for at least one video.")
+    if num_videos % variant.takes:
+        raise ValueError(f"num_videos={num_videos}: {variant.name} makes {variant.takes} of every scene, ask for all.")
     if seed < 0:
         raise ValueError(f"seed={seed}: use 0 or more.")
     if workers is not None and workers < 1:
