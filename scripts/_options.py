@@ -20,13 +20,14 @@ KINDS |= {ListConfig: "a list, [a,b]", DictConfig: "a group of options, {name: v
 # Options that are null or missing in the configs, whose kind can't be read off there.
 TEXTS = ("root", "out_dir", "cache", "path", "split", "checkpoint", "video", "predictions", "file", "device", "dias")
 TEXTS += ("val_cache", "readout_cache", "test_cache", "frozen_split", "human", "weights", "metric", "annotations")
-TEXTS += ("dynamics", "pattern", "task", "labels")
+TEXTS += ("dynamics", "pattern", "task", "labels", "export")
 FOLDERS = ("features", "encoder")  # texts where they stand at the top; data.features is a group
 GROUPS = ("trainer.weights", "data.annotations")  # of options, though their names are those of texts
 INTEGERS = ("num_videos", "max_videos", "max_frames", "workers", "num_workers", "predicted_frames", "observed_frames")
 INTEGERS += ("schedule_steps", "slot_dim", "num_slots")
 AT_LEAST_ONE = ("window", "height", "max_frames", "max_videos", "num_videos", "batch_size")
-SEVERAL = (("rollout", "checkpoint"), ("reason", "dynamics"))  # scripts' options that take a list of what they take
+# Scripts' options that take a list of what they take.
+SEVERAL = (("rollout", "checkpoint"), ("reason", "dynamics"), ("surprise", "checkpoint"))
 MAY_BE_NULL = ("visualize", "num_videos")  # though its default is a number
 
 

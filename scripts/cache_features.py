@@ -7,15 +7,17 @@ accelerate launch scripts/cache_features.py …    # several processes share the
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
+
 from _main import entry, source_of
 from accelerate import Accelerator
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from dias_video.data.features import cache_features, cache_size
+from dias_video.data.features import FEATURES, FeatureCache, cache_size, fill_features
 from dias_video.pretrained.saving import Pretrained
-from dias_video.stores.store import build_index
+from slotformer.contact.physion15 import exporter
+from slotformer.contact.pooled import pooled_tokens
 
 
 @entry("cache_features")
@@ -24,32 +26,22 @@ def main(cfg: DictConfig) -> None:
     if cfg.checkpoint is None and cfg.get("model") is None:
         raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
     processes = Accelerator(cpu=cfg.device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
-    device = torch.device(cfg.device) if cfg.device else processes.device
     source = source_of(cfg)
+    export = exporter(cfg.export, source)
+    if export and cfg.kind != FEATURES:
+        raise ValueError(f"kind={cfg.kind} can't be exported; export features")
     if cfg.checkpoint is None:
-        makers = {"features": instantiate(cfg.model.encoder).to(device).eval()}
+        makers = {FEATURES: instantiate(cfg.model.encoder)}
     else:
-        makers = Pretrained.from_pretrained(cfg.checkpoint).to(device).eval().frozen
+        makers = Pretrained.from_pretrained(cfg.checkpoint).eval().frozen
     if cfg.kind not in makers:
         raise ValueError(f"kind={cfg.kind}: nothing here makes that; choose from {', '.join(makers)}")
-    encoder = makers[cfg.kind]
-    cache_features(
-        encoder,
-        source,
-        cfg.path,
-        size=cfg.data.size,
-        flips=cfg.flips,
-        batch_frames=cfg.batch_frames,
-        device=device,
-        precision=cfg.precision,
-        kind=cfg.kind,
-        part=processes.process_index,
-        parts=processes.num_processes,
-    )
-    processes.wait_for_everyone()
+    options = {name: cfg[name] for name in ("flips", "batch_frames", "device", "precision", "kind")}
+    fill_features(makers[cfg.kind], source, cfg.path, size=cfg.data.size, **options)
     if processes.is_main_process:
-        build_index(cfg.path)
         print(f"{cfg.path}: features of {len(source)} videos, {cache_size(cfg.path) / 1e9:.2f} GB")
+        if export:
+            print(export(Path(cfg.path) / "physion15", pooled_tokens(FeatureCache(cfg.path), source)))
 
 
 if __name__ == "__main__":

@@ -6,22 +6,29 @@ accelerate launch scripts/cache_slots.py …    # several processes share the wo
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from _main import entry, options, source_of
 from accelerate import PartialState
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from slotformer.contact.physion15 import exporter
+from slotformer.contact.pooled import pooled_slots
 from slotformer.fill import cache_slots
 
 
 @entry("cache_slots")
 def main(cfg: DictConfig) -> None:
     """Cache ``cfg.split`` of ``cfg.data`` in ``cfg.cache``."""
-    transform = instantiate(cfg.data.eval_transform)
-    cache = cache_slots(source=source_of(cfg), transform=transform, **options(cfg, but=("data", "split")))
+    source, transform = source_of(cfg), instantiate(cfg.data.eval_transform)
+    export = exporter(cfg.export, source)
+    cache = cache_slots(source=source, transform=transform, **options(cfg, but=("data", "split", "export")))
     if PartialState().is_main_process:
         start = {"boxes": "first-frame boxes", "learned": "learned queries"}[cache.header["protocol"]["queries"]]
         print(f"{cfg.cache}: {len(cache)} videos, {cache.num_slots} slots of width {cache.slot_dim}, from {start}")
+        if export:
+            print(export(Path(cfg.cache) / "physion15", pooled_slots(cache, source)))
 
 
 if __name__ == "__main__":

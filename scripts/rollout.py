@@ -15,18 +15,36 @@ from pathlib import Path
 from _main import entry, options
 from omegaconf import DictConfig
 
+from slotformer.cache import SlotCache
+from slotformer.contact.physion15 import exporter
+from slotformer.contact.pooled import pooled_slots
+from slotformer.origin import CachedVideos
 from slotformer.prediction import predict
 
 
 @entry("rollout")
 def main(cfg: DictConfig) -> None:
     """Roll out ``cfg.checkpoint`` on ``cfg.cache``."""
-    found = predict(**options(cfg))
+    given, export = options(cfg, but=("export",)), None
+    if cfg.export:
+        source = CachedVideos(SlotCache(cfg.cache)).source
+        export = exporter(cfg.export, source)
+        given["observed_frames"] = source.info(0).num_frames  # as many of every clip
+    found = predict(**given)
+    for future in found.slots if export else ():
+        slots = pooled_slots(SlotCache(cfg.cache), source, future)
+        print(export(Path(cfg.out_dir) / "physion15" / future.path.relative_to(Path(cfg.out_dir) / "slots"), slots))
+    if not found.errors:
+        print(
+            f"{Path(cfg.out_dir) / 'slots'}: predicted slots; every video ends where the prediction begins: no errors"
+        )
+        return
     last = found.errors[-1]
     oracle = f", oracle {last['oracle']:.4f}" if "oracle" in last else ""
     print(
-        f"step {last['step']}: error {last['model']:.4f}, repeating the last frame {last['repeat_last']:.4f} "
-        f"(relative {last['model_relative']:.3f}), constant velocity {last['constant_velocity']:.4f}{oracle}"
+        f"step {last['step']}, {last['videos']} videos: error {last['model']:.4f}, "
+        f"repeating the last frame {last['repeat_last']:.4f} (relative {last['model_relative']:.3f}), "
+        f"constant velocity {last['constant_velocity']:.4f}{oracle}"
     )
     path, about = Path(cfg.out_dir) / "rollout_error.csv", found.about
     print(f"{path}: {about['videos']} videos, {about['births']} births not scored")

@@ -15,7 +15,7 @@ STEMS = {
     "dominoes": ["pilot_dominoes_SJ020_d3chairs_o1plants_tdwroom"],
 }
 LENGTHS = (50, 20, 35)
-NUMBERS = {"train": range(100, 104), "test": range(200, 202)}
+NUMBERS = {"train": range(100, 102), "test": range(200, 202)}
 
 
 def write_physion15(root, size=(32, 48)):

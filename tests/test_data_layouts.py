@@ -44,6 +44,12 @@ ROWS = {
         (1, MASKED | {"label", "scenario"}, 0),
         (1, MASKED | {"label", "scenario"}, 0),
     ),
+    "surprise": (
+        ["data=surprise"],
+        lambda root: (layouts.contact(root), layouts.simulated(root, "surprise", ("test",), label=1)),
+        (1, MASKED | {"label", "scenario"}, 0),
+        (1, MASKED | {"label", "scenario"}, 0),
+    ),
     "physion": (
         ["data=physion"],
         layouts.physion,
@@ -53,7 +59,7 @@ ROWS = {
     "physion15": (
         ["data=physion15"],
         write_physion15,
-        (32, FRAMES | {"label", "scenario"}, 0),
+        (16, FRAMES | {"label", "scenario"}, 0),
         (16, FRAMES | {"label", "scenario"}, 0),
     ),
     "images": (["data=images"], layouts.images, (2, FRAMES, 0), (2, FRAMES, 0)),

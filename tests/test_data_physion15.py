@@ -108,8 +108,8 @@ def sources(archive, split="test", **options):
 def test_whole_clips(archive):
     source = sources(archive, "train")
     infos = [source.info(index) for index in range(len(source))]
-    assert len(source) == 32
-    assert len({info.video_id for info in infos}) == 32
+    assert len(source) == 16
+    assert len({info.video_id for info in infos}) == 16
     assert {info.num_frames for info in infos} == set(LENGTHS)
     assert infos[0].video_id == "train/contain/pilot-containment-cone-plate_0100"  # natural order of the names
     assert {info.scenario for info in infos} == set(SCENARIOS)

@@ -22,8 +22,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from physion15_files import write_physion15
 
 import dias_video.evaluation.in_training  # noqa: F401 - what scripts import is loaded once, before the forks
+import slotformer.contact.probing
 import slotformer.contact.reasoning
 import slotformer.fill  # noqa: F401
 from dias_video.model.dias import DIAS
@@ -51,6 +53,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # {w} is a folder with data and models
                 "gifs=0", "oracle=0"),
     "reason": ("experiment=smoke", "dynamics={w}/slotformer/checkpoints/last", "readout_cache={w}/slots",
                "test_cache={w}/slots", "out_dir={o}"),
+    "probe_contact": ("experiment=physion15", "features=tokens", "model=tiny_free", "data.root={w}/physion15",
+                      "data.size=[16,24]", "model.encoder.input_size=[16,24]", "out_dir={o}"),
     "cache_states": ("data.root={w}", "cache={o}"),
     "curves": ("methods={{a:{w}/errors}}", "path={o}.png"),
 }  # fmt: skip
@@ -256,6 +260,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, words in steps:
         code, output = run(name, *words)
         assert code == 0, output
+    write_physion15(root / "physion15", (16, 24))
     (root / "errors").mkdir()
     columns = ["step", *(f"model{kind}{end}" for kind in ("", "_relative") for end in ("", "_low", "_high"))]
     (root / "errors/rollout_error.csv").write_text(f"{','.join(columns)}\n{','.join('1' * len(columns))}\n")

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
 from dias_video.data.source import VideoSource, fingerprint
 from dias_video.data.transforms import ClipTransform, Transform, resize_video
 from dias_video.precision import autocast, check_precision
-from dias_video.stores.store import ShardStore, ShardWriter
+from dias_video.stores.store import ShardStore, ShardWriter, build_index
 
 FEATURES, CODES = "features", "codes"  # what a cache can hold, (T,N,C) and (T,N) a video
 FLIPPED = "|flipped"  # end of the key of a mirrored video
@@ -40,6 +41,10 @@ class FrozenEncoder(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and buffers."""
+        ...
+
+    def to(self, device: torch.device) -> Any:
+        """The encoder on a device."""
         ...
 
 
@@ -187,6 +192,34 @@ def cache_features(
                 for name, collected in pieces.items():
                     if name not in writer.present:
                         writer.write(name, **{kind: torch.cat(collected)})
+
+
+def fill_features(
+    encoder: FrozenEncoder,
+    source: VideoSource,
+    path: str | Path,
+    size: Sequence[int],
+    device: str | None = None,
+    **options: Any,
+) -> None:
+    """Write a feature cache with all processes of ``accelerate launch``; it is whole when this returns.
+
+    Args:
+        encoder: it is moved to the device and put into evaluation mode.
+        source, path, size, options: those of :func:`cache_features`.
+        device: None = cuda if there is one.
+
+    Raises:
+        ValueError: as :func:`cache_features`.
+    """
+    processes = Accelerator(cpu=device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
+    place, part, parts = torch.device(device or processes.device), processes.process_index, processes.num_processes
+    encoder = encoder.to(place).eval()
+    cache_features(encoder, source, path, size, device=place, part=part, parts=parts, **options)
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        build_index(path)
+    processes.wait_for_everyone()
 
 
 def cache_size(path: str | Path) -> int:

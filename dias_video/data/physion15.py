@@ -16,7 +16,7 @@ import torch
 
 from dias_video.data.paths import files_in
 from dias_video.data.problems import OnError, Problems, one_of
-from dias_video.data.source import Sample, VideoInfo, frames_in_range
+from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range
 from dias_video.data.video_file import Decoder, VideoFiles
 from dias_video.pretrained.configured import Configured
 
@@ -73,6 +73,7 @@ class Physion15Videos(Configured):
     ) -> None:
         self.split = one_of("split", split, Split)
         self.task = None if task is None else one_of("task", task, Task)
+        self.frame_gap, self.num_frames = frame_gap, num_frames
         if unknown := set(scenarios or ()) - set(SCENARIOS):
             raise ValueError(f"unknown scenario {min(unknown)!r}; choose from {', '.join(SCENARIOS)}")
         self.folder = Path(root) / "physion_mp4s" / split
@@ -115,7 +116,7 @@ class Physion15Videos(Configured):
         name = f"{self.split}/{scenario}/{stem}"
         return VideoInfo(name, len(shown), float(self._labels[index].contact), scenario, frames)
 
-    def read(self, index: int, frames: Sequence[int]) -> Sample:
+    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """The frames asked for; ``frame_index`` has their places in the clip."""
         info, file = self.info(index), self._files[index]
         places = [self._shown[index][at] for at in frames_in_range(frames, info.num_frames, str(file))]

@@ -1,0 +1,187 @@
+"""Four kinds of frozen features that a probe of contact can read: tokens, k-means tracks, slots, predicted slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from accelerate import PartialState
+
+from dias_video.data.features import FeatureCache, FrozenEncoder, fill_features
+from dias_video.data.source import VideoSource
+from dias_video.data.transforms import Transform
+from dias_video.engine.checks import device_of
+from dias_video.pretrained.weights import weights_sha256
+from slotformer.cache import SlotCache
+from slotformer.clusters import cache_clusters
+from slotformer.contact.pooled import Features, pooled_slots, pooled_tokens
+from slotformer.fill import cache_slots
+from slotformer.prediction import bar, check_same_encoder, load_dynamics, predict_cache
+
+
+class FrozenFeatures(Protocol):
+    """Features of the frames of videos, all of one length, from models that are not trained any further."""
+
+    def __call__(self, source: VideoSource, folder: Path) -> Features:
+        """(V,T,D), in the order of the source; what takes long is kept in ``folder`` and made once."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What they are, as plain data."""
+        ...
+
+
+@dataclass
+class TokenFeatures:
+    """Tokens of a frozen encoder.
+
+    Args:
+        encoder: which.
+        size: (H,W) to which frames are resized before the encoder sees them.
+        precision: ``fp32``, or ``bf16`` to run the encoder under autocast.
+        batch_frames: frames encoded at once.
+        device: None = cuda if there is one.
+    """
+
+    encoder: FrozenEncoder
+    size: tuple[int, int]
+    precision: str = "fp32"
+    batch_frames: int = 32
+    device: str | None = None
+
+    def __call__(self, source: VideoSource, folder: Path) -> Features:
+        """Pooled over all tokens."""
+        return pooled_tokens(self.cached(source, folder), source, bar("tokens"))
+
+    def cached(self, source: VideoSource, folder: Path) -> FeatureCache:
+        """The tokens themselves."""
+        options = {"batch_frames": self.batch_frames, "precision": self.precision}
+        fill_features(self.encoder, source, folder / "tokens", self.size, self.device, **options)
+        return FeatureCache(folder / "tokens")
+
+    def describe(self) -> dict[str, Any]:
+        """Which encoder."""
+        return {"features": "tokens", "encoder": self.encoder.config, "size": list(self.size)}
+
+
+@dataclass
+class ClusterFeatures:
+    """k-means tracks of a frozen encoder's tokens (:mod:`slotformer.clusters`).
+
+    Args:
+        tokens: of the encoder.
+        num_clusters: k.
+        seed: of the initial centres.
+    """
+
+    tokens: TokenFeatures
+    num_clusters: int = 7
+    seed: int = 0
+
+    def __call__(self, source: VideoSource, folder: Path) -> Features:
+        """Pooled over clusters."""
+        tokens, about = self.tokens.cached(source, folder), {"num_clusters": self.num_clusters, "seed": self.seed}
+        clusters = cache_clusters(
+            features=tokens, source=source, cache=folder / "clusters", device=self.tokens.device, **about
+        )
+        return pooled_slots(clusters, source, progress=bar("pooling"))
+
+    def describe(self) -> dict[str, Any]:
+        """Which encoder, how many clusters."""
+        own = {"features": "clusters", "num_clusters": self.num_clusters, "seed": self.seed}
+        return {**self.tokens.describe(), **own}
+
+
+@dataclass
+class SlotFeatures:
+    """Slots of a trained DIAS, which tracks the frames in the order in which they are shown.
+
+    Args:
+        checkpoint: a model's folder, or ``hf-hub:user/name``.
+        transform: of the frames before the model sees them (a resize).
+        batch_size: videos encoded at once.
+        seed: of the query noise, with a video's id.
+        device: None = cuda if there is one.
+    """
+
+    checkpoint: str | None
+    transform: Transform | None = None
+    batch_size: int = 8
+    seed: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is None:
+            raise ValueError("slots need the model that finds them; add checkpoint=<folder of a trained DIAS>")
+
+    def __call__(self, source: VideoSource, folder: Path) -> Features:
+        """Pooled over slots."""
+        return pooled_slots(self.cached(source, folder), source, progress=bar("pooling"))
+
+    def cached(self, source: VideoSource, folder: Path) -> SlotCache:
+        """The slots themselves."""
+        options: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed, "device": self.device}
+        options |= {"transform": self.transform, "attention": False}
+        return cache_slots(checkpoint=str(self.checkpoint), source=source, cache=folder / "slots", **options)
+
+    def describe(self) -> dict[str, Any]:
+        """Which model."""
+        made_by = {"checkpoint": self.checkpoint, "checkpoint_sha256": weights_sha256(str(self.checkpoint))}
+        return {"features": "slots", **made_by, "seed": self.seed}
+
+
+@dataclass
+class FutureFeatures:
+    """Slots of the frames that a dynamics model sees of what is shown, and then those that it predicts.
+
+    It sees the last shown frame and those that lie ``stride`` before each other, as many as its context has.
+
+    Args:
+        slots: of the shown frames.
+        dynamics: a model trained on slots of the same DIAS.
+        predicted_frames: None = as many as in its training.
+        batch_size: videos predicted at once.
+    """
+
+    slots: SlotFeatures
+    dynamics: str | None
+    predicted_frames: int | None = None
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.dynamics is None:
+            raise ValueError(
+                "predicted slots need a model that predicts; add dynamics=<folder of a trained SlotFormer>"
+            )
+        self.model = load_dynamics(self.dynamics)
+        self.steps = self.predicted_frames or self.model.rollout_steps
+
+    def __call__(self, source: VideoSource, folder: Path) -> Features:
+        """Pooled over slots.
+
+        Raises:
+            ValueError: slots of another DIAS, or fewer shown frames than the model's context takes.
+        """
+        model, shown = self.model, source.info(0).num_frames
+        start = shown - ((model.burn_in - 1) * model.stride + 1)
+        if start < 0:
+            raise ValueError(
+                f"{shown} frames are shown, the dynamics model's context takes {shown - start}: {model.burn_in} that "
+                f"are {model.stride} apart; show more with data.frame_gap=10, or train one with a shorter context"
+            )
+        encoded = self.slots.cached(source, folder)
+        check_same_encoder(model, encoded)
+        about: dict[str, Any] = {"start": start, "dynamics_sha256": weights_sha256(str(self.dynamics))}
+        with PartialState().main_process_first():  # the others find it done
+            model = model.to(device_of(self.slots.device))
+            predict = predict_cache(
+                model, encoded, folder / "futures", self.steps, self.batch_size, bar("rollout"), **about
+            )
+        return pooled_slots(encoded, source, predict, bar("pooling"))
+
+    def describe(self) -> dict[str, Any]:
+        """Which models, how far."""
+        model = {"dynamics": self.dynamics, "dynamics_sha256": weights_sha256(str(self.dynamics))}
+        own = {"features": "futures", "stride": self.model.stride, "context": self.model.burn_in}
+        return {**self.slots.describe(), **own, "predicted_frames": self.steps, **model}
