@@ -1,7 +1,7 @@
 """Contact from frozen features, by the official probe of Physion v1.5, on the frames that its evaluation shows.
 
-python scripts/probe_contact.py experiment=physion15 features=tokens data.root=path/to/physion15 out_dir=runs/tokens
-python scripts/probe_contact.py experiment=physion15 features=slots checkpoint=runs/train/checkpoints/last …
+python scripts/probe_contact.py experiment=physion15 representation=tokens data.root=path/to/it out_dir=runs/tokens
+python scripts/probe_contact.py experiment=physion15 representation=slots checkpoint=runs/train/checkpoints/last …
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from slotformer.contact.probing import probe_contact
 
 @entry("probe_contact")
 def main(cfg: DictConfig) -> None:
-    """Fit on ``cfg.data.train``, score on ``cfg.data.eval``, from ``cfg.features``."""
+    """Fit on ``cfg.data.train``, score on ``cfg.data.eval``, from ``cfg.representation``."""
     videos = {"train": instantiate(cfg.data.train), "test": instantiate(cfg.data.eval)}
     given = {name: cfg[name] for name in ("out_dir", "resume", "export", "device")}
-    rows = probe_contact(**videos, features=instantiate(cfg.features), **given)
+    rows = probe_contact(**videos, features=instantiate(cfg.representation), **given)
     for row in rows:
         interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
         print(f"{row['scenario']:>9}: accuracy {row['accuracy']:.3f} {interval}, {row['clips']} clips")

@@ -18,17 +18,25 @@ import dias_video
 import slotformer
 from dias_video.evaluation.probe import probe
 from slotformer.contact.fitting import ReadoutSettings
+from slotformer.contact.probing import probe_contact
 from slotformer.fill import cache_states
+from slotformer.surprise import surprise
 
 ROOT = Path(__file__).parents[1]
 # Scripts, the function that each calls, and what the function is given instead of the config's groups.
 FUNCTIONS: dict[str, tuple[Callable[..., Any], set[str], set[str]]] = {
     "evaluate": (dias_video.evaluate, {"source", "transform"}, {"data"}),
     "probe": (probe, {"train", "test", "transform"}, {"data"}),
-    "cache_slots": (slotformer.cache_slots, {"source", "transform"}, {"data", "split"}),
+    "cache_slots": (slotformer.cache_slots, {"source", "transform"}, {"data", "split", "export"}),
     "cache_states": (cache_states, {"source"}, {"data", "split"}),
-    "rollout": (slotformer.predict, set(), set()),
+    "rollout": (slotformer.predict, set(), {"export"}),
     "reason": (slotformer.reason, set(), set()),
+    "surprise": (surprise, set(), set()),
+    "probe_contact": (
+        probe_contact,
+        {"train", "test", "features"},
+        {"data", "model", "representation", "checkpoint", "dynamics", "seed"},
+    ),
 }
 
 

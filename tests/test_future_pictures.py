@@ -169,7 +169,7 @@ def test_videos_to_look_at_are_spread_over_scenarios(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("masks", "gifs"), [(1, 2), (2, 0), (0, 1)])
 def test_as_many_are_scored_and_drawn_as_asked_for(cache: SlotCache, tmp_path: Path, masks: int, gifs: int) -> None:
     future = [foretold(tmp_path / "0", (2, 3, 4, 0))]
-    about = futures.report_futures(future, None, cache, Videos(), tmp_path, masks=masks, gifs=gifs, fps=3)
+    about = futures.report_futures(future, None, cache, Videos(), ERRORS, tmp_path, masks=masks, gifs=gifs, fps=3)
     assert about["masks_of_videos"] == masks
     assert len(list(tmp_path.glob("gifs/*.gif"))) == gifs
     assert (tmp_path / "mask_scores.csv").exists() == (masks > 0)

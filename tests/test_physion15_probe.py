@@ -210,7 +210,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 TOKENS = ("model=tiny_free", "model.encoder.input_size=[16,24]")
 FOUND = {  # words of a kind; frames read, of 4 or 16 shown; width
     "tokens": (TOKENS, 4, 3 * 64),
-    "clusters": ((*TOKENS, "features.num_clusters=3"), 4, 3 * 64),
+    "clusters": ((*TOKENS, "representation.num_clusters=3"), 4, 3 * 64),
     "slots": ((), 4, 3 * D),
     "futures": (("data.frame_gap=30",), 8 + 2, 3 * D),
 }
@@ -222,7 +222,7 @@ def test_one_command_a_kind_of_features(kind: str, archive: Path, models: Path, 
     """And the same again from what is made; the export holds what the probe read."""
     words, frames, width = FOUND[kind]
     out = tmp_path / "out"
-    words = ("experiment=physion15", f"features={kind}", f"data.root={archive}", f"out_dir={out}", *words)
+    words = ("experiment=physion15", f"representation={kind}", f"data.root={archive}", f"out_dir={out}", *words)
     words += (f"data.size=[{HEIGHT},{WIDTH}]", f"checkpoint={models}/dias", f"dynamics={models}/dynamics", "device=cpu")
     code, output = run("probe_contact", *words, "export=physion15")
     assert code == 0, output
@@ -270,8 +270,8 @@ def test_caching_and_rolling_out_export_too(archive: Path, models: Path, tmp_pat
         code, output = run(script, *words)
         assert code == 0, output
         assert "test_features.hdf5" in output
-    words = ("experiment=physion15", "features=futures", f"data.root={archive}", "data.frame_gap=30", "device=cpu")
-    words += (f"data.size=[{HEIGHT},{WIDTH}]", f"checkpoint={models}/dias", f"dynamics={models}/dynamics")
+    words = ("experiment=physion15", "representation=futures", f"data.root={archive}", "data.frame_gap=30")
+    words += (f"data.size=[{HEIGHT},{WIDTH}]", f"checkpoint={models}/dias", f"dynamics={models}/dynamics", "device=cpu")
     code, output = run("probe_contact", *words, "export=physion15", f"out_dir={tmp_path / 'probe'}")
     assert code == 0, output
 
@@ -289,13 +289,13 @@ def test_missing_models_and_short_contexts_are_named(archive: Path, models: Path
     words = ("experiment=physion15", f"data.root={archive}", f"out_dir={tmp_path / 'out'}", "device=cpu")
     words += (f"data.size=[{HEIGHT},{WIDTH}]",)
     for others, message in (
-        (("features=slots",), "add checkpoint=<folder of a trained DIAS>"),
-        (("features=futures", f"checkpoint={models}/dias"), "add dynamics=<folder of a trained SlotFormer>"),
+        (("representation=slots",), "add checkpoint=<folder of a trained DIAS>"),
+        (("representation=futures", f"checkpoint={models}/dias"), "add dynamics=<folder of a trained SlotFormer>"),
         (
-            ("features=futures", f"checkpoint={models}/dias", f"dynamics={models}/dynamics"),
+            ("representation=futures", f"checkpoint={models}/dias", f"dynamics={models}/dynamics"),
             "4 frames are shown, the dyn",
         ),
-        (("features=slots", f"checkpoint={models}/dias", "data.task=null"), "data.task=predict"),
+        (("representation=slots", f"checkpoint={models}/dias", "data.task=null"), "data.task=predict"),
     ):
         code, output = run("probe_contact", *words, *others)
         assert code == 1

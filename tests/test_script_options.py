@@ -53,7 +53,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # {w} is a folder with data and models
                 "gifs=0", "oracle=0"),
     "reason": ("experiment=smoke", "dynamics={w}/slotformer/checkpoints/last", "readout_cache={w}/slots",
                "test_cache={w}/slots", "out_dir={o}"),
-    "probe_contact": ("experiment=physion15", "features=tokens", "model=tiny_free", "data.root={w}/physion15",
+    "probe_contact": ("experiment=physion15", "representation=tokens", "model=tiny_free", "data.root={w}/physion15",
                       "data.size=[16,24]", "model.encoder.input_size=[16,24]", "out_dir={o}"),
     "cache_states": ("data.root={w}", "cache={o}"),
     "curves": ("methods={{a:{w}/errors}}", "path={o}.png"),

@@ -39,7 +39,7 @@ class TokenFeatures:
     Args:
         encoder: which.
         size: (H,W) to which frames are resized before the encoder sees them.
-        precision: ``fp32``, or ``bf16`` to run the encoder under autocast.
+        precision: in which the encoder computes, fp32, bf16 or (on a GPU) fp16.
         batch_frames: frames encoded at once.
         device: None = cuda if there is one.
     """
