@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from sklearn.metrics import r2_score
 
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import Keys, Sample
@@ -52,14 +51,38 @@ def test_objects_that_no_slot_overlaps_are_left_out() -> None:
         torch.rand(1, 3, 5), torch.ones(1, 3, dtype=torch.bool), torch.rand(1, 3, 2, 4), true, torch.rand(1, 2, 4), {}
     )
     assert got.slots.shape == (0, 5)
-    some = ObjectSlots(torch.rand(6, 5), torch.rand(6, 4), {})
-    one = ObjectSlots(some.slots[:1], some.boxes[:1], {})  # has no deviation to be standardised by
+    some = ObjectSlots(torch.rand(6, 5), torch.rand(6, 4), {}, 9)
+    one = ObjectSlots(some.slots[:1], some.boxes[:1], {}, 9)  # has no deviation to be standardised by
     for few in (got, one):
         with pytest.raises(ValueError, match=f"of the training videos {len(few.slots)} overlap an object"):
             fit_probe(few, {}, steps=1)
-    assert fit_probe(ObjectSlots(some.slots[:2], some.boxes[:2], {}), {}, steps=1)(some.slots)[0].isfinite().all()
+    assert fit_probe(ObjectSlots(some.slots[:2], some.boxes[:2], {}, 9), {}, steps=1)(some.slots)[0].isfinite().all()
     with pytest.raises(ValueError, match="no slot overlaps an object in the test videos"):
-        score_probe(fit_probe(some, {}, steps=1), got)
+        score_probe(fit_probe(some, {}, steps=1), some, got)
+
+
+def test_every_object_counts_and_pairs_of_little_overlap_are_none() -> None:
+    """Five objects of 10 px: three have a slot each, the fourth shares a fifth with one, the last a twentieth."""
+    true = torch.zeros(1, 5, 40, dtype=torch.int64)
+    owner = torch.zeros(1, 5, 40, dtype=torch.int64)
+    for item in range(5):
+        true[0, item, :10] = item + 1
+    for item in range(3):
+        owner[0, item, :10] = item + 1
+    owner[0, 3, :2] = 4  # 2 of 10 px and nothing else: IoU 0.2
+    owner[0, 4, 9:19] = 5  # 1 of 19: IoU 0.05
+    maps = torch.nn.functional.one_hot(owner, 6).permute(0, 3, 1, 2).float()
+    live = torch.ones(1, 6, dtype=torch.bool)
+    got = object_slots(torch.arange(6.0).view(1, 6, 1), live, maps, true, torch.rand(1, 5, 4), {"c": torch.arange(5)})
+    assert got.classes["c"].tolist() == [0, 1, 2, 3]
+    assert got.slots.flatten().tolist() == [1, 2, 3, 4]
+    assert got.num_objects == 5
+    both = joined([got, got])
+    assert both.num_objects == 10
+    train = ObjectSlots(torch.rand(5, 1), torch.rand(5, 4), {"c": torch.tensor([3, 3, 3, 0, 1])}, 5)
+    scores = score_probe(RecognitionProbe(train, {"c": 5}, 4), train, both)
+    assert scores["objects/matched"] == 0.8
+    assert scores["c/most_frequent"] == 0.25  # what training says is commonest, not the test
 
 
 class Resized(SimulatedVideos):
@@ -99,17 +122,18 @@ def made_up(count: int, seed: int, informative: bool = True) -> ObjectSlots:
     mixing = torch.randn(9, 12, generator=torch.Generator().manual_seed(99))
     facts = torch.cat([torch.nn.functional.one_hot(shape, 3), torch.nn.functional.one_hot(material, 2), boxes], 1)
     slots = facts @ mixing if informative else torch.randn(count, 12, generator=generator)
-    return ObjectSlots(slots, boxes, {"shape": shape, "material": material})
+    return ObjectSlots(slots, boxes, {"shape": shape, "material": material}, 2 * count)
 
 
 def test_what_is_in_the_slots_is_read_and_what_is_not_is_not() -> None:
     sizes = {"shape": 3, "material": 2}
     parts = [made_up(300, 0), made_up(200, 1)]
-    known = score_probe(fit_probe(joined(parts), sizes, hidden=32, steps=600, lr=1e-2), made_up(400, 2))
+    known = score_probe(fit_probe(joined(parts), sizes, hidden=32, steps=600, lr=1e-2), joined(parts), made_up(400, 2))
     assert known["shape/top1"] > 0.98
     assert known["material/top1"] > 0.98
     assert known["box/r2"] > 0.9
-    unknown = score_probe(fit_probe(made_up(2000, 0, False), sizes, hidden=8, steps=200), made_up(2000, 2, False))
+    noise = made_up(2000, 0, False)
+    unknown = score_probe(fit_probe(noise, sizes, hidden=8, steps=200), noise, made_up(2000, 2, False))
     assert abs(unknown["shape/top1"] - 1 / 3) < 0.06
     assert unknown["box/r2"] < 0.02
 
@@ -117,9 +141,12 @@ def test_what_is_in_the_slots_is_read_and_what_is_not_is_not() -> None:
 def test_scores_by_hand() -> None:
     test = made_up(50, 3)
     probe = RecognitionProbe(test, {"shape": 3, "material": 2}, 4)
-    scores = score_probe(probe, test)
+    scores = score_probe(probe, test, test)
     boxes, logits = probe(test.slots)
-    assert scores["box/r2"] == pytest.approx(r2_score(test.boxes.numpy(), boxes.detach().numpy()), abs=1e-5)
+    residual, total = (test.boxes - boxes.detach()).square().sum(0), (test.boxes - test.boxes.mean(0)).square().sum(0)
+    assert scores["box/r2"] == pytest.approx(float((1 - residual / total).mean()), abs=1e-5)
+    assert scores["box/r2_constant"] == pytest.approx(0, abs=1e-5)  # the mean of these very boxes
+    assert scores["objects/matched"] == 0.5
     right = sum(
         int(row.argmax()) == int(label) for row, label in zip(logits["shape"], test.classes["shape"], strict=True)
     )

@@ -1,6 +1,7 @@
 """Recognition probe (the paper's section 4.2): what a small MLP reads from a slot, an object's classes and its box.
 
-In every frame slots are assigned to objects one-to-one by the IoU of their masks; the probe sees a slot alone.
+In every frame slots are assigned to objects one-to-one by the IoU of their masks; the probe sees a slot alone. All
+objects that show at least a pixel count: how many found a slot stands beside the scores, which are of those alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import r2_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -27,6 +29,8 @@ from dias_video.pretrained.weights import weights_sha256
 from dias_video.stores.files import replace_file
 from dias_video.tracking import owners, track_videos
 
+MIN_IOU = 0.1  # of a slot and its object, at most of which they are no pair (the DIAS authors' later code)
+
 
 class ObjectSlots(NamedTuple):
     """Slots that were assigned to objects, M in all."""
@@ -34,12 +38,13 @@ class ObjectSlots(NamedTuple):
     slots: Tensor  # (M,D) float
     boxes: Tensor  # (M,4) normalised xyxy
     classes: dict[str, Tensor]  # attribute -> (M,) int64
+    num_objects: int  # that show, over all frames, with a slot or without
 
 
 def object_slots(
     slots: Tensor, live: Tensor, attention: Tensor, true: Tensor, boxes: Tensor, classes: dict[str, Tensor]
 ) -> ObjectSlots:
-    """Assign the slots of one video to its objects, frame by frame, maximising IoU; pairs without overlap are dropped.
+    """Assign the slots of one video to its objects, frame by frame, maximising IoU; pairs up to ``MIN_IOU`` are none.
 
     Args:
         slots, live, attention: (T,S,D), (T,S) bool and (T,S,h,w) of the encoded video.
@@ -51,6 +56,7 @@ def object_slots(
     index = torch.arange(num_slots).expand(len(slots), -1)
     owner = owners(attention, live, index, (true.shape[1], true.shape[2])).long()  # (T,H,W) slots
     kept: list[tuple[int, int, int]] = []  # frame, slot, object
+    shown = 0
     for t, (own, ids) in enumerate(zip(owner, true.long(), strict=True)):
         seen = (ids >= 0) & (own >= 0)
         pairs = own[seen] * (num_objects + 1) + ids[seen]
@@ -58,10 +64,11 @@ def object_slots(
         union = table.sum(1, keepdim=True) + table.sum(0) - table
         iou = (table / union.clamp_min(1))[:, 1:]
         rows, columns = linear_sum_assignment(iou.numpy(), maximize=True)
-        kept += [(t, s, k) for s, k in zip(rows.tolist(), columns.tolist(), strict=True) if iou[s, k] > 0]
+        kept += [(t, s, k) for s, k in zip(rows.tolist(), columns.tolist(), strict=True) if iou[s, k] > MIN_IOU]
+        shown += len(ids[ids > 0].unique())
     frame, slot, item = torch.tensor(kept, dtype=torch.int64).reshape(-1, 3).unbind(1)
     own_classes = {name: value[item] for name, value in classes.items()}
-    return ObjectSlots(slots[frame, slot].float(), boxes[frame, item], own_classes)
+    return ObjectSlots(slots[frame, slot].float(), boxes[frame, item], own_classes, shown)
 
 
 def joined(parts: list[ObjectSlots]) -> ObjectSlots:
@@ -71,6 +78,7 @@ def joined(parts: list[ObjectSlots]) -> ObjectSlots:
         torch.cat([p.slots for p in parts]),
         torch.cat([p.boxes for p in parts]),
         {name: torch.cat([p.classes[name] for p in parts]) for name in names},
+        sum(p.num_objects for p in parts),
     )
 
 
@@ -132,10 +140,11 @@ def fit_probe(
 
 
 @torch.no_grad()
-def score_probe(probe: RecognitionProbe, test: ObjectSlots) -> dict[str, float]:
-    """``<attribute>/top1``, beside it ``<attribute>/most_frequent`` (always saying the commonest), and ``box/r2``.
+def score_probe(probe: RecognitionProbe, train: ObjectSlots, test: ObjectSlots) -> dict[str, float]:
+    """``<attribute>/top1`` and ``box/r2`` (scikit-learn's, mean over the four coordinates) of slots with an object.
 
-    R2 is 1 - residual / total sum of squares, mean over the four coordinates.
+    Beside them what needs no slot: ``<attribute>/most_frequent``, always the class that is commonest in training, and
+    ``box/r2_constant``, always the mean box of training; and ``objects/matched``, the share of objects with a slot.
 
     Raises:
         ValueError: no slot was assigned to an object.
@@ -147,10 +156,11 @@ def score_probe(probe: RecognitionProbe, test: ObjectSlots) -> dict[str, float]:
     for name, value in logits.items():
         true = test.classes[name]
         scores[f"{name}/top1"] = float((value.argmax(1) == true).double().mean())
-        scores[f"{name}/most_frequent"] = float(true.bincount().max() / len(true))
-    residual = (boxes - test.boxes).double().square().sum(0)
-    total = (test.boxes - test.boxes.mean(0)).double().square().sum(0)
-    scores["box/r2"] = float((1 - residual / total).mean())
+        scores[f"{name}/most_frequent"] = float((true == train.classes[name].bincount().argmax()).double().mean())
+    constant = train.boxes.mean(0).expand_as(test.boxes)
+    for name, said in (("box/r2", boxes), ("box/r2_constant", constant)):
+        scores[name] = float(r2_score(test.boxes.numpy(), said.numpy()))
+    scores["objects/matched"] = len(test.slots) / test.num_objects
     return scores
 
 
@@ -196,7 +206,7 @@ def probe(
     vocabulary = {name: classes_of(list(videos.values()), name) for name in attributes}
     slots = {name: collect(model, part, vocabulary, told, seed) for name, part in videos.items()}
     fitted = fit_probe(slots["train"], {name: len(known) for name, known in vocabulary.items()}, seed=seed)
-    scores = score_probe(fitted, slots["test"])
+    scores = score_probe(fitted, slots["train"], slots["test"])
     about = {
         "checkpoint": str(checkpoint),
         "checkpoint_sha256": weights_sha256(checkpoint),
