@@ -7,15 +7,13 @@ accelerate launch --multi_gpu --num_processes 8 scripts/train_slotformer.py … 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from _main import entry
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dias_video.engine import Trainer
-from dias_video.pretrained.weights import load_weights
+from dias_video.pretrained.weights import load_weights, located, pinned
 from slotformer.batch import SlotWindows, pack, slot_statistics
 from slotformer.cache import SlotCache
 from slotformer.prediction import RolloutValidation, check_same_encoder
@@ -28,13 +26,14 @@ def main(cfg: DictConfig) -> None:
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
     trainer: Trainer = instantiate(cfg.trainer)
+    config["checkpoint"] = None if cfg.checkpoint is None else pinned(cfg.checkpoint)
     cache = SlotCache(cfg.cache)
     torch.manual_seed(cfg.seed)  # initial weights
     model: Dynamics = instantiate(
         cfg.slotformer, slot_dim=cache.slot_dim, encoder=cache.header.get("checkpoint_sha256", "")
     )
     if cfg.checkpoint is not None:
-        load_weights(model, Path(cfg.checkpoint))
+        load_weights(model, located(config["checkpoint"]))
     else:
         model.set_statistics(*slot_statistics(cache))
     windows = SlotWindows(cache, model.burn_in + model.rollout_steps, model.stride, cfg.seed)

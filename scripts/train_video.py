@@ -8,7 +8,6 @@ accelerate launch --multi_gpu --num_processes 8 scripts/train_video.py … # the
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from dias_video.data.loading import ClipDataset
 from dias_video.data.memory import InMemory
 from dias_video.data.problems import problems_of
 from dias_video.engine import Trainer
-from dias_video.pretrained.weights import load_weights
+from dias_video.pretrained.weights import load_weights, located, pinned
 
 
 def freeze_all_but(parts: Collection[str], model: nn.Module) -> None:
@@ -45,13 +44,14 @@ def main(cfg: DictConfig) -> None:
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
     trainer: Trainer = instantiate(cfg.trainer)
+    config["checkpoint"] = None if cfg.checkpoint is None else pinned(cfg.checkpoint)
     source = usable(instantiate(cfg.data.train), cfg.data.get("on_error", "raise"))
     config["excluded"] = {problem.name: problem.sentence for problem in problems_of(source) if not problem.harmless}
     features = instantiate(cfg.data.get("features"))
     torch.manual_seed(cfg.seed)  # initial weights
     model = instantiate(cfg.model)
     if cfg.checkpoint is not None:
-        load_weights(model, Path(cfg.checkpoint), cfg.begin_anew)
+        load_weights(model, located(config["checkpoint"]), cfg.begin_anew)
     if cfg.train_only:
         freeze_all_but(cfg.train_only, model)
     if features is not None:

@@ -21,7 +21,7 @@ from dias_video.data.transforms import Transform
 from dias_video.data.windows import video_windows
 from dias_video.model.dias import DIAS
 from dias_video.precision import check_precision
-from dias_video.pretrained.weights import weights_sha256
+from dias_video.pretrained.weights import pinned, weights_sha256
 from dias_video.tracking import track_videos
 from slotformer.cache import SlotCache, SlotCacheWriter, finish
 
@@ -51,7 +51,7 @@ def cache_slots(
     Under ``accelerate launch`` the processes share the videos, and all return the whole cache.
 
     Args:
-        checkpoint: a model's folder, or ``hf-hub:user/name``.
+        checkpoint: a model's folder, or ``hf-hub:user/name`` or ``hf-hub:user/name@revision``.
         source: the videos.
         cache: folder of the slot cache.
         transform: of every window (a resize).
@@ -71,12 +71,13 @@ def cache_slots(
     """
     processes = Accelerator(cpu=device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
     check_precision("precision", precision, device or processes.device)
+    checkpoint = pinned(checkpoint)
     model = DIAS.from_pretrained(checkpoint).to(device or processes.device).eval()
     with_boxes = boxes and model.takes_boxes and has_boxes(source)
     known = {info.video_id: info for info in map(source.info, range(len(source)))}
     about: dict[str, Any] = {
         "scenarios": sorted({info.scenario for info in known.values() if info.scenario is not None}),
-        "checkpoint": str(checkpoint),
+        "checkpoint": checkpoint,
         "checkpoint_sha256": weights_sha256(checkpoint),
         "model": model.config,
         "grid": list(model.encoder.grid),

@@ -15,18 +15,22 @@ from dias_video.data.transforms import Transform
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.configured import build
 from dias_video.pretrained.earlier import upgraded
-from dias_video.pretrained.weights import HUB, weights_sha256
+from dias_video.pretrained.weights import HUB, WEIGHTS, weights_sha256
 from slotformer.cache import SlotCache
 
 
 def dias_of(cache: SlotCache, folder: str | None = None) -> DIAS:
     """The model that made a cache, from ``folder`` or from where it lay then, in evaluation mode.
 
+    A model on the Hub is fetched for ``folder`` alone: what a cache says makes nobody call a server.
+
     Raises:
         ValueError: it is not there, or not the one.
     """
-    named = folder or _said(cache, "checkpoint")
-    if not (named.startswith(HUB) or (Path(named) / "model.safetensors").is_file()):
+    named = folder or str(_said(cache, "checkpoint"))
+    if folder is None and named.startswith(HUB):
+        raise ValueError(f"{cache.path} says that {named} made it; to fetch that model, add dias={named}")
+    if not (named.startswith(HUB) or (Path(named) / WEIGHTS).is_file()):
         raise ValueError(f"the model that made {cache.path} is not at {named}; say where it is with dias=<folder>")
     if weights_sha256(named) != _said(cache, "checkpoint_sha256"):
         raise ValueError(f"{named} is not the model that made {cache.path}; name that one with dias=<folder>")

@@ -17,7 +17,7 @@ from dias_video.batch import SlotSequence
 from dias_video.engine import check_folder
 from dias_video.engine.checks import device_of
 from dias_video.precision import autocast, check_precision
-from dias_video.pretrained.weights import weights_sha256
+from dias_video.pretrained.weights import pinned, weights_sha256
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.errors import RolloutErrors, join_errors, over_models, rollout_errors
 from slotformer.fast import fast_rollout
@@ -32,12 +32,12 @@ Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def folders(value: str | Path | Sequence[str]) -> list[str]:
-    """One folder or several as a list.
+    """One folder or several as a list; models on the Hub with the revision that is there now.
 
     Raises:
         ValueError: the list is empty.
     """
-    named = [str(value)] if isinstance(value, (str, Path)) else [str(folder) for folder in value]
+    named = [pinned(folder) for folder in ([value] if isinstance(value, (str, Path)) else value)]
     if not named:
         raise ValueError("the list of trained models is empty; name at least one folder")
     return named

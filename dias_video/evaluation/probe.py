@@ -25,7 +25,7 @@ from dias_video.data.windows import video_windows
 from dias_video.engine.checks import device_of
 from dias_video.evaluation.scoring import Videos
 from dias_video.model.dias import DIAS
-from dias_video.pretrained.weights import weights_sha256
+from dias_video.pretrained.weights import pinned, weights_sha256
 from dias_video.stores.files import replace_file
 from dias_video.tracking import owners, track_videos
 
@@ -181,7 +181,7 @@ def probe(
     """Fit a probe on simulated videos, score it on others, both as evaluation sees them.
 
     Args:
-        checkpoint: a model's folder, or ``hf-hub:user/name``.
+        checkpoint: a model's folder, or ``hf-hub:user/name`` or ``hf-hub:user/name@revision``.
         train, test: simulated videos, of which the first ``train_videos`` and ``test_videos`` are used.
         out_dir: gets probe.json.
         transform: of every video (a resize).
@@ -196,6 +196,7 @@ def probe(
     Raises:
         ValueError: boxes for a model that takes none, videos that are not simulated, or an unknown attribute.
     """
+    checkpoint = pinned(checkpoint)
     model = DIAS.from_pretrained(checkpoint).to(device_of(device)).eval()
     if boxes and not model.takes_boxes:
         raise ValueError(f"boxes=true, but {checkpoint} takes no boxes; leave the option out")
@@ -208,7 +209,7 @@ def probe(
     fitted = fit_probe(slots["train"], {name: len(known) for name, known in vocabulary.items()}, seed=seed)
     scores = score_probe(fitted, slots["train"], slots["test"])
     about = {
-        "checkpoint": str(checkpoint),
+        "checkpoint": checkpoint,
         "checkpoint_sha256": weights_sha256(checkpoint),
         "condition": "boxes" if told else "none",
         "slots": {name: len(value.slots) for name, value in slots.items()},

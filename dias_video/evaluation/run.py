@@ -20,7 +20,7 @@ from dias_video.evaluation.scoring import Videos, score_methods
 from dias_video.evaluation.splits import check_split
 from dias_video.model.dias import DIAS
 from dias_video.precision import check_precision
-from dias_video.pretrained.weights import weights_sha256
+from dias_video.pretrained.weights import pinned, weights_sha256
 
 BASELINES = ("boxes_fixed", "kmeans")
 
@@ -59,7 +59,7 @@ def evaluate(
     Args:
         source: the videos.
         out_dir: gets metrics.json, videos.csv and report.html.
-        checkpoint: a model's folder, or ``hf-hub:user/name``.
+        checkpoint: a model's folder, or ``hf-hub:user/name`` or ``hf-hub:user/name@revision``.
         predictions: or: a folder of label maps (:class:`PredictionFiles`).
         native_size: the predictions are of the size that the videos have on disk, and are scored there.
         transform: of every video (a resize); not with ``native_size``.
@@ -94,6 +94,7 @@ def evaluate(
         raise ValueError("say what to score: checkpoint=<folder of a trained model> or predictions=<folder of maps>")
     if Path(out_dir).exists() and not Path(out_dir).is_dir():
         raise ValueError(f"out_dir={out_dir} is a file; name a folder")
+    checkpoint = None if checkpoint is None else pinned(checkpoint)
     accelerator = Accelerator(cpu=device == "cpu")
     check_precision("precision", precision, device or accelerator.device)
     model = None if checkpoint is None else DIAS.from_pretrained(checkpoint).to(device or accelerator.device).eval()
@@ -129,7 +130,7 @@ def evaluate(
         split=frozen_split or described.get("split") or "all",
         condition="not stated" if model is None and boxes is None else condition,
         mask_sources={name: method.mask_source for name, method in methods.items()},
-        checkpoint=None if checkpoint is None else str(checkpoint),
+        checkpoint=checkpoint,
         checkpoint_hash=None if checkpoint is None else weights_sha256(checkpoint),
         num_slots=None if model is None else model.num_slots,
         seed=seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dias_video.pretrained.card import model_card, run_of
 from dias_video.pretrained.configured import Configured, build
 from dias_video.pretrained.earlier import upgraded
 from dias_video.pretrained.weights import WEIGHTS, load_weights, located
@@ -25,6 +27,8 @@ FORMAT_VERSION = 2
 class Pretrained(Configured):
     """Mixin for modules that are saved with their configuration."""
 
+    read_from: Path | None = None  # the folder that it was rebuilt from
+
     def save_pretrained(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write ``config.json`` and ``model.safetensors`` (weights and buffers; others if given) into ``folder``."""
         folder = Path(folder)
@@ -36,21 +40,49 @@ class Pretrained(Configured):
         described = {"format": FORMAT_VERSION, "model": self.config}
         (folder / "config.json").write_text(json.dumps(described, indent=1) + "\n")
 
-    def push_to_hub(self, repository: str, private: bool = True) -> None:
-        """Upload what ``save_pretrained`` writes to the Hub repository ``user/name``, made if it does not exist."""
+    def push_to_hub(
+        self,
+        repository: str,
+        private: bool = True,
+        run: str | Path | None = None,
+        metrics: str | Path | None = None,
+        licence: str = "unknown",
+    ) -> None:
+        """Upload what ``save_pretrained`` writes, and a model card, to the Hub repository ``user/name``.
+
+        The repository is made if it does not exist. The card has the command and the paths that the run was given:
+        look at it before the repository becomes public.
+
+        Args:
+            repository: ``user/name``.
+            private: whether a new repository is for its owner alone.
+            run: run folder of the training, which knows data, command and commit; None = the one whose checkpoint this
+                model was read from, if it was.
+            metrics: a ``metrics.json`` of ``scripts/evaluate.py``; it goes along.
+            licence: of the weights, as the Hub calls it: ``mit``, ``apache-2.0``.
+
+        Raises:
+            ValueError: ``run`` or ``metrics`` can't be read; nothing is uploaded then.
+        """
         from huggingface_hub import HfApi
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
+            found = run if run is not None or self.read_from is None else run_of(self.read_from)
+            card = model_card(self, repository, found, metrics, licence)
+            (Path(folder) / "README.md").write_text(card)
+            if metrics is not None:
+                shutil.copyfile(metrics, Path(folder) / "metrics.json")
             api = HfApi()
             api.create_repo(repository, private=private, exist_ok=True)
             api.upload_folder(repo_id=repository, folder_path=folder)
 
     @classmethod
     def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
-        """Rebuild a saved model from a folder, or from a Hugging Face Hub repository: ``hf-hub:user/name``.
+        """Rebuild a saved model from a folder, or from a Hugging Face Hub repository.
 
-        Without that prefix, which is timm's, a name is a folder's and no server is contacted.
+        The latter is named ``hf-hub:user/name`` or, for one revision of it, ``hf-hub:user/name@revision``. Without that
+        prefix, which is timm's, a name is a folder's and no server is contacted.
 
         Raises:
             ValueError: there is no such folder, or a file is missing, cut off, of another class or of another shape;
@@ -73,4 +105,5 @@ class Pretrained(Configured):
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} describes no model that this version can build: {error}") from error
         load_weights(model, folder)
+        model.read_from = folder
         return model

@@ -52,28 +52,43 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def located(folder: str | Path) -> Path:
-    """The folder that a model's name stands for; one on the Hub is downloaded.
+    """The folder that a model's name stands for; one on the Hub is downloaded, as one snapshot.
 
     Raises:
         ValueError: there is no such folder.
         OSError: the repository could not be read.
     """
-    repository = str(folder).removeprefix(HUB)
-    found = Path(folder) if repository == str(folder) else _downloaded(repository)
+    name = str(folder)
+    found = _snapshot(name.removeprefix(HUB)) if name.startswith(HUB) else Path(folder)
     if not found.is_dir():
         raise ValueError(f"there is no folder {found} (a model on the Hugging Face Hub is named {HUB}user/name)")
     return found
 
 
-def _downloaded(repository: str) -> Path:
-    from huggingface_hub import hf_hub_download  # only who asks for a download pays for its import
+def pinned(folder: str | Path) -> str:
+    """A model's name as results keep it: one on the Hub with the revision that is there now.
 
+    ``hf-hub:user/name`` and ``hf-hub:user/name@main`` become ``hf-hub:user/name@<commit>``, which always means the same
+    weights and config. The names of folders stay as they are.
+
+    Raises:
+        OSError: the repository could not be read.
+    """
+    name = str(folder)
+    return f"{name.partition('@')[0]}@{located(name).name}" if name.startswith(HUB) else name
+
+
+def _snapshot(name: str) -> Path:
+    """The folder of ``user/name`` or ``user/name@revision``; a snapshot's folder is called after its commit."""
+    from huggingface_hub import snapshot_download  # only who asks for a download pays for its import
+
+    repository, _, revision = name.partition("@")
+    files = ["config.json", WEIGHTS, FROZEN]
     try:
-        paths = [Path(hf_hub_download(repository, name)) for name in ("config.json", "model.safetensors")]
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise OSError(f"the Hub has no model {repository}, or can't be reached ({reason})") from error
-    return paths[0].parent
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
+    except Exception as error:  # what it fails with differs between its versions; each becomes one sentence
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise OSError(f"the Hub has no model {name}, or can't be reached ({reason})") from error
 
 
 def load_weights(model: Any, folder: Path, but: Collection[str] = ()) -> None:

@@ -1,0 +1,68 @@
+"""The model card of a model on the Hub: what it is, and what it was made of and with."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MADE_OF = ("data", "cache")  # what a run's configuration calls its data
+NOT_TOLD = "Not told."
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint's folder lies in, if it does."""
+    run = checkpoint.resolve().parent.parent
+    return run if (run / "run.json").is_file() and (run / "config.yaml").is_file() else None
+
+
+def model_card(model: Any, repository: str, run: str | Path | None, metrics: str | Path | None, licence: str) -> str:
+    """The text of ``README.md``; see ``Pretrained.push_to_hub``.
+
+    Raises:
+        ValueError: ``run`` or ``metrics`` can't be read; names the file.
+    """
+    started = {} if run is None else _read(Path(run) / "run.json")
+    config = {} if run is None else _read(Path(run) / "config.yaml")
+    scores = {} if metrics is None else _read(Path(metrics))
+    count = sum(p.numel() for p in model.parameters())
+    data = {name: config[name] for name in MADE_OF if name in config}
+    parts = [
+        f"---\nlicense: {licence}\nlibrary_name: dias-video\n---\n# {repository}",
+        f"A `{model.config['type']}` of {count:,} parameters. `config.json` describes it; it is read by\n"
+        f'`{type(model).__name__}.from_pretrained("hf-hub:{repository}")`.',
+        f"## Data\n{_fenced(yaml.safe_dump(data, sort_keys=False), 'yaml') if data else NOT_TOLD}",
+        f"## Command\n{_fenced(shlex.join(started['command'])) if 'command' in started else NOT_TOLD}",
+        f"## Commit\n{started.get('git_commit') or NOT_TOLD}",
+        f"## Results\n{_results(scores) if scores else NOT_TOLD}",
+        f"## Licence\n{licence}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A json or yaml file that holds a mapping."""
+    try:
+        text = file.read_text()
+        found = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} can't be read ({error}); name the folder of a run, or a metrics.json") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds no mapping; name the folder of a run, or a metrics.json")
+    return found
+
+
+def _fenced(text: str, language: str = "") -> str:
+    return f"```{language}\n{text.strip()}\n```"
+
+
+def _results(scores: Mapping[str, Any]) -> str:
+    """What was scored, and a table of the measures; all of it stands in metrics.json."""
+    about = scores.get("about", {})
+    told = ", ".join(f"{key} {about[key]}" for key in ("source", "split", "videos", "condition") if key in about)
+    rows = [f"| {name} | {value:.4g} |" for name, value in scores.items() if isinstance(value, (int, float))]
+    return "\n".join([f"`metrics.json`: {told}.", "", "| measure | value |", "| --- | ---: |", *rows])
