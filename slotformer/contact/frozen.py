@@ -12,7 +12,7 @@ from dias_video.data.features import FeatureCache, FrozenEncoder, fill_features
 from dias_video.data.source import VideoSource
 from dias_video.data.transforms import Transform
 from dias_video.engine.checks import device_of
-from dias_video.pretrained.weights import weights_sha256
+from dias_video.pretrained.weights import pinned, weights_sha256
 from slotformer.cache import SlotCache
 from slotformer.clusters import cache_clusters
 from slotformer.contact.pooled import Features, pooled_slots, pooled_tokens
@@ -114,6 +114,7 @@ class SlotFeatures:
     def __post_init__(self) -> None:
         if self.checkpoint is None:
             raise ValueError("slots need the model that finds them; add checkpoint=<folder of a trained DIAS>")
+        self.checkpoint = pinned(self.checkpoint)
 
     def __call__(self, source: VideoSource, folder: Path) -> Features:
         """Pooled over slots."""
@@ -154,6 +155,7 @@ class FutureFeatures:
             raise ValueError(
                 "predicted slots need a model that predicts; add dynamics=<folder of a trained SlotFormer>"
             )
+        self.dynamics = pinned(self.dynamics)
         self.model = load_dynamics(self.dynamics)
         self.steps = self.predicted_frames or self.model.rollout_steps
 
