@@ -6,12 +6,15 @@ of slots.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 from typing import Protocol as Interface
 
 import torch
 import torch.nn.functional as F
+from sklearn import cluster
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from dias_video.data.source import Sample
@@ -120,7 +123,7 @@ class KMeans:
         size = (video.shape[-2], video.shape[-1])
         labels = []
         for tokens, frame in zip(features, video, strict=True):  # a frame at a time: k x H x W floats
-            distance = squared_distances(tokens, centres).T.reshape(k, *self.encoder.grid)
+            distance = squared_distances(tokens, centres).T.reshape(-1, *self.encoder.grid)
             labels.append(to_pixels(distance, size, frame if self.follow_edges else None).min(0).indices)
         return torch.stack(labels)
 
@@ -131,51 +134,22 @@ class KMeans:
 
 
 def kmeans(points: Tensor, k: int, draws: Draws, restarts: int = 4, iterations: int = 50) -> Tensor:
-    """Centres (k,C) of the tightest of several runs of Lloyd's algorithm from k-means++ starts.
+    """Centres (k,C) of the tightest of several runs of scikit-learn's k-means, from k-means++ starts.
 
     Args:
         points: (P,C) float.
-        k: clusters.
+        k: clusters; as many as there are points if that is less.
         draws: of one video; the same draws give the same centres.
         restarts, iterations: how often to start, and how long to go on at most.
     """
-    chosen = draws.uniform(restarts, k)[0]  # (restarts,k)
-    best, best_spread = points[:k], torch.inf
-    for numbers in chosen:
-        centres, spread = _lloyd(points, _plus_plus(points, numbers), iterations)
-        if spread < best_spread:
-            best, best_spread = centres, spread
-    return best
+    seed = int(draws.uniform(1) * 2**24)  # all the bits that such a number has
+    clusters = cluster.KMeans(min(k, len(points)), n_init=restarts, max_iter=iterations, tol=0, random_state=seed)
+    with warnings.catch_warnings():  # of a picture with fewer colours than k
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        centres: Tensor = torch.from_numpy(clusters.fit(points.numpy()).cluster_centers_)
+    return centres
 
 
 def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
     """(P,C) and (k,C) to (P,k)."""
     return (points**2).sum(1, keepdim=True) - 2 * points @ centres.T + (centres**2).sum(1)
-
-
-def _plus_plus(points: Tensor, numbers: Tensor) -> Tensor:
-    """k starting points, each drawn with probability proportional to its squared distance to those before."""
-    weight = torch.ones(len(points), dtype=torch.float64)
-    nearest = torch.full_like(weight, torch.inf)
-    picked = []
-    for number in numbers.double():
-        total = weight.cumsum(0)
-        index = int(torch.searchsorted(total, number * total[-1], right=True).clamp(max=len(points) - 1))
-        picked.append(index)
-        nearest = nearest.minimum(squared_distances(points, points[index : index + 1])[:, 0].double())
-        weight = nearest.clamp(min=0)
-    return points[picked]
-
-
-def _lloyd(points: Tensor, centres: Tensor, iterations: int) -> tuple[Tensor, float]:
-    """Centres and the summed squared distance to them when the assignment no longer changes."""
-    owner = torch.full((len(points),), -1)
-    for _ in range(iterations):
-        before, owner = owner, squared_distances(points, centres).argmin(1)
-        if torch.equal(before, owner):
-            break
-        members = F.one_hot(owner, len(centres)).to(points.dtype)  # (P,k)
-        count = members.sum(0)[:, None]
-        # A cluster that lost its last member stays where it was.
-        centres = torch.where(count > 0, members.T @ points / count.clamp(min=1), centres)
-    return centres, float(squared_distances(points, centres).amin(1).double().sum())
