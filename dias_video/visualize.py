@@ -20,6 +20,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torchvision.utils import draw_bounding_boxes
 
 from dias_video.batch import SlotSequence, VideoBatch
 from dias_video.stores.files import replace_file
@@ -57,15 +58,14 @@ def overlay(video: Tensor, labels: Tensor, opacity: float = 0.55) -> Tensor:
 def draw_boxes(pictures: Tensor, boxes: Tensor, box_valid: Tensor) -> Tensor:
     """Outline boxes (T,K,4), normalised xyxy, where ``box_valid`` (T,K); box k in the colour of track k + 1."""
     _, height, width, _ = pictures.shape
+    edges = boxes * torch.tensor([width, height, width, height]) - torch.tensor([0, 0, 1, 1])  # the last pixels inside
+    edges[..., 2:] = edges[..., 2:].maximum(edges[..., :2])
     drawn = []
-    for picture, frame_boxes, valid in zip(pictures, boxes, box_valid, strict=True):
-        image = Image.fromarray(picture.numpy())
-        pen = ImageDraw.Draw(image)
-        for k in valid.nonzero().flatten().tolist():
-            x0, y0, x1, y1 = (frame_boxes[k] * torch.tensor([width, height, width, height])).tolist()
-            pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour(k + 1))
-        drawn.append(torch.from_numpy(np.array(image)))
-    return torch.stack(drawn)
+    for picture, frame_edges, valid in zip(rearrange(pictures, "t h w c -> t c h w"), edges, box_valid, strict=True):
+        shown = valid.nonzero().flatten().tolist()
+        colours: Any = [colour(k + 1) for k in shown]
+        drawn.append(draw_bounding_boxes(picture, frame_edges[shown], colors=colours) if shown else picture)
+    return rearrange(torch.stack(drawn), "t c h w -> t h w c")
 
 
 def at_height(video: Tensor, labels: Tensor, height: int | None) -> tuple[Tensor, Tensor]:
