@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,6 +57,7 @@ def test_tensorboard_gets_numbers_and_moving_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_wandb_offline_gets_numbers_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     drawn(tmp_path / "run", "wandb")
@@ -65,6 +67,22 @@ def test_wandb_offline_gets_numbers_and_pictures(tmp_path: Path, monkeypatch: py
     assert sorted(p.suffix for p in media) == [".gif", ".gif", ".png", ".png"]
     original = (tmp_path / "run/pictures/step_000004/moving.gif").read_bytes()
     assert original in [p.read_bytes() for p in media]
+
+
+def test_trackio_gets_the_configuration_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a package that stands in for it, since the real one brings a web server."""
+    logged: list[Any] = []
+
+    def init(**options: Any) -> SimpleNamespace:
+        logged.append(options)
+        return SimpleNamespace(
+            log=lambda values, step: logged.append((step, values["loss"])), finish=lambda: logged.append("finished")
+        )
+
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=init))
+    drawn(tmp_path / "run", "trackio")
+    assert logged[0] == {"project": "dias-video", "name": "run", "config": {"seed": 0}}
+    assert logged[1:] == [*((row["step"], row["loss"]) for row in rows(tmp_path / "run")), "finished"]
 
 
 def test_only_the_main_process_tracks(tmp_path: Path) -> None:
@@ -84,8 +102,7 @@ class Broken:
 def test_a_tracker_that_breaks_later_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import wandb
-
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setattr(wandb, "init", lambda **_: Broken())
     drawn(tmp_path / "run", "wandb")
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
@@ -97,9 +114,9 @@ def test_a_tracker_that_breaks_later_is_left_out(
 def test_a_missing_package_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    train(tmp_path / "run", tracking="tensorboard")
-    assert "warning: tensorboard can't start" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    train(tmp_path / "run", tracking="wandb")
+    assert "warning: wandb can't start" in capsys.readouterr().err
     assert len(rows(tmp_path / "run")) == 4
 
 

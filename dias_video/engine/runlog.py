@@ -1,8 +1,7 @@
-"""What a run writes about itself: config.yaml, run.json, metrics.jsonl, and by wish wandb or tensorboard."""
+"""What a run writes about itself: config.yaml, run.json, metrics.jsonl, and if asked for a tracker's records."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import json
 import math
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
 from PIL import Image
 
 from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
@@ -23,13 +23,14 @@ from dias_video.pretrained.earlier import upgraded
 from dias_video.stores.files import replace_file
 from dias_video.stores.store import differences
 
-TRACKERS = ("none", "wandb", "tensorboard")
+TRACKERS = ("none", "wandb", "tensorboard", "trackio")
 PACKAGES = ("torch", "accelerate", "numpy", "timm", "safetensors", "dias-video")
 
 
 @dataclass(frozen=True)
 class Logging:
-    """A line of metrics every ``every`` steps (losses stay on the device between), and a tracker by wish.
+    """A line of metrics every ``every`` steps (losses stay on the device between), and a tracker
+    (Accelerate's) if asked for.
 
     ``peak_tflops``: what one device could do at best, in 1e12 operations a second in the precision used; then the
     fraction of it that the model makes use of (MFU) is logged. ``bar``: show the run's progress on the terminal.
@@ -91,19 +92,17 @@ class RunLog:
         with self.file.open("a") as file:
             file.write(json.dumps(values) + "\n")
         if self._tracker is not None:
-            self._guarded("log", lambda: self._track(row))
+            self._guarded("log", lambda: self._tracker.log(dict(row), step=int(row["step"])))
 
     def show(self, step: int, files: Sequence[Path]) -> None:
-        """Hand pictures to the tracker: GIF or PNG files, named by their stems."""
+        """Hand pictures to wandb or tensorboard: GIF or PNG files, named by their stems."""
         if self._tracker is not None:
             self._guarded("show pictures", lambda: self._show(step, files))
 
     def close(self) -> None:
         """Let the tracker finish."""
         if self._tracker is not None:
-            self._guarded(
-                "close", lambda: self._tracker.finish() if self.tracking == "wandb" else self._tracker.close()
-            )
+            self._guarded("close", self._tracker.finish)
             self._tracker = None
 
     def _write_config(self, config: dict[str, Any]) -> None:
@@ -132,19 +131,15 @@ class RunLog:
         replace_file(file, lambda aside: aside.write_text(json.dumps(start, indent=1) + "\n"))
 
     def _open_tracker(self, config: dict[str, Any]) -> None:
+        name = self.out_dir.resolve().name
         if self.tracking == "wandb":
-            wandb = importlib.import_module("wandb")
-            name = self.out_dir.resolve().name
-            self._tracker = wandb.init(project="dias-video", name=name, dir=str(self.out_dir), config=config)
+            tracker: Any = WandBTracker("dias-video", name=name, dir=str(self.out_dir), config=config)
+        elif self.tracking == "trackio":
+            tracker = TrackioTracker("dias-video", name=name, config=config)
         else:
-            self._tracker = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(self.out_dir))
-
-    def _track(self, row: Mapping[str, float | int]) -> None:
-        if self.tracking == "wandb":
-            self._tracker.log(dict(row), step=int(row["step"]))
-            return
-        for name, value in row.items():
-            self._tracker.add_scalar(name, value, int(row["step"]))
+            tracker = TensorBoardTracker("", self.out_dir)  # the run's folder itself
+        tracker.start()
+        self._tracker = tracker
 
     def _show(self, step: int, files: Sequence[Path]) -> None:
         if self.tracking == "wandb":
@@ -157,6 +152,7 @@ class RunLog:
                 for file in files
             }
             self._tracker.log(shown, step=step)
+        if self.tracking != "tensorboard":
             return
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -165,7 +161,7 @@ class RunLog:
                 image = Summary.Image(width=picture.width, height=picture.height, colorspace=3)
             image.encoded_image_string = file.read_bytes()
             values = Summary(value=[Summary.Value(tag=f"pictures/{file.stem}", image=image)])
-            self._tracker.file_writer.add_summary(values, step)
+            self._tracker.writer.file_writer.add_summary(values, step)
 
     def _guarded(self, what: str, act: Any) -> None:
         try:
