@@ -1,6 +1,7 @@
-"""Recognition probe: a small MLP from a slot to the class and the box of its object (simulated videos).
+"""Recognition probe: a small MLP from a slot to the class and the box of its object.
 
 python scripts/probe.py checkpoint=runs/x/checkpoints/last data.root=data/toss-A out_dir=runs/probe
+python scripts/probe.py experiment=coco checkpoint=runs/x/checkpoints/last data.root=path/to/coco out_dir=runs/probe
 """
 
 from __future__ import annotations

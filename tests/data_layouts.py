@@ -120,7 +120,7 @@ def coco_panoptic(root):
         described = {
             "images": [{"id": 1, "file_name": f"{name}.jpg", "height": SIZE[0], "width": SIZE[1]}],
             "annotations": [{"image_id": 1, "file_name": f"{name}.png", "segments_info": segments}],
-            "categories": [{"id": 1, "isthing": 1}, {"id": 9, "isthing": 0}],
+            "categories": [{"id": 9, "isthing": 0, "name": "sky"}, {"id": 1, "isthing": 1, "name": "owl"}],
         }
         text(root / f"annotations/panoptic_{split}.json", described)
         (root / f"annotations/panoptic_{split}").mkdir()

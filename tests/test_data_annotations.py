@@ -94,6 +94,20 @@ def test_masks_of_every_kind_with_crowds_void_and_the_later_instance_on_top(tmp_
     ]
 
 
+@pytest.mark.parametrize(
+    ("crowds", "expected"), [("void", ["owl", ""]), ("instance", ["owl", "", ""]), ("background", ["owl", ""])]
+)
+def test_categories_are_in_the_order_of_ids(tmp_path, crowds, expected):
+    """Of three objects the second is a crowd and of no known category, the last says nothing."""
+    described = two_videos()
+    described["categories"] = [{"id": 3, "name": "pig"}, {"id": 91, "name": "owl"}]
+    for annotation, category in zip(described["annotations"], (91, 17), strict=False):
+        annotation["category_id"] = category
+    source = YouTubeVIS(write(tmp_path, described), "train", crowds=crowds)
+    assert source.classes(0) == {"category": expected}
+    assert source.classes(1) == {"category": []}
+
+
 def test_masks_that_nobody_looks_at_are_not_decoded(tmp_path, monkeypatch):
     source = YouTubeVIS(write(tmp_path, two_videos()), "train")
     boxes = source.read(0, [0], ("boxes",))["boxes"]

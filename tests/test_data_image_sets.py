@@ -108,6 +108,7 @@ def test_panoptic_things_are_instances_and_stuff_is_background(tmp_path, crowds,
     expected[18:, :20] = {"void": -1, "instance": 2, "background": 0}[crowds]
     assert torch.equal(sample["masks"], torch.from_numpy(np.stack([expected] * 2)))
     assert sample["boxes"].shape == (2, 2 if crowds == "instance" else 1, 4)
+    assert source.classes(0) == {"category": ["owl"] * (2 if crowds == "instance" else 1)}
     assert source.annotations == tmp_path / "annotations/panoptic_val2017.json"
 
 

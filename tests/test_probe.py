@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from PIL import Image
 
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import Keys, Sample
@@ -14,17 +21,22 @@ from dias_video.data.transforms import ClipTransform
 from dias_video.evaluation.probe import (
     ObjectSlots,
     RecognitionProbe,
-    classes_of,
     collect,
     fit_probe,
     joined,
     object_slots,
+    probe,
     score_probe,
+    vocabulary_of,
 )
 from dias_video.evaluation.scoring import Videos
 from dias_video.model.dias import DIAS
 from dias_video.simulate.toss import Toss
 from dias_video.simulate.writer import write_dataset
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+COLOURS = {"owl": (230, 60, 40), "pig": (40, 200, 70), "ape": (60, 80, 240)}
+CATEGORIES = {"pig": 3, "ape": 44, "owl": 90}  # as COCO's, not 1, 2, 3
 
 
 def test_slots_are_assigned_to_the_objects_that_their_masks_cover() -> None:
@@ -51,12 +63,12 @@ def test_objects_that_no_slot_overlaps_are_left_out() -> None:
         torch.rand(1, 3, 5), torch.ones(1, 3, dtype=torch.bool), torch.rand(1, 3, 2, 4), true, torch.rand(1, 2, 4), {}
     )
     assert got.slots.shape == (0, 5)
-    some = ObjectSlots(torch.rand(6, 5), torch.rand(6, 4), {}, 9)
-    one = ObjectSlots(some.slots[:1], some.boxes[:1], {}, 9)  # has no deviation to be standardised by
+    some = ObjectSlots(torch.rand(6, 5), torch.rand(6, 4), torch.rand(6, 4), {}, 9)
+    one, two = (ObjectSlots(*(x[:count] for x in some[:3]), {}, 9) for count in (1, 2))  # one has no deviation
     for few in (got, one):
         with pytest.raises(ValueError, match=f"of the training videos {len(few.slots)} overlap an object"):
             fit_probe(few, {}, steps=1)
-    assert fit_probe(ObjectSlots(some.slots[:2], some.boxes[:2], {}, 9), {}, steps=1)(some.slots)[0].isfinite().all()
+    assert fit_probe(two, {}, steps=1)(some.slots)[0].isfinite().all()
     with pytest.raises(ValueError, match="no slot overlaps an object in the test videos"):
         score_probe(fit_probe(some, {}, steps=1), some, got)
 
@@ -77,9 +89,10 @@ def test_every_object_counts_and_pairs_of_little_overlap_are_none() -> None:
     assert got.classes["c"].tolist() == [0, 1, 2, 3]
     assert got.slots.flatten().tolist() == [1, 2, 3, 4]
     assert got.num_objects == 5
+    assert got.regions[3].tolist() == pytest.approx([0, 0.6, 0.05, 0.8])  # of the slot, not of the object
     both = joined([got, got])
     assert both.num_objects == 10
-    train = ObjectSlots(torch.rand(5, 1), torch.rand(5, 4), {"c": torch.tensor([3, 3, 3, 0, 1])}, 5)
+    train = ObjectSlots(torch.rand(5, 1), torch.rand(5, 4), torch.rand(5, 4), {"c": torch.tensor([3, 3, 3, 0, 1])}, 5)
     scores = score_probe(RecognitionProbe(train, {"c": 5}, 4), train, both)
     assert scores["objects/matched"] == 0.8
     assert scores["c/most_frequent"] == 0.25  # what training says is commonest, not the test
@@ -98,7 +111,7 @@ def test_videos_are_seen_as_evaluation_sees_them(tmp_path: Path) -> None:
     write_dataset(Toss(size=(40, 56), num_frames=3), tmp_path, "val", 2, workers=1)
     stored, resized = (kind(tmp_path, "toss/val") for kind in (SimulatedVideos, Resized))
     dias = DIAS.shipped().eval()
-    vocabulary = {"shape": classes_of([Videos(stored)], "shape")}
+    vocabulary = {"shape": vocabulary_of([Videos(stored)], "shape")}
 
     def collected(videos: Videos) -> ObjectSlots:
         return collect(dias, videos, vocabulary, boxes=True, seed=0)
@@ -110,8 +123,8 @@ def test_videos_are_seen_as_evaluation_sees_them(tmp_path: Path) -> None:
     assert torch.equal(found.boxes, expected.boxes)
     assert torch.equal(found.classes["shape"], expected.classes["shape"])
     assert not torch.equal(found.slots[:5], collected(Videos(stored)).slots[:5])
-    with pytest.raises(ValueError, match="attributes: 'taste' is not known of every body; choose from shape"):
-        classes_of([Videos(stored)], "taste")
+    with pytest.raises(ValueError, match=r"attributes: 'taste' is not known of .* toss/val/\d+; known are shape"):
+        vocabulary_of([Videos(stored)], "taste")
 
 
 def made_up(count: int, seed: int, informative: bool = True) -> ObjectSlots:
@@ -122,7 +135,7 @@ def made_up(count: int, seed: int, informative: bool = True) -> ObjectSlots:
     mixing = torch.randn(9, 12, generator=torch.Generator().manual_seed(99))
     facts = torch.cat([torch.nn.functional.one_hot(shape, 3), torch.nn.functional.one_hot(material, 2), boxes], 1)
     slots = facts @ mixing if informative else torch.randn(count, 12, generator=generator)
-    return ObjectSlots(slots, boxes, {"shape": shape, "material": material}, 2 * count)
+    return ObjectSlots(slots, boxes, boxes + 0.1, {"shape": shape, "material": material}, 2 * count)
 
 
 def test_what_is_in_the_slots_is_read_and_what_is_not_is_not() -> None:
@@ -146,6 +159,8 @@ def test_scores_by_hand() -> None:
     residual, total = (test.boxes - boxes.detach()).square().sum(0), (test.boxes - test.boxes.mean(0)).square().sum(0)
     assert scores["box/r2"] == pytest.approx(float((1 - residual / total).mean()), abs=1e-5)
     assert scores["box/r2_constant"] == pytest.approx(0, abs=1e-5)  # the mean of these very boxes
+    shift = (0.1**2 / (test.boxes - test.boxes.mean(0)).square().mean(0)).mean()  # masks are 0.1 beside their objects
+    assert scores["box/r2_mask"] == pytest.approx(float(1 - shift), abs=1e-5)
     assert scores["objects/matched"] == 0.5
     right = sum(
         int(row.argmax()) == int(label) for row, label in zip(logits["shape"], test.classes["shape"], strict=True)
@@ -153,3 +168,54 @@ def test_scores_by_hand() -> None:
     assert scores["shape/top1"] == pytest.approx(right / 50)
     counts = [int((test.classes["material"] == c).sum()) for c in range(2)]
     assert scores["material/most_frequent"] == pytest.approx(max(counts) / 50)
+
+
+def picture(root: Path, split: str, number: int, rectangles: list[tuple[int, int, str]]) -> dict[str, Any]:
+    """A picture of 48x64 px with squares of 14 px, and its part of COCO's json."""
+    video = np.full((48, 64, 3), 40, np.uint8)
+    annotations = []
+    for top, left, category in rectangles:
+        video[top : top + 14, left : left + 14] = COLOURS[category]
+        corners = [left, top, left + 14, top, left + 14, top + 14, left, top + 14]
+        annotations.append({"image_id": number, "category_id": CATEGORIES[category], "segmentation": [corners]})
+    (root / split).mkdir(exist_ok=True)
+    Image.fromarray(video).save(root / split / f"{number}.png")
+    return {"image": {"id": number, "file_name": f"{number}.png", "height": 48, "width": 64}, "objects": annotations}
+
+
+def test_categories_of_coco_are_recognised(tmp_path: Path) -> None:
+    """Three objects a picture and all of them count; a picture without any is no hindrance."""
+    places = random.Random(0)
+    for split, count in (("train2017", 12), ("val2017", 4)):
+        made = [
+            picture(
+                tmp_path,
+                split,
+                n,
+                [(places.randrange(30), left, c) for left, c in zip((2, 22, 42), COLOURS, strict=True)],
+            )
+            for n in range(count)
+        ]
+        made.append(picture(tmp_path, split, count, []))
+        described = {
+            "images": [one["image"] for one in made],
+            "annotations": [annotation for one in made for annotation in one["objects"]],
+            "categories": [{"id": number, "name": name} for name, number in CATEGORIES.items()],
+        }
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / f"annotations/instances_{split}.json").write_text(json.dumps(described))
+    DIAS.shipped().save_pretrained(tmp_path / "dias")
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        words = ["experiment/probe=coco", f"data.root={tmp_path}", "checkpoint=x", "out_dir=x"]
+        cfg = compose("probe", words)
+    sources = {"train": instantiate(cfg.data.train), "test": instantiate(cfg.data.eval)}
+    options = {"checkpoint": tmp_path / "dias", "transform": ClipTransform(size=(96, 128)), "out_dir": tmp_path / "out"}
+    scores = probe(**sources, **options, attributes=cfg.attributes, train_videos=cfg.train_videos)
+    about = json.loads((tmp_path / "out/probe.json").read_text())["about"]
+    assert about["classes"] == {"category": ["ape", "owl", "pig"]}
+    assert about["slots"]["test"] == 12 * scores["objects/matched"] > 8
+    assert scores["category/top1"] > 0.9
+    assert scores["category/most_frequent"] < 0.5
+    assert scores["box/r2"] > 0.8
+    with pytest.raises(ValueError, match="attributes: 'shape' is not known of every object of 0; known are category"):
+        probe(**sources, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -48,6 +48,15 @@ class Masks(Protocol):
 
     def files(self, index: int) -> list[Path]:
         """The files that the masks of a clip have for themselves."""
+        ...
+
+
+@runtime_checkable
+class CategorisedMasks(Masks, Protocol):
+    """Masks of instances that have a category."""
+
+    def categories(self, index: int) -> list[str]:
+        """The name of each instance's category, in the order of ids; "" where it is not known."""
         ...
 
 
@@ -100,6 +109,10 @@ class AnnotatedVideos(Configured):
             if wanted("boxes", keys):
                 sample["boxes"], sample["box_valid"] = boxes_from_masks(sample["masks"], num_instances)
         return sample
+
+    def classes(self, index: int) -> dict[str, list[str]]:
+        """``category`` of every instance, where the annotations tell."""
+        return {"category": self._masks.categories(index)} if isinstance(self._masks, CategorisedMasks) else {}
 
     def files(self, index: int) -> list[Path]:
         """The frames, and masks that are pictures."""

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dias_video.data import rle
@@ -65,8 +66,10 @@ class Annotations:
         self.problems = Problems(on_error)
         self.problems.take(Problem(*problem) for problem in facts["problems"])
         self.annotated: bool = facts["annotated"]  # the json holds masks at all
+        self._names: list[str] = facts["categories"]
         self.videos = [Video(name, (size[0], size[1]), *rest) for name, size, *rest in facts["videos"]]
         self._crowd = tensors["crowd"].numpy()  # (objects,)
+        self._category = tensors["category"].numpy()  # (objects,) place of its name
         self._first = tensors["first"].numpy()  # (objects,) the first frame's code
         self._ends = tensors["ends"].numpy()  # (codes + 1,) into the bytes
         self._bytes = tensors["bytes"].numpy()
@@ -76,9 +79,8 @@ class Annotations:
 
     def read(self, index: int, frames: Sequence[int]) -> tuple[Tensor, int]:
         """Instance ids (T,H,W) int16 in the json's order, and the number of instances."""
-        _, (height, width), _, first, count = self.videos[index]
-        crowd = self._crowd[first : first + count]
-        instance = ~crowd | (self.crowds == "instance")
+        _, (height, width), _, first, _ = self.videos[index]
+        instance = self._instances(index)
         ids = np.where(instance, np.cumsum(instance), VOID)
         under = np.flatnonzero(~instance if self.crowds == "void" else False)  # instances cover crowds
         out = np.zeros((len(frames), width, height), np.int16).transpose(0, 2, 1)  # columns first, as codes are
@@ -95,9 +97,19 @@ class Annotations:
                 row[claims > 1] = VOID
         return torch.from_numpy(np.ascontiguousarray(out)), int(instance.sum())
 
+    def categories(self, index: int) -> list[str]:
+        """The name of each instance's category, in the order of ids; "" where the json does not tell."""
+        _, _, _, first, count = self.videos[index]
+        return [self._names[place] for place in self._category[first : first + count][self._instances(index)]]
+
     def files(self, index: int) -> list[Path]:
         """None: the json is of all videos."""
         return []
+
+    def _instances(self, index: int) -> NDArray[np.bool_]:
+        """Which of a video's objects (N,) are instances."""
+        _, _, _, first, count = self.videos[index]
+        return ~self._crowd[first : first + count] | (self.crowds == "instance")
 
     def _code(self, place: int, frame: int) -> bytes:
         at = self._first[place] + frame
@@ -178,7 +190,7 @@ def _build(file: Path) -> Index:
     names = [_files_of(entry, by_image) for entry in entries]
     short = [_short_name(files, entry, by_image) for files, entry in zip(names, entries, strict=True)]
     counts = Counter(short)
-    index, problems = _Builder(file, by_image), Problems("skip_and_report")
+    index, problems = _Builder(file, by_image, category_names(file, described)), Problems("skip_and_report")
     for entry, files, name in zip(entries, names, short, strict=True):
         key = key_of(entry.get("id"))
         if counts[name] > 1:
@@ -194,7 +206,12 @@ def _build(file: Path) -> Index:
         problems.note(str(file), f"{sentence}; they are ignored", harmless=True)
     tensors = index.tensors()
     facts = {"videos": index.videos, "annotated": len(tensors["bytes"]) > 0, "overlaps": index.overlaps}
-    return {**facts, "problems": list(problems)}, tensors
+    return {**facts, "categories": index.categories, "problems": list(problems)}, tensors
+
+
+def category_names(file: Path, described: dict[str, Any]) -> dict[Any, str]:
+    """Names of the categories of an annotation file by their ids."""
+    return {key_of(one.get("id")): str(one.get("name") or "") for one in entries_of(file, described, "categories")}
 
 
 def _files_of(entry: dict[str, Any], by_image: bool) -> list[str]:
@@ -212,12 +229,15 @@ def _short_name(files: list[str], entry: dict[str, Any], by_image: bool) -> str:
 
 
 class _Builder:
-    def __init__(self, file: Path, by_image: bool) -> None:
+    def __init__(self, file: Path, by_image: bool, names: dict[Any, str]) -> None:
         self.videos: list[Video] = []
+        self.categories = ["", *names.values()]
         self.overlaps: dict[str, int] = {}  # frames in which instances overlap, by video
         self._file, self._by_image = file, by_image
         self._seen: set[tuple[str, ...]] = set()
         self._crowd: list[bool] = []
+        self._category: list[int] = []
+        self._places = {key: place for place, key in enumerate(names, start=1)}
         self._first: list[int] = []
         self._codes: list[bytes] = []
 
@@ -250,6 +270,7 @@ class _Builder:
             self._first.append(len(self._codes))
             self._codes += row
         self._crowd += crowd
+        self._category += [self._places.get(key_of(annotation.get("category_id")), 0) for annotation in objects]
 
     def _row(self, annotation: dict[str, Any], size: tuple[int, int], num_frames: int) -> list[bytes]:
         """A code for each frame."""
@@ -274,6 +295,7 @@ class _Builder:
         ends = np.cumsum([0, *map(len, self._codes)], dtype=np.int64)
         return {
             "crowd": torch.tensor(self._crowd, dtype=torch.bool),
+            "category": torch.tensor(self._category, dtype=torch.int64),
             "first": torch.tensor(self._first, dtype=torch.int64),
             "ends": torch.from_numpy(ends),
             "bytes": torch.from_numpy(np.frombuffer(b"".join(self._codes), np.uint8).copy()),

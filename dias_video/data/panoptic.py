@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dias_video.data.annotated import AnnotatedVideos, Clip, Unlabelled
-from dias_video.data.annotations import Crowds, entries_of, is_crowd, key_of, load_json
+from dias_video.data.annotations import Crowds, category_names, entries_of, is_crowd, key_of, load_json
 from dias_video.data.coco import image_folder
 from dias_video.data.index import Index, cached_index, signature
 from dias_video.data.paths import inside
@@ -55,19 +56,28 @@ class PanopticImages(AnnotatedVideos):
         facts, tensors = cached_index(annotations, file.name, signature([file]), lambda: _build(file))
         problems = Problems(on_error)
         problems.take(Problem(*problem) for problem in facts["problems"])
+        categories: list[str] = facts["categories"]
         clips = [Clip(name, pictures, [picture]) for name, picture, _ in facts["images"]]
         files = [inside(folder, mask, str(file)) for *_, mask in facts["images"]]
-        super().__init__(clips, _Masks(files, tensors, crowds, unlabelled), file, problems, at_least)
+        super().__init__(clips, _Masks(files, tensors, categories, crowds, unlabelled), file, problems, at_least)
 
 
 class _Masks:
     """Ids out of PNGs that hold them as R + 256 G + 65536 B, and out of the table of what they are."""
 
-    def __init__(self, files: list[Path], tensors: dict[str, Tensor], crowds: Crowds, unlabelled: Unlabelled) -> None:
-        self._files = files
+    def __init__(
+        self,
+        files: list[Path],
+        tensors: dict[str, Tensor],
+        names: list[str],
+        crowds: Crowds,
+        unlabelled: Unlabelled,
+    ) -> None:
+        self._files, self._names = files, names
         self._crowds, self._unlabelled = one_of("crowds", crowds, Crowds), one_of("unlabelled", unlabelled, Unlabelled)
         self._ends = tensors["ends"].numpy()  # (images + 1,) into the segments
         self._ids, self._kinds = tensors["ids"].numpy(), tensors["kinds"].numpy()  # (segments,)
+        self._category = tensors["category"].numpy()  # (segments,) place of its name
 
     def read(self, index: int, frames: Sequence[int]) -> tuple[Tensor, int]:
         """Instance ids (T,H,W) int16 in the json's order, and the number of instances.
@@ -80,8 +90,7 @@ class _Masks:
         if picture.mode != "RGB":
             raise ValueError(f"{file} is a picture of mode {picture.mode}, not of colours; download it again")
         codes = np.asarray(picture).astype(np.int64) @ [1, 256, 65536]
-        kinds = self._kinds[segments]
-        instance = (kinds == THING) | ((kinds == CROWD) & (self._crowds == "instance"))
+        kinds, instance = self._kinds[segments], self._instances(segments)
         values = np.where(instance, np.cumsum(instance), 0)
         values[(kinds == CROWD) & (self._crowds == "void")] = VOID
         known = np.concatenate([[0], self._ids[segments]])
@@ -94,9 +103,18 @@ class _Masks:
         ids = torch.from_numpy(values[place].astype(np.int16))
         return ids.expand(len(frames), -1, -1), int(instance.sum())
 
+    def categories(self, index: int) -> list[str]:
+        """The name of each instance's category, in the order of ids."""
+        segments = slice(self._ends[index], self._ends[index + 1])
+        return [self._names[place] for place in self._category[segments][self._instances(segments)]]
+
     def files(self, index: int) -> list[Path]:
         """The PNG."""
         return [self._files[index]]
+
+    def _instances(self, segments: slice) -> NDArray[np.bool_]:
+        kinds = self._kinds[segments]
+        return (kinds == THING) | ((kinds == CROWD) & (self._crowds == "instance"))
 
 
 def _build(file: Path) -> Index:
@@ -109,7 +127,9 @@ def _build(file: Path) -> Index:
     problems = Problems("skip_and_report")
     counts = Counter(key_of(one.get("image_id")) for one in annotations)
     images: list[tuple[str, str, str]] = []  # name, picture, mask
-    segments: list[list[tuple[int, int]]] = []  # of each image: id and kind
+    segments: list[list[tuple[int, int, int]]] = []  # of each image: id, kind and place of the category
+    names = category_names(file, described)
+    places = {key: place for place, key in enumerate(names)}
     for annotation in annotations:
         key, mask = key_of(annotation.get("image_id")), annotation.get("file_name")
         picture = named.get(key)
@@ -118,7 +138,7 @@ def _build(file: Path) -> Index:
                 raise ValueError("it is not one of the images, not the only one of its image, or lacks a file name")
             for name in (picture, mask):
                 inside(file.parent, name, str(file))
-            segments.append([_segment(segment, things) for segment in annotation.get("segments_info") or []])
+            segments.append([_segment(segment, things, places) for segment in annotation.get("segments_info") or []])
             images.append((str(Path(picture).with_suffix("")), picture, mask))
         except (ValueError, TypeError, AttributeError) as error:
             sentence = f"{file}: the annotation of image {key} can't be used ({error}); correct or remove it"
@@ -126,19 +146,21 @@ def _build(file: Path) -> Index:
     flat = [segment for one in segments for segment in one]
     tensors = {
         "ends": torch.tensor([0, *map(len, segments)], dtype=torch.int64).cumsum(0),
-        "ids": torch.tensor([number for number, _ in flat], dtype=torch.int64),
-        "kinds": torch.tensor([kind for _, kind in flat], dtype=torch.uint8),
+        "ids": torch.tensor([number for number, *_ in flat], dtype=torch.int64),
+        "kinds": torch.tensor([kind for _, kind, _ in flat], dtype=torch.uint8),
+        "category": torch.tensor([place for *_, place in flat], dtype=torch.int64),
     }
-    return {"images": images, "problems": list(problems)}, tensors
+    return {"images": images, "categories": list(names.values()), "problems": list(problems)}, tensors
 
 
-def _segment(segment: dict[str, Any], things: dict[Any, Any]) -> tuple[int, int]:
-    """Id and kind of a segment.
+def _segment(segment: dict[str, Any], things: dict[Any, Any], places: dict[Any, int]) -> tuple[int, int, int]:
+    """Id, kind and place of the category of a segment.
 
     Raises:
         ValueError: it is of no known category, or its id is none.
     """
-    number, isthing = segment.get("id"), things.get(key_of(segment.get("category_id")))
+    number, category = segment.get("id"), key_of(segment.get("category_id"))
+    isthing = things.get(category)
     if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < 1 << 24 or isthing not in (0, 1):
         raise ValueError(f"the segment {number!r} has no id from 1 to 2**24 - 1, or no category")
-    return number, STUFF if not isthing else CROWD if is_crowd(segment) else THING
+    return number, STUFF if not isthing else CROWD if is_crowd(segment) else THING, places[category]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,13 @@ class SimulatedVideos(Configured):
         """When each frame is shown (N,), in seconds since the first."""
         return self._videos.times(_file(self._clips[index][1], ".mp4"))
 
+    def classes(self, index: int) -> dict[str, list[str]]:
+        """What the clip's json says in words of all its bodies: shape, material and so on."""
+        with _described(self._clips[index][1]) as described:
+            bodies = described["bodies"]
+            names = [name for name in bodies[0] if all(isinstance(body.get(name), str) for body in bodies)]
+            return {name: [body[name] for body in bodies] for name in names}
+
     def files(self, index: int) -> list[Path]:
         """The mp4, the masks and the json."""
         path = self._clips[index][1]
@@ -119,14 +127,24 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: missing or damaged.
     """
-    file = _file(path, ".json")
-    try:
-        described = json.loads(file.read_text())
+    with _described(path) as described:
         kept = {key: described.get(key) for key in ("label", "scenario")}
         return {**kept, "num_frames": described["num_frames"], "num_instances": described["num_instances"]}
+
+
+@contextmanager
+def _described(path: Path) -> Iterator[dict[str, Any]]:
+    """The clip's json, for as long as it is looked at.
+
+    Raises:
+        ValueError: missing, damaged, or it lacks what is looked for.
+    """
+    file = _file(path, ".json")
+    try:
+        yield json.loads(file.read_text())
     except FileNotFoundError as error:
         raise ValueError(f"{file} is missing; {REMEDY}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is damaged ({error!r}); {REMEDY}") from error
 
 

@@ -76,6 +76,20 @@ class TimedSource(VideoSource, Protocol):
         ...
 
 
+@runtime_checkable
+class ClassifiedSource(VideoSource, Protocol):
+    """A source that can say of which classes the objects of a video are."""
+
+    def classes(self, index: int) -> dict[str, list[str]]:
+        """Attribute -> the class of every object of video ``index``, in the order of ids; "" where it is not known."""
+        ...
+
+
+def classes_of(source: VideoSource, index: int) -> dict[str, list[str]]:
+    """What the source says of the classes of a video's objects (``ClassifiedSource``), nothing if it can't tell."""
+    return source.classes(index) if isinstance(source, ClassifiedSource) else {}
+
+
 def seconds_shown(source: VideoSource, index: int, frames: Sequence[int], fps: float) -> list[float]:
     """How long each of the frames named is shown: until the next of them, the last as long as the one before.
 

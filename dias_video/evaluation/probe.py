@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,8 @@ from sklearn.metrics import r2_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dias_video.data.simulated import SimulatedVideos
-from dias_video.data.source import VideoSource
+from dias_video.data.boxes import boxes_from_masks
+from dias_video.data.source import VideoSource, classes_of
 from dias_video.data.transforms import Transform
 from dias_video.data.windows import video_windows
 from dias_video.engine.checks import device_of
@@ -36,7 +36,8 @@ class ObjectSlots(NamedTuple):
     """Slots that were assigned to objects, M in all."""
 
     slots: Tensor  # (M,D) float
-    boxes: Tensor  # (M,4) normalised xyxy
+    boxes: Tensor  # (M,4) normalised xyxy, of the objects
+    regions: Tensor  # (M,4) the same of the slots' own masks
     classes: dict[str, Tensor]  # attribute -> (M,) int64
     num_objects: int  # that show, over all frames, with a slot or without
 
@@ -55,6 +56,7 @@ def object_slots(
     num_slots, num_objects = slots.shape[1], boxes.shape[1]
     index = torch.arange(num_slots).expand(len(slots), -1)
     owner = owners(attention, live, index, (true.shape[1], true.shape[2])).long()  # (T,H,W) slots
+    regions, _ = boxes_from_masks((owner + 1).short(), num_slots)  # (T,S,4)
     kept: list[tuple[int, int, int]] = []  # frame, slot, object
     shown = 0
     for t, (own, ids) in enumerate(zip(owner, true.long(), strict=True)):
@@ -68,7 +70,8 @@ def object_slots(
         shown += len(ids[ids > 0].unique())
     frame, slot, item = torch.tensor(kept, dtype=torch.int64).reshape(-1, 3).unbind(1)
     own_classes = {name: value[item] for name, value in classes.items()}
-    return ObjectSlots(slots[frame, slot].float(), boxes[frame, item], own_classes, shown)
+    found = slots[frame, slot].float(), boxes[frame, item], regions[frame, slot]
+    return ObjectSlots(*found, own_classes, shown)
 
 
 def joined(parts: list[ObjectSlots]) -> ObjectSlots:
@@ -77,6 +80,7 @@ def joined(parts: list[ObjectSlots]) -> ObjectSlots:
     return ObjectSlots(
         torch.cat([p.slots for p in parts]),
         torch.cat([p.boxes for p in parts]),
+        torch.cat([p.regions for p in parts]),
         {name: torch.cat([p.classes[name] for p in parts]) for name in names},
         sum(p.num_objects for p in parts),
     )
@@ -143,8 +147,9 @@ def fit_probe(
 def score_probe(probe: RecognitionProbe, train: ObjectSlots, test: ObjectSlots) -> dict[str, float]:
     """``<attribute>/top1`` and ``box/r2`` (scikit-learn's, mean over the four coordinates) of slots with an object.
 
-    Beside them what needs no slot: ``<attribute>/most_frequent``, always the class that is commonest in training, and
-    ``box/r2_constant``, always the mean box of training; and ``objects/matched``, the share of objects with a slot.
+    Beside them what needs no slot: ``<attribute>/most_frequent``, always the class that is commonest in training;
+    ``box/r2_constant``, always the mean box of training; ``box/r2_mask``, the box around the slot's own mask; and
+    ``objects/matched``, the share of objects with a slot.
 
     Raises:
         ValueError: no slot was assigned to an object.
@@ -158,7 +163,7 @@ def score_probe(probe: RecognitionProbe, train: ObjectSlots, test: ObjectSlots) 
         scores[f"{name}/top1"] = float((value.argmax(1) == true).double().mean())
         scores[f"{name}/most_frequent"] = float((true == train.classes[name].bincount().argmax()).double().mean())
     constant = train.boxes.mean(0).expand_as(test.boxes)
-    for name, said in (("box/r2", boxes), ("box/r2_constant", constant)):
+    for name, said in (("box/r2", boxes), ("box/r2_constant", constant), ("box/r2_mask", test.regions)):
         scores[name] = float(r2_score(test.boxes.numpy(), said.numpy()))
     scores["objects/matched"] = len(test.slots) / test.num_objects
     return scores
@@ -171,21 +176,22 @@ def probe(
     test: VideoSource,
     out_dir: str | Path,
     transform: Transform | None = None,
-    train_videos: int = 200,
-    test_videos: int = 64,
+    train_videos: int | None = 200,
+    test_videos: int | None = 64,
     attributes: Sequence[str] = ("shape", "material"),
     boxes: bool | None = None,
     seed: int = 0,
     device: str | None = None,
 ) -> dict[str, float]:
-    """Fit a probe on simulated videos, score it on others, both as evaluation sees them.
+    """Fit a probe on videos whose objects have known classes, score it on others, both as evaluation sees them.
 
     Args:
         checkpoint: a model's folder, or ``hf-hub:user/name`` or ``hf-hub:user/name@revision``.
-        train, test: simulated videos, of which the first ``train_videos`` and ``test_videos`` are used.
+        train, test: simulated videos or COCO's images.
+        train_videos, test_videos: use only the first so many; None = all.
         out_dir: gets probe.json.
         transform: of every video (a resize).
-        attributes: of the simulated bodies.
+        attributes: of the simulated bodies, or COCO's ``category``.
         boxes: start from the first frame's boxes; None: if the model takes them.
         seed: of the query noise and of the probe.
         device: of the model; None = cuda if there is one.
@@ -194,17 +200,15 @@ def probe(
         The scores of ``score_probe``.
 
     Raises:
-        ValueError: boxes for a model that takes none, videos that are not simulated, or an unknown attribute.
+        ValueError: boxes for a model that takes none, or an attribute that is not known of every object.
     """
     checkpoint = pinned(checkpoint)
     model = DIAS.from_pretrained(checkpoint).to(device_of(device)).eval()
     if boxes and not model.takes_boxes:
         raise ValueError(f"boxes=true, but {checkpoint} takes no boxes; leave the option out")
-    if not all(isinstance(source, SimulatedVideos) for source in (train, test)):
-        raise ValueError("the classes of objects are known of simulated videos alone; use data=simulated")
     told = model.takes_boxes if boxes is None else boxes
     videos = {"train": Videos(train, transform, train_videos), "test": Videos(test, transform, test_videos)}
-    vocabulary = {name: classes_of(list(videos.values()), name) for name in attributes}
+    vocabulary = {name: vocabulary_of(list(videos.values()), name) for name in attributes}
     slots = {name: collect(model, part, vocabulary, told, seed) for name, part in videos.items()}
     fitted = fit_probe(slots["train"], {name: len(known) for name, known in vocabulary.items()}, seed=seed)
     scores = score_probe(fitted, slots["train"], slots["test"])
@@ -223,19 +227,22 @@ def probe(
     return scores
 
 
-def bodies(source: VideoSource, index: int) -> list[dict[str, Any]]:
-    """What the simulator says of the objects of a video."""
-    assert isinstance(source, SimulatedVideos)
-    described: list[dict[str, Any]] = json.loads(source.files(index)[-1].read_text())["bodies"]
-    return described
+def vocabulary_of(videos: list[Videos], attribute: str) -> list[str]:
+    """The classes of an attribute in all videos.
 
-
-def classes_of(videos: list[Videos], attribute: str) -> list[str]:
-    """The classes of an attribute in all videos."""
-    about = [body for part in videos for index in part.indices for body in bodies(part.source, index)]
-    if not all(attribute in body for body in about):
-        raise ValueError(f"attributes: {attribute!r} is not known of every body; choose from {', '.join(about[0])}")
-    return sorted({str(body[attribute]) for body in about})
+    Raises:
+        ValueError: the source does not know it of every object.
+    """
+    found: set[str] = set()
+    for part in videos:
+        for index in part.indices:
+            known = classes_of(part.source, index)
+            if "" in (named := known.get(attribute, [""])):
+                there = ", ".join(known) or "none: take data=simulated or data=coco"
+                name = part.source.info(index).video_id
+                raise ValueError(f"attributes: {attribute!r} is not known of every object of {name}; known are {there}")
+            found.update(named)
+    return sorted(found)
 
 
 def collect(model: DIAS, videos: Videos, vocabulary: dict[str, list[str]], boxes: bool, seed: int) -> ObjectSlots:
@@ -247,8 +254,10 @@ def collect(model: DIAS, videos: Videos, vocabulary: dict[str, list[str]], boxes
         track_videos(model, windows, seed=seed, boxes=boxes), total=len(videos), unit="video", desc="slots"
     ):
         index = by_id[video.video_id[0]]
-        sample, about = videos[index], bodies(videos.source, index)
-        classes = {name: torch.tensor([known.index(str(b[name])) for b in about]) for name, known in vocabulary.items()}
+        sample, named = videos[index], classes_of(videos.source, index)
+        classes = {
+            name: torch.tensor([k.index(c) for c in named[name]], dtype=torch.int64) for name, k in vocabulary.items()
+        }
         assert video.attention is not None
         found = (video.slots[0], video.live[0], video.attention[0])
         parts.append(object_slots(*found, sample["masks"], sample["boxes"], classes))
