@@ -12,17 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dias_video.data.video_stream import RECODE, REMEDY, UNKNOWN, Key, VideoStream, known, number_of
+from dias_video.data.video_whole import is_cut_off
 
 # Containers that hold one frame a packet, and codecs that code one: there the packets alone tell the frames. All other
 # files are decoded once from end to end.
 CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 CODECS = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg", "prores", "dnxhd", "png"})
 PROBED = 8  # packets that are decoded there too, to see that it is so
-RESYNCING = frozenset(
-    {"mpegts", "mpeg"}
-)  # containers that are read from anywhere, where a packet may lack its beginning
-DECLARING = frozenset({"matroska,webm", "flv"})  # containers whose header tells when the last stream ends
+RESYNCING = frozenset({"mpegts"})  # containers that are recorded from anywhere: packets may lack their beginning
+DECLARING = frozenset(
+    {"matroska,webm", "flv", "asf", "avi", "mxf"}
+)  # containers whose header tells when the last stream ends
 SHORTFALL = 0.01  # part of that time that may be missing, beside two frames
+CUT_OFF = f"is cut off or damaged; {REMEDY}, or keep what can be decoded: ffmpeg -i <file> -c:v libx264 <new>.mp4"
 
 
 class VideoIndex(NamedTuple):
@@ -97,21 +99,29 @@ def _list(path: Path, stream: VideoStream) -> list[_Packet]:
     """All packets of the pictures.
 
     Raises:
-        ValueError: the file is cut off: within a packet, or before the time at which it says that it ends.
+        ValueError: the file is cut off: by its length, within a packet, or before the time at which it says that it
+            ends.
     """
     pictures, container = stream.stream, stream.container
     packets: list[_Packet] = []
+    if is_cut_off(path, container.format.name):
+        raise ValueError(f"{path} {CUT_OFF}")
     end = 0.0  # of the longest stream, in seconds
+    broken = False
     for packet in container.demux():
         if packet.is_corrupt and container.format.name not in RESYNCING:
-            raise ValueError(f"{path} is cut off or damaged after {len(packets)} frames; {REMEDY}")
+            raise ValueError(f"{path} {CUT_OFF}")
         if packet.pts is not None:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream is pictures and packet.size:
             numbers = (known(packet.pts), known(packet.dts), known(packet.pos))
             packets.append(_Packet(*numbers, packet.is_keyframe, not packet.is_discard))
+            broken = packet.is_corrupt
+    if broken:
+        raise ValueError(f"{path} {CUT_OFF}")
     declared = (container.duration or 0) / 1e6  # 0 where it was recorded live
-    if container.format.name in DECLARING and packets and end < declared * (1 - SHORTFALL - 2 / len(packets)):
+    missing = declared * (1 - SHORTFALL) - end - 2 / float(pictures.average_rate or 25)
+    if container.format.name in DECLARING and packets and missing > 0:
         raise ValueError(f"{path} ends after {end:.1f} of {declared:.1f} seconds (half downloaded?); {REMEDY}")
     return packets
 
@@ -136,11 +146,11 @@ def _decode(path: Path, most: int | None = None) -> tuple[list[_Frame], _Shape]:
     """Frames that the first ``most`` packets decode to.
 
     Raises:
-        ValueError: the size changes.
+        ValueError: the size changes, or the end is damaged.
     """
     stream = VideoStream(path)
     found: list[_Frame] = []
-    shape = _Shape()
+    shape, last, broken = _Shape(), -1, False
     for frame in stream.frames(islice(stream.packets(), most)):
         if not found:
             matrix: Any = frame.side_data.get("DISPLAYMATRIX")
@@ -148,7 +158,11 @@ def _decode(path: Path, most: int | None = None) -> tuple[list[_Frame], _Shape]:
             shape = _Shape((frame.height, frame.width), tuple(turn))
         check_size(path, len(found), frame, shape.size)
         found.append(_Frame(number_of(frame), frame.key_frame))
+        if found[-1].packet >= last:
+            last, broken = found[-1].packet, bool(frame.is_corrupt)
     stream.close()
+    if broken and most is None:  # the end; others lack a beginning, or refer to what was lost
+        raise ValueError(f"{path} {CUT_OFF}")
     return found, shape
 
 
