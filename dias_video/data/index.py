@@ -23,7 +23,7 @@ from tqdm import tqdm
 from dias_video.data.problems import Problems
 from dias_video.stores.files import replace_file
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 FILES_KEY = [FORMAT_VERSION, "files"]
 Index = tuple[dict[str, Any], dict[str, Tensor]]  # json-like facts, and tensors
 Arrays = dict[str, NDArray[Any]]
