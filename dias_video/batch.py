@@ -12,11 +12,24 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CHECKED = ("masks", "boxes", "features", "codes")  # of a sample: all of a batch have it, or none
 
 Record = TypeVar("Record", bound="TensorRecord")
+
+
+def resize_frames(frames: Tensor, size: Sequence[int]) -> Tensor:
+    """uint8 frames (...,3,H,W) to another (H,W): bilinear, antialiased, rounded. Whatever resizes frames does it so."""
+    if tuple(frames.shape[-2:]) == tuple(size):
+        return frames
+    flat = frames.flatten(0, -4)
+    if flat.device.type == "cpu":
+        resized = F.interpolate(flat, tuple(size), mode="bilinear", antialias=True)
+    else:  # where PyTorch resizes floats alone
+        resized = F.interpolate(flat.float(), tuple(size), mode="bilinear", antialias=True).round().to(torch.uint8)
+    return resized.view(*frames.shape[:-2], *size)
 
 
 class TensorRecord:

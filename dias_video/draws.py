@@ -66,5 +66,39 @@ class Draws:
         return numbers.to(self.device, non_blocking=True)
 
 
+class Dropout:
+    """Dropout whose masks don't depend on how a batch is split, made where the tensor is.
+
+    A mask is a function of a number that is drawn for every sample, of how many masks were made before, and of the
+    place in the sample, so only these numbers go from the CPU to the device.
+
+    Args:
+        probability: that a value becomes 0; the others are divided by the rest.
+        draws: of the step.
+    """
+
+    def __init__(self, probability: float, draws: Draws) -> None:
+        self.probability = probability
+        self.seeds = (draws.uniform() * 2**24).long()  # (B,)
+        self.count = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (B,...), some of its values 0."""
+        self.count += 1
+        self.seeds = self.seeds.to(x.device)
+        keys = scrambled(self.seeds * 0x9E3779B1 + self.count)  # (B,)
+        places = torch.arange(x[0].numel(), device=x.device) * 0x85EBCA77 & 0xFFFFFFFF
+        kept = scrambled(places ^ keys[:, None]) >= self.probability * 2**32  # (B,n)
+        return x * (kept.view_as(x) / (1 - self.probability)).to(x.dtype)
+
+
+def scrambled(x: Tensor) -> Tensor:
+    """A 32-bit number for each integer, as good as random (the mixing function lowbias32 of C. Wellons)."""
+    x = x & 0xFFFFFFFF
+    x = (x ^ x >> 16) * 0x7FEB352D & 0xFFFFFFFF
+    x = (x ^ x >> 15) * 0x846CA68B & 0xFFFFFFFF
+    return x ^ x >> 16
+
+
 def _generator(key: np.random.SeedSequence) -> torch.Generator:
     return torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))

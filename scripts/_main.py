@@ -12,7 +12,6 @@ from typing import Any
 
 import hydra
 from _options import as_typed, check_types
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -37,20 +36,6 @@ def options(cfg: DictConfig, but: Sequence[str] = ()) -> dict[str, Any]:
     """The options of a script as plain values, for its function; ``but`` those that are handed over otherwise."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     return {name: value for name, value in plain.items() if name not in (*but, "matmul_precision")}
-
-
-def source_of(cfg: DictConfig) -> Any:
-    """The videos of ``cfg.split`` of ``cfg.data``; with ``on_error=skip_and_report`` those that can be read.
-
-    Raises:
-        ValueError: the data config has no such split.
-    """
-    splits = [str(name) for name, value in cfg.data.items() if isinstance(value, DictConfig) and "root" in value]
-    if cfg.split not in splits:
-        raise ValueError(f"this data has no split {cfg.split!r}; choose from {', '.join(splits)}")
-    from dias_video.data.checking import usable  # --help does without
-
-    return usable(instantiate(cfg.data[cfg.split]), cfg.data.get("on_error", "raise"))
 
 
 def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:

@@ -55,8 +55,8 @@ def _quoted(config_name: str, word: str, sweep: bool) -> str:
 
 def _is_text(option: str) -> bool:
     """Whether an option is text whatever the config has in its place."""
-    text = option.rpartition(".")[2] in TEXTS or option.startswith("data.annotations.")
-    return option in FOLDERS or (text and option not in GROUPS)
+    text = option.rpartition(".")[2] in TEXTS or re.fullmatch(r"data\.(annotations\.\w+|\w+\.videos)", option)
+    return option in FOLDERS or (bool(text) and option not in GROUPS)
 
 
 def check_types(config_name: str, cfg: DictConfig) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from _main import entry, source_of
+from _main import entry
+from _videos import announce_random, source_of
 from accelerate import Accelerator
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -26,18 +27,20 @@ def main(cfg: DictConfig) -> None:
     if cfg.checkpoint is None and cfg.get("model") is None:
         raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
     processes = Accelerator(cpu=cfg.device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
-    source = source_of(cfg)
+    source = source_of(cfg, cfg.split)
     export = exporter(cfg.export, source)
     if export and cfg.kind != FEATURES:
         raise ValueError(f"kind={cfg.kind} can't be exported; export features")
     if cfg.checkpoint is None:
+        if processes.is_main_process:
+            announce_random(cfg.model.encoder)
         makers = {FEATURES: instantiate(cfg.model.encoder)}
     else:
         makers = Pretrained.from_pretrained(cfg.checkpoint).eval().frozen
     if cfg.kind not in makers:
         raise ValueError(f"kind={cfg.kind}: nothing here makes that; choose from {', '.join(makers)}")
     options = {name: cfg[name] for name in ("flips", "batch_frames", "device", "precision", "kind")}
-    fill_features(makers[cfg.kind], source, cfg.path, size=cfg.data.size, **options)
+    fill_features(makers[cfg.kind], source, cfg.path, instantiate(cfg.data.eval_transform), **options)
     if processes.is_main_process:
         print(f"{cfg.path}: features of {len(source)} videos, {cache_size(cfg.path) / 1e9:.2f} GB")
         if export:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from _main import entry, options, source_of
+from _main import entry, options
+from _videos import source_of
 from accelerate import PartialState
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -21,7 +22,7 @@ from slotformer.fill import cache_slots
 @entry("cache_slots")
 def main(cfg: DictConfig) -> None:
     """Cache ``cfg.split`` of ``cfg.data`` in ``cfg.cache``."""
-    source, transform = source_of(cfg), instantiate(cfg.data.eval_transform)
+    source, transform = source_of(cfg, cfg.split), instantiate(cfg.data.eval_transform)
     export = exporter(cfg.export, source)
     cache = cache_slots(source=source, transform=transform, **options(cfg, but=("data", "split", "export")))
     if PartialState().is_main_process:

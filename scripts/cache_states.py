@@ -8,7 +8,8 @@ are to blame; where they do badly too, the dynamics or the readout.
 
 from __future__ import annotations
 
-from _main import entry, options, source_of
+from _main import entry, options
+from _videos import source_of
 from omegaconf import DictConfig
 
 from slotformer.fill import cache_states
@@ -17,7 +18,7 @@ from slotformer.fill import cache_states
 @entry("cache_states")
 def main(cfg: DictConfig) -> None:
     """Cache the states of ``cfg.split`` of ``cfg.data`` in ``cfg.cache``."""
-    cache = cache_states(source=source_of(cfg), **options(cfg, but=("data", "split")))
+    cache = cache_states(source=source_of(cfg, cfg.split), **options(cfg, but=("data", "split")))
     print(f"{cfg.cache}: {len(cache)} videos, {cache.num_slots} slots of width {cache.slot_dim}")
 
 

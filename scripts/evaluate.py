@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from _main import entry, options
+from _videos import source_of
 from accelerate import PartialState
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from dias_video.data.checking import usable
 from dias_video.evaluation.results import summary_table
 from dias_video.evaluation.run import evaluate
 
@@ -23,7 +23,7 @@ from dias_video.evaluation.run import evaluate
 def main(cfg: DictConfig) -> None:
     """Score ``cfg.data.eval`` and write metrics.json, videos.csv and report.html into ``cfg.out_dir``."""
     plain = options(cfg, but=("data", "measures"))
-    source = usable(instantiate(cfg.data.eval), cfg.data.get("on_error", "raise"))
+    source = source_of(cfg, "eval")
     found = evaluate(
         source=source,
         transform=instantiate(cfg.data.get("eval_transform")),

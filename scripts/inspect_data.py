@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from _main import entry
+from _videos import source_of
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dias_video.data.inspection import Inspection, save_picture, table
@@ -52,7 +52,7 @@ def is_source(value: DictConfig) -> bool:
 def inspect(cfg: DictConfig, name: str) -> tuple[dict[str, Any], list[Problem]]:
     """Facts and problems of one source; its contact sheet is written. A source that can't be opened is a problem."""
     try:
-        source = instantiate(cfg.data[name])
+        source = source_of(cfg, name, checked=False)
     except InstantiationException as error:
         return {"videos": 0}, [Problem(name, " ".join(str(error.__cause__ or error).split()))]
     seen = Inspection(source, cfg.videos, cfg.check)

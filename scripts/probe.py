@@ -7,6 +7,7 @@ python scripts/probe.py experiment=coco checkpoint=runs/x/checkpoints/last data.
 from __future__ import annotations
 
 from _main import entry, options
+from _videos import source_of
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -16,7 +17,7 @@ from dias_video.evaluation.probe import probe
 @entry("probe")
 def main(cfg: DictConfig) -> None:
     """Fit on videos of ``cfg.data.train``, score on ``cfg.data.eval``, both as evaluation sees them."""
-    videos = {"train": instantiate(cfg.data.train), "test": instantiate(cfg.data.eval)}
+    videos = {"train": source_of(cfg, "train"), "test": source_of(cfg, "eval")}
     scores = probe(**videos, transform=instantiate(cfg.data.eval_transform), **options(cfg, but=("data",)))
     print("\n".join(f"{name}: {value:.3f}" for name, value in scores.items()))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from _main import entry
+from _videos import source_of
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -18,7 +19,7 @@ from slotformer.contact.probing import probe_contact
 @entry("probe_contact")
 def main(cfg: DictConfig) -> None:
     """Fit on ``cfg.data.train``, score on ``cfg.data.eval``, from ``cfg.representation``."""
-    videos = {"train": instantiate(cfg.data.train), "test": instantiate(cfg.data.eval)}
+    videos = {"train": source_of(cfg, "train", checked=False), "test": source_of(cfg, "eval", checked=False)}
     given = {name: cfg[name] for name in ("out_dir", "resume", "export", "device")}
     rows = probe_contact(**videos, features=instantiate(cfg.representation), **given)
     for row in rows:

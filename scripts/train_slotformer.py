@@ -13,7 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dias_video.engine import Trainer
-from dias_video.pretrained.weights import load_weights, located, pinned
+from dias_video.pretrained.saving import start_from
+from dias_video.pretrained.weights import pinned
 from slotformer.batch import SlotWindows, pack, slot_statistics
 from slotformer.cache import SlotCache
 from slotformer.prediction import RolloutValidation, check_same_encoder
@@ -29,11 +30,10 @@ def main(cfg: DictConfig) -> None:
     config["checkpoint"] = None if cfg.checkpoint is None else pinned(cfg.checkpoint)
     cache = SlotCache(cfg.cache)
     torch.manual_seed(cfg.seed)  # initial weights
-    model: Dynamics = instantiate(
-        cfg.slotformer, slot_dim=cache.slot_dim, encoder=cache.header.get("checkpoint_sha256", "")
-    )
-    if cfg.checkpoint is not None:
-        load_weights(model, located(config["checkpoint"]))
+    made_by = {"encoder": cache.header.get("checkpoint_sha256", ""), "encoding": cache.encoding}
+    model: Dynamics = instantiate(cfg.slotformer, slot_dim=cache.slot_dim, **made_by)
+    if cfg.checkpoint is not None:  # whose slots may be of another DIAS
+        start_from(model, config["checkpoint"], [*cfg.changed, *made_by])
     else:
         model.set_statistics(*slot_statistics(cache))
     windows = SlotWindows(cache, model.burn_in + model.rollout_steps, model.stride, cfg.seed)

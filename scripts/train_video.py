@@ -1,28 +1,30 @@
 """Train a model on clips of video.
 
-python scripts/train_video.py data.root=data/simulated out_dir=runs/toss
-python scripts/train_video.py data.root=data/simulated out_dir=runs/toss resume=true
+python scripts/train_video.py experiment=movi_d data.root=path/to/movi_d/256x256/1.0.0 out_dir=runs/movi_d
+python scripts/train_video.py experiment=movi_d data.root=… out_dir=runs/movi_d resume=true
 accelerate launch --multi_gpu --num_processes 8 scripts/train_video.py … # the same result: batch_size is global
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import torch
 from _main import entry
+from _videos import announce_random, source_of
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from dias_video.batch import VideoBatch
-from dias_video.data.checking import usable
 from dias_video.data.loading import ClipDataset
 from dias_video.data.memory import InMemory
 from dias_video.data.problems import problems_of
 from dias_video.engine import Trainer
-from dias_video.pretrained.weights import load_weights, located, pinned
+from dias_video.pretrained.saving import start_from
+from dias_video.pretrained.weights import pinned
 
 
 def freeze_all_but(parts: Collection[str], model: nn.Module) -> None:
@@ -38,24 +40,43 @@ def freeze_all_but(parts: Collection[str], model: nn.Module) -> None:
         child.requires_grad_(name in parts)
 
 
+def check_said(cfg: DictConfig) -> None:
+    """Refuse a command that says nothing, with what there is to say.
+
+    Raises:
+        ValueError: neither the data nor the run folder is named.
+    """
+    if OmegaConf.is_missing(cfg.data, "root") and OmegaConf.is_missing(cfg, "out_dir"):
+        folder = Path(__file__).parents[1] / "configs/experiment/train_video"
+        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise ValueError(f"say what to train: experiment=<{names}> data.root=<folder of the data> out_dir=<run folder>")
+
+
 @entry("train_video")
 def main(cfg: DictConfig) -> None:
     """Train ``cfg.model`` on ``cfg.data.train``."""
+    check_said(cfg)
+    if cfg.checkpoint is not None and "encoder" in cfg.model and OmegaConf.is_missing(cfg.model.encoder, "weights"):
+        cfg.model.encoder.weights = "random"  # until the checkpoint brings them
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
     trainer: Trainer = instantiate(cfg.trainer)
     config["checkpoint"] = None if cfg.checkpoint is None else pinned(cfg.checkpoint)
-    source = usable(instantiate(cfg.data.train), cfg.data.get("on_error", "raise"))
+    source = source_of(cfg, "train")
     config["excluded"] = {problem.name: problem.sentence for problem in problems_of(source) if not problem.harmless}
     features = instantiate(cfg.data.get("features"))
     torch.manual_seed(cfg.seed)  # initial weights
     model = instantiate(cfg.model)
     if cfg.checkpoint is not None:
-        load_weights(model, located(config["checkpoint"]), cfg.begin_anew)
+        start_from(model, config["checkpoint"], cfg.changed, cfg.begin_anew)
+    elif model.frozen and trainer.is_main:
+        announce_random(cfg.model.get("encoder", {}))
     if cfg.train_only:
         freeze_all_but(cfg.train_only, model)
     if features is not None:
         features.check_encoders(model.frozen)
+        if trainer.is_main:
+            print(f"cached features: no random crops, flips {'as stored' if cfg.data.transform.flip else 'none'}")
     dataset = ClipDataset(
         InMemory(source) if cfg.data.in_memory else source,
         cfg.data.clip.num_frames,
@@ -67,7 +88,7 @@ def main(cfg: DictConfig) -> None:
     )
     looks: dict[str, Any] = {}
     if cfg.validation.num_videos:
-        videos = usable(instantiate(cfg.data.eval), cfg.data.get("on_error", "raise"))
+        videos = source_of(cfg, "eval")
         transform = instantiate(cfg.data.get("eval_transform"))
         validation = instantiate(cfg.validation, source=videos, transform=transform)
         validation.check(model)

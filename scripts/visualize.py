@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from _main import entry
-from hydra.utils import instantiate
+from _videos import source_of
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -57,7 +57,7 @@ def main(cfg: DictConfig) -> None:
     """Track ``cfg.num_videos`` videos of ``cfg.data.eval``, or the one named by ``cfg.video``."""
     if (cfg.video is None) == (cfg.get("data") is None):
         raise ValueError("say what to look at: video=<file or folder of frames>, or data=<source> data.root=<folder>")
-    source = OneVideo(cfg.video) if cfg.video is not None else instantiate(cfg.data.eval)
+    source = OneVideo(cfg.video) if cfg.video is not None else source_of(cfg, "eval")
     dias = (DIAS.from_pretrained(cfg.checkpoint) if cfg.checkpoint else DIAS.shipped()).to(device_of(cfg.device))
     count = len(source) if cfg.num_videos is None else min(len(source), cfg.num_videos)
     for index in range(count):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from _main import entry
+from _videos import announce_random, source_of
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -24,6 +25,7 @@ def named_encoder(cfg: DictConfig) -> Encoder:
     if cfg.checkpoint is None:
         if cfg.get("model") is None:
             raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
+        announce_random(cfg.model.encoder)
         encoder: Encoder = instantiate(cfg.model.encoder)
         return encoder
     model = Pretrained.from_pretrained(cfg.checkpoint)
@@ -36,7 +38,7 @@ def named_encoder(cfg: DictConfig) -> Encoder:
 def main(cfg: DictConfig) -> None:
     """Whiten an encoder on frames of ``cfg.data.train``."""
     encoder = named_encoder(cfg).eval()
-    source: VideoSource = instantiate(cfg.data.train)
+    source: VideoSource = source_of(cfg, "train")
     chosen = torch.linspace(0, len(source) - 1, min(cfg.videos, len(source))).long().tolist()
     tokens = []
     for index in tqdm(chosen, unit="video", desc="tokens"):

@@ -177,6 +177,21 @@ class SlotCache:
         return self.store.fields["slots"][1]
 
     @property
+    def encoding(self) -> str:
+        """How slots were made of videos, beside the model: first queries, part and size of the frames; "" = unknown.
+
+        Where two caches of the same model say different things, slots of equal objects differ.
+        """
+        protocol, transform = self.header.get("protocol"), self.header.get("transform")
+        if not isinstance(protocol, dict):
+            return ""
+        queries = f"queries from {protocol.get('queries')}"
+        if not isinstance(transform, dict):
+            return f"{queries}, frames as they are"
+        part = "largest centred square" if transform.get("square") else "whole frame"
+        return f"{queries}, {part} at {'x'.join(map(str, transform.get('size') or ['its own size']))}"
+
+    @property
     def identity(self) -> str:
         """SHA-256 of header and content, the latter by the checksums that the shards hold."""
         digest = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode())

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from slotformer.rollouter import Block, Dynamics, key_bias
+from dias_video.draws import Dropout
+from slotformer.rollouter import Block, Dynamics, attended, key_bias
 
 
 class CausalSlotFormer(Dynamics):
@@ -34,8 +34,11 @@ class CausalSlotFormer(Dynamics):
         ffn_ratio: int = 4,
         residual: bool = False,
         encoder: str = "",
+        encoding: str = "",
+        dropout: float = 0.0,
     ) -> None:
-        super().__init__(slot_dim, burn_in, rollout, stride, width, layers, heads, ffn_ratio, residual, encoder)
+        sizes = (width, layers, heads, ffn_ratio)
+        super().__init__(slot_dim, burn_in, rollout, stride, *sizes, residual, encoder, encoding, dropout)
         self.context = context or burn_in + rollout - 1
         if self.context < burn_in:
             raise ValueError(f"slotformer.context={context} must be at least slotformer.burn_in={burn_in}")
@@ -43,14 +46,14 @@ class CausalSlotFormer(Dynamics):
             raise ValueError(f"slotformer.width={width} over slotformer.heads={heads} must be an even number")
         self.head_dim = width // heads
 
-    def predict(self, slots: Tensor, live: Tensor, steps: int) -> Tensor:
+    def predict(self, slots: Tensor, live: Tensor, steps: int, drop: Dropout | None = None) -> Tensor:
         """See :class:`slotformer.rollouter.Dynamics`."""
         num_frames, num_slots = slots.shape[1:3]
         past = Past(len(self.blocks), self.context * num_slots)
         frames = torch.arange(num_frames, device=slots.device).repeat_interleave(num_slots)  # (T*S,)
         later = torch.where(frames[:, None] >= frames, 0.0, -1e4).to(slots.dtype)  # (T*S,T*S)
         bias = key_bias(live.flatten(1), slots.dtype) + later
-        tokens = self.advance(self.in_proj(slots).flatten(1, 2), frames, bias, past)  # (B,T*S,E)
+        tokens = self.advance(self.in_proj(slots).flatten(1, 2), frames, bias, past, drop)  # (B,T*S,E)
         seen, last, predicted = live.flatten(1), slots[:, -1], []
         for step in range(steps):
             change = self.out_proj(tokens[:, -num_slots:])  # (B,S,D)
@@ -59,18 +62,18 @@ class CausalSlotFormer(Dynamics):
             if step + 1 < steps:
                 seen = torch.cat([seen, live[:, -1]], 1)[:, -past.limit :]
                 now = frames[-num_slots:] + step + 1
-                tokens = self.advance(self.in_proj(last), now, key_bias(seen, slots.dtype), past)
+                tokens = self.advance(self.in_proj(last), now, key_bias(seen, slots.dtype), past, drop)
         return torch.stack(predicted, 1)
 
-    def advance(self, tokens: Tensor, frames: Tensor, bias: Tensor, past: Past) -> Tensor:
+    def advance(self, tokens: Tensor, frames: Tensor, bias: Tensor, past: Past, drop: Dropout | None = None) -> Tensor:
         """New tokens (B,L,E) of ``frames`` (L,) through all layers; their keys and values join the past."""
         turn = rotation(frames, self.head_dim, tokens.dtype)
         for layer, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             q, k, v = block.project(block.norm1(tokens))
             k, v = past.extend(layer, rotate(k, turn), v)
-            mixed = F.scaled_dot_product_attention(rotate(q, turn), k, v, bias)  # (B,heads,L,E/heads)
-            tokens = block.update(tokens, mixed)
+            mixed = attended(rotate(q, turn), k, v, bias, drop)  # (B,heads,L,E/heads)
+            tokens = block.update(tokens, mixed, drop)
         return tokens
 
 

@@ -1,7 +1,7 @@
 """The released SlotFormer checkpoints in our module (facts of their repository, pairlab/SlotFormer).
 
-Theirs predicts slots as they are (ours keeps mean 0 and scale 1 for them), has PyTorch's dropout of 0.1 in training,
-and comes with a frozen image decoder and tokenizer, which have no counterpart here.
+Theirs predicts slots as they are (ours keeps mean 0 and scale 1 for them) and comes with a frozen image decoder and
+tokenizer, which have no counterpart here.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
+from dias_video.data.chosen import places
 from dias_video.data.features import cached_features
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import VideoSource, has_boxes
@@ -115,31 +116,29 @@ def cache_slots(
     return SlotCache(cache)
 
 
-def cache_states(*, source: SimulatedVideos, cache: str | Path, videos: Sequence[int] | None = None) -> SlotCache:
+def cache_states(*, source: VideoSource, cache: str | Path) -> SlotCache:
     """Write the simulator's true states as a slot cache: what later stages reach when the slots are perfect.
 
     Args:
-        source: simulated videos.
+        source: simulated videos, or some of them.
         cache: folder of the cache.
-        videos: (first, after last) of the source; None = all.
 
     Raises:
         ValueError: videos that are not simulated, or a cache that was made with other settings.
     """
-    if not isinstance(source, SimulatedVideos):
+    whole, chosen = places(source)
+    if not isinstance(whole, SimulatedVideos):
         raise ValueError("only simulated videos have true states; set data=contact or data=simulated")
-    chosen = range(len(source))[slice(*videos)] if videos else range(len(source))
-    records = [json.loads(source.files(i)[2].read_text()) for i in chosen]
+    records = [json.loads(whole.files(i)[2].read_text()) for i in chosen]
     num_slots = max(len(record["bodies"]) for record in records)
     about: dict[str, Any] = {
         "scenarios": sorted({r["scenario"] for r in records if "scenario" in r}),
         "checkpoint_sha256": "true states",
-        "data": source.config,
-        "videos": list(videos) if videos else None,
+        "data": whole.config,
     }
     with SlotCacheWriter(cache, "fp32", **about) as writer:
         for index, record in zip(tqdm(chosen, unit="video", desc="states"), records, strict=True):
-            info = source.info(index)
+            info = whole.info(index)
             if info.video_id in writer.present:
                 continue
             states = torch.from_numpy(state_slots(record)).float()  # (T,K,D)

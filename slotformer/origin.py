@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dias_video.data.chosen import Chosen
 from dias_video.data.source import Sample, VideoSource, seconds_shown
 from dias_video.data.transforms import Transform
 from dias_video.model.dias import DIAS
@@ -46,11 +47,14 @@ class CachedVideos:
 
     def __init__(self, cache: SlotCache) -> None:
         try:
-            self.source: VideoSource = build(upgraded(_said(cache, "data")), VideoSource)
+            whole: VideoSource = build(upgraded(_said(cache, "data")), VideoSource)
             transform = cache.header.get("transform")
             self.transform: Any = None if transform is None else build(upgraded(transform), Transform)
         except ValueError as error:
             raise ValueError(f"the videos of {cache.path} can't be opened: {error}") from error
+        there = set(cache.video_ids)
+        cached = [i for i in range(len(whole)) if whole.info(i).video_id in there]
+        self.source = whole if len(cached) == len(whole) else Chosen(whole, cached)
         self.index = {self.source.info(i).video_id: i for i in range(len(self.source))}
 
     def read(self, video_id: str, frames: range) -> Sample:

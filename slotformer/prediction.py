@@ -74,6 +74,11 @@ def check_same_encoder(model: Dynamics, cache: SlotCache) -> None:
             f"{cache.path} was made by DIAS checkpoint {made_by[:12] or 'unknown'}, the dynamics model was trained on "
             f"slots of {model.encoder[:12] or 'an unknown one'}; cache these videos with that checkpoint"
         )
+    if model.encoding and cache.encoding and cache.encoding != model.encoding:
+        raise ValueError(
+            f"{cache.path} was made with {cache.encoding}; the dynamics model was trained on slots made with "
+            f"{model.encoding}; cache these videos likewise"
+        )
 
 
 def known_futures(cache: SlotCache, model: Dynamics, start: int = 0, needed: bool = True) -> NDArray[np.int64]:

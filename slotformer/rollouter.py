@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dias_video.batch import SlotSequence
-from dias_video.draws import Draws
+from dias_video.draws import Draws, Dropout
 from dias_video.pretrained.saving import Pretrained
 
 
@@ -60,6 +60,8 @@ class Dynamics(Pretrained, nn.Module, ABC):
         ffn_ratio: int = 4,
         residual: bool = False,
         encoder: str = "",
+        encoding: str = "",
+        dropout: float = 0.0,
     ) -> None:
         """Remember the settings and make the weights; the defaults are those published for Physion.
 
@@ -75,15 +77,19 @@ class Dynamics(Pretrained, nn.Module, ABC):
             residual: predict the change from the last frame instead of the frame itself, which small models learn far
                 faster; it is not in the paper.
             encoder: SHA-256 of the weights whose slots these are, so that other slots can be refused.
+            encoding: how those made slots of videos (``SlotCache.encoding``), for the same reason.
+            dropout: in training, in attention and after it, in the feed-forward part and after it; 0.1 as published.
         """
         super().__init__()
         if min(slot_dim, burn_in, rollout, stride) < 1:
             raise ValueError("slotformer.burn_in, slotformer.rollout and slotformer.stride must be at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"slotformer.dropout={dropout} must be a probability below 1")
         if width % 2:
             raise ValueError(f"slotformer.width={width} must be even")
         self.slot_dim, self.burn_in, self.rollout_steps, self.stride = slot_dim, burn_in, rollout, stride
         self.residual = residual
-        self.encoder = encoder
+        self.encoder, self.encoding, self.dropout = encoder, encoding, dropout
         self.register_buffer("slot_mean", torch.zeros(slot_dim))
         self.register_buffer("slot_scale", torch.ones(()))
         self.in_proj = nn.Linear(slot_dim, width)
@@ -116,7 +122,8 @@ class Dynamics(Pretrained, nn.Module, ABC):
         scored = scored_live(batch.live, batch.track_id, self.burn_in)  # (B,R,S)
         past = slice(0, self.burn_in)
         live = context_live(batch.live[:, past], batch.track_id[:, past])
-        predicted = self.predict(self.normalise(batch.slots[:, past]), live, steps)
+        drop = Dropout(self.dropout, draws) if self.training and self.dropout else None
+        predicted = self.predict(self.normalise(batch.slots[:, past]), live, steps, drop)
         error = (predicted - self.normalise(batch.slots[:, self.burn_in :])).square().mean(-1)  # (B,R,S)
         return {"slots": (error * scored).sum((1, 2)) / scored.sum((1, 2)).clamp(min=1)}
 
@@ -140,16 +147,14 @@ class Dynamics(Pretrained, nn.Module, ABC):
         return (slots - self.slot_mean) / self.slot_scale
 
     @abstractmethod
-    def predict(self, slots: Tensor, live: Tensor, steps: int) -> Tensor:
+    def predict(self, slots: Tensor, live: Tensor, steps: int, drop: Dropout | None = None) -> Tensor:
         """The rollout in normalised units: (B,T,S,D), (B,T,S) -> (B,steps,S,D)."""
 
 
 class SlotFormer(Dynamics):
     """The published model: all slots of a sliding window attend to each other, the last frame's tokens predict.
 
-    Linear in- and out-projection, sine positions over time and none over slots, pre-norm Transformer encoder. The
-    released code leaves a dropout of 0.1 on, PyTorch's default; here there is none, since random numbers of a training
-    step must not depend on how its batch is split over processes.
+    Linear in- and out-projection, sine positions over time and none over slots, pre-norm Transformer encoder.
     """
 
     @property
@@ -157,32 +162,37 @@ class SlotFormer(Dynamics):
         """What is added to the tokens of each context frame, (burn_in,E)."""
         return sine_positions(self.burn_in, self.in_proj.out_features)
 
-    def predict(self, slots: Tensor, live: Tensor, steps: int) -> Tensor:
+    def predict(self, slots: Tensor, live: Tensor, steps: int, drop: Dropout | None = None) -> Tensor:
         """See :class:`Dynamics`. A frame is projected once; the last layer only asks for the last frame."""
         window = self.in_proj(slots)  # (B,T,S,E)
         positions = self.positions[-slots.shape[1] :, None].to(window)  # (T,1,E)
         last, predicted = slots[:, -1], []
         for _ in range(steps):
-            last = self.next_frame(window, positions, live, last)
+            last = self.next_frame(window, positions, live, last, drop)
             predicted.append(last)
             window = torch.cat([window[:, 1:], self.in_proj(last)[:, None]], 1)
             live = torch.cat([live[:, 1:], live[:, -1:]], 1)
         return torch.stack(predicted, 1)
 
-    def next_frame(self, window: Tensor, positions: Tensor, live: Tensor, last: Tensor) -> Tensor:
+    def next_frame(
+        self, window: Tensor, positions: Tensor, live: Tensor, last: Tensor, drop: Dropout | None = None
+    ) -> Tensor:
         """Slots (B,S,D) after a window (B,T,S,E) of projected slots, of which ``live`` (B,T,S) are seen."""
         num_slots = window.shape[2]
         tokens = (window + positions).flatten(1, 2)  # (B,T*S,E)
         bias = key_bias(live.flatten(1), tokens.dtype)  # (B,1,1,T*S)
         for block in self.blocks[:-1]:
-            tokens = block(tokens, tokens, bias)
-        tokens = self.blocks[-1](tokens[:, -num_slots:], tokens, bias)  # (B,S,E)
+            tokens = block(tokens, tokens, bias, drop)
+        tokens = self.blocks[-1](tokens[:, -num_slots:], tokens, bias, drop)  # (B,S,E)
         change = self.out_proj(tokens)
         return last + change if self.residual else change
 
 
 class Block(nn.Module):
-    """Pre-norm Transformer encoder layer (ReLU, biases, no dropout) whose queries may be fewer than its keys."""
+    """Pre-norm Transformer encoder layer (ReLU, biases) whose queries may be fewer than its keys.
+
+    Dropout is where PyTorch's ``TransformerEncoderLayer`` has it.
+    """
 
     def __init__(self, width: int, heads: int, ffn_dim: int) -> None:
         super().__init__()
@@ -198,18 +208,23 @@ class Block(nn.Module):
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, queries: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, tokens: Tensor, bias: Tensor, drop: Dropout | None = None) -> Tensor:
         """Update ``queries`` (B,Q,E), which are all or the last Q of ``tokens`` (B,L,E), by attending to ``tokens``."""
         if queries is tokens:
             q, k, v = self.project(self.norm1(tokens))
         else:
             q, k, v = self.project_last(self.norm1(tokens), queries.shape[1])
-        return self.update(queries, F.scaled_dot_product_attention(q, k, v, bias))
+        return self.update(queries, attended(q, k, v, bias, drop), drop)
 
-    def update(self, queries: Tensor, mixed: Tensor) -> Tensor:
+    def update(self, queries: Tensor, mixed: Tensor, drop: Dropout | None = None) -> Tensor:
         """Add attended values (B,heads,Q,E/heads) and then the feed-forward layer to ``queries`` (B,Q,E)."""
-        queries = queries + self.out(mixed.transpose(1, 2).flatten(2))
-        return queries + self.ffn(self.norm2(queries))
+        mixed = self.out(mixed.transpose(1, 2).flatten(2))
+        if drop is None:
+            queries = queries + mixed
+            return queries + self.ffn(self.norm2(queries))
+        queries = queries + drop(mixed)
+        widen, relu, narrow = self.ffn
+        return queries + drop(narrow(drop(relu(widen(self.norm2(queries))))))
 
     def project_last(self, tokens: Tensor, num_queries: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of the last tokens (B,heads,Q,E/heads), keys and values of all (B,heads,L,E/heads)."""
@@ -223,6 +238,14 @@ class Block(nn.Module):
         """Queries, keys and values, each (B,heads,L,E/heads)."""
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, drop: Dropout | None = None) -> Tensor:
+    """What queries (B,heads,Q,d) take from keys and values (B,heads,L,d), with ``bias`` on the logits."""
+    if drop is None:
+        return F.scaled_dot_product_attention(q, k, v, bias)
+    weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + bias).softmax(-1)  # (B,heads,Q,L)
+    return drop(weights) @ v
 
 
 def key_bias(live: Tensor, dtype: torch.dtype) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dias_video.batch import SlotSequence
+from dias_video.data.chosen import places
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import VideoSource
 from dias_video.engine import check_folder
@@ -48,9 +49,10 @@ def pairs_of(source: VideoSource) -> list[Pair]:
         ValueError: clips that are no pairs.
     """
     found: dict[int, dict[bool, tuple[str, dict[str, Any]]]] = {}
-    for index in range(len(source)):
-        name = source.info(index).video_id
-        record = json.loads(source.files(index)[2].read_text()) if isinstance(source, SimulatedVideos) else {}
+    whole, indices = places(source)
+    for at in indices:
+        name = whole.info(at).video_id
+        record = json.loads(whole.files(at)[2].read_text()) if isinstance(whole, SimulatedVideos) else {}
         if "possible" not in record:
             raise ValueError(f"{name} is of no pair; surprise needs slots of data=surprise")
         found.setdefault(record["pair"], {})[record["possible"]] = (name, record)

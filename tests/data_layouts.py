@@ -1,12 +1,15 @@
 """Every data set in miniature, as it is downloaded and unpacked."""
 
+import importlib
 import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from data_files import write_clip
 from data_records import write_movi
 from hydra import compose, initialize_config_dir
+from physion15_files import write_physion15
 from PIL import Image
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -17,7 +20,14 @@ PALETTE = [value * 37 % 256 for value in range(768)]
 
 def composed(*words):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train_video", [*words, "out_dir=unused"]).data
+        return compose("train_video", [*words, "out_dir=unused"])
+
+
+def opened(cfg, split):
+    """The videos of a split, as the scripts open them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(CONFIGS.parent / "scripts")
+        return importlib.import_module("_videos").source_of(cfg, split)
 
 
 def picture(path, mode="RGB", size=SIZE):
@@ -166,6 +176,11 @@ def contact(root):
     simulated(root, "contact", ("training", "readout", "test"), label=1)
 
 
+def surprise(root):
+    contact(root)
+    simulated(root, "surprise", ("test",), label=1)
+
+
 def physion(root):
     name = "pilot_it2_rollingSliding"
     write_clip(root / f"PhysionTrainMP4s/Roll_training_MP4s/{name}_0001_img")
@@ -183,3 +198,35 @@ def images(root):
 def folder(root):
     for t in range(3):
         picture(root / f"clip/{t}.jpg")
+
+
+SETS = {  # rows of the table in docs/data.md, and who writes them in miniature
+    "MOVi-A to F": movi,
+    "YouTube-VIS 2021, 2022": ytvis_2021,
+    "YouTube-VIS 2019": ytvis_2019,
+    "HQ-YTVIS": ytvis_hq,
+    "DAVIS-2017": davis,
+    "DAVIS-2017 Unsupervised": lambda root: davis(root, "Annotations_unsupervised"),
+    "DAVIS-2016": davis_2016,
+    "COCO 2017": coco,
+    "COCO 2017 panoptic": coco_panoptic,
+    "PASCAL VOC2012": voc,
+    "VOC, the split of DIAS' authors": voc,
+    "ClevrTex": clevrtex,
+    "Physion": physion,
+    "Physion v1.5": write_physion15,
+    "simulated": simulated,
+    "pairs, possible and impossible": surprise,
+    "any videos": folder,
+    "any pictures": images,
+}
+
+
+def table_of_the_docs() -> dict[str, tuple[list[str], list[str]]]:
+    """Of every set: the options that open it, and the words with which it is trained on."""
+    rows = {}
+    for line in (CONFIGS.parent / "docs/data.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if len(cells) == 5 and cells[2].startswith("`"):
+            rows[cells[0]] = tuple(cell.split("`")[1].split() for cell in cells[2:4])
+    return rows

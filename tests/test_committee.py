@@ -70,7 +70,8 @@ def test_a_member_learns_nothing_from_its_own_part() -> None:
 
 def test_every_part_is_answered_by_its_best_member() -> None:
     videos, made = parts(), committee()
-    best, logits = made.eval().held_out(videos, batch_size=4)
+    best, logits, labels = made.eval().held_out(videos, batch_size=4)
+    assert torch.equal(labels, videos.data.label)
     for part in range(FOLDS):
         own = torch.nonzero(videos.part == part).flatten().tolist()
         batch = videos.batch(own).data
@@ -157,7 +158,7 @@ def test_a_fit_is_its_best_checkpoint_judged_on_the_parts_of_its_seed(tmp_path: 
     assert (tmp_path / "checkpoints/best").resolve().name == f"step_{best:06d}"
     made = Committee.from_pretrained(tmp_path / "checkpoints/best").eval()
     videos = Parts(data, torch.from_numpy(stratified_parts(data, FOLDS, 5)))
-    chosen, logits = made.held_out(videos)
+    chosen, logits, _ = made.held_out(videos)
     assert chosen.tolist() != [3 * part for part in range(FOLDS)]  # nor the first of a part
     for number, readout in zip(chosen.tolist(), fitted.readouts, strict=True):
         expected = made.member(number).state_dict()

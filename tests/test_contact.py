@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from data_files import CASES, SHARED, reads_shared
 from imageio.v3 import imread
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
+from torch import nn
 from toy_slots import toy_cache, toy_clip
 
 from dias_video.data.physion import stimulus
@@ -82,28 +84,31 @@ def test_a_readout_does_not_see_dead_slots_or_the_order_of_slots(form: str) -> N
         changed = torch.where(mask[..., None], data.slots, 77.0)
         assert torch.allclose(logits, readout(changed, mask), atol=1e-5)
         assert torch.allclose(logits, readout(data.slots[:, :4], mask[:, :4]), atol=1e-5)
-        order = torch.tensor([3, 1, 0, 2])
-        assert torch.allclose(logits, readout(data.slots[:, :, order], mask[:, :, order]), atol=1e-5)
+        if form != "pairwise":  # which reads a pair once, in the order of its places
+            order = torch.tensor([3, 1, 0, 2])
+            assert torch.allclose(logits, readout(data.slots[:, :, order], mask[:, :, order]), atol=1e-5)
         assert torch.isfinite(readout(data.slots, torch.zeros_like(mask))).all()
 
 
 def test_pairwise_is_slotformers_readout() -> None:
-    """Against a loop over ordered pairs."""
+    """Against its description: a linear layer on concatenated pairs, maximum over pairs, linear, maximum over time."""
     torch.manual_seed(0)
     readout = PairwiseReadout(D, hidden=7).eval()
+    readout.set_statistics(torch.randn(D), torch.rand(D) + 0.5)  # which it does not look at
+    relation, last = nn.Linear(2 * D, 7), nn.Linear(7, 1)
+    relation.load_state_dict(readout.pair.state_dict())
+    last.load_state_dict(readout.last.state_dict())
     slots = torch.randn(2, 3, S, D)
-    weight = torch.cat([readout.first.weight, readout.second.weight], 1)
     expected = torch.full((2,), -torch.inf)
     for b in range(2):
         for t in range(3):
-            pairs = [
-                torch.cat([slots[b, t, i], slots[b, t, j]]) @ weight.T + readout.first.bias
-                for i in range(S)
-                for j in range(S)
-                if i != j
-            ]
-            expected[b] = torch.maximum(expected[b], readout.last(torch.stack(pairs).amax(0))[0])
-    assert torch.allclose(readout(slots, torch.ones(2, 3, S, dtype=torch.bool)), expected, atol=1e-5)
+            pairs = [relation(torch.cat([slots[b, t, i], slots[b, t, j]])) for i, j in combinations(range(S), 2)]
+            expected[b] = torch.maximum(expected[b], last(torch.stack(pairs).amax(0))[0])
+    live = torch.ones(2, 3, S, dtype=torch.bool)
+    torch.testing.assert_close(readout(slots, live), expected)
+    live[:, :, 1] = False  # a dead slot is in no pair
+    left = [place for place in range(S) if place != 1]
+    torch.testing.assert_close(readout(slots, live), readout(slots[:, :, left], live[:, :, left]))
 
 
 def test_an_unknown_form_is_refused() -> None:
@@ -334,6 +339,37 @@ def test_slots_of_another_encoder_are_refused(caches: tuple[SlotCache, SlotCache
         check_same_encoder(SlotFormer(cache.slot_dim, encoder="abc", **size), cache)
 
 
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ({"protocol": {"queries": "boxes"}}, "queries from boxes, largest centred square at 64x48"),
+        ({"transform": {"size": [64, 48], "square": False}}, "queries from learned, whole frame at 64x48"),
+        ({"transform": {"size": [48, 48], "square": True}}, "queries from learned, largest centred square at 48x48"),
+        ({"transform": None}, "queries from learned, frames as they are"),
+    ],
+)
+def test_slots_that_one_encoder_made_in_another_way_are_refused(tmp_path: Path, header: dict, told: str) -> None:
+    """By other first queries, of another part of the frames, or of another size; what no cache says is not compared."""
+    known = {"checkpoint_sha256": "abc", "protocol": {"queries": "learned", "seed": 0}}
+    known["transform"] = {"size": [64, 48], "square": True, "flip": 0.0}
+    made = {}
+    for name, about in {
+        "a": known,
+        "b": {**known, **header},
+        "c": {**known, "protocol": {"queries": "learned"}},
+    }.items():
+        with SlotCacheWriter(tmp_path / name, "fp32", **about) as writer:
+            writer.write("v", torch.randn(3, S, D), torch.ones(3, S, dtype=torch.bool))
+        made[name] = SlotCache(tmp_path / name)
+    model = SlotFormer(D, burn_in=2, rollout=1, width=8, layers=1, heads=2, encoder="abc", encoding=made["a"].encoding)
+    for same in "ac":
+        check_same_encoder(model, made[same])
+    assert made["b"].encoding == told
+    with pytest.raises(ValueError, match=f"/b was made with {told}; the dynamics model was trained on slots made with"):
+        check_same_encoder(model, made["b"])
+    check_same_encoder(SlotFormer(D, burn_in=2, rollout=1, width=8, layers=1, heads=2, encoder="abc"), made["b"])
+
+
 def test_errors_of_a_cache(caches: tuple[SlotCache, SlotCache]) -> None:
     cache, _ = caches
     model = SlotFormer(cache.slot_dim, burn_in=3, rollout=2, stride=3, width=8, layers=1, heads=2, residual=True).eval()
@@ -410,3 +446,20 @@ def test_what_no_dynamics_model_plays_a_part_in_is_counted_once() -> None:
     assert observed.correct.tolist() == [[[1, 0], [1, 1]]]
     assert predicted.correct.tolist() == [[[1, 0], [0, 0]], [[1, 1], [1, 1]]]
     assert predicted.validation_accuracy == pytest.approx(0.6)
+
+
+def test_one_readout_is_trained_on_all_but_one_part(tmp_path: Path) -> None:
+    """What the first part holds decides moment and threshold; its answers are the only ones that are judged."""
+    data = easy(videos=48)
+    settings = replace(QUICK, form="pairwise", folds=6, single=True, restarts=1, hidden=None, warmup=0.0, lr=5e-3)
+    fitted = fit(data, [settings], 0, Runs(tmp_path))
+    assert [readout.last.in_features for readout in fitted.readouts] == [D]
+    part = stratified_parts(data, 6, 0)
+    held = data.take(np.flatnonzero(part == 0))
+    logits = evaluate(fitted.readouts[0], held)
+    right = (logits > fitted.threshold) == held.label.bool()
+    assert fitted.validation_accuracy == pytest.approx(float(right.float().mean()))
+    assert fitted.validation_loss == pytest.approx(
+        float(nn.functional.binary_cross_entropy_with_logits(logits, held.label)), abs=1e-6
+    )
+    assert torch.equal(fitted.logits(data), evaluate(fitted.readouts[0], data))

@@ -10,6 +10,7 @@ from dias_video.data.loading import ClipDataset
 from dias_video.data.transforms import ClipTransform
 
 SIZE = (4, 6)
+WHOLE = ClipTransform(SIZE)
 
 
 class Patches(nn.Module):
@@ -37,7 +38,7 @@ class Textured(Counting):
 
 @pytest.fixture
 def cached(tmp_path):
-    cache_features(Patches(), Textured(), tmp_path / "f", SIZE, flips=True, batch_frames=4)
+    cache_features(Patches(), Textured(), tmp_path / "f", WHOLE, flips=True, batch_frames=4)
     return tmp_path / "f"
 
 
@@ -57,8 +58,8 @@ def test_two_processes_and_an_interrupted_run_write_the_same(cached, tmp_path):
 
     other = tmp_path / "other"
     for part in (0, 1):
-        cache_features(Patches(), Textured(), other, SIZE, flips=True, part=part, parts=2)
-    cache_features(Patches(), Textured(), other, SIZE, flips=True, part=1, parts=2)  # nothing left to do
+        cache_features(Patches(), Textured(), other, WHOLE, flips=True, part=part, parts=2)
+    cache_features(Patches(), Textured(), other, WHOLE, flips=True, part=1, parts=2)  # nothing left to do
     build_index(other)
     one, two = FeatureCache(cached), FeatureCache(other)
     assert list(one.store.keys) == list(two.store.keys)
@@ -73,13 +74,32 @@ def test_two_processes_and_an_interrupted_run_write_the_same(cached, tmp_path):
         (ClipTransform(SIZE, crop_area=(0.75, 1)), "random crops"),
         (ClipTransform(SIZE, flip=0.5), "flips"),
         (ClipTransform((6, 4)), "frames"),
+        (ClipTransform(SIZE, square=True), "set data.transform.square=false"),
         (None, "ClipTransform"),
     ],
 )
 def test_transforms_that_need_the_encoder_are_refused(tmp_path, transform, sentence):
-    cache_features(Patches(), Textured(), tmp_path, SIZE)
+    cache_features(Patches(), Textured(), tmp_path, WHOLE)
     with pytest.raises(ValueError, match=sentence):
         ClipDataset(Textured(), 3, transform=transform, features=FeatureCache(tmp_path))
+
+
+@pytest.mark.parametrize("transform", [ClipTransform(), ClipTransform(SIZE, (0.5, 1)), ClipTransform(SIZE, flip=1.0)])
+def test_features_are_cached_of_fixed_frames_alone(tmp_path, transform):
+    with pytest.raises(ValueError, match="frames of one size"):
+        cache_features(Patches(), Textured(), tmp_path, transform)
+
+
+def test_features_of_centred_squares(tmp_path):
+    """Of 6 x 9 pixels columns 1 to 6; a clip with a random crop's rest switched off sees the same."""
+    cache_features(Patches(), Textured(), tmp_path, ClipTransform(SIZE, square=True))
+    clips = ClipDataset(Textured(), 3, transform=ClipTransform(SIZE, square=True), features=FeatureCache(tmp_path))
+    sample = clips[0, 1]
+    assert sample["video"][0, 2, 0].tolist() == [20 * column for column in range(1, 7)]
+    expected = Patches().features(sample["video"][None])[0]
+    torch.testing.assert_close(sample["features"], expected, atol=0.05, rtol=1e-3)
+    with pytest.raises(ValueError, match="is of centred squares"):
+        ClipDataset(Textured(), 3, transform=WHOLE, features=FeatureCache(tmp_path))
 
 
 def test_another_encoder_or_other_videos_are_refused(cached):
@@ -96,9 +116,9 @@ def test_another_encoder_or_other_videos_are_refused(cached):
     with pytest.raises(ValueError, match="other videos"):
         cache.check(Longer(), ClipTransform(SIZE))
     with pytest.raises(ValueError, match="other settings"):
-        cache_features(Patches(weight=0.25), Textured(), cached, SIZE, flips=True)
+        cache_features(Patches(weight=0.25), Textured(), cached, WHOLE, flips=True)
 
 
 def test_features_too_large_for_half_precision_stop(tmp_path):
     with pytest.raises(ValueError, match="v0 don't fit half precision"):
-        cache_features(Patches(weight=1e6), Textured(), tmp_path, SIZE)
+        cache_features(Patches(weight=1e6), Textured(), tmp_path, WHOLE)

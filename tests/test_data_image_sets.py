@@ -32,7 +32,7 @@ def test_the_default_split_of_voc_does_not_leak_and_the_authors_does(tmp_path):
     voc(tmp_path)
 
     def shared(name):
-        data = composed(f"data={name}")
+        data = composed(f"data={name}").data
         years = {part: VocImages(tmp_path, data[part].split, data[part].year) for part in ("train", "eval")}
         train, held_out = ({one.removeprefix("2007_") for one in ids_of(years[part])} for part in ("train", "eval"))
         return train & held_out

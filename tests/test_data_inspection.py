@@ -11,11 +11,10 @@ from data_records import write_movi
 from PIL import Image
 
 from dias_video.data import checking
-from dias_video.data.checking import Chosen, usable
+from dias_video.data.checking import usable
 from dias_video.data.images import ImageFolder
 from dias_video.data.inspection import Inspection, save_picture, table
 from dias_video.data.movi import MoviVideos
-from dias_video.data.problems import Problem
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import fingerprint
 
@@ -49,6 +48,11 @@ class Broken(Counting):
         return super().read(index, frames)
 
 
+class NoneReads(Counting):
+    def read(self, index, frames):
+        raise ValueError(f"v{index} is bad")
+
+
 def test_unreadable_videos_are_problems():
     seen = Inspection(Broken(), num_looked_at=3, check=True)
     assert [problem.sentence for problem in seen.problems] == ["v1 can't be decoded; remove it"]
@@ -70,8 +74,8 @@ def test_usable_leaves_out_what_can_not_be_read(tmp_path):
     assert kept.read(1, [3])["video_id"] == "v2"
     assert json.loads((tmp_path / "r.json").read_text())["excluded"] == 1
     assert fingerprint(kept) != fingerprint(Counting())
-    with pytest.raises(ValueError, match="no video is left, 1 have problems; the first: v"):
-        Chosen(Counting(), [], [Problem("v", "v is bad")])
+    with pytest.raises(ValueError, match="no video is left, 3 have problems; the first: v0 is bad"):
+        usable(NoneReads(), "skip_and_report")
 
 
 def pictures(folder, broken="b.png"):

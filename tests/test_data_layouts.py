@@ -4,7 +4,6 @@ import data_layouts as layouts
 import pytest
 import torch
 from data_layouts import CONFIGS, composed
-from hydra.utils import instantiate
 from physion15_files import write_physion15
 
 from dias_video.data.transforms import ClipTransform
@@ -46,7 +45,7 @@ ROWS = {
     ),
     "surprise": (
         ["data=surprise"],
-        lambda root: (layouts.contact(root), layouts.simulated(root, "surprise", ("test",), label=1)),
+        layouts.surprise,
         (1, MASKED | {"label", "scenario"}, 0),
         (1, MASKED | {"label", "scenario"}, 0),
     ),
@@ -71,9 +70,9 @@ ROWS = {
 def test_layouts_as_downloaded(tmp_path, row):
     words, write, *expected = ROWS[row]
     write(tmp_path)
-    data = composed(*words, f"data.root={tmp_path}", "data.size=[16,24]")
+    cfg = composed(*words, f"data.root={tmp_path}", "data.size=[16,24]")
     for name, (count, keys, pixels) in zip(("train", "eval"), expected, strict=True):
-        source = instantiate(data[name])
+        source = layouts.opened(cfg, name)
         assert len(source) == count
         assert [problem for problem in getattr(source, "problems", []) if not problem.harmless] == []
         sample = source.read(0, [0])
@@ -92,3 +91,21 @@ def test_every_data_config_has_a_row():
 def test_every_data_config_stands_in_the_docs():
     told = (CONFIGS.parent / "docs/data.md").read_text()
     assert [words[0] for words, *_ in ROWS.values() if f"`{words[0]}" not in told] == []
+
+
+def test_every_set_of_the_docs_has_a_miniature():
+    assert layouts.table_of_the_docs().keys() == layouts.SETS.keys()
+
+
+@pytest.mark.parametrize("name", layouts.SETS)
+def test_the_docs_train_on_the_set_of_their_row(name):
+    """With a named experiment, whose encoder is no random one."""
+    options, words = layouts.table_of_the_docs()[name]
+    assert words[0].startswith("experiment=")
+    words[0] = words[0].replace("experiment=", "experiment/train_video=")
+    trained, opened = composed(*words, "data.root=x"), composed(*options, "data.root=x")
+    assert trained.data.train._target_ == opened.data.train._target_
+    assert trained.data.train.split == opened.data.train.split
+    assert trained.data.get("annotations") == opened.data.get("annotations")
+    if trained.checkpoint is None:
+        assert trained.model.encoder.weights == "hub"

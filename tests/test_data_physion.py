@@ -98,12 +98,11 @@ def test_test_labels_follow_the_name_rules_and_bad_stimuli_are_left_out(physion)
     assert len(PhysionVideos(physion, "test", exclude_bad=False)) == 4
 
 
-def test_scenarios_and_limits_choose(physion):
+def test_scenarios_choose(physion):
     assert {name.split("/")[1] for name in ids(PhysionVideos(physion, "test", scenarios=["drape", "roll"]))} == {
         "drape",
         "roll",
     }
-    assert len(PhysionVideos(physion, "training", limit=1)) == 2  # one a scenario
 
 
 def test_the_layout_of_the_official_archive(physion):

@@ -42,7 +42,7 @@ def test_training_caching_and_evaluation_see_the_same_bytes(tmp_path: Path) -> N
         write(tmp_path / "videos" / name.replace(".", "_") / name, codec, pix_fmt, gop=gop, options=options)
     source = FolderVideos(tmp_path / "videos")
     assert len(source) == len(names)
-    cache_features(Pixels(), source, tmp_path / "cache", (HEIGHT, WIDTH), batch_frames=7)
+    cache_features(Pixels(), source, tmp_path / "cache", ClipTransform((HEIGHT, WIDTH)), batch_frames=7)
     cached = FeatureCache(tmp_path / "cache")
     evaluated: dict[str, list[Tensor]] = {}
     for window in video_windows(source, range(len(source)), window=11, batch_size=3):

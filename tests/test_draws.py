@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from dias_video.draws import Draws
+from dias_video.draws import Draws, Dropout
 
 
 def numbers(draws: Draws) -> torch.Tensor:
@@ -43,3 +43,29 @@ def test_numbers_are_normal_and_uniform() -> None:
     assert abs(uniform.mean() - 0.5) < 0.01
     assert 0 <= uniform.min() < 0.01 < 0.99 < uniform.max() < 1
     assert torch.corrcoef(normal).fill_diagonal_(0).abs().max() < 0.6  # of samples with each other
+
+
+def dropped(places: range, probability: float = 0.3, count: int = 2) -> list[torch.Tensor]:
+    """Masks of tensors of ones, one after the other."""
+    drop = Dropout(probability, Draws.for_step(5, 9, places))
+    return [drop(torch.ones(len(places), 40, 50)) for _ in range(count)]
+
+
+def test_dropout_is_the_same_however_the_batch_is_split() -> None:
+    whole = dropped(range(4))
+    for parts in ((range(1), range(1, 4)), (range(2), range(2, 4))):
+        for mask, *pieces in zip(whole, *(dropped(part) for part in parts), strict=True):
+            assert torch.equal(torch.cat(pieces), mask)
+
+
+def test_dropout_leaves_the_mean_and_no_two_masks_are_alike() -> None:
+    masks = torch.stack(dropped(range(6), count=5)).flatten(0, 1).flatten(1)  # 30 masks of 2,000 places
+    torch.testing.assert_close(masks.unique(), torch.tensor([0.0, 1 / 0.7]))
+    kept = (masks > 0).float()
+    assert kept.mean() == pytest.approx(0.7, abs=4 * (0.21 / kept.numel()) ** 0.5)
+    assert ((kept.mean(1) - 0.7).abs() < 5 * (0.21 / 2000) ** 0.5).all()
+    assert ((kept.mean(0) - 0.7).abs() < 5 * (0.21 / 30) ** 0.5).all()
+    correlation = torch.corrcoef(kept) - torch.eye(len(kept))
+    assert correlation.abs().max() < 5 / 2000**0.5
+    neighbours = torch.corrcoef(torch.stack([kept[:, 1:].flatten(), kept[:, :-1].flatten()]))[0, 1]
+    assert neighbours.abs() < 5 / kept.numel() ** 0.5

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from data_files import SHARED, reads_shared
 from safetensors.torch import save_file
 from sklearn.decomposition import PCA
+from torchvision.transforms import v2
 
-from dias_video.batch import VideoBatch
+from dias_video.batch import VideoBatch, resize_frames
 from dias_video.draws import Draws
 from dias_video.model.distillation import Distillation, whiten
 from dias_video.model.encoders import Encoder, TimmEncoder, TinyEncoder
@@ -27,7 +28,7 @@ def video(batch: int = 2, frames: int = 3, height: int = 20, width: int = 32) ->
 
 
 def test_timm_tokens_are_the_patch_tokens_of_the_model() -> None:
-    encoder = TimmEncoder(TINY_VIT, weights="random", input_size=(32, 48), final_norm=True).eval()
+    encoder = TimmEncoder(TINY_VIT, "random", (32, 48), final_norm=True, frame_size=(32, 48)).eval()
     assert encoder.grid == (2, 3)
     got = encoder.features(video(height=32, width=48))
     assert got.shape == (2, 3, 6, 192)
@@ -35,6 +36,20 @@ def test_timm_tokens_are_the_patch_tokens_of_the_model() -> None:
     expected = encoder.vit.forward_features(pixels[None])[0, 1:]  # without the class token
     torch.testing.assert_close(got[1, 2], expected)
     assert not any(p.requires_grad for p in encoder.parameters())
+
+
+def test_frames_of_any_size_are_resized_as_in_training_and_evaluation() -> None:
+    """Bilinearly with antialiasing to uint8 frames, and from there bicubically without."""
+    encoder = TimmEncoder(TINY_VIT, weights="random", input_size=(32, 48), frame_size=(36, 54)).eval()
+    large = video(height=101, width=77)
+    small = v2.Resize((36, 54), v2.InterpolationMode.BILINEAR, antialias=True)(large)
+    assert torch.equal(encoder.features(large), encoder.features(small))
+    seen = F.interpolate(small.flatten(0, 1).float() / 255, (32, 48), mode="bicubic", align_corners=False)
+    expected = encoder.vit.forward_features((seen - 0.5) / 0.5)[:, 1:]
+    torch.testing.assert_close(encoder.features(large).flatten(0, 1), expected)
+    assert TimmEncoder(TINY_VIT, weights="random").frame_size == (256, 256)
+    tiny = TinyEncoder(input_size=(16, 24))
+    assert torch.equal(tiny.features(large), tiny.features(resize_frames(large, (16, 24))))
 
 
 def test_timm_weights_from_a_file(tmp_path: Path) -> None:
@@ -205,7 +220,9 @@ def test_the_mean_colour_of_a_cell_takes_the_last_three_features(kind: str) -> N
     if kind == "tiny":
         plain, painted = (TinyEncoder(5, width=12, depth=1, input_size=(16, 24), color=c) for c in (0.0, 2.0))
     else:
-        plain, painted = (TimmEncoder(TINY_VIT, "random", (32, 48), feature_dim=5, color=c) for c in (0.0, 2.0))
+        plain, painted = (
+            TimmEncoder(TINY_VIT, "random", (32, 48), feature_dim=5, color=c, frame_size=(32, 48)) for c in (0.0, 2.0)
+        )
     painted.load_state_dict(plain.state_dict())
     side = plain.input_size[0] // 2  # of a cell
     frame = torch.zeros(1, 1, 3, 2 * side, 3 * side, dtype=torch.uint8)

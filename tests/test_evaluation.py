@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,7 +31,6 @@ from dias_video.evaluation.metrics import adjusted_rand_index, mean_best_overlap
 from dias_video.evaluation.protocols import OCB, VIDEO_FG, score_video
 from dias_video.evaluation.results import MAIN, Setting, summary_table, write_results
 from dias_video.evaluation.scoring import Videos, VideoScores, score_methods
-from dias_video.evaluation.splits import SPLITS, check_split
 from dias_video.model import dias
 
 ROOT = Path(__file__).parents[1]
@@ -186,12 +186,22 @@ def test_result_files(tmp_path: Path) -> None:
     methods = {MAIN: Noisy(), "baselines/other": Noisy()}
     videos = Videos(Blocks(), max_videos=6)
     scores = score_methods(methods, videos)
-    setting = Setting("Blocks", "toy/val", "boxes", {name: "noise" for name in methods}, "ckpt", "abc123", num_slots=4)
+    setting = Setting(
+        "Blocks",
+        "toy/val",
+        "boxes",
+        {name: "noise" for name in methods},
+        checkpoint="ckpt",
+        checkpoint_hash="abc123",
+        num_slots=4,
+    )
+    setting = replace(setting, identity="verified", fingerprint="0f", transform={"square": True})
     content = write_results(tmp_path / "run", scores, videos, [VIDEO_FG, OCB], setting)
     read = json.loads((tmp_path / "run/metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert read == content
     about = read["about"]
     assert (about["split"], about["videos"], about["videos_in_split"], about["frames"]) == ("toy/val", 6, 7, 33)
+    assert (about["identity"], about["fingerprint"], about["transform"]) == ("verified", "0f", {"square": True})
     assert (about["resolution"], about["checkpoint_hash"], about["condition"]) == (["12x20"], "abc123", "boxes")
     assert about["mask_source"] == {MAIN: "noise", "baselines/other": "noise"}
     assert set(about["protocols"]) == {"video-fg", "ocb"}
@@ -295,15 +305,6 @@ def test_predictions_of_the_size_on_disk(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "out/metrics.json").read_text())
     assert content["about"]["resolution"] == ["32x48"]
     assert content["video-fg/mbo"] == content["tracking/j_and_f"] == 1
-
-
-def test_frozen_splits() -> None:
-    assert check_split("movi_d/validation", 250).videos == 250
-    assert SPLITS["ytvis_2021/train-but-300"].videos + 300 == SPLITS["ytvis_2021/train"].videos
-    with pytest.raises(ValueError, match="has 250 videos"):
-        check_split("movi_e/validation", 249)
-    with pytest.raises(ValueError, match="no split is called"):
-        check_split("movi_d/val", 250)
 
 
 def script(*words: str, launcher: tuple[str, ...] = (sys.executable,), ok: bool = True) -> str:

@@ -10,11 +10,11 @@ import json
 import math
 from pathlib import Path
 
+import data_layouts as layouts
 import pytest
 from data_records import write_movi
-from PIL import Image
 from safetensors.torch import load_file
-from test_data_annotations import polygon, two_videos, write
+from test_data_annotations import two_videos, write
 from test_resume_scripts import script
 
 from dias_video.model.dias import DIAS
@@ -22,42 +22,21 @@ from dias_video.model.dias import DIAS
 pytestmark = pytest.mark.slow
 
 
-def coco(root: Path) -> Path:
-    """Two images with an instance each."""
-    (root / "train2017").mkdir()
-    (root / "annotations").mkdir()
-    images, annotations = [], []
-    for number in (1, 2):
-        Image.new("RGB", (36, 20), (70 * number, 90, 10)).save(root / f"train2017/{number:06d}.jpg")
-        images.append({"id": number, "file_name": f"{number:06d}.jpg", "height": 20, "width": 36})
-        annotations.append({"image_id": number, "iscrowd": 0, "segmentation": polygon(8, 10, 9, 20)})
-    described = {"images": images, "annotations": annotations}
-    (root / "annotations/instances_train2017.json").write_text(json.dumps(described))
-    return root
-
-
-def movi_d(root: Path) -> Path:
-    write_movi(root)
-    return root
-
-
-def ytvis(root: Path) -> Path:
-    return write(root, two_videos())
-
-
 @pytest.mark.parametrize(
     ("name", "data", "frames", "slots", "slot_dim", "iterations"),
     [
-        ("coco", coco, 1, 7, 256, (3, 2)),
-        ("movi_d", movi_d, 2, 21, 64, (2, 2)),
-        ("ytvis", ytvis, 2, 7, 64, (3, 2)),
+        ("coco", layouts.coco_panoptic, 1, 7, 256, (3, 2)),
+        ("movi_d", write_movi, 2, 21, 64, (2, 2)),
+        ("ytvis", layouts.ytvis_hq, 2, 7, 64, (3, 2)),
+        ("physion", layouts.physion, 2, 6, 64, (3, 2)),
     ],
 )
 def test_experiment_takes_a_step(tmp_path: Path, name, data, frames, slots, slot_dim, iterations) -> None:
     root, out = tmp_path / "data", tmp_path / "run"
     root.mkdir()
+    data(root)
     script(
-        "train_video", f"experiment={name}", f"data.root={data(root)}", f"out_dir={out}", "max_steps=1",
+        "train_video", f"experiment={name}", f"data.root={root}", f"out_dir={out}", "max_steps=1",
         "model.encoder.weights=random", f"data.clip.num_frames={frames}", "trainer.batch_size=1",
         "trainer.precision=fp32", "trainer.num_workers=0", "trainer.logging.every=1", "trainer.optimization.warmup=0",
     )  # fmt: skip
@@ -77,11 +56,27 @@ def test_experiment_takes_a_step(tmp_path: Path, name, data, frames, slots, slot
     assert moments  # the optimizer has seen a gradient
 
 
+@pytest.mark.parametrize("name", layouts.SETS)
+def test_rows_of_the_docs_take_a_step(tmp_path: Path, name: str) -> None:
+    """Every command of the table in docs/data.md, on a miniature of the set."""
+    layouts.SETS[name](tmp_path / "data")
+    _, words = layouts.table_of_the_docs()[name]
+    words = [word.replace("checkpoint=", f"checkpoint={layouts.CONFIGS.parent}/") for word in words]
+    frames = [] if "experiment=coco" in words else ["data.clip.num_frames=2"]
+    script(
+        "train_video", *words, f"data.root={tmp_path / 'data'}", f"out_dir={tmp_path / 'run'}", "max_steps=1", *frames,
+        "model.encoder.weights=random", "trainer.batch_size=1", "trainer.precision=fp32", "trainer.num_workers=0",
+        "trainer.logging.every=1",
+    )  # fmt: skip
+    (row,) = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert math.isfinite(row["loss"])
+
+
 def test_slotcontrast_takes_a_step(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
+    layouts.ytvis_2021(tmp_path / "data")
     out = tmp_path / "run"
     script(
-        "train_video", "experiment=slotcontrast", f"data.root={ytvis(tmp_path / 'data')}", f"out_dir={out}",
+        "train_video", "experiment=slotcontrast", f"data.root={tmp_path / 'data'}", f"out_dir={out}",
         "max_steps=1", "model.encoder.weights=random", "data.clip.num_frames=2", "trainer.batch_size=1",
         "trainer.num_workers=0", "trainer.logging.every=1", "trainer.optimization.warmup=0",
     )  # fmt: skip
@@ -96,7 +91,7 @@ def test_slotcontrast_takes_a_step(tmp_path: Path) -> None:
 def test_real_video_at_a_small_size(tmp_path: Path) -> None:
     """Whiten, cache, train the decoder, then all of it."""
     (tmp_path / "data").mkdir()
-    data = ("data=ytvis", f"data.root={ytvis(tmp_path / 'data')}")
+    data = ("data=ytvis", f"data.root={write(tmp_path / 'data', two_videos())}")
     encoder, features = tmp_path / "encoder", tmp_path / "features"
     script(
         "whiten_encoder", *data, "model=dinov2", "model.encoder.weights=random", "feature_dim=64", f"out_dir={encoder}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ def test_videos_are_seen_as_the_model_saw_them(tmp_path: Path, videos: FolderVid
     expected = transform(videos.read(0, range(1, 3)), torch.Generator())
     assert sample["video"].shape == (2, 3, 8, 12)
     assert torch.equal(sample["video"], expected["video"])
+
+
+def test_of_a_slice_only_the_cached_videos_are_found(tmp_path: Path, videos: FolderVideos) -> None:
+    shutil.copytree(tmp_path / "videos/one", tmp_path / "videos/two")
+    found = CachedVideos(cache(tmp_path / "c", data=videos.config)).source
+    assert [found.info(index).video_id for index in range(len(found))] == ["one"]
 
 
 def test_headers_of_earlier_versions_are_read(tmp_path: Path, videos: FolderVideos) -> None:

@@ -118,9 +118,10 @@ def test_physion_from_folders_to_the_curve(root: Path, tmp_path: Path) -> None:
     predicted = SlotCache(tmp_path / "rollout/slots")
     assert [predicted.num_frames(name) for name in test.video_ids] == [35] * 6  # what is too short to score as well
 
-    output = script("reason", "experiment=physion", f"dynamics={dynamics}", f"readout_cache={tmp_path / 'readout'}",
-                    f"test_cache={tmp_path / 'eval'}", f"human={root / 'stimulus_names_and_labels.csv'}",
-                    f"out_dir={tmp_path / 'reason'}", "readout.epochs=2", "readout.folds=2")  # fmt: skip
+    slots = (f"readout_cache={tmp_path / 'readout'}", f"test_cache={tmp_path / 'eval'}")
+    reason = ("reason", f"dynamics={dynamics}", *slots, "readout.epochs=2", "readout.folds=2")
+    output = script(*reason, "experiment=physion_ours", f"out_dir={tmp_path / 'reason'}",
+                    f"human={root / 'stimulus_names_and_labels.csv'}")  # fmt: skip
     assert "6 test videos, look 1" in output
     with (tmp_path / "reason/accuracy.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -141,3 +142,15 @@ def test_physion_from_folders_to_the_curve(root: Path, tmp_path: Path) -> None:
     about = json.loads((tmp_path / "reason/reason.json").read_text())
     assert (about["readout_videos"], about["test_videos"]) == (12, 6)
     assert about["runs"][0]["observed_raw_frames"] == 45
+
+    output = script(*reason, "experiment=physion", f"out_dir={tmp_path / 'published'}", "second_look=true")
+    assert "6 test videos, look 2" in output
+    with (tmp_path / "published/accuracy.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["scenario"] == "all"]
+    assert [(row["kind"], row["readout"], int(row["predicted_frames"])) for row in rows] == [
+        ("observed", "pairwise", 0), ("predicted", "pairwise", 10), ("full", "pairwise", 10),
+    ]  # fmt: skip
+    assert [row["frames"] for row in rows] == [
+        "every frame, 0 to 44 encoded", "every frame, 0 to 44 encoded, 45 to 74 predicted",
+        "every frame, 0 to 44 encoded, 45 to 74 encoded",
+    ]  # fmt: skip

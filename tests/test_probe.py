@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_layouts import opened
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from PIL import Image
 
 from dias_video.data.simulated import SimulatedVideos
@@ -208,7 +208,7 @@ def test_categories_of_coco_are_recognised(tmp_path: Path) -> None:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         words = ["experiment/probe=coco", f"data.root={tmp_path}", "checkpoint=x", "out_dir=x"]
         cfg = compose("probe", words)
-    sources = {"train": instantiate(cfg.data.train), "test": instantiate(cfg.data.eval)}
+    sources = {"train": opened(cfg, "train"), "test": opened(cfg, "eval")}
     options = {"checkpoint": tmp_path / "dias", "transform": ClipTransform(size=(96, 128)), "out_dir": tmp_path / "out"}
     scores = probe(**sources, **options, attributes=cfg.attributes, train_videos=cfg.train_videos)
     about = json.loads((tmp_path / "out/probe.json").read_text())["about"]

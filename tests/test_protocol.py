@@ -35,6 +35,45 @@ def test_what_lives_at_the_last_observed_frame_is_predicted(tmp_path: Path) -> N
     assert not ends.predicted.slots[0, 3:, 1].any()
 
 
+@pytest.mark.parametrize(("observed", "predicted"), [(7, 2), (9, 3), (3, 1)])
+def test_every_frame_is_read_from_interleaved_rollouts(tmp_path: Path, observed: int, predicted: int) -> None:
+    """As SlotFormer's authors do it: rollouts of frames 0, 3, ..., of 1, 4, ... and of 2, 5, ..., interleaved."""
+    torch.manual_seed(0)
+    model, slots = SlotFormer(D, **SIZE).eval(), torch.randn(25, S, D)
+    live = torch.ones(25, S, dtype=torch.bool)
+    live[observed - 2, 1] = False  # the second slot is dead at the end of one of the three contexts
+    with SlotCacheWriter(tmp_path / "c", dtype="fp32") as writer:
+        writer.write("a", slots, live, label=1.0)
+    ends = futures(SlotCache(tmp_path / "c"), model, observed, predicted, every_frame=True)
+    slots = slots * live[..., None]
+    assert torch.equal(ends.encoded.slots[0], slots[: observed + 3 * predicted])
+    assert torch.equal(ends.predicted.slots[0, :observed], slots[:observed])
+    for frame in range(observed, observed + 3 * predicted):
+        offset, step = (frame - observed) % 3, (frame - observed) // 3
+        last = observed - 3 + offset
+        context = [at for at in (last - 3, last) if at >= 0]
+        seen = live[context] & live[last]
+        rolled = model.rollout(slots[None, context], seen[None], step + 1)[0, step]
+        torch.testing.assert_close(ends.predicted.slots[0, frame], rolled, rtol=1e-4, atol=1e-5)
+        assert torch.equal(ends.predicted.live[0, frame], live[last])
+    assert ends.frames("observed", 0) == f"every frame, 0 to {observed - 1} encoded"
+    end = observed + 3 * predicted - 1
+    assert (
+        ends.frames("predicted", predicted)
+        == f"every frame, 0 to {observed - 1} encoded, {observed} to {end} predicted"
+    )
+    assert ends.kind("predicted", predicted).slots.shape[1] == end + 1
+
+
+def test_frames_that_are_read_are_said(tmp_path: Path) -> None:
+    with SlotCacheWriter(tmp_path / "c", dtype="fp32") as writer:
+        writer.write("a", torch.randn(20, S, D), torch.ones(20, S, dtype=torch.bool), label=1.0)
+    ends = futures(SlotCache(tmp_path / "c"), SlotFormer(D, **SIZE).eval(), 7, 2)
+    assert ends.frames("observed", 0) == "every 3. frame, 0 to 6 encoded"
+    assert ends.frames("predicted", 2) == "every 3. frame, 0 to 6 encoded, 9 to 12 predicted"
+    assert ends.frames("full", 2) == "every 3. frame, 0 to 6 encoded, 9 to 12 encoded"
+
+
 def readouts(*about: tuple[float, float]) -> list[Any]:
     """Fitted readouts of which only threshold and validation loss are known."""
     return [SimpleNamespace(threshold=threshold, validation_loss=loss, chosen="threshold") for threshold, loss in about]

@@ -131,7 +131,7 @@ class ReleasedDIAS(nn.Module):
 
 def ours() -> DIAS:
     return DIAS(
-        TimmEncoder(VIT, "random", (14 * SIDE, 14 * SIDE), antialias=False, clamp=False),
+        TimmEncoder(VIT, "random", (14 * SIDE, 14 * SIDE), frame_size=(64, 64)),
         Projection(C, C),
         GaussianInitializer(S, D),
         Aggregator(SlotAttention(D, C), None, reinitialize=False),

@@ -62,6 +62,7 @@ DECODERS = {
 def composed(row: str, folder: str = "rows", *words: str) -> DictConfig:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         common = [f"experiment/train_video={folder}/{row}", "data.root=x", "out_dir=x", "+data.features.path=x"]
+        common += ["model.encoder.weights=random"] if folder == "rows" else []  # a tokenizer's encoder is another thing
         return compose("train_video", [*common, *words])
 
 

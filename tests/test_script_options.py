@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # {w} is a folder with data and models
     "probe": ("checkpoint={w}/dias/checkpoints/last", "data.root={w}", "data.eval.split=toss/val", "out_dir={o}",
               "train_videos=2", "test_videos=1"),
     "visualize": ("data=simulated", "data.root={w}", "out_dir={o}", "num_videos=1", "max_frames=2"),
-    "cache_features": ("model=tiny", "data.root={w}", "path={o}", "split=eval"),
+    "cache_features": ("model=tiny", "model.encoder.weights=random", "data.root={w}", "path={o}", "split=eval"),
     "whiten_encoder": ("checkpoint={w}/dias/checkpoints/last", "data.root={w}", "out_dir={o}", "videos=2"),
     "cache_slots": ("checkpoint={w}/dias/checkpoints/last", "data.root={w}", "cache={o}"),
     "inspect_cache": ("cache={w}/slots",),
@@ -148,6 +148,29 @@ def test_a_wrong_option_is_named(tmp_path: Path, name: str, words: tuple[str, ..
     assert not (tmp_path / "out").exists()
 
 
+def test_training_without_options_says_what_there_is_to_say(tmp_path: Path) -> None:
+    code, output = run("train_video")
+    assert code == 1
+    said = sentence(output)
+    assert said.startswith("error: say what to train: experiment=<coco, ")
+    assert "movi_d" in said
+    assert said.endswith("> data.root=<folder of the data> out_dir=<run folder>")
+
+
+@pytest.mark.parametrize("name", ["train_video", "cache_features", "whiten_encoder"])
+def test_an_encoder_of_random_weights_is_asked_for_and_announced(tmp_path: Path, name: str) -> None:
+    write_clip(tmp_path / "toss/train/00000", num_frames=2)
+    out = "path" if name == "cache_features" else "out_dir"
+    words = ["data=simulated", "model=tiny_free", f"data.root={tmp_path}", f"{out}={tmp_path / 'out'}"]
+    words += ["max_steps=1", "trainer.num_workers=0", "data.clip.num_frames=2"] if name == "train_video" else []
+    code, output = run(name, *words)
+    expected = "error: model.encoder.weights is missing; add model.encoder.weights=<value> to the command"
+    assert (code, sentence(output)) == (1, expected)
+    code, output = run(name, *words, "model.encoder.weights=random")
+    assert code == 0, output
+    assert "the encoder is frozen with random weights" in output
+
+
 NAMES = ["clip (1).mp4", "été.mp4", "日本.mp4", "a=b.mp4", "v#1.mp4", "x,y.mp4", "it's.mp4", "a&b.mp4", "[x].mp4", "3"]
 NAMES += ["a;b.mp4", "tilde~.mp4", "12:30:05.mp4", "true", "{x}", "a\\'b", "end\\", 'say "x".mp4', " x ", "%d $x ?@+"]
 
@@ -239,7 +262,8 @@ def test_the_model_goes_to_the_device_asked_for(tmp_path: Path, monkeypatch: pyt
     ids=lambda value: str(value)[:60],
 )
 def test_a_loss_weight_is_a_number_or_a_schedule(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
-    code, output = run("train_video", "data.root=/nowhere", f"out_dir={tmp_path}/out", *words)
+    common = ("data.root=/nowhere", f"out_dir={tmp_path}/out", "model.encoder.weights=random")
+    code, output = run("train_video", *common, *words)
     assert code == 1
     assert message in sentence(output)
 

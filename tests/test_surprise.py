@@ -15,6 +15,7 @@ from test_script_options import run, sentence
 
 import slotformer.surprise  # noqa: F401 - what the script imports is loaded once, before the forks
 from dias_video.batch import SlotSequence
+from dias_video.data.chosen import sliced
 from dias_video.data.simulated import SimulatedVideos
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.rollouter import SlotFormer
@@ -110,7 +111,7 @@ def test_pairs_from_files(world: Path) -> None:
         ("jump", EVENT, "surprise/test/00002", "surprise/test/00003"),
     ]
     with pytest.raises(ValueError, match="pair 1 lacks a clip"):
-        pairs_of(SimulatedVideos(world, "surprise/test", limit=3))
+        pairs_of(sliced(SimulatedVideos(world, "surprise/test"), ":3"))
     write_clip(world / "toss/val/00000")
     with pytest.raises(ValueError, match="toss/val/00000 is of no pair"):
         pairs_of(SimulatedVideos(world, "toss/val"))

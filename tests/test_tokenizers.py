@@ -221,9 +221,9 @@ def test_a_frozen_tokenizer_has_no_backbone_and_makes_the_same_codes(tmp_path: P
 def test_codes_are_cached_beside_features_and_belong_to_their_tokenizer(tmp_path: Path) -> None:
     """What training reads are the codes of the frames, as integers; other tokenizers' and other videos' are refused."""
     source, trained = Clips(masks=False), of_features(backbone=True).eval()
-    transform, size = ClipTransform(size=(HEIGHT, WIDTH)), (HEIGHT, WIDTH)
-    cache_features(trained.backbone, source, tmp_path / "features", size, batch_frames=3)
-    cache_features(CodeReader(trained), source, tmp_path / "codes", size, batch_frames=3, kind="codes")
+    transform = ClipTransform(size=(HEIGHT, WIDTH))
+    cache_features(trained.backbone, source, tmp_path / "features", transform, batch_frames=3)
+    cache_features(CodeReader(trained), source, tmp_path / "codes", transform, batch_frames=3, kind="codes")
     for name in ("features", "codes"):
         build_index(tmp_path / name)
     cache = FeatureCache(tmp_path / "features", tmp_path / "codes")

@@ -178,14 +178,14 @@ def test_cached_features_take_the_encoders_place(tmp_path: Path) -> None:
     dias = tiny_dias(boxes=True, threshold=0.4).eval()
     methods = {"model": ModelTracks(dias, True, window=2), "kmeans": KMeans(dias.encoder, 4, boxes=True, window=2)}
     live = score_methods(methods, Videos(Random()), batch_size=3)
-    cache_features(dias.encoder, Random(), tmp_path, (HEIGHT, WIDTH), flips=True, batch_frames=4)
+    transform = ClipTransform(size=(HEIGHT, WIDTH))
+    cache_features(dias.encoder, Random(), tmp_path, transform, flips=True, batch_frames=4)
     build_index(tmp_path)
 
     def broken(video):
         raise AssertionError("the encoder ran")
 
     dias.encoder.features = broken
-    transform = ClipTransform(size=(HEIGHT, WIDTH))
     cached = score_methods(methods, Videos(Random(), transform, features=FeatureCache(tmp_path)), batch_size=3)
     for name in methods:
         for measure in ("video-fg/fg_ari", "ocb/mbo"):  # features are stored in half precision

@@ -156,7 +156,9 @@ def _architecture(tensors: Mapping[str, Tensor], num_slots: int | None) -> DIAS:
     else:
         decoder = MLPDecoder(width, slot_dim, num_tokens, hidden=shape("decoder.module.mlp.layers.0.weight")[0])
     return DIAS(
-        TimmEncoder(BACKBONES[width, patch, layer_scale], "random", (side * patch, side * patch), antialias=False),
+        TimmEncoder(
+            BACKBONES[width, patch, layer_scale], "random", (side * patch, side * patch), clamp=True, frame_size=None
+        ),
         ReLUProjection(width, hidden, token_dim),
         initializer,
         Aggregator(Corrector(slot_dim, token_dim, mlp_ratio), None, reinitialize=False),

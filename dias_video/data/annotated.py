@@ -68,7 +68,7 @@ class AnnotatedVideos(Configured):
         masks: of the same clips; None: there are none, and samples have neither masks nor boxes.
         annotations: the file or folder that the masks are of, for reports.
         problems: what was found when the data was opened.
-        at_least: frames may be decoded smaller, down to this (H,W) (:func:`~dias_video.data.pictures.read_picture`);
+        at_least: frames may be decoded smaller, down to this (H,W) (:func:`~dias_video.data.pictures.read_frames`);
             masks follow.
 
     Raises:

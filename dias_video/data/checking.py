@@ -5,52 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dias_video.data.chosen import Chosen
 from dias_video.data.index import cached_index, signature
 from dias_video.data.problems import OnError, Problem, Problems, annotations_of, problems_of
-from dias_video.data.source import FileSource, Keys, Sample, TimedSource, VideoInfo, VideoSource
+from dias_video.data.source import FileSource, VideoSource
 from dias_video.stores.files import replace_file
-
-
-class Chosen:
-    """Some of the videos of a source, and why the others are left out.
-
-    Raises:
-        ValueError: no video is left.
-    """
-
-    def __init__(self, source: VideoSource, indices: Iterable[int], problems: Sequence[Problem]) -> None:
-        self.source, self.indices, self.problems = source, list(indices), list(problems)
-        self.annotations = annotations_of(source)
-        self.config = getattr(source, "config", {})  # of the source: what is left out is a matter of its files
-        if not self.indices:
-            raise ValueError(f"no video is left, {len(self.problems)} have problems; the first: {self.problems[0][1]}")
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def info(self, index: int) -> VideoInfo:
-        """Facts of a video."""
-        return self.source.info(self.indices[index])
-
-    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
-        """Frames of a video."""
-        return self.source.read(self.indices[index], frames, keys)
-
-    def times(self, index: int) -> NDArray[np.float64] | None:
-        """When the frames of a video are shown, None if the source can't tell."""
-        return self.source.times(self.indices[index]) if isinstance(self.source, TimedSource) else None
-
-    def files(self, index: int) -> list[Path]:
-        """The files of a video, none if the source can't tell."""
-        files = getattr(self.source, "files", None)
-        return [] if files is None else files(self.indices[index])
 
 
 def check_videos(source: VideoSource, frames_at_once: int = 32) -> list[tuple[int, Problem]]:
@@ -91,6 +54,8 @@ def usable(source: VideoSource, on_error: OnError = "raise", report: str | Path 
     excluded = {index for index, _ in bad}
     problems = [*problems_of(source), *(problem for _, problem in bad)]
     kept = Chosen(source, (index for index in range(len(source)) if index not in excluded), problems)
+    if not len(kept):
+        raise ValueError(f"no video is left, {len(problems)} have problems; the first: {problems[0].sentence}")
     if report is not None:
         serious = sum(not problem.harmless for problem in problems)
         listed = {"videos": len(kept), "excluded": serious, "problems": [problem._asdict() for problem in problems]}

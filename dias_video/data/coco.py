@@ -19,7 +19,6 @@ class CocoImages(AnnotatedVideos):
         annotations: the json inside ``root``; None = ``annotations/instances_<split>.json``.
         overlap, crowds: as for :class:`~dias_video.data.annotations.Annotations`.
         at_least: as for :class:`~dias_video.data.annotated.AnnotatedVideos`.
-        limit: use only the first so many images; None = all.
         on_error: ``raise``, or ``skip_and_report`` to leave out images that the json describes wrongly.
 
     Raises:
@@ -34,14 +33,13 @@ class CocoImages(AnnotatedVideos):
         overlap: Overlap = "top",
         crowds: Crowds = "void",
         at_least: Sequence[int] | None = None,
-        limit: int | None = None,
         on_error: OnError = "raise",
     ) -> None:
         folder = image_folder(root, split)
         read = Annotations(
             Path(root) / (annotations or f"annotations/instances_{split}.json"), overlap, crowds, on_error
         )
-        clips = [Clip(image.name, folder, image.files) for image in read.videos[:limit]]
+        clips = [Clip(image.name, folder, image.files) for image in read.videos]
         super().__init__(clips, read if read.annotated else None, read.file, read.problems, at_least)
 
 

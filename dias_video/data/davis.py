@@ -37,7 +37,6 @@ class DavisVideos(AnnotatedVideos):
         task: which of the two folders of masks; None = the one that is there.
         resolution: folder of frames and masks, ``480p`` or ``Full-Resolution``.
         at_least: as for :class:`~dias_video.data.annotated.AnnotatedVideos`.
-        limit: use only the first so many clips; None = all.
         on_error: ``raise``, or ``skip_and_report`` to leave out clips with missing frames or masks.
 
     Raises:
@@ -52,7 +51,6 @@ class DavisVideos(AnnotatedVideos):
         task: Task | None = None,
         resolution: str = "480p",
         at_least: Sequence[int] | None = None,
-        limit: int | None = None,
         on_error: OnError = "raise",
     ) -> None:
         if year not in (2016, 2017):
@@ -61,7 +59,7 @@ class DavisVideos(AnnotatedVideos):
         pictures = root / "JPEGImages" / resolution
         if not pictures.is_dir():
             raise ValueError(f"{pictures} is not a folder; check data.root and data.resolution")
-        names = _clips_in(_list(root, split, year))[:limit]
+        names = _clips_in(_list(root, split, year))
         folder = root / MASK_FOLDERS[_task(root, task)] / resolution
         annotated = any(inside(folder, name, "the list of clips").is_dir() for name in names)
         problems = Problems(on_error)

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dias_video.data.source import VideoSource, fingerprint
-from dias_video.data.transforms import ClipTransform, Transform, resize_video
+from dias_video.data.transforms import ClipTransform, Transform
 from dias_video.precision import autocast, check_precision
 from dias_video.stores.store import ShardStore, ShardWriter, build_index
 
@@ -65,6 +65,7 @@ class FeatureCache:
             raise ValueError(f"{self.path} is not a cache of {kind}; make one with scripts/cache_features.py")
         self.kind = kind
         self.size: tuple[int, int] = tuple(self.header["size"])  # (H,W) of the frames that the encoder saw
+        self.square: bool = self.header.get("square", False)  # they were the largest centred squares
         self.grid: tuple[int, int] = tuple(self.header["grid"])  # (h,w)
         self.flips: bool = self.header["flips"]
         self.codes = None if codes is None else FeatureCache(codes, kind=CODES)
@@ -85,7 +86,7 @@ class FeatureCache:
         """Refuse a cache that does not hold what clips of ``source`` under ``transform`` need.
 
         Raises:
-            ValueError: other videos, another frame size, random crops, or flips that were not stored.
+            ValueError: other videos, another part or size of the frames, random crops, or flips that were not stored.
         """
         if self.header["data"] != fingerprint(source):
             raise ValueError(f"{self.path} was made from other videos; make a cache of these with cache_features.py")
@@ -95,6 +96,12 @@ class FeatureCache:
             raise ValueError("random crops need the encoder: set data.transform.crop_area=null or leave out the cache")
         if transform.flip > 0 and not self.flips:
             raise ValueError(f"{self.path} has no flips: set data.transform.flip=0 or cache again with flips=true")
+        if transform.square != self.square:
+            shown = "centred squares" if self.square else "whole frames"
+            raise ValueError(
+                f"{self.path} is of {shown}: set data.transform.square={str(self.square).lower()} "
+                "(data.eval_transform.square in evaluation), or cache again"
+            )
         if transform.size != self.size:
             raise ValueError(f"{self.path} is of {list(self.size)} frames, the transform makes {transform.size}")
 
@@ -139,7 +146,7 @@ def cache_features(
     encoder: FrozenEncoder,
     source: VideoSource,
     path: str | Path,
-    size: Sequence[int],
+    transform: ClipTransform,
     flips: bool = False,
     batch_frames: int = 32,
     device: torch.device | str = "cpu",
@@ -148,28 +155,32 @@ def cache_features(
     parts: int = 1,
     kind: str = FEATURES,
 ) -> None:
-    """Write the features of every frame of ``source``, resized to ``size`` (H,W), in half precision.
+    """Write the features of every frame of ``source``, transformed, in half precision.
 
     Continues where an interrupted run stopped. With several processes, each writes every ``parts``-th video; one of
     them calls :func:`dias_video.stores.store.build_index` when all are done.
 
     Args:
+        transform: that of evaluation, to a size and not random.
         flips: also store the features of the mirrored frames (twice the time and disk).
         batch_frames: frames given to the encoder at once.
         precision: in which the encoder computes (``dias_video.precision``).
         kind: what ``encoder`` makes, ``features`` or, for a ``CodeReader``, ``codes``, which are stored as they are.
 
     Raises:
-        ValueError: a video can't be read, features overflow half precision, or the disk is too small.
+        ValueError: a video can't be read, features overflow half precision, the disk is too small, or the transform
+            is random.
     """
     check_precision("precision", precision, device)
-    size = (int(size[0]), int(size[1]))
+    if transform.size is None or transform.crop_area is not None or transform.flip:
+        raise ValueError("features are cached of frames of one size, neither cropped at random nor flipped")
     header = {
         "kind": kind,
         "encoder": encoder_hash(encoder),
         "encoder_config": encoder.config,
         "grid": list(encoder.grid),
-        "size": list(size),
+        "size": list(transform.size),
+        "square": transform.square,
         "flips": flips,
         "precision": precision,
         "data": fingerprint(source),
@@ -184,7 +195,7 @@ def cache_features(
                 pieces: dict[str, list[Tensor]] = {info.video_id: []}
                 if flips:
                     pieces[info.video_id + FLIPPED] = []
-                for video in _chunks(source, index, info.num_frames, batch_frames, size):
+                for video in _chunks(source, index, info.num_frames, batch_frames, transform):
                     for name, collected in pieces.items():
                         shown = video.flip(-1) if name.endswith(FLIPPED) else video
                         collected.append(_encode(encoder, shown.to(device), info.video_id, precision))
@@ -198,7 +209,7 @@ def fill_features(
     encoder: FrozenEncoder,
     source: VideoSource,
     path: str | Path,
-    size: Sequence[int],
+    transform: ClipTransform,
     device: str | None = None,
     **options: Any,
 ) -> None:
@@ -206,7 +217,7 @@ def fill_features(
 
     Args:
         encoder: it is moved to the device and put into evaluation mode.
-        source, path, size, options: those of :func:`cache_features`.
+        source, path, transform, options: those of :func:`cache_features`.
         device: None = cuda if there is one.
 
     Raises:
@@ -215,7 +226,7 @@ def fill_features(
     processes = Accelerator(cpu=device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
     place, part, parts = torch.device(device or processes.device), processes.process_index, processes.num_processes
     encoder = encoder.to(place).eval()
-    cache_features(encoder, source, path, size, device=place, part=part, parts=parts, **options)
+    cache_features(encoder, source, path, transform, device=place, part=part, parts=parts, **options)
     processes.wait_for_everyone()
     if processes.is_main_process:
         build_index(path)
@@ -241,11 +252,11 @@ def _done(writer: ShardWriter, video_id: str, flips: bool) -> bool:
     return video_id in writer.present and (not flips or video_id + FLIPPED in writer.present)
 
 
-def _chunks(source: VideoSource, index: int, total: int, count: int, size: tuple[int, int]) -> Iterator[Tensor]:
-    """The frames of a video, ``count`` at a time, resized."""
+def _chunks(source: VideoSource, index: int, total: int, count: int, transform: Transform) -> Iterator[Tensor]:
+    """The frames of a video, ``count`` at a time, transformed."""
     for start in range(0, total, count):
         sample = source.read(index, range(start, min(start + count, total)), ())
-        yield resize_video(sample["video"], size)
+        yield transform(sample, torch.Generator())["video"]
 
 
 @torch.no_grad()

@@ -30,8 +30,7 @@ class FolderVideos(Configured):
         split: a folder inside it; "" = all.
         pattern, exclude: which files count (:class:`~dias_video.data.paths.Choice`). Where neither is given, pictures
             that look like masks and pictures beside video files are refused.
-        at_least: pictures may be decoded smaller, down to this (H,W) (:func:`~dias_video.data.pictures.read_picture`).
-        limit: use only the first so many videos; None = all.
+        at_least: pictures may be decoded smaller, down to this (H,W) (:func:`~dias_video.data.pictures.read_frames`).
         on_error: ``raise``, or ``skip_and_report`` to leave out files that can't be opened (``problems`` lists them).
         decoder: of video files (:class:`~dias_video.data.video_file.VideoFiles`).
 
@@ -46,7 +45,6 @@ class FolderVideos(Configured):
         pattern: str | None = None,
         exclude: str | Sequence[str] | None = None,
         at_least: Sequence[int] | None = None,
-        limit: int | None = None,
         on_error: OnError = "raise",
         decoder: Decoder = "pyav",
     ) -> None:
@@ -67,10 +65,9 @@ class FolderVideos(Configured):
             folders.setdefault(folder, []).append(name)
         for folder, names in folders.items():
             self._media.add(self.root / folder, names)
-        files = self._media.videos.indexed(self.root, [self.root / path for path in videos][:limit], self.problems)
+        files = self._media.videos.indexed(self.root, [self.root / path for path in videos], self.problems)
         self._paths = [*files, *(self.root / folder for folder in folders)]
         self._paths.sort(key=lambda path: natural(path.relative_to(self.root).as_posix()))
-        self._paths = self._paths[:limit]
         if not self._paths:
             raise ValueError(f"{self.root} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))} or pictures)")
         names = _names(self.root, self._paths)

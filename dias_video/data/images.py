@@ -22,8 +22,7 @@ class ImageFolder(Configured):
         split: a folder inside it; "" = all.
         pattern, exclude: which files count (:class:`~dias_video.data.paths.Choice`). Where neither is given, pictures
             that look like masks are refused.
-        at_least: pictures may be decoded smaller, down to this (H,W) (:func:`~dias_video.data.pictures.read_picture`).
-        limit: use only the first so many pictures; None = all.
+        at_least: pictures may be decoded smaller, down to this (H,W) (:func:`~dias_video.data.pictures.read_frames`).
         on_error: ``raise`` or ``skip_and_report``.
 
     Raises:
@@ -37,14 +36,13 @@ class ImageFolder(Configured):
         pattern: str | None = None,
         exclude: str | Sequence[str] | None = None,
         at_least: Sequence[int] | None = None,
-        limit: int | None = None,
         on_error: OnError = "raise",
     ) -> None:
         self.root, self.at_least = Path(root) / split, at_least
         self.problems: list[Problem] = Problems(on_error)
         if not self.root.is_dir():
             raise ValueError(f"{self.root} is not a folder; check data.root")
-        self._names = files_under(self.root, EXTENSIONS, Choice.of(pattern, exclude))[:limit]
+        self._names = files_under(self.root, EXTENSIONS, Choice.of(pattern, exclude))
         if not self._names:
             raise ValueError(f"{self.root} holds no picture; check data.root")
         if pattern is None and exclude is None:

@@ -129,7 +129,7 @@ def read_clip(
     Raises:
         ValueError: its file can't be read, or the cache does not hold these frames.
     """
-    sample = source.read(index, frames, keys if transform is None else transform.needs(keys))
+    sample = source.read(index, frames, keys)
     if transform is not None:
         sample = transform(sample, generator)
     unwanted = {name for key, names in PARTS.items() if not wanted(key, keys) for name in names}

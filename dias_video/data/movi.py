@@ -53,7 +53,6 @@ class MoviVideos(Configured):
             single such folder (``movi_d/256x256/1.0.0``).
         split: ``train``, ``validation`` or ``test``.
         verify: compare every record's checksum in the first pass, which else looks at lengths alone.
-        limit: use only the first so many videos; None = all.
         on_error: ``raise``, or ``skip_and_report`` to leave out files that are damaged or missing.
 
     Raises:
@@ -65,7 +64,6 @@ class MoviVideos(Configured):
         root: str | Path,
         split: str = "train",
         verify: bool = True,
-        limit: int | None = None,
         on_error: OnError = "raise",
     ) -> None:
         self.split = split
@@ -80,7 +78,7 @@ class MoviVideos(Configured):
             enough=lambda facts: facts["verified"] or not verify,
         )
         self.problems.take(Problem(*problem) for problem in facts["problems"])
-        self._names: list[str] = facts["names"][:limit]
+        self._names: list[str] = facts["names"]
         self._where = tensors["where"].numpy()  # (videos,) which file
         self._spans = tensors["spans"].numpy()  # (videos, numbers, 2) bytes of the file
         self._pictures = {name: tensors[name].numpy() for name in PICTURES}  # (frames, 2)

@@ -51,7 +51,6 @@ class PhysionVideos(Configured):
         scenarios: only these, of ``collide contain dominoes drape drop link roll support``; None = all.
         labels: the table of labels inside ``root``; None = ``readout_labels.csv`` or ``labels.csv`` beside the videos.
         exclude_bad: leave out the 26 test stimuli that the authors found faulty.
-        limit: use only the first so many videos of each scenario; None = all.
         on_error: ``raise``, or ``skip_and_report`` to leave out videos that can't be opened.
         decoder: of the videos (:class:`~dias_video.data.video_file.VideoFiles`).
 
@@ -66,7 +65,6 @@ class PhysionVideos(Configured):
         scenarios: Sequence[str] | None = None,
         labels: str | None = None,
         exclude_bad: bool = True,
-        limit: int | None = None,
         on_error: OnError = "raise",
         decoder: Decoder = "pyav",
     ) -> None:
@@ -85,8 +83,6 @@ class PhysionVideos(Configured):
             found = self._without_bad(found)
         if scenarios is not None:
             found = [(file, scenario) for file, scenario in found if scenario in scenarios]
-        if limit is not None:
-            found = [pair for name in SCENARIOS for pair in [p for p in found if p[1] == name][:limit]]
         self._videos = VideoFiles(decoder)
         self._files = self._videos.indexed(self.root, [file for file, _ in found], self.problems)
         if not self._files:

@@ -49,7 +49,6 @@ class Physion15Videos(Configured):
         num_frames: frames shown at least.
         scenarios: only these, of ``SCENARIOS``; None = all.
         exclude_bad: leave out the 41 test clips that the official evaluation leaves out.
-        limit: use only the first so many clips of each scenario; None = all.
         on_error: ``raise``, or ``skip_and_report`` to leave out clips that can't be used (``problems`` lists them).
         decoder: of the videos (:class:`~dias_video.data.video_file.VideoFiles`).
 
@@ -67,7 +66,6 @@ class Physion15Videos(Configured):
         num_frames: int = 4,
         scenarios: Sequence[str] | None = None,
         exclude_bad: bool = True,
-        limit: int | None = None,
         on_error: OnError = "raise",
         decoder: Decoder = "pyav",
     ) -> None:
@@ -88,10 +86,6 @@ class Physion15Videos(Configured):
         wanted = scenarios or SCENARIOS
         left_out = bad_stimuli() if split == "test" and exclude_bad else frozenset[str]()
         chosen = [f for f in self._labelled(found, labels, left_out) if scenarios_of(stem_of(f))[0] in wanted]
-        if limit is not None:
-            chosen = [
-                f for word in SCENARIOS for f in [f for f in chosen if scenarios_of(stem_of(f))[0] == word][:limit]
-            ]
         self._videos = VideoFiles(decoder)
         self._files = self._videos.indexed(self.folder, chosen, self.problems)
         if not self._files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -16,6 +17,7 @@ from torch import Tensor
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 REMEDY = "download it again or remove it"
 ORIENTATION = 0x0112  # tag of EXIF
+SMALLEST_CROP = 3 / 4  # of a side, that a random crop keeps (dias_video/data/transforms.py)
 DEEP = ("PNG", "PPM")  # formats of which Pillow gives 16-bit gray as 32-bit integers
 # Names that public data sets give to what lies beside their pictures: masks, and the other renders of ClevrTex.
 MASK_FOLDERS = ("annotations*", "segmentation*", "panoptic*", "masks", "*_masks")
@@ -126,12 +128,17 @@ def decoding(name: str, kind: str = "picture", remedy: str = REMEDY) -> Iterator
 
 
 def read_frames(files: Sequence[Path], upright: bool = False, at_least: Sequence[int] | None = None) -> Tensor:
-    """Pictures of one video as (T,3,H,W) uint8, channels last in memory; options as for :func:`read_picture`.
+    """Pictures of one video as (T,3,H,W) uint8, channels last in memory.
+
+    Args:
+        upright: as for :func:`read_picture`.
+        at_least: (H,W) that their random crops keep; JPEGs may be decoded smaller, down to that.
 
     Raises:
         ValueError: one is missing or damaged, or their sizes differ.
     """
-    pictures = [read_picture(file, upright, at_least) for file in files]
+    least = None if at_least is None else [math.ceil(side / SMALLEST_CROP) for side in at_least]
+    pictures = [read_picture(file, upright, least) for file in files]
     for file, picture in zip(files, pictures, strict=True):
         if picture.shape != pictures[0].shape:
             sizes = [f"{p.shape[1]}x{p.shape[0]}" for p in (picture, pictures[0])]

@@ -33,21 +33,20 @@ class SimulatedVideos(Configured):
     Args:
         root: folder that holds the variants.
         split: ``variant/split``, or several joined by ``+``, for example ``toss/train+contact/training``.
-        limit: use only the first so many videos of each split; None = all.
         decoder: of the mp4 (:class:`~dias_video.data.video_file.VideoFiles`).
 
     Raises:
         ValueError: a folder is missing, holds no clip, or fewer than the simulator was asked for.
     """
 
-    def __init__(self, root: str | Path, split: str, limit: int | None = None, decoder: Decoder = "pyav") -> None:
+    def __init__(self, root: str | Path, split: str, decoder: Decoder = "pyav") -> None:
         self.root = Path(root)
         self._clips: list[tuple[str, Path]] = []  # video id and path without extension
         for name in split.split("+"):
             folder = self.root / name
             if not folder.is_dir():
                 raise ValueError(f"{folder} is missing; make it with scripts/simulate.py or check data.root")
-            stems = _stems(folder, limit)
+            stems = _stems(folder)
             self._clips += [(f"{name}/{stem}", folder / stem) for stem in stems]
         repeated = len(self._clips) - len({video_id for video_id, _ in self._clips})
         if repeated:
@@ -87,6 +86,16 @@ class SimulatedVideos(Configured):
             sample["scenario"] = info.scenario
         return sample
 
+    def made_with(self) -> str:
+        """What the clips of each folder were made with, as json; "" where it is not said."""
+        found = {}
+        for name in sorted({video_id.rpartition("/")[0] for video_id, _ in self._clips}):
+            meta = _meta(self.root / name)
+            if meta is None:
+                return ""
+            found[name] = [meta.get("variant"), meta.get("settings"), meta["splits"][name.rpartition("/")[2]]["seed"]]
+        return json.dumps(found, sort_keys=True)
+
     def times(self, index: int) -> NDArray[np.float64]:
         """When each frame is shown (N,), in seconds since the first."""
         return self._videos.times(_file(self._clips[index][1], ".mp4"))
@@ -104,20 +113,35 @@ class SimulatedVideos(Configured):
         return [_file(path, extension) for extension in (".mp4", ".masks.zip", ".json")]
 
 
-def _stems(folder: Path, limit: int | None) -> list[str]:
-    """Names of the complete clips of a split (their json is written last), the first ``limit`` of them."""
+def _stems(folder: Path) -> list[str]:
+    """Names of the complete clips of a split (their json is written last)."""
     stems = [file.stem for file in files_in(folder, (".json",))]
     if not stems:
         raise ValueError(f"{folder} holds no clips; make some with scripts/simulate.py")
-    meta = folder.parent / "meta.json"
-    if meta.is_file():
-        try:
-            asked = int(json.loads(meta.read_text())["splits"][folder.name]["num_videos"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{meta} is damaged ({error!r}); {REMEDY}") from error
-        if len(stems) < min(asked, limit or asked):
+    meta = _meta(folder)
+    if meta is not None:
+        asked = meta["splits"][folder.name]["num_videos"]
+        if len(stems) < asked:
             raise ValueError(f"{folder} holds {len(stems)} of {asked} clips; finish it with scripts/simulate.py")
-    return stems[:limit]
+    return stems
+
+
+def _meta(folder: Path) -> dict[str, Any] | None:
+    """What the simulator noted of the clips of a split; None where it noted nothing.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = folder.parent / "meta.json"
+    if not file.is_file():
+        return None
+    try:
+        meta: dict[str, Any] = json.loads(file.read_text())
+        split = meta["splits"][folder.name]
+        _ = [int(split[key]) for key in ("num_videos", "seed")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error!r}); {REMEDY}") from error
+    return meta
 
 
 @lru_cache(maxsize=65536)

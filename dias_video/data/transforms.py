@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from dias_video.data.boxes import boxes_from_masks
-from dias_video.data.source import Keys, Sample
+from dias_video.batch import resize_frames
+from dias_video.data.source import Sample
 from dias_video.pretrained.configured import Configured
+
+ATTEMPTS = 10  # to draw a crop that fits into the frame
 
 
 @runtime_checkable
@@ -23,19 +24,20 @@ class Transform(Protocol):
         """The transformed sample; the one given is left as it was."""
         ...
 
-    def needs(self, keys: Keys) -> Keys:
-        """What a sample must have (of ``masks`` and ``boxes``) for the transformed one to have ``keys``."""
-        ...
-
 
 class ClipTransform(Configured):
-    """Random crop, resize and horizontal flip, with masks and boxes following.
+    """Crop, resize and horizontal flip, with masks and boxes following.
+
+    The crops are those of the DIAS authors: in training a random one, measured by the largest square that the frame
+    holds, and in evaluation that square, centred.
 
     Args:
         size: (H,W) of the result in pixels; None keeps the size of the crop.
-        crop_area: smallest and largest part of the frame's area to keep, for example (0.75, 1.0); None = no crop.
-        crop_ratio: smallest and largest aspect ratio of the crop relative to the frame's own; drawn log-uniformly.
+        crop_area: smallest and largest area of a random crop, in parts of the largest square's: (0.75, 1.0); None = no
+            random crop.
+        crop_ratio: smallest and largest aspect ratio, width over height in pixels, of that crop; drawn log-uniformly.
         flip: probability of a horizontal flip.
+        square: where there is no random crop, keep only the largest centred square; False keeps the whole frame.
 
     The result holds ``flipped`` (bool) beside the keys of the data contract.
 
@@ -47,8 +49,9 @@ class ClipTransform(Configured):
         self,
         size: Sequence[int] | None = None,
         crop_area: Sequence[float] | None = None,
-        crop_ratio: Sequence[float] = (1.0, 1.0),
+        crop_ratio: Sequence[float] = (3 / 4, 4 / 3),
         flip: float = 0.0,
+        square: bool = False,
     ) -> None:
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise ValueError(f"size must be (height, width) in pixels, got {list(size)}")
@@ -61,48 +64,63 @@ class ClipTransform(Configured):
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.crop_area = None if crop_area is None else (float(crop_area[0]), float(crop_area[1]))
         self.crop_ratio = (float(crop_ratio[0]), float(crop_ratio[1]))
-        self.flip = float(flip)
+        self.flip, self.square = float(flip), square
 
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
-        """The transformed sample; three numbers are drawn whatever the settings, so that settings can be compared."""
-        area, ratio, coin, down, right = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
-        sample = dict(sample)
+        """The transformed sample; as many numbers are drawn whatever the settings, so that settings can be compared."""
+        coin, *numbers = torch.rand(3 + 2 * ATTEMPTS, generator=generator, dtype=torch.float64).tolist()
+        sample, size = dict(sample), tuple(sample["video"].shape[-2:])
         if self.crop_area is not None:
-            low, high = self.crop_area
-            shape = math.exp(math.log(self.crop_ratio[0]) * (1 - ratio) + math.log(self.crop_ratio[1]) * ratio)
-            height, width = crop_size(sample["video"].shape[-2:], low + (high - low) * area, shape)
-            top = int(down * (sample["video"].shape[-2] - height + 1))
-            left = int(right * (sample["video"].shape[-1] - width + 1))
-            sample = crop(sample, top, left, height, width)
+            sample = crop(sample, *random_crop(size, self.crop_area, self.crop_ratio, numbers))
+        elif self.square:
+            sample = crop(sample, *centred(size, min(size), min(size)))
         if self.size is not None:
             sample = resize(sample, self.size)
         sample["flipped"] = coin < self.flip
         return flip(sample) if sample["flipped"] else sample
 
-    def needs(self, keys: Keys) -> Keys:
-        """Boxes are made anew of cropped masks."""
-        return {*keys, "masks"} if keys is not None and "boxes" in keys and self.crop_area is not None else keys
+
+def random_crop(
+    size: Sequence[int], area: Sequence[float], ratio: Sequence[float], numbers: Sequence[float]
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop of a frame (H,W), in pixels.
+
+    Rectangles are drawn until one fits into the frame; if none of ``ATTEMPTS`` does, it is the largest centred one
+    whose aspect ratio is allowed (as ``RandomResizedCrop`` of torchvision).
+
+    Args:
+        size: of the frame.
+        area: smallest and largest, in parts of the largest square in the frame.
+        ratio: smallest and largest width over height.
+        numbers: uniform in [0, 1): two for the place, then two an attempt.
+    """
+    height, width = size
+    down, right, *attempts = numbers
+    for part, place in zip(attempts[::2], attempts[1::2], strict=True):
+        pixels = min(size) ** 2 * (area[0] + (area[1] - area[0]) * part)
+        shape = math.exp(math.log(ratio[0]) * (1 - place) + math.log(ratio[1]) * place)
+        cut_height, cut_width = round(math.sqrt(pixels / shape)), round(math.sqrt(pixels * shape))
+        if 0 < cut_height <= height and 0 < cut_width <= width:
+            return int(down * (height - cut_height + 1)), int(right * (width - cut_width + 1)), cut_height, cut_width
+    shape = min(max(width / height, ratio[0]), ratio[1])
+    return centred(size, min(height, round(width / shape)), min(width, round(height * shape)))
 
 
-def crop_size(size: Sequence[int], area: float, ratio: float) -> tuple[int, int]:
-    """Height and width of a crop of ``area`` of the frame and ``ratio`` times its aspect, at most the frame itself."""
-    height = round(size[0] * math.sqrt(area / ratio))
-    width = round(size[1] * math.sqrt(area * ratio))
-    return max(1, min(size[0], height)), max(1, min(size[1], width))
+def centred(size: Sequence[int], height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a rectangle in the middle of a frame (H,W)."""
+    return (size[0] - height) // 2, (size[1] - width) // 2, height, width
 
 
 def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
-    """Cut a rectangle (pixels) out of every frame; boxes are recomputed from masks, or clipped where there are none."""
+    """Cut a rectangle (pixels) out of every frame. Boxes are cut too; one of which nothing is left is absent."""
     full_height, full_width = sample["video"].shape[-2:]
+    if (height, width) == (full_height, full_width):
+        return sample
     cut = (..., slice(top, top + height), slice(left, left + width))
     out = {**sample, "video": sample["video"][cut]}
     if sample.get("masks") is not None:
         out["masks"] = sample["masks"][cut]
     if sample.get("boxes") is None:
-        return out
-    num_instances = sample["boxes"].shape[1]
-    if sample.get("masks") is not None:
-        out["boxes"], out["box_valid"] = boxes_from_masks(out["masks"], num_instances)
         return out
     scale = torch.tensor([full_width, full_height, full_width, full_height]) / torch.tensor([width, height] * 2)
     shift = torch.tensor([left / width, top / height] * 2)
@@ -114,12 +132,9 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
 
 
 def resize(sample: Sample, size: tuple[int, int]) -> Sample:
-    """Resize frames (bicubic, antialiased) and masks (nearest pixel centre) to ``size`` (H,W)."""
-    out = dict(sample)
-    if tuple(sample["video"].shape[-2:]) == size:
-        return out
-    out["video"] = resize_video(sample["video"], size)
-    if sample.get("masks") is not None:
+    """Resize frames (:func:`~dias_video.batch.resize_frames`) and masks (nearest pixel centre) to ``size`` (H,W)."""
+    out = {**sample, "video": resize_frames(sample["video"], size)}
+    if sample.get("masks") is not None and tuple(sample["masks"].shape[-2:]) != size:
         out["masks"] = nearest(sample["masks"], size)
     return out
 
@@ -130,13 +145,6 @@ def nearest(masks: Tensor, size: Sequence[int]) -> Tensor:
         (2 * torch.arange(new) + 1) * old // (2 * new) for old, new in zip(masks.shape[1:], size, strict=True)
     )
     return masks[:, rows][:, :, columns]
-
-
-def resize_video(video: Tensor, size: tuple[int, int]) -> Tensor:
-    """Frames (T,3,H,W) uint8 to another (H,W), bicubic with antialiasing."""
-    if tuple(video.shape[-2:]) == size:
-        return video
-    return F.interpolate(video, size, mode="bicubic", antialias=True, align_corners=False)
 
 
 def flip(sample: Sample) -> Sample:

@@ -32,7 +32,6 @@ class YouTubeVIS(AnnotatedVideos):
             one that has a usual name, such as ``<split>/instances.json`` or ``annotations/ytvis_hq-<split>.json``.
         overlap, crowds: as for :class:`~dias_video.data.annotations.Annotations`.
         at_least: as for :class:`~dias_video.data.annotated.AnnotatedVideos`.
-        limit: use only the first so many videos; None = all.
         on_error: ``raise``, or ``skip_and_report`` to leave out videos that the json describes wrongly.
 
     Where the json has no masks at all (validation sets of a challenge), samples have neither masks nor boxes.
@@ -49,13 +48,12 @@ class YouTubeVIS(AnnotatedVideos):
         overlap: Overlap = "top",
         crowds: Crowds = "void",
         at_least: Sequence[int] | None = None,
-        limit: int | None = None,
         on_error: OnError = "raise",
     ) -> None:
         file = _json_of(Path(root), split, annotations)
         read = Annotations(file, overlap, crowds, on_error)
         folder = _pictures_of(Path(root), split, read.videos[:1])
-        clips = [Clip(video.name, folder, video.files) for video in read.videos[:limit]]
+        clips = [Clip(video.name, folder, video.files) for video in read.videos]
         super().__init__(clips, read if read.annotated else None, file, read.problems, at_least)
 
 

@@ -26,6 +26,10 @@ class Setting:
     split: str  # as the source names it, or a frozen split of ``splits.py``
     condition: str  # what the model was told: "boxes", "none", "none, rehearsed", or "not stated" for files
     mask_sources: Mapping[str, str]  # of every method
+    fingerprint: str = ""  # of the videos' names (``splits.py``)
+    identity: str = "unverified"  # or "verified": the split is known to have these videos
+    transform: Mapping[str, Any] | None = None  # of the frames: their part and size
+    features: str | None = None  # the cache that the frozen features came from, in half precision
     checkpoint: str | None = None  # folder
     checkpoint_hash: str | None = None  # SHA-256 of its model.safetensors
     num_slots: int | None = None
@@ -56,6 +60,8 @@ def report(
         "source": setting.source,
         "split": setting.split,
         "annotations": annotations_of(videos.source),
+        "identity": setting.identity,
+        "fingerprint": setting.fingerprint,
         "videos": len(instances),
         "videos_in_split": videos.in_split,
         "excluded": [problem.name for problem in problems_of(videos.source) if not problem.harmless],
@@ -64,6 +70,8 @@ def report(
         "resolution": sorted(sizes),  # HxW of the masks scored
         "single_instance_videos": instances.count(1),
         "videos_without_instances": instances.count(0),
+        "transform": setting.transform,
+        "features": setting.features,
         "condition": setting.condition,
         "mask_source": dict(setting.mask_sources),
         "checkpoint": setting.checkpoint,

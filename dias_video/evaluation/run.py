@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from dias_video.data.chosen import places
 from dias_video.data.features import cached_features
 from dias_video.data.source import VideoSource, has_boxes
 from dias_video.data.transforms import Transform
@@ -17,7 +18,7 @@ from dias_video.evaluation.methods import Method, ModelTracks, PredictionFiles
 from dias_video.evaluation.protocols import PROTOCOLS, Measure
 from dias_video.evaluation.results import MAIN, Setting, write_results
 from dias_video.evaluation.scoring import Videos, score_methods
-from dias_video.evaluation.splits import check_split
+from dias_video.evaluation.splits import certify
 from dias_video.model.dias import DIAS
 from dias_video.precision import check_precision
 from dias_video.pretrained.weights import pinned, weights_sha256
@@ -95,11 +96,10 @@ def evaluate(
     if Path(out_dir).exists() and not Path(out_dir).is_dir():
         raise ValueError(f"out_dir={out_dir} is a file; name a folder")
     checkpoint = None if checkpoint is None else pinned(checkpoint)
+    certified = certify(source, frozen_split)
     accelerator = Accelerator(cpu=device == "cpu")
     check_precision("precision", precision, device or accelerator.device)
     model = None if checkpoint is None else DIAS.from_pretrained(checkpoint).to(device or accelerator.device).eval()
-    if frozen_split is not None:
-        check_split(frozen_split, len(source))
     if model is None and features is not None:
         raise ValueError("features= is what a model looks at: give it with checkpoint=, not with predictions=")
     if model is None and follow_edges:
@@ -123,11 +123,18 @@ def evaluate(
         methods["baselines/kmeans"] = KMeans(model.encoder, model.num_slots, told, seed, **options)
     counted = [PROTOCOLS[name] for name in protocols]
     scores = score_methods(methods, videos, counted, tracking, num_workers, accelerator, batch_size, measures)
-    described = getattr(source, "config", {})
+    whole, indices = places(source)
+    described = getattr(whole, "config", {})
+    named = described.get("split") or "all"
+    part = "" if len(indices) == len(whole) else f", {len(indices)} of {len(whole)} videos"
     condition = "boxes" if told else "none, rehearsed" if rehearse else "none"
     setting = Setting(
         source=described.get("type", type(source).__name__).rpartition(".")[2],
-        split=frozen_split or described.get("split") or "all",
+        split=frozen_split or named + part,
+        fingerprint=certified.fingerprint,
+        identity="verified" if certified.verified else "unverified",
+        transform=getattr(transform, "config", None),
+        features=None if features is None else str(features),
         condition="not stated" if model is None and boxes is None else condition,
         mask_sources={name: method.mask_source for name, method in methods.items()},
         checkpoint=checkpoint,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from dias_video.batch import resize_frames
 from dias_video.model.layers import MLP
 from dias_video.pretrained.saving import Pretrained
 from dias_video.pretrained.weights import read_weights
@@ -27,8 +28,9 @@ FRAMES_ON_CPU = 16  # encoded at a time
 class Encoder(Pretrained, nn.Module, ABC):
     """What all encoders share: colour among the features, and a linear map that can be put after them.
 
-    A subclass sets ``input_size`` and ``grid``, ``head`` (two modules, of which the second may be a linear layer that
-    makes the features), and ``backbone(frames)``.
+    A subclass sets ``frame_size``, ``input_size`` and ``grid``, ``head`` (two modules, of which the second may be a
+    linear layer that makes the features), and ``backbone(frames)``. Frames of any size are brought to ``frame_size`` as
+    everywhere (:func:`~dias_video.batch.resize_frames`), and from there to ``input_size``.
 
     Args:
         feature_dim: C.
@@ -41,11 +43,11 @@ class Encoder(Pretrained, nn.Module, ABC):
     opponent: Tensor  # on the device
 
     not_stored = {"weights": "random"}  # noqa: RUF012 - a constant
-    input_size: tuple[int, int]
+    frame_size: tuple[int, int] | None  # (H,W); None: they go straight to the next
+    input_size: tuple[int, int]  # (H,W)
     grid: tuple[int, int]
     head: nn.Sequential
-    antialias = True
-    clamp = True
+    antialias, clamp = False, False
 
     def __init__(self, feature_dim: int, color: float) -> None:
         super().__init__()
@@ -60,7 +62,10 @@ class Encoder(Pretrained, nn.Module, ABC):
 
     def forward(self, video: Tensor) -> Tensor:
         """Tokens (B,T,N,C) of uint8 video (B,T,3,H,W), with gradient (for distillation)."""
-        frames = resized(video, self.input_size, self.antialias, self.clamp)  # (B*T,3,H,W)
+        frames = video.flatten(0, 1)
+        if self.frame_size is not None:
+            frames = resize_frames(frames, self.frame_size)
+        frames = scaled(frames, self.input_size, self.antialias, self.clamp)  # (B*T,3,H,W)
         tokens = self.head(self.backbone(frames))
         if self.color:
             mean = F.adaptive_avg_pool2d(frames, self.grid).flatten(2) - 0.5  # (B*T,3,N)
@@ -98,9 +103,11 @@ class TimmEncoder(Encoder):
         weights: ``hub`` (timm downloads them), ``random``, or the path of a safetensors file under timm's key names
             (position embeddings are resampled to ``input_size``), or of a folder that holds a whitened encoder. A saved
             model carries its weights with it.
-        input_size: (height, width) in pixels that frames are resized to, bicubically.
+        frame_size: (height, width) that frames of another size are resized to first; in training and evaluation they
+            have it already. None: no such step.
+        input_size: (height, width) that the network sees, resized bicubically.
         final_norm: whether tokens pass the final LayerNorm; the authors' released configuration leaves it out.
-        antialias: of the resizing; the authors' released code resizes without.
+        antialias: of the bicubic resizing; the authors' released code resizes without.
         clamp: what bicubic resizing overshoots to [0,1]; the authors' released code does not.
         feature_dim: of a linear map of the tokens, which ``scripts/whiten_encoder.py`` makes; None, the paper's way,
             for the tokens themselves.
@@ -119,10 +126,11 @@ class TimmEncoder(Encoder):
         weights: str = "hub",
         input_size: tuple[int, int] = (224, 224),
         final_norm: bool = False,
-        antialias: bool = True,
-        clamp: bool = True,
+        antialias: bool = False,
+        clamp: bool = False,
         feature_dim: int | None = None,
         color: float = 0.0,
+        frame_size: Sequence[int] | None = (256, 256),
     ) -> None:
         if ":" in name:
             raise ValueError(
@@ -151,6 +159,7 @@ class TimmEncoder(Encoder):
         if not final_norm:
             vit.norm = nn.Identity()
         super().__init__(feature_dim or vit.num_features, color)
+        self.frame_size = None if frame_size is None else (int(frame_size[0]), int(frame_size[1]))
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.antialias, self.clamp = antialias, clamp
         self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
@@ -206,7 +215,7 @@ class TinyEncoder(Encoder):
         super().__init__(feature_dim, color)
         if any(side % 8 or side < 8 for side in input_size):
             raise ValueError(f"input_size must be multiples of 8, got {tuple(input_size)}")
-        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.frame_size = self.input_size = (int(input_size[0]), int(input_size[1]))
         self.grid = (self.input_size[0] // 8, self.input_size[1] // 8)
         self.stem = nn.Sequential(
             nn.Conv2d(3, width // 4, 5, stride=2, padding=2),
@@ -254,13 +263,13 @@ def in_pieces(encode: Callable[[Tensor], Tensor], video: Tensor) -> Tensor:
     return torch.cat(pieces).unflatten(0, video.shape[:2])
 
 
-def resized(video: Tensor, size: tuple[int, int], antialias: bool = True, clamp: bool = True) -> Tensor:
-    """uint8 video (B,T,3,H,W) to float frames (B*T,3,*size), bicubic where sizes differ; in [0,1] with ``clamp``."""
-    frames = video.flatten(0, 1).float() / 255
-    if frames.shape[-2:] != torch.Size(size):
-        frames = F.interpolate(frames, size=size, mode="bicubic", antialias=antialias, align_corners=False)
-        frames = frames.clamp(0, 1) if clamp else frames
-    return frames
+def scaled(frames: Tensor, size: tuple[int, int], antialias: bool, clamp: bool) -> Tensor:
+    """uint8 frames (F,3,H,W) to floats (F,3,*size), bicubic where sizes differ; in [0,1] with ``clamp``."""
+    floats = frames.float() / 255
+    if floats.shape[-2:] != torch.Size(size):
+        floats = F.interpolate(floats, size=size, mode="bicubic", antialias=antialias, align_corners=False)
+        floats = floats.clamp(0, 1) if clamp else floats
+    return floats
 
 
 def load_weights(encoder: Encoder, folder: str) -> None:

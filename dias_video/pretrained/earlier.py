@@ -36,6 +36,7 @@ PLACES = {name: f"{module}.{name}" for module, names in _LIE_IN.items() for name
 PLACES["AnnotatedImages"] = "dias_video.data.coco.CocoImages"
 # Arguments that are gone, by class, and the value at which nothing is lost.
 REMOVED = {"DIAS": {"normalize_targets": False, "similarity_temperature": None}}
+IGNORED = ("limit",)  # how many videos a source took: videos are found again by their ids
 # What the aggregator knew of merging, before that became a part of it: names then and now.
 MERGING = {"merge_threshold": "threshold", "skip_merging": "skip", "merge_warmup": "warmup"}
 MERGING |= {name: name for name in ("linkage", "rehearsal_threshold")}
@@ -63,8 +64,14 @@ def upgraded(config: Any) -> Any:
     for key, value in REMOVED.get(name, {}).items():
         if arguments.pop(key, value) != value:
             raise ValueError(f"{name} has no {key} any more, and here it is {config[key]!r}; use an earlier version")
+    if ".data." in str(stored):
+        arguments = {key: value for key, value in arguments.items() if key not in IGNORED}
     if name == "Aggregator" and "merge_threshold" in arguments:
         merging = {now: arguments.pop(then) for then, now in MERGING.items() if then in arguments}
         kind = {"type": "dias_video.model.reduction.Merging"}
         arguments["reduction"] = None if merging["threshold"] is None else kind | merging
+    if name == "DIAS" and arguments.get("objective") is None:  # which is no argument of before, and a default
+        arguments["objective"] = {"type": "dias_video.model.objectives.FeatureObjective"}
+    if name == "TimmEncoder":  # frames went straight to the network's size, clamped where they were smoothed
+        arguments = {"antialias": True, "clamp": arguments.get("antialias", True), "frame_size": None, **arguments}
     return {"type": stored, **arguments}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from dias_video.pretrained.configured import Configured, build
 from dias_video.pretrained.earlier import upgraded
 from dias_video.pretrained.weights import WEIGHTS, load_weights, located
 from dias_video.stores.files import READABLE
+from dias_video.stores.store import differences
 
 Model = TypeVar("Model", bound="Pretrained")
 
@@ -90,20 +91,59 @@ class Pretrained(Configured):
             OSError: the repository could not be read.
         """
         folder = located(folder)
-        file = folder / "config.json"
-        if not file.is_file():
-            raise ValueError(f"{folder} holds no model: {file} is missing (a checkpoint folder has it)")
-        try:
-            described = json.loads(file.read_text())
-            version, config = described["format"], described["model"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{file} is damaged ({error}); use another checkpoint") from error
-        if version not in (1, FORMAT_VERSION):
-            raise ValueError(f"{file} has format {version}, this version reads 1 and {FORMAT_VERSION}")
-        try:
-            model: Model = build(upgraded(config), cls)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file} describes no model that this version can build: {error}") from error
+        model = described(folder, cls)
         load_weights(model, folder)
         model.read_from = folder
         return model
+
+
+def described(folder: Path, kind: type[Model]) -> Model:
+    """The model whose configuration lies in a folder, with weights of its own.
+
+    Raises:
+        ValueError: the file is missing, damaged, or describes something else.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no model: {file} is missing (a checkpoint folder has it)")
+    try:
+        content = json.loads(file.read_text())
+        version, config = content["format"], content["model"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({error}); use another checkpoint") from error
+    if version not in (1, FORMAT_VERSION):
+        raise ValueError(f"{file} has format {version}, this version reads 1 and {FORMAT_VERSION}")
+    try:
+        model: Model = build(upgraded(config), kind)
+        return model
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} describes no model that this version can build: {error}") from error
+
+
+def start_from(
+    model: Pretrained, folder: str | Path, changed: Sequence[str] = (), begin_anew: Sequence[str] = ()
+) -> None:
+    """Give a new model the weights of a saved one of the same configuration.
+
+    Weights of other options often fit: heads, strides and iterations leave no trace in their shapes.
+
+    Args:
+        model: a module.
+        folder: as for ``Pretrained.from_pretrained``.
+        changed: arguments that may differ, ``aggregator.reduction.threshold`` for example.
+        begin_anew: parts that keep the weights they have, whose arguments may differ too.
+
+    Raises:
+        ValueError: other arguments differ, or the weights don't fit; nothing is loaded then.
+    """
+    folder = located(folder)
+    saved = described(folder, type(model))
+    lines = {line.split(" is ", 1)[0]: line for line in differences(saved.config, upgraded(model.config))}
+    anew = [name for name in lines if any(f"{name}.".startswith(f"{part}.") for part in begin_anew)]
+    if other := [name for name in lines if name not in [*changed, *anew]]:
+        shown = "; ".join(lines[name] for name in other[:5]) + ("; …" if other[5:] else "")
+        raise ValueError(
+            f"{folder} is of another configuration: {shown}; use its options, or say what may differ: "
+            f"changed=[{','.join(other)}]"
+        )
+    load_weights(model, folder, begin_anew)

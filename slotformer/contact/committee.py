@@ -52,7 +52,7 @@ class Parts:
 
 
 class Committee(Pretrained, nn.Module):
-    """``restarts`` readouts for every one of ``folds`` parts, M in all, trained on the videos of all other parts.
+    """``restarts`` readouts for each of the first ``folds`` parts, M in all, trained on the videos of all other parts.
 
     They share nothing but the batches, so the gradient of the sum of their losses is to each that of its own.
     """
@@ -101,8 +101,8 @@ class Committee(Pretrained, nn.Module):
         return every
 
     @torch.no_grad()
-    def held_out(self, videos: Parts, batch_size: int = 256) -> tuple[Tensor, Tensor]:
-        """Every part's best member, by the loss there, (folds,), and every video's logit by its part's, (V,)."""
+    def held_out(self, videos: Parts, batch_size: int = 256) -> tuple[Tensor, Tensor, Tensor]:
+        """Every part's best member, by the loss there, (folds,); its logits of the part's videos; their labels."""
         device = self.fold.device
         batches = [videos.batch(index.tolist()).to(device) for index in torch.arange(len(videos)).split(batch_size)]
         logits = torch.cat([self.logits(batch.data) for batch in batches], 1)  # (M,V)
@@ -111,4 +111,5 @@ class Committee(Pretrained, nn.Module):
         loss = (self.losses(logits, everything) * own).sum(1) / own.sum(1)  # (M,)
         folds = int(self.fold[-1]) + 1
         best = loss.view(folds, -1).argmin(1) + torch.arange(folds, device=device) * (len(loss) // folds)
-        return best.cpu(), logits[best[everything.part], torch.arange(len(videos), device=device)].cpu()
+        kept = (everything.part < folds).nonzero()[:, 0]  # videos that somebody was not trained on
+        return best.cpu(), logits[best[everything.part[kept]], kept].cpu(), everything.data.label[kept].cpu()

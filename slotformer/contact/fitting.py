@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dias_video.engine import Logging, Optimization, Saving, Trainer
-from dias_video.engine.checks import check_choice, check_integer, check_number
+from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
 from dias_video.stores.store import differences
 from slotformer.contact.committee import Committee, Parts
 from slotformer.contact.labelled import LabelledSlots
@@ -31,18 +31,23 @@ class ReadoutSettings:
     """How a readout is fitted. ``form`` is a file of ``readouts``, or ``logistic``, which knows folds only."""
 
     form: str = "roles"
-    hidden: int = 32
+    hidden: int | None = 32  # features; None = as many as a slot is wide
     weight_decay: float = 0.3
     lr: float = 0.02
+    warmup: float = 0.05  # part of the training over which the rate rises
+    floor: float = 1e-3  # what is left of it at the end
     batch_size: int = 32
     epochs: int = 40
     folds: int = 4  # parts of the readout set; each is the validation part of some readouts
+    single: bool = False  # only of the first part: one readout answers, else the mean of one a part
     restarts: int = 2  # readouts a fold, from different random weights; the best on its validation part is kept
 
     def __post_init__(self) -> None:
         check_choice("readouts.form", self.form, (*forms(), "logistic"))
         for name in ("hidden", "batch_size", "epochs", "restarts"):
-            check_integer(f"readout.{name}", getattr(self, name), least=1)
+            if name != "hidden" or self.hidden is not None:
+                check_integer(f"readout.{name}", getattr(self, name), least=1)
+        check_flag("readout.single", self.single)
         check_integer("readout.folds", self.folds, least=2)
         check_number("readout.lr", self.lr, above=0)
         check_number("readout.weight_decay", self.weight_decay, least=0)
@@ -64,7 +69,7 @@ class Runs:
 
 @dataclass
 class FittedReadouts:
-    """One readout a fold; together they answer with their mean logit."""
+    """One readout, or one a fold, which together answer with their mean logit."""
 
     readouts: list[ContactReadout]
     threshold: float  # of the logit, chosen on the validation parts
@@ -95,9 +100,9 @@ def fit(data: LabelledSlots, candidates: Sequence[ReadoutSettings], seed: int, r
     """Fit readouts on parts of the readout set; what a part was held out for decides all choices.
 
     The set is cut into ``folds`` parts, each with its share of every scenario and answer, and readouts are trained for
-    every part on the others. Of ``VALIDATIONS`` moments the one with the lowest loss over the parts is kept,
-    and of it every part's best restart. The threshold maximises accuracy over the validation logits of all parts, and
-    the candidate with the lowest validation loss is taken.
+    every part (``single``: for the first alone) on the others. Of ``VALIDATIONS`` moments the one with the lowest loss
+    over the parts is kept, and of it every part's best restart. The threshold maximises accuracy over the validation
+    logits of all parts, and the candidate with the lowest validation loss is taken.
 
     Raises:
         ValueError: all videos have one answer, there are too few for the folds, or a run to go on with is of other
@@ -124,9 +129,9 @@ def _fit(data: LabelledSlots, settings: ReadoutSettings, seed: int, runs: Runs) 
             _check_same(runs.folder / "config.yaml", config)
         videos = Parts(data, torch.from_numpy(stratified_parts(data, settings.folds, seed)))
     committee = _train(videos, settings, runs, config)
-    best, logits = committee.held_out(videos)
+    best, *answers = committee.held_out(videos)
     readouts = [committee.member(number) for number in best.tolist()]
-    return FittedReadouts(readouts, *judge(logits, data.label), settings)
+    return FittedReadouts(readouts, *judge(*answers), settings)
 
 
 def _train(videos: Parts, settings: ReadoutSettings, runs: Runs, config: dict[str, Any]) -> Committee:
@@ -136,19 +141,27 @@ def _train(videos: Parts, settings: ReadoutSettings, runs: Runs, config: dict[st
     every = -(-steps // VALIDATIONS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        members = (settings.folds, settings.restarts)
-        committee = Committee(data.slots.shape[-1], settings.form, settings.hidden, data.num_places, *members)
+        members = (1 if settings.single else settings.folds, settings.restarts)
+        width = data.slots.shape[-1]
+        hidden = settings.hidden or width - data.num_places
+        committee = Committee(width, settings.form, hidden, data.num_places, *members)
     committee.standardise(data)
 
     def validate(model: Committee, step: int) -> dict[str, float]:
-        _, loss, accuracy = judge(model.held_out(videos)[1], data.label)
+        _, loss, accuracy = judge(*model.held_out(videos)[1:])
         return {"val/loss": loss, "val/accuracy": accuracy}
 
     trainer = Trainer(
         steps,
         settings.batch_size,
         seed,
-        Optimization(lr=settings.lr, weight_decay=settings.weight_decay, clip=None),  # a common norm would tie members
+        Optimization(
+            lr=settings.lr,
+            warmup=settings.warmup,
+            floor=settings.floor,
+            weight_decay=settings.weight_decay,
+            clip=None,  # a common norm would tie members
+        ),
         Saving(every=every, metric="val/loss"),
         Logging(every=every, bar=False),
         num_workers=0,

@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 from dias_video.data.features import FeatureCache, FrozenEncoder, fill_features
 from dias_video.data.source import VideoSource
-from dias_video.data.transforms import Transform
+from dias_video.data.transforms import ClipTransform, Transform
 from dias_video.engine.checks import device_of
 from dias_video.pretrained.weights import pinned, weights_sha256
 from slotformer.cache import SlotCache
@@ -38,14 +38,14 @@ class TokenFeatures:
 
     Args:
         encoder: which.
-        size: (H,W) to which frames are resized before the encoder sees them.
+        transform: of the frames before the encoder sees them, to one size.
         precision: in which the encoder computes, fp32, bf16 or (on a GPU) fp16.
         batch_frames: frames encoded at once.
         device: None = cuda if there is one.
     """
 
     encoder: FrozenEncoder
-    size: tuple[int, int]
+    transform: ClipTransform
     precision: str = "fp32"
     batch_frames: int = 32
     device: str | None = None
@@ -57,12 +57,12 @@ class TokenFeatures:
     def cached(self, source: VideoSource, folder: Path) -> FeatureCache:
         """The tokens themselves."""
         options = {"batch_frames": self.batch_frames, "precision": self.precision}
-        fill_features(self.encoder, source, folder / "tokens", self.size, self.device, **options)
+        fill_features(self.encoder, source, folder / "tokens", self.transform, self.device, **options)
         return FeatureCache(folder / "tokens")
 
     def describe(self) -> dict[str, Any]:
         """Which encoder."""
-        return {"features": "tokens", "encoder": self.encoder.config, "size": list(self.size)}
+        return {"features": "tokens", "encoder": self.encoder.config, "transform": self.transform.config}
 
 
 @dataclass

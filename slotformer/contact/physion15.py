@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
+from dias_video.data.chosen import Chosen
 from dias_video.data.physion15 import SCENARIOS, Physion15Videos, scenarios_of, stem_of
 from dias_video.data.source import VideoSource
 from dias_video.stores.files import replace_file
@@ -49,8 +50,10 @@ def check_source(source: VideoSource, what: str) -> Physion15Videos:
     """The source, if it shows frames of Physion v1.5.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it does not, or only of some clips of a split.
     """
+    if isinstance(source, Chosen):
+        raise ValueError(f"{what} needs all clips of a split, here are {len(source)}; leave out videos= and on_error=")
     if not isinstance(source, Physion15Videos) or source.task is None:
         raise ValueError(
             f"{what} needs the frames that Physion v1.5 shows: data=physion15 data.task=predict, or data.task=detect"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,19 +29,33 @@ Wrap = Callable[[Iterable[Any]], Iterable[Any]]
 
 @dataclass
 class Futures:
-    """The same videos with an encoded and with a predicted future; frames are the model's stride apart."""
+    """The same videos with an encoded and with a predicted future."""
 
     observed: int  # how many of the frames are observed
     encoded: LabelledSlots
     predicted: LabelledSlots  # its first frames are the encoded ones
+    step: int  # raw frames from one frame to the next
+    offsets: int = 1  # frames that a predicted frame counts for: rollouts that are interleaved
 
     def kind(self, name: str, predicted_frames: int) -> LabelledSlots:
         """What a readout of kind ``observed``, ``predicted`` or ``full`` is given."""
-        return (self.encoded if name == "full" else self.predicted).first(self.observed + predicted_frames)
+        return (self.encoded if name == "full" else self.predicted).first(self._count(predicted_frames))
+
+    def frames(self, name: str, predicted_frames: int) -> str:
+        """Which raw frames that is, in words."""
+        last, count = (self.observed - 1) * self.step, self._count(predicted_frames)
+        every = "every frame" if self.step == 1 else f"every {self.step}. frame"
+        said = f"{every}, 0 to {last} encoded"
+        if count > self.observed:
+            said += f", {last + self.step} to {(count - 1) * self.step} {'encoded' if name == 'full' else 'predicted'}"
+        return said
 
     def with_places(self, probe: PlaceProbe) -> Futures:
         """The same with the slots' places, told from encoded and predicted slots alike."""
-        return Futures(self.observed, self.encoded.with_places(probe), self.predicted.with_places(probe))
+        return replace(self, encoded=self.encoded.with_places(probe), predicted=self.predicted.with_places(probe))
+
+    def _count(self, predicted_frames: int) -> int:
+        return self.observed + predicted_frames * self.offsets
 
 
 def futures(
@@ -49,6 +63,7 @@ def futures(
     model: Dynamics,
     observed_frames: int,
     predicted_frames: int,
+    every_frame: bool = False,
     batch_size: int = 64,
     progress: Wrap = iter,
 ) -> Futures:
@@ -56,21 +71,33 @@ def futures(
 
     A video that ends before the last predicted frame has no live encoded slots there.
 
+    Args:
+        cache: the encoded videos.
+        model: in evaluation mode.
+        observed_frames: raw frames.
+        predicted_frames: in frames of the model's stride.
+        every_frame: keep all raw frames: rollouts of the context's ``stride`` offsets are interleaved, as SlotFormer's
+            authors do. False: only frames 0, ``stride``, ... are looked at.
+        batch_size: videos at once.
+        progress: wraps the list of batches.
+
     Raises:
         ValueError: a video without label, or one that ends while it is observed.
     """
-    stride, device = model.stride, next(model.parameters()).device
-    observed = len(range(0, observed_frames, stride))
-    if observed < 1 or predicted_frames < 1:
-        raise ValueError("observed_frames and predicted_frames must be at least 1")
-    span = (observed + predicted_frames - 1) * stride + 1
-    shape = (len(cache), observed + predicted_frames, cache.num_slots)
+    step, offsets = (1, model.stride) if every_frame else (model.stride, 1)
+    device = next(model.parameters()).device
+    observed = len(range(0, observed_frames, step))
+    if observed < offsets or predicted_frames < 1:
+        raise ValueError(f"observed_frames must be at least {offsets} and predicted_frames at least 1")
+    count = predicted_frames * offsets
+    span = (observed + count - 1) * step + 1
+    shape = (len(cache), observed + count, cache.num_slots)
     encoded, alive = torch.zeros(*shape, cache.slot_dim), torch.zeros(shape, dtype=torch.bool)
     rolled, rolled_alive = torch.zeros_like(encoded), torch.zeros_like(alive)
     labels, scenarios = [], []
     for rows in progress(range(0, len(cache), batch_size)):
         names = cache.video_ids[rows : rows + batch_size]
-        videos = [cache.read(v, 0, min(span, cache.num_frames(v)), stride) for v in names]
+        videos = [cache.read(v, 0, min(span, cache.num_frames(v)), step) for v in names]
         for row, (video, info) in enumerate(zip(videos, map(cache.info, names), strict=True), start=rows):
             if info.label is None or video.num_frames < observed:
                 what = "no label" if info.label is None else f"fewer than {observed_frames} frames"
@@ -79,14 +106,18 @@ def futures(
             labels.append(info.label)
             scenarios.append(info.scenario or "unknown")
         here = slice(rows, rows + len(videos))
-        first = max(0, observed - model.burn_in)
-        context = SlotSequence.batched([video.frames(first, observed) for video in videos]).to(device)
-        live = context_live(context.live, context.track_id)
-        future = fast_rollout(model, context.slots, live, predicted_frames)
-        rolled[here] = torch.cat([encoded[here, :observed], future.cpu()], 1)
-        rolled_alive[here] = torch.cat([alive[here, :observed], live[:, -1:].expand(-1, predicted_frames, -1).cpu()], 1)
+        rolled[here, :observed], rolled_alive[here, :observed] = encoded[here, :observed], alive[here, :observed]
+        seen = SlotSequence.batched([video.frames(0, observed) for video in videos]).to(device)
+        for offset in range(offsets):
+            last = observed - offsets + offset
+            at = list(range(last, -1, -offsets))[: model.burn_in][::-1]  # the context's frames
+            live = context_live(seen.live[:, at], seen.track_id[:, at])
+            future = slice(observed + offset, None, offsets)
+            rolled[here, future] = fast_rollout(model, seen.slots[:, at], live, predicted_frames).cpu()
+            rolled_alive[here, future] = live[:, -1:].expand(-1, predicted_frames, -1).cpu()
     about = (list(cache.video_ids), scenarios, torch.tensor(labels))
-    return Futures(observed, LabelledSlots(*about, encoded, alive), LabelledSlots(*about, rolled, rolled_alive))
+    ends = LabelledSlots(*about, encoded, alive), LabelledSlots(*about, rolled, rolled_alive)
+    return Futures(observed, *ends, step, offsets)
 
 
 @dataclass
@@ -99,6 +130,7 @@ class Answers:
     validation_accuracy: float  # mean over both
     fitted: list[Fitted]  # one a model and seed
     readout: str = ""  # its form
+    frames: str = ""  # raw frames that it reads, in words
 
     def describe(self) -> dict[str, Any]:
         """What was chosen, and how it did on the readout set."""
@@ -106,6 +138,7 @@ class Answers:
             "kind": self.kind,
             "readout": self.readout,
             "predicted_frames": self.predicted_frames,
+            "frames": self.frames,
             "thresholds": [fitted.threshold for fitted in self.fitted],
             "validation_loss": float(np.mean([fitted.validation_loss for fitted in self.fitted])),
             "validation_accuracy": self.validation_accuracy,
@@ -127,7 +160,8 @@ class FittedPoint(NamedTuple):
         held = test.kind(self.kind, self.predicted_frames)
         correct = np.stack([f.correct(held) for f in self.fitted])[None]  # (1,S,V)
         validation = float(np.mean([f.validation_accuracy for f in self.fitted]))
-        return Answers(self.kind, self.predicted_frames, correct, validation, self.fitted, self.readout)
+        frames = test.frames(self.kind, self.predicted_frames)
+        return Answers(self.kind, self.predicted_frames, correct, validation, self.fitted, self.readout, frames)
 
 
 Point = tuple[str, int]  # kind and predicted frames
@@ -179,7 +213,7 @@ def join_answers(parts: Sequence[Sequence[Answers]]) -> list[Answers]:
         correct = np.concatenate([point.correct for point in same])
         validation = float(np.mean([point.validation_accuracy for point in same]))
         fitted = [readouts for point in same for readouts in point.fitted]
-        joined.append(Answers(same[0].kind, same[0].predicted_frames, correct, validation, fitted, same[0].readout))
+        joined.append(replace(same[0], correct=correct, validation_accuracy=validation, fitted=fitted))
     return joined
 
 
@@ -214,6 +248,7 @@ def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: fl
                     "kind": point.kind,
                     "readout": point.readout,
                     "predicted_frames": point.predicted_frames,
+                    "frames": point.frames,
                     "accuracy": accuracy,
                     "low": low,
                     "high": high,

@@ -54,6 +54,7 @@ class Task:
     probe: PlaceProbe | None
     observed: int  # raw frames
     counts: list[int]  # predicted frames, the points of the curve
+    every_frame: bool
     seeds: list[int]
     second_look: bool
     device: torch.device
@@ -68,11 +69,15 @@ class Task:
         with self.runs.watch():
             model = model.to(self.device)
             most, progress = max(counts), bar("rollout", shown)
-            ends = {name: futures(cache, model, observed, most, progress=progress) for name, cache in caches.items()}
+            ends = {
+                name: futures(cache, model, observed, most, self.every_frame, progress=progress)
+                for name, cache in caches.items()
+            }
             if self.probe is not None:
                 ends = {name: end.with_places(self.probe) for name, end in ends.items()}
             fitted_on = caches["readout"].identity
-            settings = settings_of(self.candidates, points=counts, seeds=seeds, observed=observed, readout=fitted_on)
+            chosen = {"points": counts, "seeds": seeds, "observed": observed, "every_frame": self.every_frame}
+            settings = settings_of(self.candidates, **chosen, readout=fitted_on)
             checkpoint = weights_sha256(folder)
             look = partial(record_look, caches["test"], checkpoint, settings, self.second_look)
             look(note=False)  # a refusal should not come after hours of fitting
@@ -107,6 +112,7 @@ def reason(
     resume: bool = False,
     observed_frames: int | None = None,
     predicted_frames: Sequence[int] = (4, 8, 12),
+    every_frame: bool = False,
     readouts: Sequence[Mapping[str, Any]] = ({"form": "places"},),
     readout: Mapping[str, Any] | None = None,
     seeds: Sequence[int] = (0,),
@@ -126,6 +132,7 @@ def reason(
         resume: go on: finished readouts are kept, an interrupted one goes on.
         observed_frames: raw frames seen; None = the model's context, ``burn_in * stride``.
         predicted_frames: points of the curve, in frames of the model's stride.
+        every_frame: read every raw frame, with interleaved rollouts; False: those of the model's stride.
         readouts: a :class:`ReadoutSettings` each; of several of one form the best on the readout videos is taken.
         readout: settings of all of them, where they don't say otherwise.
         seeds: readouts are fitted with each; accuracies are means over them.
@@ -167,6 +174,7 @@ def reason(
                 probe=fit_probe(caches["readout"]) if places else None,
                 observed=next(iter(seen))[1],
                 counts=sorted({int(count) for count in predicted_frames}),
+                every_frame=every_frame,
                 seeds=[int(seed) for seed in seeds],
                 second_look=second_look,
                 device=torch.device(device) if device else accelerator.device,

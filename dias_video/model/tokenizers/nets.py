@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dias_video.model.encoders import resized
+from dias_video.model.encoders import scaled
 from dias_video.pretrained.configured import Configured
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of what is encoded and decoded
@@ -35,7 +35,7 @@ class _Pictures(nn.Module):
 
     def normalised(self, video: Tensor) -> Tensor:
         """uint8 video (B,T,3,H,W) to (B*T,3,*size)."""
-        return (resized(video, self.size) - self.mean) / self.std
+        return (scaled(video.flatten(0, 1), self.size, antialias=True, clamp=True) - self.mean) / self.std
 
 
 class _PictureEncoder(_Pictures):

@@ -17,6 +17,6 @@ class RelationReadout(PairwiseReadout):
 
     def frame_logits(self, slots: Tensor, live: Tensor, places: Tensor) -> Tensor:
         """(B,T) from all ordered pairs of live slots; places are not looked at."""
-        pairs, both = self.pairs(slots, live)
+        pairs, both = self.pairs(self.standard(slots), live)
         logits: Tensor = self.last(F.gelu(pairs))[..., 0]  # (B,T,S,S)
         return logits.masked_fill(~both, NEVER).flatten(2).amax(2)

@@ -1,0 +1,37 @@
+"""What scripts that read videos share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, open_dict
+
+
+def source_of(cfg: DictConfig, split: str, checked: bool = True) -> Any:
+    """The videos of a split of ``cfg.data``, or the slice of them that it names; ``checked`` those that can be read.
+
+    Raises:
+        ValueError: the data config has no such split, or the split not the videos asked for.
+    """
+    splits = [str(name) for name, value in cfg.data.items() if isinstance(value, DictConfig) and "root" in value]
+    if split not in splits:
+        raise ValueError(f"this data has no split {split!r}; choose from {', '.join(splits)}")
+    from dias_video.data.checking import usable  # --help does without
+    from dias_video.data.chosen import sliced
+
+    described = cfg.data[split].copy()  # keeps its place in the config, and so what it refers to
+    with open_dict(described):
+        videos = described.pop("videos", None)
+    source = instantiate(described)
+    try:
+        source = sliced(source, videos)
+    except ValueError as error:
+        raise ValueError(f"data.{split}.{error}") from error
+    return usable(source, cfg.data.get("on_error", "raise")) if checked else source
+
+
+def announce_random(encoder: DictConfig) -> None:
+    """Say that a frozen encoder has learned nothing, where random weights were asked for."""
+    if encoder.get("weights") == "random":
+        print("the encoder is frozen with random weights: slots of its features mean nothing, this is for tests only")
