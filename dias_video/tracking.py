@@ -17,7 +17,7 @@ from dias_video.batch import CarryState, SlotSequence, VideoBatch
 from dias_video.draws import Draws
 from dias_video.precision import autocast, check_precision
 
-# Both chosen on val clips of toss-A and toss-D (docs/results.md).
+# Both chosen on val clips of toss-A and toss-D (docs/notebook.md).
 REACH = 1.5  # half a window of the filter that follows edges, in cells
 CONTRAST = 1e-3  # variance of colours in [0,1] below which there is no edge
 

@@ -100,7 +100,7 @@ def summary(seconds: dict[str, float]) -> str:
         *futures,
         "\n## Contact: accuracy on unseen test videos",
         selected(ROOT / "reason/accuracy.csv", accuracies, "all"),
-        "\nSo few clips leave wide intervals (low to high: 95 %); `docs/results.md` has more.\n",
+        "\nSo few clips leave wide intervals (low to high: 95 %); `docs/notebook.md` has more.\n",
         "![accuracy](reason/accuracy.png)\n\n## Time",
         table(("stage", "seconds"), [(k, f"{v:.0f}") for k, v in [*seconds.items(), ("all", sum(seconds.values()))]]),
     ]
