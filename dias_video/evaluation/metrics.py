@@ -2,7 +2,7 @@
 
 Everything is computed from one table a video: how many pixels carry true id r and predicted id c. The table holds
 exact integers, so a result depends neither on the batch a video was scored in nor on the order of pixels or ids.
-``docs/metrics.md`` states the definitions and where other code differs.
+``docs/evaluation.md`` states the definitions and where other code differs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is measured on a video, and what counts as an instance: the two protocols (``docs/metrics.md``)."""
+"""What is measured on a video, and what counts as an instance: the two protocols (``docs/evaluation.md``)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The loop knows nothing of models: a *method* is any callable that turns a sample into label maps (``methods.py``
 has the model and prediction files, ``baselines.py`` two baselines). Definitions
-are in ``docs/metrics.md``.
+are in ``docs/evaluation.md``.
 """
 
 from __future__ import annotations
