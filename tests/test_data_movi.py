@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from data_files import SHARED, assert_same, reads_shared
 from data_records import NUM_FRAMES, crc32c, movi_features, png, scene, varint, write_movi
 
-from dias_video.data import movi_index, tfrecord
+from dias_video.data import movi, movi_index, tfrecord
 from dias_video.data.boxes import boxes_from_masks
 from dias_video.data.movi import MoviVideos
 
@@ -74,11 +75,33 @@ def test_the_index_is_made_once_and_again_when_a_file_changes(tmp_path, monkeypa
     files = write_movi(tmp_path)
     MoviVideos(tmp_path, "train")
     assert (tmp_path / ".dias_index").is_dir()
-    monkeypatch.setattr(movi_index, "_entry", None)  # would fail if called
+    monkeypatch.setattr(movi, "index_shard", None)  # would fail if called
     assert len(MoviVideos(tmp_path, "train")) == 3
     monkeypatch.undo()
     os.utime(files[0], ns=(1, 1))
     assert len(MoviVideos(tmp_path, "train")) == 3
+
+
+def test_a_file_that_changed_is_gone_through_alone(tmp_path, monkeypatch):
+    files = write_movi(tmp_path, shards=((0, 1), (2,), (3, 4)))
+    first = MoviVideos(tmp_path, "train")
+    seen: list[str] = []
+    real = movi_index.index_shard
+    monkeypatch.setattr(movi, "index_shard", lambda file, verify: seen.append(file.name[-14:-9]) or real(file, verify))
+    os.utime(files[1], ns=(1, 1))
+    MoviVideos(tmp_path, "train")
+    assert seen == ["00001"]
+    write_movi(tmp_path / "other", shards=((7, 8), (9,)))
+    os.replace(tmp_path / "other" / files[0].name.replace("-00003", "-00002"), files[0])
+    shutil.rmtree(tmp_path / "other")
+    source = MoviVideos(tmp_path, "train", on_error="skip_and_report")
+    assert seen == ["00001", "00000"]
+    names = [source.info(index).video_id for index in range(len(source))]
+    assert names == [f"train/scene_{number}" for number in (7, 8, 2, 3, 4)]
+    for index, number in enumerate((7, 8, 2, 3, 4)):
+        expected = torch.from_numpy(scene(number)["video"][[4, 1]]).permute(0, 3, 1, 2)
+        assert torch.equal(source.read(index, [4, 1])["video"], expected)
+    assert_same(source.read(3, [2]), first.read(3, [2]))
 
 
 def test_one_index_serves_every_way_to_open_the_data(tmp_path, monkeypatch):
@@ -86,7 +109,7 @@ def test_one_index_serves_every_way_to_open_the_data(tmp_path, monkeypatch):
     MoviVideos(tmp_path, "train", verify=False)
     with pytest.raises(ValueError, match="wrong checksum in record 0"):
         MoviVideos(tmp_path, "train")
-    monkeypatch.setattr(movi_index, "_entry", None)  # would fail if called
+    monkeypatch.setattr(movi, "index_shard", None)  # would fail if called
     assert len(MoviVideos(tmp_path, "train", on_error="skip_and_report")) == 2
     for verify in (True, False):  # what is known to be damaged is not used
         with pytest.raises(ValueError, match="wrong checksum in record 0"):

@@ -18,8 +18,12 @@ from video_files import FRAMES, HEIGHT, WIDTH, pictures, write
 from dias_video.data import video_file
 from dias_video.data.features import FeatureCache, cache_features
 from dias_video.data.folder import FolderVideos, OneVideo
+from dias_video.data.index import file_indices
 from dias_video.data.loading import ClipDataset
+from dias_video.data.problems import Problems
 from dias_video.data.transforms import ClipTransform
+from dias_video.data.video_index import VideoIndex, index_video
+from dias_video.data.video_stream import Key
 from dias_video.data.windows import video_windows
 
 
@@ -88,6 +92,16 @@ def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
     (place,) = (tmp_path / ".dias_index").glob("*.safetensors")
     place.write_bytes(place.read_bytes()[:50])
     assert FolderVideos(tmp_path).info(0).num_frames == FRAMES
+
+
+def test_an_index_of_other_fields_is_made_again(tmp_path: Path) -> None:
+    """As a version left it that did not know how a video is turned."""
+    path = write(tmp_path / "a.mp4")
+    fields = [field for field in (*VideoIndex._fields, *Key._fields) if field != "turn"]
+    learned = {field: array for field, array in index_video(path)._asdict().items() if field != "turn"}
+    file_indices(tmp_path, "videos-pyav", fields, [path], lambda _: learned, Problems())
+    assert len(list((tmp_path / ".dias_index").glob("videos-pyav.safetensors"))) == 1
+    assert FolderVideos(tmp_path).read(0, [3])["video"].shape == (1, 3, HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize("end", ["gif", "webp", "apng", "png"])

@@ -36,6 +36,10 @@ class Video(NamedTuple):
     num_objects: int  # instances and crowds
 
 
+FIELDS = [*Video._fields, *Problem._fields, "videos", "annotated", "overlaps", "categories", "problems"]  # of the index
+FIELDS += ["crowd", "category", "first", "ends", "bytes"]
+
+
 class Annotations:
     """The videos and masks of one json file.
 
@@ -62,7 +66,8 @@ class Annotations:
             one_of("overlap", overlap, Overlap),
             one_of("crowds", crowds, Crowds),
         )
-        facts, tensors = cached_index(file.parent, f"{file.name}-annotations", signature([file]), lambda: _build(file))
+        name, made_of = f"{file.name}-annotations", signature([file])
+        facts, tensors = cached_index(file.parent, name, FIELDS, made_of, lambda: _build(file))
         self.problems = Problems(on_error)
         self.problems.take(Problem(*problem) for problem in facts["problems"])
         self.annotated: bool = facts["annotated"]  # the json holds masks at all

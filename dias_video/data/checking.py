@@ -72,5 +72,5 @@ def _checked_once(source: FileSource) -> list[tuple[int, Problem]]:
     folder = Path(os.path.commonpath([file.parent for file in files]))
     key = hashlib.sha256(made_of.encode(errors="surrogateescape")).hexdigest()
     name = f"checked-{type(source).__name__}-{getattr(source, 'split', '')}".replace("/", "_")
-    facts, _ = cached_index(folder, name, key, lambda: ({"bad": check_videos(source)}, {}))
+    facts, _ = cached_index(folder, name, ["bad", *Problem._fields], key, lambda: ({"bad": check_videos(source)}, {}))
     return [(index, Problem(*problem)) for index, problem in facts["bad"]]

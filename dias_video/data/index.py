@@ -23,8 +23,7 @@ from tqdm import tqdm
 from dias_video.data.problems import Problems
 from dias_video.stores.files import replace_file
 
-FORMAT_VERSION = 4
-FILES_KEY = [FORMAT_VERSION, "files"]
+FORMAT_VERSION = 4  # to be raised where the same fields come to mean something else
 Index = tuple[dict[str, Any], dict[str, Tensor]]  # json-like facts, and tensors
 Arrays = dict[str, NDArray[Any]]
 Entry = tuple[list[int], Arrays]  # size and time of a file, and what was learned of it
@@ -48,26 +47,20 @@ def signature(files: Iterable[Path]) -> list[list[Any]]:
     return [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files]
 
 
-def cached_index(
-    folder: Path,
-    name: str,
-    key: Any,
-    build: Callable[[], Index],
-    enough: Callable[[dict[str, Any]], bool] = lambda facts: True,
-) -> Index:
+def cached_index(folder: Path, name: str, fields: Iterable[str], key: Any, build: Callable[[], Index]) -> Index:
     """The index called ``name`` of a data folder, made if there is none; one process makes it while others wait.
 
     Args:
+        fields: names of all that is kept, down to the smallest part. An index of other fields, which another version
+            of this code left, is made again.
         key: json-like; what it is made of (:func:`signature`).
         build: makes it. It notes what is wrong with the data as a fact, whatever is done about it afterwards.
-        enough: whether an index with these facts will do.
     """
-    places = index_files(folder, name)
-    key = json.loads(json.dumps([FORMAT_VERSION, key]))
+    places, fields = index_files(folder, name), sorted(fields)
+    key = json.loads(json.dumps([FORMAT_VERSION, fields, key]))
 
     def find() -> Index | None:
-        found = (_load(place, key) for place in places)
-        return next((index for index in found if index is not None and enough(index[0])), None)
+        return next((index for place in places if (index := _load(place, key)) is not None), None)
 
     index = find()
     if index is not None:
@@ -76,49 +69,62 @@ def cached_index(
         index = find()  # made by the process that this one waited for
         if index is None:
             index = build()
+            assert {*index[0], *index[1]} <= set(fields)
             _save(place, key, *index)
     return index
 
 
 def file_indices(
-    root: Path, name: str, files: Sequence[Path], build: Callable[[Path], Arrays], problems: Problems
+    root: Path,
+    name: str,
+    fields: Iterable[str],
+    files: Sequence[Path],
+    build: Callable[[Path], Arrays],
+    problems: Problems,
+    enough: Callable[[Arrays], bool] = lambda arrays: True,
 ) -> dict[Path, Arrays]:
     """What is learned of each file that can be read, by opening those that are new or have changed in size or time.
 
     Args:
         root: folder of the data set, which the index belongs to.
         name: of the index.
+        fields: as for :func:`cached_index`.
         build: opens a file and gives what it learns as arrays; raises ValueError if it can't.
         problems: told of each file that can't be read.
+        enough: whether what is known of a file will do.
     """
-    places = index_files(root, name)
+    places, fields = index_files(root, name), sorted(fields)
+    key = [FORMAT_VERSION, fields]
     stats = {file: [(stat := file.stat()).st_size, stat.st_mtime_ns] for file in files}
     keys = {file: str(file.relative_to(root)) for file in files}
 
     def missing(known: Mapping[str, Entry]) -> list[Path]:
-        return [file for file in files if keys[file] not in known or known[keys[file]][0] != stats[file]]
+        nothing: Entry = ([], {})
+        seen = {file: known.get(keys[file], nothing) for file in files}
+        return [file for file, (stat, arrays) in seen.items() if stat != stats[file] or not enough(arrays)]
 
-    known = _known_files(places)
+    known = _known_files(places, key)
     if missing(known):
         with _alone(places) as place:
-            known = _known_files(places)
+            known = _known_files(places, key)
             new: dict[str, Entry] = {}
             try:
-                for file in tqdm(missing(known), desc="opening videos", unit="video", delay=2):
+                for file in tqdm(missing(known), desc="indexing", unit="file", delay=2):
                     try:
                         new[keys[file]] = stats[file], build(file)
                     except ValueError as error:
                         problems.found(str(file), str(error))
             finally:  # what was opened before an interruption or an error need not be opened again
                 if new:
-                    known = {key: entry for key, entry in known.items() if (root / key).exists()} | new
-                    _save_files(place, known)
+                    assert {of for _, arrays in new.values() for of in arrays} <= set(fields)
+                    known = {of: entry for of, entry in known.items() if (root / of).exists()} | new
+                    _save_files(place, key, known)
     unreadable = set(missing(known))
     return {file: known[keys[file]][1] for file in files if file not in unreadable}
 
 
-def _known_files(places: Sequence[Path]) -> dict[str, Entry]:
-    found = filter(None, (_load(place, FILES_KEY) for place in places))
+def _known_files(places: Sequence[Path], key: Any) -> dict[str, Entry]:
+    found = filter(None, (_load(place, key) for place in places))
     facts, tensors = next(found, ({}, {}))
     arrays = {of: tensor.numpy() for of, tensor in tensors.items()}  # mapped, not read
     return {
@@ -127,7 +133,7 @@ def _known_files(places: Sequence[Path]) -> dict[str, Entry]:
     }
 
 
-def _save_files(place: Path | None, entries: Mapping[str, Entry]) -> None:
+def _save_files(place: Path | None, key: Any, entries: Mapping[str, Entry]) -> None:
     """Keep the arrays of all files, one behind the other, and where each begins and ends."""
     facts: dict[str, Any] = {}
     pieces: dict[str, list[NDArray[Any]]] = {}
@@ -138,7 +144,7 @@ def _save_files(place: Path | None, entries: Mapping[str, Entry]) -> None:
         for of, array in arrays.items():
             pieces.setdefault(of, []).append(array)
             ends[of] = spans[of][1]
-    _save(place, FILES_KEY, facts, {of: torch.from_numpy(np.concatenate(several)) for of, several in pieces.items()})
+    _save(place, key, facts, {of: torch.from_numpy(np.concatenate(several)) for of, several in pieces.items()})
 
 
 @contextmanager

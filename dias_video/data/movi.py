@@ -20,21 +20,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dias_video.data import tfrecord
-from dias_video.data.index import cached_index, signature
+from dias_video.data.index import file_indices
 from dias_video.data.movi_index import (
     BOX_COUNTS,
     BOX_FRAMES,
     BOXES,
-    INFO,
     NUMBERS,
-    PICTURES,
     REMEDY,
-    build_index,
+    Shard,
     dataset_folder,
-    shards,
+    index_shard,
+    joined,
+    shard_files,
+    shard_lengths,
 )
 from dias_video.data.pictures import decoding, ids_of, rgb_of
-from dias_video.data.problems import OnError, Problem, Problems
+from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
 from dias_video.pretrained.configured import Configured
 
@@ -69,20 +70,19 @@ class MoviVideos(Configured):
         self.split = split
         self.root = dataset_folder(Path(root))
         self.problems = Problems(on_error)
-        files = shards(self.root, split, self.problems)
-        facts, tensors = cached_index(
+        files = shard_files(self.root, split, self.problems)
+        found = file_indices(
             self.root,
             f"records-{split}",
-            signature([*files, *(info for info in [self.root / INFO] if info.is_file())]),
-            lambda: build_index(self.root, split, files, verify),
-            enough=lambda facts: facts["verified"] or not verify,
+            Shard._fields,
+            files,
+            lambda file: index_shard(file, verify)._asdict(),
+            self.problems,
+            enough=lambda known: not verify or bool(known["verified"][0]),
         )
-        self.problems.take(Problem(*problem) for problem in facts["problems"])
-        self._names: list[str] = facts["names"]
-        self._where = tensors["where"].numpy()  # (videos,) which file
-        self._spans = tensors["spans"].numpy()  # (videos, numbers, 2) bytes of the file
-        self._pictures = {name: tensors[name].numpy() for name in PICTURES}  # (frames, 2)
-        self._ends = tensors["ends"].numpy()  # (videos + 1,) frames
+        shards = [Shard(**found[file]) for file in files]
+        records = joined(files, shards, shard_lengths(self.root, split), self.problems)
+        self._names, self._where, self._ends, self._spans, self._pictures = records
         self._files = _Files(files)
         if not self._names:
             raise ValueError(f"{self.root} leaves no usable {split} video; check it with scripts/inspect_data.py")

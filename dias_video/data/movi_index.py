@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import mmap
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
-from tqdm import tqdm
+import numpy as np
+from numpy.typing import NDArray
 
 from dias_video.data import tfrecord
-from dias_video.data.index import Index
 from dias_video.data.problems import Problems
 
 REMEDY = "download that file again"
@@ -49,7 +48,7 @@ def dataset_folder(root: Path) -> Path:
     return found[0]
 
 
-def shards(root: Path, split: str, problems: Problems) -> list[Path]:
+def shard_files(root: Path, split: str, problems: Problems) -> list[Path]:
     """The files of a split, in order; ``problems`` is told if some are missing. Leftovers of downloads are no files.
 
     Raises:
@@ -68,6 +67,107 @@ def shards(root: Path, split: str, problems: Problems) -> list[Path]:
     return [root / match[0] for _, match in found]
 
 
+def shard_lengths(root: Path, split: str) -> dict[int, int]:
+    """How many records the files of a split should have, by their number; none where ``dataset_info.json`` is silent.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    info = root / INFO
+    if not info.is_file():
+        return {}
+    try:
+        entries = {entry["name"]: entry.get("shardLengths", []) for entry in json.loads(info.read_bytes())["splits"]}
+        return {number: int(length) for number, length in enumerate(entries.get(split, []))}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{info} is damaged ({error!r}); download it again") from error
+
+
+class Shard(NamedTuple):
+    """Where everything lies in one file; no record where something is wrong with it. Spans are in bytes of the file."""
+
+    names: NDArray[np.uint8]  # of the videos, text, a 0 between them
+    frames: NDArray[np.int64]  # (N,) of each video
+    spans: NDArray[np.int64]  # (N,3,2) of each video's ``NUMBERS``
+    video: NDArray[np.int64]  # (frames of all,2)
+    segmentations: NDArray[np.int64]  # (frames of all,2)
+    problem: NDArray[np.uint8]  # what is wrong, text
+    verified: NDArray[np.bool_]  # (1,) whether checksums were compared
+
+
+def index_shard(file: Path, verify: bool) -> Shard:
+    """Go over a file once, ``verify``: comparing checksums."""
+    records: list[_Record] = []
+    problem = ""
+    try:
+        with file.open("rb") as opened:
+            if file.stat().st_size == 0:
+                raise ValueError(f"{file} is empty; {REMEDY}")
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+                records = [_record(file, buffer, record) for record in tfrecord.records(file, buffer, verify)]
+    except ValueError as error:
+        problem = str(error)
+    spans = [[record.features.get(name, (0, 0)) for name in NUMBERS] for record in records]
+    video, segmentations = ([span for record in records for span in record.pictures[name]] for name in PICTURES)
+    return Shard(
+        _text("\0".join(record.name for record in records)),
+        np.array([len(record.pictures["video"]) for record in records], np.int64),
+        np.array(spans, np.int64).reshape(-1, len(NUMBERS), 2),
+        np.array(video, np.int64).reshape(-1, 2),
+        np.array(segmentations, np.int64).reshape(-1, 2),
+        _text(problem),
+        np.array([verify]),
+    )
+
+
+class Records(NamedTuple):
+    """The records of a split."""
+
+    names: list[str]  # of the videos
+    where: NDArray[np.int64]  # (N,) number of each video's file
+    ends: NDArray[np.int64]  # (N+1,) where each video's frames end among all
+    spans: NDArray[np.int64]  # (N,3,2)
+    pictures: dict[str, NDArray[np.int64]]  # (frames of all,2)
+
+
+def joined(files: Sequence[Path], shards: Sequence[Shard], lengths: Mapping[int, int], problems: Problems) -> Records:
+    """The records of all files; ``problems`` is told of those that can't be used, all their videos are left out.
+
+    Args:
+        lengths: how many records a file should have, by the number in its name.
+
+    Raises:
+        ValueError: ``problems`` stops at one.
+    """
+    holder: dict[str, Path] = {}  # of each video
+    kept: list[tuple[int, Shard]] = []
+    for at, (file, shard) in enumerate(zip(files, shards, strict=True)):
+        names, expected = _names(shard), lengths.get(_number(file), len(shard.frames))
+        twice = next((name for name, count in Counter(names).items() if count > 1 or name in holder), None)
+        if len(shard.problem):
+            problems.found(str(file), shard.problem.tobytes().decode())
+        elif len(names) != expected:
+            sentence = f"{file} has {len(names)} records, {INFO} says {expected}; {REMEDY}"
+            problems.found(str(file), sentence)
+        elif twice is not None:
+            sentence = f"{file} holds video {twice}, which {holder.get(twice, file)} holds too; remove one of them"
+            problems.found(str(file), sentence)
+        else:
+            holder |= dict.fromkeys(names, file)
+            kept.append((at, shard))
+    frames = [shard.frames for _, shard in kept]
+    return Records(
+        [name for _, shard in kept for name in _names(shard)],
+        np.repeat([at for at, _ in kept], [len(shard.frames) for _, shard in kept]),
+        np.cumsum(np.concatenate([[0], *frames])),
+        np.concatenate([np.empty((0, len(NUMBERS), 2), np.int64), *(shard.spans for _, shard in kept)]),
+        {
+            name: np.concatenate([np.empty((0, 2), np.int64), *(getattr(shard, name) for _, shard in kept)])
+            for name in PICTURES
+        },
+    )
+
+
 def _number(file: Path) -> int:
     """Which of the split's files this is."""
     match = SHARD.fullmatch(file.name)
@@ -75,84 +175,23 @@ def _number(file: Path) -> int:
     return int(match["number"])
 
 
-def _shard_lengths(root: Path, split: str) -> list[int]:
-    """How many records each file of a split should have, by ``dataset_info.json``; empty where it doesn't say."""
-    info = root / INFO
-    if not info.is_file():
-        return []
-    try:
-        entries = {entry["name"]: entry.get("shardLengths", []) for entry in json.loads(info.read_bytes())["splits"]}
-        return [int(length) for length in entries.get(split, [])]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{info} is damaged ({error!r}); download it again") from error
+def _names(shard: Shard) -> list[str]:
+    return shard.names.tobytes().decode().split("\0")[: len(shard.frames)]
 
 
-def build_index(root: Path, split: str, files: Sequence[Path], verify: bool) -> Index:
-    """Go over the files once, ``verify``: comparing checksums; those that are damaged are left out and listed."""
-    problems = Problems("skip_and_report")
-    lengths = dict(enumerate(_shard_lengths(root, split)))
-    index = _Builder()
-    total = sum(file.stat().st_size for file in files)
-    with tqdm(total=total, desc="indexing", unit="B", unit_scale=True, delay=2) as bar:
-        for number, file in enumerate(files):
-            try:
-                index.add_file(number, file, lengths.get(_number(file)), verify, bar)
-            except ValueError as error:
-                problems.found(str(file), str(error))
-    return {"names": index.names(), "problems": list(problems), "verified": verify}, index.tensors()
+def _text(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(text.encode(), np.uint8)
 
 
-Entry = tuple[int, str, dict[str, tuple[int, int]], dict[str, list[tuple[int, int]]]]  # file, name, features, pictures
+class _Record(NamedTuple):
+    """One video: where its features lie, and its pictures."""
+
+    name: str
+    features: dict[str, tuple[int, int]]
+    pictures: dict[str, list[tuple[int, int]]]
 
 
-class _Builder:
-    def __init__(self) -> None:
-        self._entries: list[Entry] = []
-        self._seen: dict[str, Path] = {}
-
-    def add_file(self, number: int, file: Path, expected: int | None, verify: bool, bar: Any) -> None:
-        """Note the records of one file, all or none.
-
-        Raises:
-            ValueError: the file is damaged, has too few records, or repeats a video.
-        """
-        entries: list[Entry] = []
-        seen: dict[str, Path] = {}
-        with file.open("rb") as opened:
-            if file.stat().st_size == 0:
-                raise ValueError(f"{file} is empty; {REMEDY}")
-            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-                for record in tfrecord.records(file, buffer, verify):
-                    entry = _entry(number, file, buffer, record)
-                    if entry[1] in self._seen or entry[1] in seen:
-                        other = self._seen.get(entry[1], file)
-                        raise ValueError(f"{file} holds video {entry[1]}, which {other} holds too; remove one of them")
-                    seen[entry[1]] = file
-                    entries.append(entry)
-                    bar.update(record.length + 16)
-        if expected is not None and len(entries) != expected:
-            raise ValueError(f"{file} has {len(entries)} records, dataset_info.json says {expected}; {REMEDY}")
-        self._entries += entries
-        self._seen |= seen
-
-    def names(self) -> list[str]:
-        return [entry[1] for entry in self._entries]
-
-    def tensors(self) -> dict[str, Tensor]:
-        spans = [[features.get(name, (0, 0)) for name in NUMBERS] for _, _, features, _ in self._entries]
-        counts = [len(pictures["video"]) for *_, pictures in self._entries]
-        tensors = {
-            "where": torch.tensor([number for number, *_ in self._entries], dtype=torch.int64),
-            "spans": torch.tensor(spans, dtype=torch.int64).reshape(len(spans), len(NUMBERS), 2),
-            "ends": torch.tensor([0, *counts], dtype=torch.int64).cumsum(0),
-        }
-        for name in PICTURES:
-            flat = [span for *_, pictures in self._entries for span in pictures[name]]
-            tensors[name] = torch.tensor(flat, dtype=torch.int64).reshape(-1, 2)
-        return tensors
-
-
-def _entry(number: int, file: Path, buffer: mmap.mmap, record: tfrecord.Record) -> Entry:
+def _record(file: Path, buffer: mmap.mmap, record: tfrecord.Record) -> _Record:
     try:
         found = tfrecord.example(buffer, record.start, record.start + record.length)
         pictures = {
@@ -169,4 +208,4 @@ def _entry(number: int, file: Path, buffer: mmap.mmap, record: tfrecord.Record) 
     counts = {name: len(spans) for name, spans in pictures.items()}
     if not {"video", "segmentations"} <= counts.keys() or len(set(counts.values())) != 1 or not counts["video"]:
         raise ValueError(f"{file}, video {name}: frames and masks don't fit each other ({counts}); {REMEDY}")
-    return number, name, {key: (found[key].start, found[key].stop) for key in NUMBERS if key in found}, pictures
+    return _Record(name, {key: (found[key].start, found[key].stop) for key in NUMBERS if key in found}, pictures)

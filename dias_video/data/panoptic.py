@@ -22,6 +22,8 @@ from dias_video.data.problems import OnError, Problem, Problems, one_of
 from dias_video.data.source import VOID
 
 STUFF, THING, CROWD = range(3)  # kinds of segments
+FIELDS = ["images", "name", "picture", "mask", "categories", "problems", *Problem._fields]  # of the index
+FIELDS += ["ends", "ids", "kinds", "category"]
 
 
 class PanopticImages(AnnotatedVideos):
@@ -53,7 +55,7 @@ class PanopticImages(AnnotatedVideos):
         file, folder = annotations / f"panoptic_{split}.json", annotations / f"panoptic_{split}"
         if not file.is_file() or not folder.is_dir():
             raise ValueError(f"{file} or the folder {folder} is missing; unpack {folder}.zip too")
-        facts, tensors = cached_index(annotations, file.name, signature([file]), lambda: _build(file))
+        facts, tensors = cached_index(annotations, file.name, FIELDS, signature([file]), lambda: _build(file))
         problems = Problems(on_error)
         problems.take(Problem(*problem) for problem in facts["problems"])
         categories: list[str] = facts["categories"]

@@ -21,7 +21,7 @@ from dias_video.data.problems import Problems
 from dias_video.data.source import frames_in_range
 from dias_video.data.video_index import VideoIndex, index_video
 from dias_video.data.video_reader import VideoReader
-from dias_video.data.video_stream import RECODE
+from dias_video.data.video_stream import RECODE, Key
 
 Decoder = Literal["pyav", "decord"]
 VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".mts", ".m2ts", ".flv", ".f4v"})
@@ -80,7 +80,8 @@ class VideoFiles:
         Returns:
             The files that can be read.
         """
-        found = file_indices(root, f"videos-{self.decoder}", files, self._learn, problems)
+        fields = [*VideoIndex._fields, *Key._fields]
+        found = file_indices(root, f"videos-{self.decoder}", fields, files, self._learn, problems)
         self._indices |= {path: VideoIndex(**arrays) for path, arrays in found.items()}
         return list(found)
 
