@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import hydra
-from _options import as_typed, check_types
+from _help import CONFIGS, print_help
+from _options import Options
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -38,16 +43,49 @@ def options(cfg: DictConfig, but: Sequence[str] = ()) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in (*but, "matmul_precision")}
 
 
-def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+def chosen(config_name: str, words: Sequence[str]) -> DictConfig:
+    """The config of a script with the groups that ``words`` choose and all else as it is by default.
+
+    Raises:
+        HydraException: there is no such choice.
+    """
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        # Of several choices under --multirun the first: they take the same options.
+        named = [word.split(",")[0] for word in words if _is_group(word.partition("=")[0].lstrip("+"))]
+        return hydra.compose(config_name, named, return_hydra_config=True)
+
+
+def _is_group(name: str) -> bool:
+    return bool(GlobalHydra.instance().config_loader().get_group_options(name))
+
+
+def check(known: Options, cfg: DictConfig) -> None:
+    """Refuse wrong values on the command line.
+
+    Raises:
+        ValueError: names an option, the kind it takes and what it got.
+    """
+    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+        option = override.key_or_group
+        if not (override.is_delete() or override.is_add() or _is_group(option)):
+            known.check(option, OmegaConf.select(cfg, option))
+
+
+def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
     """Decorate ``main(cfg)`` so that ``main()`` composes ``configs/<config_name>.yaml`` with the command line.
+
+    What values options have is said by the annotations of what takes them: ``functions``, and ``main``, which is handed
+    the options that it names beside ``cfg``.
 
     ValueError, FileNotFoundError and other operating-system errors are user errors here: their message is printed and
     the process exits with 1. ``DIAS_TRACEBACK=1`` shows the traceback instead.
     """
 
-    def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+    def decorate(main: Callable[..., Any]) -> Callable[[], Any]:
         composed = False
         typed: list[str] = []
+        known = Options({}, ())
+        named = list(inspect.signature(main).parameters)[1:]
 
         @functools.wraps(main)
         def guarded(cfg: DictConfig) -> Any:
@@ -55,9 +93,9 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
             composed = True
             sys.argv[:] = typed  # what is recorded as the command
             try:
-                check_types(config_name, cfg)
+                check(known, cfg)
                 set_matmul_precision("matmul_precision", cfg.matmul_precision)
-                return main(cfg)
+                return main(cfg, **{name: cfg[name] for name in named})
             except SystemExit as end:
                 from dias_video.engine import Interrupted  # loaded by whoever raises it; --help does without
 
@@ -86,12 +124,15 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
             # An experiment belongs to one script: experiment=x is configs/experiment/<script>/x.yaml. Hydra would want
             # to be told experiment/<script>=x.
             typed[:] = sys.argv
+            nonlocal known
             words = [re.sub("^experiment=", f"experiment/{config_name}=", word) for word in typed[1:]]
-            sys.argv[1:] = as_typed(config_name, words)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise what Hydra would print over several lines
-            if {"-h", "--help"} & set(sys.argv[1:]):  # Hydra lists the options but drops what their comments say
-                file = Path(__file__).parents[1] / f"configs/{config_name}.yaml"
-                print(main.__globals__["__doc__"], file.read_text(), sep="\n", flush=True)
+            with suppress(hydra.errors.HydraException, ValueError, TypeError):  # Hydra's own start will say it
+                config = chosen(config_name, words)
+                if {"-h", "--help"} & set(words):
+                    return print_help(main.__globals__["__doc__"], config_name, config.hydra.runtime.choices)
+                known = Options(OmegaConf.to_container(config, resolve=False), [main, *functions])
+            sys.argv[1:] = known.as_typed(words)
             try:
                 return run()
             except (hydra.errors.HydraException, ValueError, TypeError) as error:
@@ -103,6 +144,7 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
                 print(f"error: {text}", file=sys.stderr, flush=True)
                 sys.exit(1)
 
+        started.takers = [main, *functions]  # type: ignore[attr-defined]
         return started
 
     return decorate

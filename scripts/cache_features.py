@@ -22,29 +22,29 @@ from slotformer.contact.pooled import pooled_tokens
 
 
 @entry("cache_features")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig, checkpoint: str | None, device: str | None, export: str | None) -> None:
     """Cache ``cfg.split`` of ``cfg.data`` in ``cfg.path``."""
-    if cfg.checkpoint is None and cfg.get("model") is None:
+    if checkpoint is None and cfg.get("model") is None:
         raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
-    processes = Accelerator(cpu=cfg.device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
+    processes = Accelerator(cpu=device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
     source = source_of(cfg, cfg.split)
-    export = exporter(cfg.export, source)
-    if export and cfg.kind != FEATURES:
+    exported = exporter(export, source)
+    if exported and cfg.kind != FEATURES:
         raise ValueError(f"kind={cfg.kind} can't be exported; export features")
-    if cfg.checkpoint is None:
+    if checkpoint is None:
         if processes.is_main_process:
             announce_random(cfg.model.encoder)
         makers = {FEATURES: instantiate(cfg.model.encoder)}
     else:
-        makers = Pretrained.from_pretrained(cfg.checkpoint).eval().frozen
+        makers = Pretrained.from_pretrained(checkpoint).eval().frozen
     if cfg.kind not in makers:
         raise ValueError(f"kind={cfg.kind}: nothing here makes that; choose from {', '.join(makers)}")
-    options = {name: cfg[name] for name in ("flips", "batch_frames", "device", "precision", "kind")}
-    fill_features(makers[cfg.kind], source, cfg.path, instantiate(cfg.data.eval_transform), **options)
+    options = {name: cfg[name] for name in ("flips", "batch_frames", "precision", "kind")}
+    fill_features(makers[cfg.kind], source, cfg.path, instantiate(cfg.data.eval_transform), device=device, **options)
     if processes.is_main_process:
         print(f"{cfg.path}: features of {len(source)} videos, {cache_size(cfg.path) / 1e9:.2f} GB")
-        if export:
-            print(export(Path(cfg.path) / "physion15", pooled_tokens(FeatureCache(cfg.path), source)))
+        if exported:
+            print(exported(Path(cfg.path) / "physion15", pooled_tokens(FeatureCache(cfg.path), source)))
 
 
 if __name__ == "__main__":

@@ -19,17 +19,17 @@ from slotformer.contact.pooled import pooled_slots
 from slotformer.fill import cache_slots
 
 
-@entry("cache_slots")
-def main(cfg: DictConfig) -> None:
+@entry("cache_slots", cache_slots)
+def main(cfg: DictConfig, export: str | None) -> None:
     """Cache ``cfg.split`` of ``cfg.data`` in ``cfg.cache``."""
     source, transform = source_of(cfg, cfg.split), instantiate(cfg.data.eval_transform)
-    export = exporter(cfg.export, source)
+    exported = exporter(export, source)
     cache = cache_slots(source=source, transform=transform, **options(cfg, but=("data", "split", "export")))
     if PartialState().is_main_process:
         start = {"boxes": "first-frame boxes", "learned": "learned queries"}[cache.header["protocol"]["queries"]]
         print(f"{cfg.cache}: {len(cache)} videos, {cache.num_slots} slots of width {cache.slot_dim}, from {start}")
-        if export:
-            print(export(Path(cfg.cache) / "physion15", pooled_slots(cache, source)))
+        if exported:
+            print(exported(Path(cfg.cache) / "physion15", pooled_slots(cache, source)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from slotformer.fill import cache_states
 
 
-@entry("cache_states")
+@entry("cache_states", cache_states)
 def main(cfg: DictConfig) -> None:
     """Cache the states of ``cfg.split`` of ``cfg.data`` in ``cfg.cache``."""
     cache = cache_states(source=source_of(cfg, cfg.split), **options(cfg, but=("data", "split")))

@@ -20,19 +20,19 @@ from slotformer.convert import adopt_released as adopt_slotformer
 
 
 @entry("convert_checkpoint")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig, slot_dim: int | None, num_slots: int | None) -> None:
     """Fill a model from ``cfg.file`` and save it as ``cfg.out_dir``: what the file tells, or what ``cfg`` names."""
     named = [name for name in ("model", "slotformer") if cfg.get(name) is not None]
     tensors, leftover = read_checkpoint(Path(cfg.file)), []
     if is_videosaur(tensors):
         if named:
             raise ValueError(f"{cfg.file} of VideoSAUR or SlotContrast tells its model itself; leave out {named[0]}=")
-        model = convert_videosaur(tensors, cfg.num_slots)
+        model = convert_videosaur(tensors, num_slots)
     elif named == ["model"]:
         model = instantiate(cfg.model)
         leftover = (instantiate(cfg.converter) or adopt_dias)(model, tensors)
     elif named == ["slotformer"]:
-        model = instantiate(cfg.slotformer, slot_dim=cfg.slot_dim)
+        model = instantiate(cfg.slotformer, slot_dim=slot_dim)
         leftover = (instantiate(cfg.converter) or adopt_slotformer)(model, tensors)
     else:
         raise ValueError("choose one: model=released_image (or another DIAS), or slotformer=published")

@@ -6,6 +6,7 @@ python scripts/curves.py 'methods={DIAS:[runs/rollout,runs/reason],rival:[runs/b
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +81,15 @@ def of_one_form(accuracies: dict[str, list[dict[str, Any]]]) -> dict[str, list[d
 
 
 @entry("curves")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig, methods: Mapping[str, Any]) -> None:
     """Write ``cfg.path``."""
     path = Path(cfg.path)
     if path.suffix != ".png" or path.is_dir():
         raise ValueError(f"path={path} must be a file that ends in .png")
-    if not isinstance(cfg.methods, DictConfig) or not cfg.methods:
+    if not isinstance(methods, DictConfig) or not methods:
         raise ValueError("methods must be a group, {name: [folders]}")
-    methods = {str(name): read(str(name), folders) for name, folders in cfg.methods.items()}
-    errors, accuracies = ({name: of[kind] for name, of in methods.items() if kind in of} for kind in FILES)
+    found = {str(name): read(str(name), folders) for name, folders in methods.items()}
+    errors, accuracies = ({name: of[kind] for name, of in found.items() if kind in of} for kind in FILES)
     plot_methods(path, errors, of_one_form(accuracies))
     print(path)
 

@@ -19,7 +19,7 @@ from dias_video.evaluation.results import summary_table
 from dias_video.evaluation.run import evaluate
 
 
-@entry("evaluate")
+@entry("evaluate", evaluate)
 def main(cfg: DictConfig) -> None:
     """Score ``cfg.data.eval`` and write metrics.json, videos.csv and report.html into ``cfg.out_dir``."""
     plain = options(cfg, but=("data", "measures"))

@@ -22,14 +22,14 @@ from dias_video.stores.files import replace_file
 
 
 @entry("inspect_data")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig, split: str | None) -> None:
     """Inspect the sources of ``cfg.data`` and write what was seen into ``cfg.out_dir``."""
     cfg.data.on_error = "skip_and_report"  # to list every problem, not the first
     names = [str(name) for name, value in cfg.data.items() if isinstance(value, DictConfig) and is_source(value)]
-    if cfg.split is not None and cfg.split not in names:
-        raise ValueError(f"this data has no split {cfg.split!r}; choose from {', '.join(names)}")
+    if split is not None and split not in names:
+        raise ValueError(f"this data has no split {split!r}; choose from {', '.join(names)}")
     report: dict[str, Any] = {}
-    for name in names if cfg.split is None else [cfg.split]:
+    for name in names if split is None else [split]:
         facts, problems = inspect(cfg, name)
         report[name] = {"facts": facts, "problems": [problem._asdict() for problem in problems]}
         print(f"{name}\n{table(facts, problems)}")

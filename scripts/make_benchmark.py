@@ -18,7 +18,7 @@ from dias_video.simulate.writer import write_dataset
 SKETCHES = Path(__file__).parents[1] / "dias_video/assets/recipes"
 
 
-@entry("make_benchmark")
+@entry("make_benchmark", write_dataset)
 def main(cfg: DictConfig) -> None:
     """Write every split of ``cfg.recipe``; refuse the result if it is not what the recipe made elsewhere."""
     if "simulate" not in cfg:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from dias_video.evaluation.probe import probe
 
 
-@entry("probe")
+@entry("probe", probe)
 def main(cfg: DictConfig) -> None:
     """Fit on videos of ``cfg.data.train``, score on ``cfg.data.eval``, both as evaluation sees them."""
     videos = {"train": source_of(cfg, "train"), "test": source_of(cfg, "eval")}

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from slotformer.contact.probing import probe_contact
 
 
-@entry("probe_contact")
+@entry("probe_contact", probe_contact)
 def main(cfg: DictConfig) -> None:
     """Fit on ``cfg.data.train``, score on ``cfg.data.eval``, from ``cfg.representation``."""
     videos = {"train": source_of(cfg, "train", checked=False), "test": source_of(cfg, "eval", checked=False)}

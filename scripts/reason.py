@@ -17,7 +17,7 @@ from slotformer.contact.reasoning import reason
 from slotformer.report import accuracy_line
 
 
-@entry("reason")
+@entry("reason", reason)
 def main(cfg: DictConfig) -> None:
     """Write ``accuracy.csv``, ``accuracy.png``, ``reason.json`` and the readouts' run folders into ``cfg.out_dir``."""
     rows = reason(**options(cfg))

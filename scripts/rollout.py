@@ -22,18 +22,18 @@ from slotformer.origin import CachedVideos
 from slotformer.prediction import predict
 
 
-@entry("rollout")
-def main(cfg: DictConfig) -> None:
+@entry("rollout", predict)
+def main(cfg: DictConfig, export: str | None) -> None:
     """Roll out ``cfg.checkpoint`` on ``cfg.cache``."""
-    given, export = options(cfg, but=("export",)), None
-    if cfg.export:
+    given, exported = options(cfg, but=("export",)), None
+    if export:
         source = CachedVideos(SlotCache(cfg.cache)).source
-        export = exporter(cfg.export, source)
+        exported = exporter(export, source)
         given["observed_frames"] = source.info(0).num_frames  # as many of every clip
     found = predict(**given)
-    for future in found.slots if export else ():
+    for future in found.slots if exported else ():
         slots = pooled_slots(SlotCache(cfg.cache), source, future)
-        print(export(Path(cfg.out_dir) / "physion15" / future.path.relative_to(Path(cfg.out_dir) / "slots"), slots))
+        print(exported(Path(cfg.out_dir) / "physion15" / future.path.relative_to(Path(cfg.out_dir) / "slots"), slots))
     if not found.errors:
         print(
             f"{Path(cfg.out_dir) / 'slots'}: predicted slots; every video ends where the prediction begins: no errors"

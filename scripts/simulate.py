@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from dias_video.simulate.writer import write_dataset
 
 
-@entry("simulate")
+@entry("simulate", write_dataset)
 def main(cfg: DictConfig) -> None:
     """Write ``cfg.num_videos`` clips of ``cfg.split``, or what of them is missing."""
     variant = instantiate(cfg.simulate, _convert_="all")

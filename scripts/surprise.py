@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from slotformer.surprise import surprise
 
 
-@entry("surprise")
+@entry("surprise", surprise)
 def main(cfg: DictConfig) -> None:
     """Compare ``cfg.checkpoint`` with two that know nothing on the pairs of ``cfg.cache``."""
     for row in surprise(**options(cfg)):

@@ -22,17 +22,17 @@ from slotformer.rollouter import Dynamics
 
 
 @entry("train_slotformer")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig, checkpoint: str | None, val_cache: str | None) -> None:
     """Train ``cfg.slotformer`` on ``cfg.cache``."""
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
     trainer: Trainer = instantiate(cfg.trainer)
-    config["checkpoint"] = None if cfg.checkpoint is None else pinned(cfg.checkpoint)
+    config["checkpoint"] = None if checkpoint is None else pinned(checkpoint)
     cache = SlotCache(cfg.cache)
     torch.manual_seed(cfg.seed)  # initial weights
     made_by = {"encoder": cache.header.get("checkpoint_sha256", ""), "encoding": cache.encoding}
     model: Dynamics = instantiate(cfg.slotformer, slot_dim=cache.slot_dim, **made_by)
-    if cfg.checkpoint is not None:  # whose slots may be of another DIAS
+    if checkpoint is not None:  # whose slots may be of another DIAS
         start_from(model, config["checkpoint"], [*cfg.changed, *made_by])
     else:
         model.set_statistics(*slot_statistics(cache))
@@ -40,8 +40,8 @@ def main(cfg: DictConfig) -> None:
     if windows.too_short and trainer.is_main:
         print(f"{windows.too_short} of {len(cache)} videos are too short for {windows.span} frames and left out")
     validate = None
-    if cfg.val_cache is not None:
-        held_out = SlotCache(cfg.val_cache)
+    if val_cache is not None:
+        held_out = SlotCache(val_cache)
         check_same_encoder(model, held_out)
         validate = RolloutValidation(held_out)
     trainer.fit(model, windows, pack, cfg.out_dir, cfg.resume, config, validate)

@@ -53,21 +53,21 @@ def check_said(cfg: DictConfig) -> None:
 
 
 @entry("train_video")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig, checkpoint: str | None) -> None:
     """Train ``cfg.model`` on ``cfg.data.train``."""
     check_said(cfg)
-    if cfg.checkpoint is not None and "encoder" in cfg.model and OmegaConf.is_missing(cfg.model.encoder, "weights"):
+    if checkpoint is not None and "encoder" in cfg.model and OmegaConf.is_missing(cfg.model.encoder, "weights"):
         cfg.model.encoder.weights = "random"  # until the checkpoint brings them
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
     trainer: Trainer = instantiate(cfg.trainer)
-    config["checkpoint"] = None if cfg.checkpoint is None else pinned(cfg.checkpoint)
+    config["checkpoint"] = None if checkpoint is None else pinned(checkpoint)
     source = source_of(cfg, "train")
     config["excluded"] = {problem.name: problem.sentence for problem in problems_of(source) if not problem.harmless}
     features = instantiate(cfg.data.get("features"))
     torch.manual_seed(cfg.seed)  # initial weights
     model = instantiate(cfg.model)
-    if cfg.checkpoint is not None:
+    if checkpoint is not None:
         start_from(model, config["checkpoint"], cfg.changed, cfg.begin_anew)
     elif model.frozen and trainer.is_main:
         announce_random(cfg.model.get("encoder", {}))

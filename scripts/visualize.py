@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from _main import entry
+from _main import entry, options
 from _videos import source_of
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -18,7 +18,7 @@ from dias_video.batch import VideoBatch
 from dias_video.data.folder import OneVideo
 from dias_video.data.source import VideoSource, has_boxes, seconds_shown
 from dias_video.data.windows import video_windows
-from dias_video.engine.checks import device_of
+from dias_video.engine.checks import Count, device_of
 from dias_video.model.dias import DIAS
 from dias_video.tracking import track_windows
 from dias_video.visualize import tracked_pictures, write_gif
@@ -32,36 +32,52 @@ def shown(windows: Iterator[VideoBatch], name: str, num_frames: int) -> Iterator
             bar.update(window.num_frames)
 
 
-def visualize_one(cfg: DictConfig, dias: DIAS, source: VideoSource, index: int) -> Path:
+def visualize_one(
+    dias: DIAS,
+    source: VideoSource,
+    index: int,
+    *,
+    out_dir: str,
+    boxes: bool,
+    rehearse: bool,
+    follow_edges: bool,
+    window: Count,
+    max_frames: Count | None,
+    height: Count,
+    fps: float,
+    precision: str,
+) -> Path:
     """Write the GIF of one video and return its path."""
     info = source.info(index)
     if info.num_frames == 0:
         raise ValueError(f"{info.video_id} has no frames")
-    num_frames = min(info.num_frames, cfg.max_frames or info.num_frames)
-    with_boxes = cfg.boxes and has_boxes(source)
+    num_frames = min(info.num_frames, max_frames or info.num_frames)
+    with_boxes = boxes and has_boxes(source)
     keys = ("boxes",) if with_boxes else ()
-    windows = video_windows(source, [index], window=cfg.window, max_frames=num_frames, keys=keys)
-    windows = shown(windows, info.video_id, num_frames)
+    windows = video_windows(source, [index], window=window, max_frames=num_frames, keys=keys)
     given = with_boxes and dias.takes_boxes
-    start = {"boxes": given, "rehearse": cfg.rehearse and not given}
-    tracked = track_windows(dias, windows, labels=True, follow_edges=cfg.follow_edges, precision=cfg.precision, **start)
-    path = Path(cfg.out_dir) / f"{info.video_id.strip('/').replace('/', '_')}.gif"
+    start = {"boxes": given, "rehearse": rehearse and not given}
+    shown_windows = shown(windows, info.video_id, num_frames)
+    tracked = track_windows(dias, shown_windows, labels=True, follow_edges=follow_edges, precision=precision, **start)
+    path = Path(out_dir) / f"{info.video_id.strip('/').replace('/', '_')}.gif"
     path.parent.mkdir(parents=True, exist_ok=True)
-    seconds = seconds_shown(source, index, range(num_frames), cfg.fps)
-    write_gif(path, tracked_pictures(tracked, with_boxes, cfg.height), seconds)
+    seconds = seconds_shown(source, index, range(num_frames), fps)
+    write_gif(path, tracked_pictures(tracked, with_boxes, height), seconds)
     return path
 
 
-@entry("visualize")
-def main(cfg: DictConfig) -> None:
-    """Track ``cfg.num_videos`` videos of ``cfg.data.eval``, or the one named by ``cfg.video``."""
-    if (cfg.video is None) == (cfg.get("data") is None):
+@entry("visualize", visualize_one)
+def main(
+    cfg: DictConfig, video: str | None, checkpoint: str | None, num_videos: Count | None, device: str | None
+) -> None:
+    """Track ``num_videos`` videos of ``cfg.data.eval``, or the one named by ``video``."""
+    if (video is None) == (cfg.get("data") is None):
         raise ValueError("say what to look at: video=<file or folder of frames>, or data=<source> data.root=<folder>")
-    source = OneVideo(cfg.video) if cfg.video is not None else source_of(cfg, "eval")
-    dias = (DIAS.from_pretrained(cfg.checkpoint) if cfg.checkpoint else DIAS.shipped()).to(device_of(cfg.device))
-    count = len(source) if cfg.num_videos is None else min(len(source), cfg.num_videos)
-    for index in range(count):
-        print(visualize_one(cfg, dias, source, index))
+    source = OneVideo(video) if video is not None else source_of(cfg, "eval")
+    dias = (DIAS.from_pretrained(checkpoint) if checkpoint else DIAS.shipped()).to(device_of(device))
+    given = options(cfg, but=("data", "video", "checkpoint", "num_videos", "device"))
+    for index in range(min(len(source), num_videos or len(source))):
+        print(visualize_one(dias, source, index, **given))
 
 
 if __name__ == "__main__":

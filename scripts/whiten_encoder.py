@@ -20,24 +20,24 @@ from dias_video.model.encoders import Encoder
 from dias_video.pretrained.saving import Pretrained
 
 
-def named_encoder(cfg: DictConfig) -> Encoder:
-    """The encoder of ``cfg.checkpoint`` or of ``cfg.model``."""
-    if cfg.checkpoint is None:
+def named_encoder(cfg: DictConfig, checkpoint: str | None) -> Encoder:
+    """The encoder of ``checkpoint`` or of ``cfg.model``."""
+    if checkpoint is None:
         if cfg.get("model") is None:
             raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
         announce_random(cfg.model.encoder)
         encoder: Encoder = instantiate(cfg.model.encoder)
         return encoder
-    model = Pretrained.from_pretrained(cfg.checkpoint)
+    model = Pretrained.from_pretrained(checkpoint)
     if not isinstance(model, (Distillation, DIAS)):
-        raise ValueError(f"{cfg.checkpoint} holds a {type(model).__name__}, which has no encoder")
+        raise ValueError(f"{checkpoint} holds a {type(model).__name__}, which has no encoder")
     return model.encoder
 
 
 @entry("whiten_encoder")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig, checkpoint: str | None, feature_dim: int | None) -> None:
     """Whiten an encoder on frames of ``cfg.data.train``."""
-    encoder = named_encoder(cfg).eval()
+    encoder = named_encoder(cfg, checkpoint).eval()
     source: VideoSource = source_of(cfg, "train")
     chosen = torch.linspace(0, len(source) - 1, min(cfg.videos, len(source))).long().tolist()
     tokens = []
@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
         frames = range(0, source.info(index).num_frames, cfg.stride)
         features = encoder.features(source.read(index, frames, ())["video"][None])  # (1,T,N,C)
         tokens.append(features[0].unflatten(1, encoder.grid))
-    whitened, share = whiten(encoder, torch.cat(tokens), cfg.feature_dim or encoder.feature_dim, cfg.smoothness)
+    whitened, share = whiten(encoder, torch.cat(tokens), feature_dim or encoder.feature_dim, cfg.smoothness)
     whitened.save_pretrained(cfg.out_dir)
     print(f"{cfg.out_dir}: whitened; two directions held {float(share[:2].sum()):.0%} of the variance before")
 

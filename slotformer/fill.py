@@ -20,6 +20,7 @@ from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import VideoSource, has_boxes
 from dias_video.data.transforms import Transform
 from dias_video.data.windows import video_windows
+from dias_video.engine.checks import Count
 from dias_video.model.dias import DIAS
 from dias_video.precision import check_precision
 from dias_video.pretrained.weights import pinned, weights_sha256
@@ -39,9 +40,9 @@ def cache_slots(
     attention: bool = True,
     features: str | Path | None = None,
     dtype: str = "fp16",
-    max_frames: int | None = None,
-    window: int = 24,
-    batch_size: int = 8,
+    max_frames: Count | None = None,
+    window: Count = 24,
+    batch_size: Count = 8,
     num_workers: int = 0,
     seed: int = 0,
     precision: str = "fp32",

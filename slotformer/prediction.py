@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dias_video.batch import SlotSequence
 from dias_video.engine import check_folder
-from dias_video.engine.checks import device_of
+from dias_video.engine.checks import Count, device_of
 from dias_video.precision import autocast, check_precision
 from dias_video.pretrained.weights import pinned, weights_sha256
 from slotformer.cache import SlotCache, SlotCacheWriter
@@ -234,7 +234,7 @@ def predict(
     resume: bool = False,
     observed_frames: int | None = None,
     predicted_frames: int | None = None,
-    batch_size: int = 64,
+    batch_size: Count = 64,
     oracle: int = 32,
     masks: int = 8,
     gifs: int = 4,

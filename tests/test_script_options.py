@@ -6,10 +6,13 @@ import importlib
 import json
 import multiprocessing
 import os
+import re
 import runpy
 import shutil
+import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ import dias_video.evaluation.in_training  # noqa: F401 - what scripts import is 
 import slotformer.contact.probing
 import slotformer.contact.reasoning
 import slotformer.fill  # noqa: F401
+from dias_video.engine.checks import Count
 from dias_video.model.dias import DIAS
 from dias_video.model.encoders import TinyEncoder
 from dias_video.pretrained.weights import read_weights
@@ -175,24 +179,75 @@ NAMES = ["clip (1).mp4", "été.mp4", "日本.mp4", "a=b.mp4", "v#1.mp4", "x,y.m
 NAMES += ["a;b.mp4", "tilde~.mp4", "12:30:05.mp4", "true", "{x}", "a\\'b", "end\\", 'say "x".mp4', " x ", "%d $x ?@+"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_text_is_taken_as_it_is_typed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def options_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """What the options of a script take, with some groups chosen."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    typed = importlib.import_module("_options").as_typed
-    for option in ("video", "data.root", "out_dir", "+data.readout.labels", "data.annotations.eval", "features"):
-        (word,) = typed("visualize", [f"{option}={name}"])
-        (parsed,) = OverridesParser.create().parse_overrides([word])
-        assert parsed.value() == name
+
+    def made(name: str, *groups: str) -> Any:
+        takers = runpy.run_path(str(ROOT / f"scripts/{name}.py"))["main"].takers
+        config = importlib.import_module("_main").chosen(name, groups)
+        return importlib.import_module("_options").Options(OmegaConf.to_container(config, resolve=False), takers)
+
+    return made
 
 
-def test_what_is_left_to_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    typed = importlib.import_module("_options").as_typed
-    for word in ("video=null", "video='\"a b\"'", "max_steps=5", "data=folder", "trainer.weights={a: 1}", "-m"):
-        assert typed("visualize", [word]) == [word]
-    assert typed("rollout", ["checkpoint=[a,b]"]) == ["checkpoint=[a,b]"]
-    assert typed("train_video", ["-m", "data.root=a,b", "out_dir=x (1)"])[1:] == ["data.root=a,b", "out_dir='x (1)'"]
-    assert typed("visualize", ["video=~/v.mp4"]) == [f"video='{Path.home()}/v.mp4'"]
+def test_text_is_taken_as_it_is_typed(options_of: Callable[..., Any]) -> None:
+    visualize, slots = options_of("visualize", "data=ytvis"), options_of("cache_slots", "data=physion")
+    for known, option in (
+        (visualize, "video"), (visualize, "data.root"), (visualize, "out_dir"), (visualize, "data.annotations.eval"),
+        (slots, "+data.readout.labels"), (slots, "features"), (slots, "split"),
+    ):  # fmt: skip
+        for name in NAMES:
+            (word,) = known.as_typed([f"{option}={name}"])
+            (parsed,) = OverridesParser.create().parse_overrides([word])
+            assert parsed.value() == name
+
+
+def test_what_is_left_to_hydra(options_of: Callable[..., Any]) -> None:
+    visualize = options_of("visualize")
+    for word in ("video=null", "video='\"a b\"'", "max_frames=5", "data=folder", "-m"):
+        assert visualize.as_typed([word]) == [word]
+    assert visualize.as_typed(["video=~/v.mp4"]) == [f"video='{Path.home()}/v.mp4'"]
+    assert options_of("rollout").as_typed(["checkpoint=[a,b]"]) == ["checkpoint=[a,b]"]
+    train = options_of("train_video").as_typed(["-m", "data.root=a,b", "out_dir=x (1)", "trainer.weights={a: 1}"])
+    assert train == ["-m", "data.root=a,b", "out_dir='x (1)'", "trainer.weights={a: 1}"]
+
+
+class Taker:
+    """What a config's ``_target_`` may name."""
+
+    def __init__(self, size: Sequence[int], weight: float | Mapping[str, Any], name: str | None = None) -> None: ...
+
+
+def test_what_options_take_is_said_by_what_takes_them(options_of: Callable[..., Any]) -> None:
+    def script(count: Count | None, flags: Mapping[str, bool], paths: str | Path | Sequence[str]) -> None: ...
+
+    made = type(options_of("curves"))
+    target = f"{__name__}.Taker"
+    config = {
+        "count": 3, "flags": {"a": None}, "paths": "???", "text": "x", "empty": [], "plain": {"low": -1, "on": True},
+        "object": {"_target_": target, "size": "${size}", "weight": "${weight}", "name": None},
+        "size": [4, 5], "weight": None,
+    }  # fmt: skip
+    known = made(config, [script])
+    for option, good, bad, said in (
+        ("count", [1, None], ["x", 1.5, True, 0, -1], "count must be an integer, got 'x'"),
+        ("flags.a", [True], [1, None], "flags.a must be true or false, got 1"),
+        ("paths", ["x", ["x", "y"]], [1, None, [1]], "paths must be text or a list, [a,b], got 1"),
+        ("text", ["y"], [1, None, ["y"]], "text must be text, got 1"),
+        ("empty", [[], ["a"]], [[1], [None], "a"], "empty must be text, got 1"),
+        ("plain.low", [-3, 0], [None, "x", 0.5], "plain.low must not be null"),
+        ("plain", [{"low": 1}, None], [3], "plain must be a group of options, {name: value}, got 3"),
+        ("object.name", [None, "a"], [2], "object.name must be text, got 2"),
+        ("size", [[1, 2]], [[1.5], None, [-1, 2]], "size must be an integer, got 1.5"),
+        ("weight", [1, 0.5, {"kind": "x"}], ["x", None, -1], "weight must be a number or a group of options, {name: "),
+    ):
+        for value in good:
+            known.check(option, value)
+        for number, value in enumerate(bad):
+            with pytest.raises(ValueError, match=re.escape(said) if number == 0 else option):
+                known.check(option, value)
 
 
 def test_odd_names_reach_the_files(tmp_path: Path) -> None:
@@ -209,8 +264,30 @@ def test_help_shows_commands_and_what_every_option_is(name: str) -> None:
     code, output = run(name, "--help")
     assert code == 0, output
     assert f"python scripts/{name}.py " in output
-    for line in (ROOT / f"configs/{name}.yaml").read_text().splitlines():
-        assert line in output
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        choices = compose(name, return_hydra_config=True).hydra.runtime.choices
+    files = [f"{group}/{choice}" for group, choice in choices.items() if choice and not group.startswith("hydra/")]
+    if "data/simulated" in files:
+        files.append("data/base")
+    for file in (name, *files):
+        text = (ROOT / f"configs/{file}.yaml").read_text()
+        assert output.count(text) == 1, file
+
+
+def test_help_of_a_choice_and_of_a_wrong_one() -> None:
+    code, output = run("train_video", "data=movi", "--help")
+    assert code == 0
+    assert "## options of data/movi\n" in output
+    code, output = run("train_video", "data=nosuch", "--help")
+    assert code == 1
+    assert "nosuch" in sentence(output)
+
+
+def test_help_may_be_cut_off() -> None:
+    command = f"{sys.executable} scripts/train_video.py --help | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "Train a model on clips of video.\n"
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])

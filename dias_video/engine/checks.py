@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """Of the annotation of an option: the least that it takes."""
+
+    least: int
+
+
+Count = Annotated[int, AtLeast(1)]
 
 
 def device_of(name: str | None) -> torch.device:

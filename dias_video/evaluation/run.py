@@ -12,6 +12,7 @@ from dias_video.data.chosen import places
 from dias_video.data.features import cached_features
 from dias_video.data.source import VideoSource, has_boxes
 from dias_video.data.transforms import Transform
+from dias_video.engine.checks import Count
 from dias_video.evaluation.baselines import FixedBoxes, KMeans
 from dias_video.evaluation.look import write_extremes
 from dias_video.evaluation.methods import Method, ModelTracks, PredictionFiles
@@ -42,12 +43,12 @@ def evaluate(
     boxes: bool | None = None,
     rehearse: bool = False,
     follow_edges: bool = False,
-    max_videos: int | None = None,
-    max_frames: int | None = None,
+    max_videos: Count | None = None,
+    max_frames: Count | None = None,
     frozen_split: str | None = None,
     report: int = 8,
-    window: int = 24,
-    batch_size: int = 4,
+    window: Count = 24,
+    batch_size: Count = 4,
     seed: int = 0,
     num_workers: int = 0,
     precision: str = "fp32",
