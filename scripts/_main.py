@@ -12,11 +12,8 @@ from contextlib import suppress
 from typing import Any
 
 import hydra
-from _help import CONFIGS, print_help
+from _commands import as_typed, chosen, print_help, typed_options
 from _options import Options
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -43,34 +40,6 @@ def options(cfg: DictConfig, but: Sequence[str] = ()) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in (*but, "matmul_precision")}
 
 
-def chosen(config_name: str, words: Sequence[str]) -> DictConfig:
-    """The config of a script with the groups that ``words`` choose and all else as it is by default.
-
-    Raises:
-        HydraException: there is no such choice.
-    """
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        # Of several choices under --multirun the first: they take the same options.
-        named = [word.split(",")[0] for word in words if _is_group(word.partition("=")[0].lstrip("+"))]
-        return hydra.compose(config_name, named, return_hydra_config=True)
-
-
-def _is_group(name: str) -> bool:
-    return bool(GlobalHydra.instance().config_loader().get_group_options(name))
-
-
-def check(known: Options, cfg: DictConfig) -> None:
-    """Refuse wrong values on the command line.
-
-    Raises:
-        ValueError: names an option, the kind it takes and what it got.
-    """
-    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
-        option = override.key_or_group
-        if not (override.is_delete() or override.is_add() or _is_group(option)):
-            known.check(option, OmegaConf.select(cfg, option))
-
-
 def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
     """Decorate ``main(cfg)`` so that ``main()`` composes ``configs/<config_name>.yaml`` with the command line.
 
@@ -93,7 +62,8 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
             composed = True
             sys.argv[:] = typed  # what is recorded as the command
             try:
-                check(known, cfg)
+                for option, value in typed_options(cfg):
+                    known.check(option, value)
                 set_matmul_precision("matmul_precision", cfg.matmul_precision)
                 return main(cfg, **{name: cfg[name] for name in named})
             except SystemExit as end:
@@ -132,7 +102,7 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
                 if {"-h", "--help"} & set(words):
                     return print_help(main.__globals__["__doc__"], config_name, config.hydra.runtime.choices)
                 known = Options(OmegaConf.to_container(config, resolve=False), [main, *functions])
-            sys.argv[1:] = known.as_typed(words)
+            sys.argv[1:] = as_typed(words, known)
             try:
                 return run()
             except (hydra.errors.HydraException, ValueError, TypeError) as error:

@@ -186,7 +186,7 @@ def options_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     def made(name: str, *groups: str) -> Any:
         takers = runpy.run_path(str(ROOT / f"scripts/{name}.py"))["main"].takers
-        config = importlib.import_module("_main").chosen(name, groups)
+        config = importlib.import_module("_commands").chosen(name, groups)
         return importlib.import_module("_options").Options(OmegaConf.to_container(config, resolve=False), takers)
 
     return made
@@ -194,23 +194,26 @@ def options_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 def test_text_is_taken_as_it_is_typed(options_of: Callable[..., Any]) -> None:
     visualize, slots = options_of("visualize", "data=ytvis"), options_of("cache_slots", "data=physion")
+    as_typed = importlib.import_module("_commands").as_typed
     for known, option in (
         (visualize, "video"), (visualize, "data.root"), (visualize, "out_dir"), (visualize, "data.annotations.eval"),
         (slots, "+data.readout.labels"), (slots, "features"), (slots, "split"),
     ):  # fmt: skip
         for name in NAMES:
-            (word,) = known.as_typed([f"{option}={name}"])
+            (word,) = as_typed([f"{option}={name}"], known)
             (parsed,) = OverridesParser.create().parse_overrides([word])
             assert parsed.value() == name
 
 
 def test_what_is_left_to_hydra(options_of: Callable[..., Any]) -> None:
     visualize = options_of("visualize")
+    as_typed = importlib.import_module("_commands").as_typed
     for word in ("video=null", "video='\"a b\"'", "max_frames=5", "data=folder", "-m"):
-        assert visualize.as_typed([word]) == [word]
-    assert visualize.as_typed(["video=~/v.mp4"]) == [f"video='{Path.home()}/v.mp4'"]
-    assert options_of("rollout").as_typed(["checkpoint=[a,b]"]) == ["checkpoint=[a,b]"]
-    train = options_of("train_video").as_typed(["-m", "data.root=a,b", "out_dir=x (1)", "trainer.weights={a: 1}"])
+        assert as_typed([word], visualize) == [word]
+    assert as_typed(["video=~/v.mp4"], visualize) == [f"video='{Path.home()}/v.mp4'"]
+    assert as_typed(["checkpoint=[a,b]"], options_of("rollout")) == ["checkpoint=[a,b]"]
+    words = ["-m", "data.root=a,b", "out_dir=x (1)", "trainer.weights={a: 1}"]
+    train = as_typed(words, options_of("train_video"))
     assert train == ["-m", "data.root=a,b", "out_dir='x (1)'", "trainer.weights={a: 1}"]
 
 
@@ -238,7 +241,7 @@ def test_what_options_take_is_said_by_what_takes_them(options_of: Callable[..., 
         ("text", ["y"], [1, None, ["y"]], "text must be text, got 1"),
         ("empty", [[], ["a"]], [[1], [None], "a"], "empty must be text, got 1"),
         ("plain.low", [-3, 0], [None, "x", 0.5], "plain.low must not be null"),
-        ("plain", [{"low": 1}, None], [3], "plain must be a group of options, {name: value}, got 3"),
+        ("plain", [{"low": 1}], [3, None], "plain must be a group of options, {name: value}, got 3"),
         ("object.name", [None, "a"], [2], "object.name must be text, got 2"),
         ("size", [[1, 2]], [[1.5], None, [-1, 2]], "size must be an integer, got 1.5"),
         ("weight", [1, 0.5, {"kind": "x"}], ["x", None, -1], "weight must be a number or a group of options, {name: "),
