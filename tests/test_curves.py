@@ -46,7 +46,8 @@ def drawn(folder: Path, monkeypatch: pytest.MonkeyPatch, methods: dict[str, list
     import curves
 
     named = {name: [f"{folder}/{one}" for one in folders] for name, folders in methods.items()}
-    inspect.unwrap(curves.main)(OmegaConf.create({"methods": named, "path": f"{folder}/new/x.png"}))
+    cfg = OmegaConf.create({"methods": named, "path": f"{folder}/new/x.png"})
+    inspect.unwrap(curves.main)(cfg, cfg.methods)
     monkeypatch.undo()
     (figure,) = figures
     return figure
