@@ -291,6 +291,18 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> No
     assert number_shown(VideoFiles().read(Path(name), [30])[0].permute(1, 2, 0).numpy()) == 30
 
 
+@pytest.mark.parametrize("end", ["avi", "mp4", "mkv"])
+def test_titles_need_not_be_utf8(tmp_path: Path, end: str) -> None:
+    def title(file: av.container.OutputContainer, stream: av.VideoStream) -> None:
+        file.metadata["title"] = "a title of ten"
+
+    path = write(tmp_path / f"a.{end}", "mpeg4", before=title)
+    data = path.read_bytes()
+    assert data.count(b"a title of ten") == 1
+    path.write_bytes(data.replace(b"a title of ten", b"ein Title \xfcber"))
+    check(path, whole(write(tmp_path / f"b.{end}", "mpeg4")))
+
+
 @pytest.mark.data
 @pytest.mark.skipif(not CASES.is_dir(), reason="no shared cases here")
 @pytest.mark.parametrize("path", sorted(CASES.glob("*")), ids=lambda path: path.name)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 from av.stream import Disposition
 
 REMEDY = "download it again or remove it"
 RECODE = "encode it anew: ffmpeg -i <file> -c:v libx264 <new>.mp4"
+TEXT: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}  # titles may be Latin-1
 UNKNOWN = -(2**63)  # a time stamp that the file does not tell
 
 
@@ -42,9 +43,7 @@ class VideoStream:
             raise ValueError(f"{path} is missing; check data.root")
         try:
             # `file:` because a name may hold a colon, and nothing but files because some formats name other addresses.
-            self.container = av.open(
-                f"file:{path}", metadata_errors="replace", container_options={"protocol_whitelist": "file"}
-            )
+            self.container = av.open(f"file:{path}", container_options={"protocol_whitelist": "file"}, **TEXT)
         except av.FFmpegError as error:
             raise ValueError(f"{path} is not a readable video (half downloaded?); {REMEDY}") from error
         streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
