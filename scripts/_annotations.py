@@ -48,8 +48,8 @@ def plain(annotation: Any) -> Any:
 
 def of_items(annotation: Any) -> Any:
     """The annotation of what a list or a group holds."""
-    inside = [one for one in typing.get_args(annotation) if one not in (Ellipsis, Any)]
-    return inside[-1] if inside else None
+    inside = [one for one in typing.get_args(annotation) if one is not Ellipsis]
+    return inside[-1] if inside and inside[-1] is not Any else None
 
 
 def least(annotation: Any) -> int | None:

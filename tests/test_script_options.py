@@ -225,20 +225,23 @@ class Taker:
 
 def test_what_options_take_is_said_by_what_takes_them(options_of: Callable[..., Any]) -> None:
     def script(count: Count | None, flags: Mapping[str, bool], paths: str | Path | Sequence[str]) -> None: ...
+    def other(anything: Mapping[str, Any] | None) -> None: ...
 
     made = type(options_of("curves"))
     target = f"{__name__}.Taker"
     config = {
         "count": 3, "flags": {"a": None}, "paths": "???", "text": "x", "empty": [], "plain": {"low": -1, "on": True},
         "object": {"_target_": target, "size": "${size}", "weight": "${weight}", "name": None},
-        "size": [4, 5], "weight": None,
+        "size": [4, 5], "weight": None, "anything": {"number": 3, "null": None},
     }  # fmt: skip
-    known = made(config, [script])
+    known = made(config, [script, other])
     for option, good, bad, said in (
         ("count", [1, None], ["x", 1.5, True, 0, -1], "count must be an integer, got 'x'"),
         ("flags.a", [True], [1, None], "flags.a must be true or false, got 1"),
         ("paths", ["x", ["x", "y"]], [1, None, [1]], "paths must be text or a list, [a,b], got 1"),
         ("text", ["y"], [1, None, ["y"]], "text must be text, got 1"),
+        ("anything.number", [4], ["x", None], "anything.number must be an integer, got 'x'"),
+        ("anything.null", [4, "x", None], [], ""),
         ("empty", [[], ["a"]], [[1], [None], "a"], "empty must be text, got 1"),
         ("plain.low", [-3, 0], [None, "x", 0.5], "plain.low must not be null"),
         ("plain", [{"low": 1}], [3, None], "plain must be a group of options, {name: value}, got 3"),
