@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -18,10 +19,15 @@ NEEDED = {  # options without a default
     "train_slotformer": ["cache=x", "out_dir=x"],
     "reason": ["dynamics=x", "readout_cache=x", "test_cache=x", "out_dir=x"],
     "evaluate": ["data.root=x", "out_dir=x"],
+    "probe_contact": ["data.root=x", "out_dir=x"],
 }
-PAPERS = {f"train_video/{name}" for name in ("coco", "movi_d", "ytvis", "physion", "physion_videosaur", "slotcontrast")}
+SETS = ("coco", "clevrtex", "voc", "movi_d", "ytvis", "physion", "physion_videosaur", "slotcontrast")
+PAPERS = {f"train_video/{name}" for name in SETS}
 PAPERS |= {f"{script}/{name}" for script in ("train_slotformer", "reason") for name in ("physion", "physion_dias")}
-PAPERS |= {f"evaluate/{name}" for name in ("coco", "movi_d", "ytvis")}
+PAPERS |= {f"evaluate/{name}" for name in ("coco", "movi_d", "ytvis")} | {"probe_contact/physion15"}
+PAPERS |= {f"train_video/tokenizers/{name}" for name in ("vqvae", "dvae", "vvo")}
+IMAGES = ("dinosaur", "bo_qsa", "adaslot", "spot", "spot_teacher", "slate", "vvo_tfd", "vvo_mlp", "dias_vvo")
+PAPERS |= {f"train_video/coco+{system}" for system in IMAGES} | {"train_video/movi_d+steve"}
 
 
 def as_numbers(value: Any) -> Any:
@@ -35,15 +41,33 @@ def as_numbers(value: Any) -> Any:
 def settings(experiment: str) -> dict[str, Any]:
     """The composed configuration with the model's part replaced by all of its arguments, defaults included."""
     script, name = experiment.split("/", 1)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(script, [f"experiment/{script}={name}", *NEEDED[script]])
+    name, _, system = name.partition("+")
+    config = composed_of(script, [f"experiment/{script}={name}", *([f"system={system}"] if system else [])])
     composed: Any = OmegaConf.to_container(config, resolve=True)
-    if "model" in config:
-        OmegaConf.update(config, "model.encoder.weights", "random")
-        composed["model"] = instantiate(config.model).config
-    if "slotformer" in config:
-        composed["slotformer"] = instantiate(config.slotformer, slot_dim=64).config
+    with torch.device("meta"):  # without values
+        if "model" in config:
+            composed["model"] |= instantiate(alone(config.model)).config
+        if "slotformer" in config:
+            composed["slotformer"] = instantiate(config.slotformer, slot_dim=64).config
     return composed
+
+
+def alone(model: Any) -> Any:
+    """A model's configuration without what is trained or downloaded before it."""
+    for frozen in ("encoder", "backbone"):
+        if "weights" in model.get(frozen, {}):
+            model[frozen].weights = "random"
+    if "tokenizer" in model.get("objective", {}):
+        model.objective.tokenizer = composed_of("train_video", ["model=vqvae"]).model
+    if "guide" in model:
+        model.guide = None
+    return model
+
+
+def composed_of(script: str, words: list[str]) -> Any:
+    """A script's configuration."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(script, [*words, *NEEDED[script]])
 
 
 def leaves(tree: Any, path: str = "") -> dict[str, Any]:
@@ -70,13 +94,30 @@ def test_settings_are_those_of_the_facts(experiment: str) -> None:
 
 @pytest.mark.parametrize("experiment", sorted(PAPERS))
 def test_every_number_that_the_experiment_sets_has_a_row(experiment: str) -> None:
-    written = yaml.load((CONFIGS / f"experiment/{experiment}.yaml").read_text(), yaml.SafeLoader)
+    name, _, system = experiment.partition("+")
+    file = f"system/{system}.yaml" if system else f"experiment/{name}.yaml"
+    written = yaml.load((CONFIGS / file).read_text(), yaml.SafeLoader)
     written.pop("defaults", None)
+    written.get("model", {}).pop("guide", None)  # is not stored
     assert leaves(written).keys() <= FACTS[experiment].keys()
+
+
+@pytest.mark.parametrize("experiment", ["coco", "clevrtex", "voc"])
+@pytest.mark.parametrize("system", [*IMAGES, "solv", "steve"])
+def test_every_system_has_the_sizes_of_every_image_set(experiment: str, system: str) -> None:
+    found = settings(f"train_video/{experiment}+{system}")
+    sets = {"coco": ("PanopticImages", 7), "clevrtex": ("ClevrTexImages", 11), "voc": ("VocImages", 6)}
+    source, slots = sets[experiment]
+    assert found["data"]["train"]["_target_"].endswith(source)
+    assert found["data"]["clip"]["num_frames"] == 1
+    assert found["model"]["initializer"]["num_slots"] == slots
+    assert found["model"]["initializer"]["slot_dim"] == 256
+    assert found["trainer"]["batch_size"] == 32
 
 
 def test_every_row_has_a_source_and_every_deviation_a_reason() -> None:
     sources = ("paper", "released", "benchmark", "SlotFormer", "VideoSAUR", "SOLV", "SlotContrast", "linear", "ours")
+    sources += ("AdaSlot", "BO-QSA", "SPOT", "SLATE", "Physion v1.5")
     for experiment, rows in FACTS.items():
         for option, (value, source, *deviation) in rows.items():
             assert str(source).startswith(sources), (experiment, option)
