@@ -17,7 +17,7 @@ from typing import Any
 from _main import entry
 from omegaconf import DictConfig, OmegaConf
 
-from dias_video.stores.files import replace_file
+from dias_video.stores.files import read_json, replace_file
 from dias_video.stores.store import differences
 
 MEASURES = ("video-fg/fg_ari", "video-fg/mbo", "video-fg/miou", "ocb/ari", "ocb/mbo", "ocb/miou")
@@ -39,7 +39,7 @@ def check_same(folder: Path, options: dict[str, Any]) -> None:
     """
     record = folder / "options.json"
     if folder.is_dir() and any(folder.iterdir()):
-        made_with = json.loads(record.read_text()) if record.is_file() else {}
+        made_with = read_json(record, "remove that row's folder") if record.is_file() else {}
         if changed := differences(made_with, options):
             raise ValueError(f"{folder} is of other options ({'; '.join(changed)}); name another out_dir or remove it")
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def score(cfg: DictConfig, row: str, seed: int) -> dict[str, float]:
     if not metrics.is_file():
         words = [f"checkpoint={folder}/checkpoints/last", f"data.root={cfg.root}", f"out_dir={metrics.parent}"]
         run("evaluate", "data.eval.split=toss/test", "baselines=[]", "tracking=false", *words, *cfg.evaluate)
-    return json.loads(metrics.read_text())
+    return read_json(metrics, "remove it, and it is made again")
 
 
 def cell(values: list[float]) -> str:

@@ -2,6 +2,7 @@
 
 python scripts/convert_checkpoint.py model=released_image file=dias_r-coco.pth out_dir=runs/released
 python scripts/convert_checkpoint.py file=slotcontrast/ytvis.ckpt out_dir=runs/slotcontrast    # or VideoSAUR's
+python scripts/convert_checkpoint.py file=dinov2_vits14_pretrain.pth out_dir=runs/dinov2    # an encoder's weights alone
 python scripts/convert_checkpoint.py slotformer=published slot_dim=192 file=slotformer_physion.pth out_dir=runs/released
 """
 
@@ -16,12 +17,17 @@ from omegaconf import DictConfig
 from dias_video.convert.dias import adopt_released as adopt_dias
 from dias_video.convert.foreign import read_checkpoint
 from dias_video.convert.videosaur import convert_videosaur, is_videosaur
+from dias_video.pretrained.weights import WEIGHTS
+from dias_video.stores.files import save_tensors
 from slotformer.convert import adopt_released as adopt_slotformer
 
 
 @entry("convert_checkpoint")
 def main(cfg: DictConfig, slot_dim: int | None, num_slots: int | None) -> None:
-    """Fill a model from ``cfg.file`` and save it as ``cfg.out_dir``: what the file tells, or what ``cfg`` names."""
+    """Fill a model from ``cfg.file`` and save it as ``cfg.out_dir``: what the file tells, or what ``cfg`` names.
+
+    Where neither does, the weights alone are kept, as safetensors.
+    """
     named = [name for name in ("model", "slotformer") if cfg.get(name) is not None]
     tensors, leftover = read_checkpoint(Path(cfg.file)), []
     if is_videosaur(tensors):
@@ -34,8 +40,14 @@ def main(cfg: DictConfig, slot_dim: int | None, num_slots: int | None) -> None:
     elif named == ["slotformer"]:
         model = instantiate(cfg.slotformer, slot_dim=slot_dim)
         leftover = (instantiate(cfg.converter) or adopt_slotformer)(model, tensors)
+    elif not named:
+        file = Path(cfg.out_dir) / WEIGHTS
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors({name: value.contiguous().clone() for name, value in tensors.items()}, file)
+        print(f"{file}: {len(tensors)} tensors under the names that they had")
+        return
     else:
-        raise ValueError("choose one: model=released_image (or another DIAS), or slotformer=published")
+        raise ValueError("choose one of model=released_image (or another DIAS) and slotformer=published")
     model.save_pretrained(cfg.out_dir)
     print(*leftover, sep="\n", end="\n" * bool(leftover))
     print(f"{cfg.out_dir}: {len(tensors)} tensors read; {len(leftover)} names of either side have no match (above)")

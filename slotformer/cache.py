@@ -147,6 +147,9 @@ class SlotCache:
                 f"{path} is no slot cache of version 1 or {CACHE_VERSION} (it says "
                 f"{self.header.get('cache_version')}); make it again with scripts/cache_slots.py"
             )
+        scenarios = self.header.get("scenarios")
+        if not isinstance(scenarios, list) or not all(isinstance(name, str) for name in scenarios):
+            raise ValueError(f"the header of {path} is damaged (scenarios); make it again with scripts/cache_slots.py")
 
     def __len__(self) -> int:
         return len(self.store)
@@ -174,7 +177,10 @@ class SlotCache:
     def _slot_shape(self) -> tuple[int, ...]:
         if not len(self):
             raise ValueError(f"{self.path} holds no videos; cache a data set that has some")
-        return self.store.fields["slots"][1]
+        shape = self.store.fields.get("slots", (None, ()))[1]
+        if len(shape) != 2 or 0 in shape:
+            raise ValueError(f"{self.path} holds no slots (T,S,D); make it again with scripts/cache_slots.py")
+        return shape
 
     @property
     def encoding(self) -> str:
@@ -216,6 +222,8 @@ class SlotCache:
         """
         fields = self.store.read(video_id, 0, 1, ["label", "scenario"])
         label, scenario = float(fields["label"][0]), int(fields["scenario"][0])
+        if scenario >= len(self.scenarios):
+            raise ValueError(f"the header of {self.path} is damaged (it names no scenario {scenario}); make it again")
         known = None if scenario < 0 else self.scenarios[scenario]
         return VideoInfo(video_id, self.num_frames(video_id), None if math.isnan(label) else label, known)
 

@@ -64,12 +64,14 @@ class FeatureCache:
         if self.header.get("kind") != kind:
             raise ValueError(f"{self.path} is not a cache of {kind}; make one with scripts/cache_features.py")
         self.kind = kind
-        self.size: tuple[int, int] = tuple(self.header["size"])  # (H,W) of the frames that the encoder saw
-        self.square: bool = self.header.get("square", False)  # they were the largest centred squares
-        self.grid: tuple[int, int] = tuple(self.header["grid"])  # (h,w)
-        self.flips: bool = self.header["flips"]
+        self.size = self._pair("size")  # (H,W) of the frames that the encoder saw
+        self.square = self.header.get("square") is True  # they were the largest centred squares
+        self.grid = self._pair("grid")  # (h,w)
+        self.flips = self.header.get("flips") is True
         self.codes = None if codes is None else FeatureCache(codes, kind=CODES)
-        if self.codes is not None and any(self.codes.header[key] != self.header[key] for key in ("data", "flips")):
+        if self.codes is not None and any(
+            self.codes.header.get(key) != self.header.get(key) for key in ("data", "flips")
+        ):
             raise ValueError(f"{codes} has codes of other videos than {path} has features of")
 
     def read(self, video_id: str, frames: Sequence[int], flipped: bool = False) -> Tensor:
@@ -82,13 +84,20 @@ class FeatureCache:
         read = torch.cat([self.store.read(key, start, stop)[self.kind] for start, stop in _runs(frames)])
         return read.float() if read.is_floating_point() else read.long()
 
+    def _pair(self, name: str) -> tuple[int, int]:
+        """Two positive integers of the header."""
+        pair = self.header.get(name)
+        if not (isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and n > 0 for n in pair)):
+            raise ValueError(f"the header of {self.path} is damaged ({name} is {pair!r}); cache the features again")
+        return (pair[0], pair[1])
+
     def check(self, source: VideoSource, transform: Transform | None) -> None:
         """Refuse a cache that does not hold what clips of ``source`` under ``transform`` need.
 
         Raises:
             ValueError: other videos, another part or size of the frames, random crops, or flips that were not stored.
         """
-        if self.header["data"] != fingerprint(source):
+        if self.header.get("data") != fingerprint(source):
             raise ValueError(f"{self.path} was made from other videos; make a cache of these with cache_features.py")
         if not isinstance(transform, ClipTransform):
             raise ValueError(f"with cached features the transform must be a ClipTransform to {list(self.size)}")
@@ -125,7 +134,7 @@ class FeatureCache:
         Raises:
             ValueError: weights or configuration differ.
         """
-        if self.header["encoder"] != encoder_hash(encoder):
+        if self.header.get("encoder") != encoder_hash(encoder):
             raise ValueError(f"{self.path} was made by another encoder; cache again with this model's")
 
 

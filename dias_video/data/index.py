@@ -127,10 +127,13 @@ def _known_files(places: Sequence[Path], key: Any) -> dict[str, Entry]:
     found = filter(None, (_load(place, key) for place in places))
     facts, tensors = next(found, ({}, {}))
     arrays = {of: tensor.numpy() for of, tensor in tensors.items()}  # mapped, not read
-    return {
-        file: (seen, {of: arrays[of][start:stop] for of, (start, stop) in spans.items()})
-        for file, (seen, spans) in facts.items()
-    }
+    try:
+        return {
+            file: (seen, {of: arrays[of][start:stop] for of, (start, stop) in spans.items()})
+            for file, (seen, spans) in facts.items()
+        }
+    except (KeyError, ValueError, TypeError, AttributeError):  # damaged, or not ours: it can always be made again
+        return {}
 
 
 def _save_files(place: Path | None, key: Any, entries: Mapping[str, Entry]) -> None:
@@ -192,8 +195,9 @@ def _load(file: Path, key: Any) -> Index | None:
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            if json.loads(metadata.get("key", "null")) != key:
+            facts = json.loads(metadata["facts"]) if json.loads(metadata.get("key", "null")) == key else None
+            if not isinstance(facts, dict):
                 return None
-            return json.loads(metadata["facts"]), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError):
+            return facts, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError):
         return None

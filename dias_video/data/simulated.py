@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from dias_video.data.pictures import decoding
 from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
 from dias_video.data.video_file import Decoder, VideoFiles
 from dias_video.pretrained.configured import Configured
+from dias_video.stores.files import read_json
 
 REMEDY = "simulate it again with scripts/simulate.py"
 
@@ -102,10 +102,13 @@ class SimulatedVideos(Configured):
 
     def classes(self, index: int) -> dict[str, list[str]]:
         """What the clip's json says in words of all its bodies: shape, material and so on."""
-        with _described(self._clips[index][1]) as described:
-            bodies = described["bodies"]
+        path = self._clips[index][1]
+        try:
+            bodies = _described(path)["bodies"]
             names = [name for name in bodies[0] if all(isinstance(body.get(name), str) for body in bodies)]
             return {name: [body[name] for body in bodies] for name in names}
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{_file(path, '.json')} is damaged ({error!r}); {REMEDY}") from error
 
     def files(self, index: int) -> list[Path]:
         """The mp4, the masks and the json."""
@@ -135,8 +138,8 @@ def _meta(folder: Path) -> dict[str, Any] | None:
     file = folder.parent / "meta.json"
     if not file.is_file():
         return None
+    meta = read_json(file, REMEDY)
     try:
-        meta: dict[str, Any] = json.loads(file.read_text())
         split = meta["splits"][folder.name]
         _ = [int(split[key]) for key in ("num_videos", "seed")]
     except (ValueError, KeyError, TypeError) as error:
@@ -151,25 +154,26 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: missing or damaged.
     """
-    with _described(path) as described:
-        kept = {key: described.get(key) for key in ("label", "scenario")}
-        return {**kept, "num_frames": described["num_frames"], "num_instances": described["num_instances"]}
+    described = _described(path)
+    counts = {key: described.get(key) for key in ("num_frames", "num_instances")}
+    label, scenario = described.get("label"), described.get("scenario")
+    told = isinstance(label, (int, float, type(None))) and isinstance(scenario, (str, type(None)))
+    if not told or any(type(count) is not int or count < 0 for count in counts.values()):
+        told_of = counts | {"label": label, "scenario": scenario}
+        raise ValueError(f"{_file(path, '.json')} is damaged ({told_of}); {REMEDY}")
+    return {"label": label, "scenario": scenario, **counts}
 
 
-@contextmanager
-def _described(path: Path) -> Iterator[dict[str, Any]]:
-    """The clip's json, for as long as it is looked at.
+def _described(path: Path) -> dict[str, Any]:
+    """The clip's json.
 
     Raises:
-        ValueError: missing, damaged, or it lacks what is looked for.
+        ValueError: missing or damaged.
     """
     file = _file(path, ".json")
-    try:
-        yield json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise ValueError(f"{file} is missing; {REMEDY}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged ({error!r}); {REMEDY}") from error
+    if not file.is_file():
+        raise ValueError(f"{file} is missing; {REMEDY}")
+    return read_json(file, REMEDY)
 
 
 def num_instances(path: Path) -> int:

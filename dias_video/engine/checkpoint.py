@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dias_video.engine.checks import check_flag, check_integer
 from dias_video.pretrained.weights import FROZEN
-from dias_video.stores.files import READABLE, sha256, sync, writing
+from dias_video.stores.files import READABLE, read_json, sha256, sync, writing
 
 FORMAT_VERSION = 1
 CHECKSUMS = "checksums.json"
@@ -135,7 +135,7 @@ class Checkpoints:
         except OSError:  # a file system without hard links
             shutil.copyfile(newest / FROZEN, aside / FROZEN)
             return {}
-        return {FROZEN: json.loads((newest / CHECKSUMS).read_text())[FROZEN]}
+        return {FROZEN: read_json(newest / CHECKSUMS, "remove that checkpoint")[FROZEN]}
 
     def point(self, name: str, checkpoint: Path) -> None:
         """Make the link ``name`` lead to a checkpoint."""
@@ -215,14 +215,16 @@ def damage(checkpoint: Path) -> str | None:
     if not file.is_file():
         return f"{file} is missing"
     try:
-        sums = json.loads(file.read_text())
-        for name, digest in sums.items():
-            if not (checkpoint / name).is_file():
-                return f"{checkpoint / name} is missing"
-            if sha256(checkpoint / name) != digest:
-                return f"{checkpoint / name} is damaged (its checksum differs)"
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        return f"{file} is damaged ({error})"
+        sums = read_json(file, "the checkpoint can't be trusted")
+    except ValueError as error:
+        return str(error)
+    if not sums:
+        return f"{file} is damaged (it names no files)"
+    for name, digest in sums.items():
+        if not (checkpoint / name).is_file():
+            return f"{checkpoint / name} is missing"
+        if sha256(checkpoint / name) != digest:
+            return f"{checkpoint / name} is damaged (its checksum differs)"
     return None
 
 
@@ -232,12 +234,12 @@ def read_state(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: a damaged file, or one of another format version.
     """
-    file = checkpoint / "trainer.json"
+    file, remedy = checkpoint / "trainer.json", "delete that checkpoint to use the one before"
+    state = read_json(file, remedy)
     try:
-        state = json.loads(file.read_text())
         tensors = load_file(checkpoint / "trainer.safetensors")
-    except (json.JSONDecodeError, SafetensorError, OSError) as error:
-        raise ValueError(f"{checkpoint} can't be resumed from ({error}); delete it to use the one before") from error
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{checkpoint / 'trainer.safetensors'} is damaged ({error}); {remedy}") from error
     if state.get("format") != FORMAT_VERSION:
         raise ValueError(f"{file} has format {state.get('format')}, this version reads {FORMAT_VERSION}")
     return tensors, state

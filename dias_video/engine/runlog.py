@@ -20,7 +20,7 @@ from PIL import Image
 
 from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
 from dias_video.pretrained.earlier import upgraded
-from dias_video.stores.files import replace_file
+from dias_video.stores.files import read_json, read_yaml, replace_file
 from dias_video.stores.store import differences
 
 TRACKERS = ("none", "wandb", "tensorboard", "trackio")
@@ -79,7 +79,7 @@ class RunLog:
         self._write_config(dict(config))
         self._write_start(first_step)
         if self.file.exists():
-            kept = [line for line in self.file.read_text().splitlines() if _step(line) <= first_step]
+            kept = [line for line in self.file.read_text(errors="replace").splitlines() if _step(line) <= first_step]
             replace_file(self.file, lambda aside: aside.write_text("".join(line + "\n" for line in kept)))
         if self.tracking != "none":
             self._guarded("start", lambda: self._open_tracker(dict(config)))
@@ -108,7 +108,7 @@ class RunLog:
     def _write_config(self, config: dict[str, Any]) -> None:
         file = self.out_dir / "config.yaml"
         if file.exists():
-            old = yaml.safe_load(file.read_text())
+            old = read_yaml(file, "remove it, and it is written anew")
             changed = [line for line in differences(upgraded(old), upgraded(config)) if not line.startswith("resume ")]
             if changed:
                 print(f"the run goes on with other settings: {'; '.join(changed)}", file=sys.stderr, flush=True)
@@ -116,7 +116,7 @@ class RunLog:
 
     def _write_start(self, first_step: int) -> None:
         file = self.out_dir / "run.json"
-        before = json.loads(file.read_text()) if file.exists() else None
+        before = read_json(file, "remove it, and it is written anew") if file.exists() else None
         start = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "first_step": first_step,
@@ -127,7 +127,8 @@ class RunLog:
             "packages": {name: _version(name) for name in PACKAGES},
         }
         if before is not None:
-            start["earlier_starts"] = [*before.pop("earlier_starts", []), before]
+            earlier = before.pop("earlier_starts", [])
+            start["earlier_starts"] = [*(earlier if isinstance(earlier, list) else []), before]
         replace_file(file, lambda aside: aside.write_text(json.dumps(start, indent=1) + "\n"))
 
     def _open_tracker(self, config: dict[str, Any]) -> None:
@@ -197,5 +198,5 @@ def _version(package: str) -> str | None:
 def _step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError, TypeError):  # the line a killed process left half-written
+    except (ValueError, KeyError, TypeError, RecursionError):  # the line a killed process left half-written
         return float("inf")

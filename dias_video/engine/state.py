@@ -100,17 +100,30 @@ class TrainingState:
         tensors, state = read_state(checkpoint)
         if self.average:
             self.average = self._copies()
-        self._load_optimizer({key: value for key, value in tensors.items() if not key.startswith(RAW)}, checkpoint)
-        for key, value in tensors.items():
-            if key.startswith(RAW):
-                parameter = self.trained[key.removeprefix(RAW)]
-                parameter.copy_(part_of(value, parameter))
-        if self.scaler is not None and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
-        self.step, self.best = state["step"], state["best"]
-        # The others are absent from the first runs.
-        self.best_step, self.unseen = state.get("best_step"), state.get("unseen", False)
-        self.skipped, self.flops = state.get("skipped", 0), state.get("flops")
+        try:
+            self._load_optimizer({k: v for k, v in tensors.items() if not k.startswith(RAW)}, checkpoint)
+            for key, value in tensors.items():
+                if key.startswith(RAW):
+                    parameter = self.trained[key.removeprefix(RAW)]
+                    parameter.copy_(part_of(value, parameter))
+            if self.scaler is not None and state["scaler"]:
+                self.scaler.load_state_dict(state["scaler"])
+            self._load_plain(state)
+        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+            reason = " ".join(repr(error).split())
+            raise ValueError(
+                f"{checkpoint} can't be resumed from ({reason}); delete it to use the one before"
+            ) from error
+
+    def _load_plain(self, state: dict[str, Any]) -> None:
+        # All but the first two are absent from the first runs.
+        step, best, best_step = state["step"], state["best"], state.get("best_step")
+        skipped, flops = state.get("skipped", 0), state.get("flops")
+        whole_numbers = (step, skipped, *(n for n in (best_step, flops) if n is not None))
+        if any(type(n) is not int for n in whole_numbers) or not isinstance(best, (int, float, type(None))):
+            raise TypeError("trainer.json holds something else where numbers are expected")
+        self.step, self.best, self.best_step, self.skipped, self.flops = step, best, best_step, skipped, flops
+        self.unseen = bool(state.get("unseen", False))
 
     def _load_optimizer(self, tensors: dict[str, Tensor], checkpoint: Path) -> None:
         by_name: dict[str, dict[str, Tensor]] = {}

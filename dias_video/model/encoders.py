@@ -141,8 +141,13 @@ class TimmEncoder(Encoder):
         saved = Path(weights).is_dir()
         overlay = None
         if weights not in ("hub", "random") and not saved:
-            if not (Path(weights).is_file() and weights.endswith(".safetensors")):
+            if not Path(weights).is_file():
                 raise ValueError(f"encoder weights {weights} not found: give a .safetensors file, 'hub' or 'random'")
+            if not weights.endswith(".safetensors"):
+                raise ValueError(
+                    f"{weights} is no safetensors file, and others may hold code; name the model.safetensors that this "
+                    f"makes of it: python scripts/convert_checkpoint.py file={weights} out_dir=<folder>"
+                )
             overlay = {"file": weights}
         try:
             vit: Any = timm.create_model(

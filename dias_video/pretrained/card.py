@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from dias_video.stores.files import read_json, read_yaml
 
 MADE_OF = ("data", "cache")  # what a run's configuration calls its data
 NOT_TOLD = "Not told."
@@ -45,15 +46,9 @@ def model_card(model: Any, repository: str, run: str | Path | None, metrics: str
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A json or yaml file that holds a mapping."""
-    try:
-        text = file.read_text()
-        found = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{file} can't be read ({error}); name the folder of a run, or a metrics.json") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} holds no mapping; name the folder of a run, or a metrics.json")
-    return found
+    """A file of a run that holds a mapping."""
+    remedy = "name the folder of a run, or a metrics.json"
+    return read_json(file, remedy) if file.suffix == ".json" else read_yaml(file, remedy)
 
 
 def _fenced(text: str, language: str = "") -> str:

@@ -65,10 +65,11 @@ def build(config: Any, kind: type = object) -> Any:
     try:
         inspect.signature(cls).bind(**arguments)
         return cls(**arguments)
-    except ValueError:
-        raise
     except Exception as error:  # constructors fail in many ways on values of a wrong type
-        raise ValueError(f"a {cls.__name__} can't be made of its stored arguments ({error})") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        if isinstance(error, ValueError):
+            raise ValueError(reason) from error
+        raise ValueError(f"a {cls.__name__} can't be made of its stored arguments ({reason})") from error
 
 
 def _class_of(path: Any) -> type[Configured]:

@@ -17,7 +17,7 @@ from dias_video.pretrained.card import model_card, run_of
 from dias_video.pretrained.configured import Configured, build
 from dias_video.pretrained.earlier import upgraded
 from dias_video.pretrained.weights import WEIGHTS, load_weights, located
-from dias_video.stores.files import READABLE
+from dias_video.stores.files import READABLE, read_json
 from dias_video.stores.store import differences
 
 Model = TypeVar("Model", bound="Pretrained")
@@ -106,11 +106,11 @@ def described(folder: Path, kind: type[Model]) -> Model:
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(f"{folder} holds no model: {file} is missing (a checkpoint folder has it)")
+    content = read_json(file, "use another checkpoint")
     try:
-        content = json.loads(file.read_text())
         version, config = content["format"], content["model"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged ({error}); use another checkpoint") from error
+    except KeyError as error:
+        raise ValueError(f"{file} is damaged ({error} is missing); use another checkpoint") from error
     if version not in (1, FORMAT_VERSION):
         raise ValueError(f"{file} has format {version}, this version reads 1 and {FORMAT_VERSION}")
     try:

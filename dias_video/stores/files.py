@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -31,6 +34,31 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         aside.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def read_json(file: Path, remedy: str) -> dict[str, Any]:
+    """The mapping that a json file holds, whoever wrote it.
+
+    Raises:
+        ValueError: it can't be read, is no text or no json, is nested too deep, or holds something else; the message
+            ends with ``remedy``.
+    """
+    return _mapping(file, json.loads, remedy)
+
+
+def read_yaml(file: Path, remedy: str) -> dict[str, Any]:
+    """The mapping of plain values that a yaml file holds; errors as those of :func:`read_json`."""
+    return _mapping(file, yaml.safe_load, remedy)
+
+
+def _mapping(file: Path, parse: Callable[[bytes], Any], remedy: str) -> dict[str, Any]:
+    try:
+        found = parse(file.read_bytes())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} is damaged ({' '.join(str(error).split())}); {remedy}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is damaged (it holds a {type(found).__name__} and no mapping); {remedy}")
+    return found
 
 
 @contextmanager

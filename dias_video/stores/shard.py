@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,11 +68,11 @@ class Shard:
             if length > size:
                 raise ValueError("it is cut off")
             described = json.loads(os.pread(self._handle, length, 8))
-            self.metadata: dict[str, str] = described.pop("__metadata__", {})
+            self.metadata: dict[str, str] = dict(described.pop("__metadata__", {}))
             self.places = {name: _place(entry, 8 + length) for name, entry in described.items()}
             if max((p.begin + p.size for p in self.places.values()), default=8 + length) != size:
                 raise ValueError("it is cut off")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise ValueError(f"{file} is damaged ({error}); {REMEDY}") from error
 
     @property
@@ -84,6 +85,8 @@ class Shard:
         if name not in self.places:
             raise ValueError(f"{self.file} holds no field {name!r}, only {sorted(self.fields)}")
         place = self.places[name]
+        if not place.shape or stop > place.shape[0]:
+            raise ValueError(f"{self.file} is damaged ({name} has no row {stop - 1}); {REMEDY}")
         row = math.prod(place.shape[1:]) * place.dtype.itemsize
         data = bytearray((stop - start) * row)
         done = 0
@@ -97,12 +100,29 @@ class Shard:
         return torch.frombuffer(data, dtype=place.dtype).reshape(stop - start, *place.shape[1:])
 
     def offsets(self) -> NDArray[np.int64]:
-        """First frame of every item and the number of frames, int64 (items + 1,)."""
-        return self.mapped(OFFSETS).view(np.int64)
+        """First frame of every item and the number of frames, int64 (items + 1,).
+
+        Raises:
+            ValueError: they are damaged.
+        """
+        return self._numbers(OFFSETS)
 
     def keys(self) -> Sequence[str]:
-        """The items' keys, in the order of the frames."""
-        return Keys(self.mapped(KEY_BYTES), self.mapped(KEY_ENDS).view(np.int64))
+        """The items' keys, in the order of the frames.
+
+        Raises:
+            ValueError: they are damaged.
+        """
+        data, ends = self.mapped(KEY_BYTES), self._numbers(KEY_ENDS)
+        if not len(ends) or ends[-1] != len(data):
+            raise ValueError(f"{self.file} is damaged (its keys are cut off); {REMEDY}")
+        return Keys(data, ends)
+
+    def _numbers(self, name: str) -> NDArray[np.int64]:
+        data = self.mapped(name)
+        if data.size % 8:
+            raise ValueError(f"{self.file} is damaged ({name} holds no whole numbers); {REMEDY}")
+        return data.view(np.int64)
 
     def mapped(self, name: str) -> NDArray[np.uint8]:
         """A tensor's bytes, mapped."""
@@ -119,7 +139,10 @@ class Shard:
         Raises:
             ValueError: names the file and the first tensor that differs.
         """
-        digests = json.loads(self.metadata.get("sha256", "{}"))
+        try:
+            digests = dict(json.loads(self.metadata.get("sha256", "{}")))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{self.file} is damaged (its checksums are unreadable); {REMEDY}") from error
         for name, place in self.places.items():
             digest = hashlib.sha256()
             for at in range(0, place.size, 1 << 20):
@@ -171,8 +194,8 @@ def _raw(value: Tensor) -> memoryview:
 
 
 def _place(entry: dict[str, Any], base: int) -> _Place:
-    begin, end = entry["data_offsets"]
-    place = _Place(DTYPES[entry["dtype"]], tuple(entry["shape"]), base + begin, end - begin)
-    if place.size != math.prod(place.shape) * place.dtype.itemsize:
+    begin, end = map(operator.index, entry["data_offsets"])
+    place = _Place(DTYPES[entry["dtype"]], tuple(map(operator.index, entry["shape"])), base + begin, end - begin)
+    if begin < 0 or min(place.shape, default=0) < 0 or place.size != math.prod(place.shape) * place.dtype.itemsize:
         raise ValueError("its header contradicts itself")
     return place

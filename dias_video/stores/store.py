@@ -22,7 +22,8 @@ from __future__ import annotations
 import bisect
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,13 +33,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dias_video.stores.files import replace_file, save_tensors
-from dias_video.stores.shard import KEY_BYTES, KEY_ENDS, REMEDY, Keys, Shard, pack_keys, save_shard
+from dias_video.stores.files import read_json, replace_file, save_tensors
+from dias_video.stores.shard import REMEDY, Shard, pack_keys, save_shard
 
 FORMAT_VERSION = 1
 INDEX = "index.safetensors"
 HEADER = "header.json"
 MAX_OPEN_SHARDS = 64
+SHARD_NAME = re.compile(r"shard-[0-9]+-[0-9]+\.safetensors")
 
 
 class ShardWriter:
@@ -182,10 +184,17 @@ class ShardStore:
         if not index.exists():
             raise ValueError(f"{self.path} is unfinished ({INDEX} is missing); run the writing command again")
         layout = Shard(index)
-        self._places = layout.mapped("places").view(np.int64).reshape(-1, 3)  # shard, first frame, frame after last
-        self.keys: Sequence[str] = Keys(layout.mapped(KEY_BYTES), layout.mapped(KEY_ENDS).view(np.int64))
-        sizes = json.loads(layout.metadata["shards"])
+        self.keys = layout.keys()
+        try:
+            self._places = layout.mapped("places").view(np.int64).reshape(-1, 3)  # shard, first frame, frame after last
+            sizes = [(str(name), int(size)) for name, size in json.loads(layout.metadata["shards"])]
+            if len(self._places) != len(self.keys):
+                raise ValueError("it has more keys than places, or fewer")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{index} is damaged ({error!r}); {REMEDY}") from error
         for name, size in sizes:
+            if not SHARD_NAME.fullmatch(name):  # somebody else's index may name any file
+                raise ValueError(f"{index} is damaged (it names {name!r}); {REMEDY}")
             file = self.path / name
             if not file.is_file() or file.stat().st_size != size:
                 state = "is missing" if not file.is_file() else f"has {file.stat().st_size} bytes instead of {size}"
@@ -249,6 +258,8 @@ class ShardStore:
         if at is None:
             raise ValueError(f"{self.path} holds no {key!r} (its first key is {next(iter(self.keys), None)!r})")
         number, start, stop = self._places[at].tolist()
+        if not (0 <= number < len(self._files) and 0 <= start <= stop):
+            raise ValueError(f"{self.path / INDEX} is damaged (it places {key!r} nowhere); {REMEDY}")
         return number, start, stop
 
     def _shard(self, number: int) -> Shard:
@@ -267,7 +278,7 @@ class ShardStore:
 
 def shard_files(path: Path) -> list[Path]:
     """The complete shards of a store, sorted by name."""
-    return sorted(path.glob("shard-*-*.safetensors"))
+    return sorted(file for file in path.glob("shard-*-*.safetensors") if SHARD_NAME.fullmatch(file.name))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -279,14 +290,14 @@ def read_header(path: str | Path) -> dict[str, Any]:
     file = Path(path) / HEADER
     if not file.is_file():
         raise ValueError(f"{path} holds no store: {file} is missing")
-    try:
-        described = json.loads(file.read_text())
-        version, header = described["format"], described["header"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); make the store again in another folder") from error
+    remedy = "make the store again in another folder"
+    described = read_json(file, remedy)
+    version, header = described.get("format"), described.get("header")
     if version != FORMAT_VERSION:
         raise ValueError(f"{file} has format {version}, this version reads {FORMAT_VERSION}; make the store again")
-    return dict(header)
+    if not isinstance(header, dict):
+        raise ValueError(f"{file} is damaged (it holds no header); {remedy}")
+    return header
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from dias_video.engine import Logging, Optimization, Saving, Trainer
 from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
+from dias_video.stores.files import read_yaml
 from dias_video.stores.store import differences
 from slotformer.contact.committee import Committee, Parts
 from slotformer.contact.labelled import LabelledSlots
@@ -171,7 +171,7 @@ def _train(videos: Parts, settings: ReadoutSettings, runs: Runs, config: dict[st
 
 
 def _check_same(file: Path, config: dict[str, Any]) -> None:
-    if file.exists() and (changed := differences(yaml.safe_load(file.read_text()), config)):
+    if file.exists() and (changed := differences(read_yaml(file, "name another out_dir"), config)):
         raise ValueError(
             f"{file.parent} was trained with other settings ({'; '.join(changed)}); go on with the same, or name "
             f"another out_dir"
