@@ -31,7 +31,7 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
             found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the two raise many kinds; each becomes one sentence
         # PyTorch's own message would advise to allow code in the file.
-        if foreign := re.search(r"GLOBAL (\S+) was not an allowed", str(error)):
+        if foreign := re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error)):
             raise ValueError(
                 f"{file} holds more than plain weights ({foreign[1]}), and reading that could run code; if you trust "
                 f'it, keep its weights alone, where that class is installed: python -c "import torch; torch.save('

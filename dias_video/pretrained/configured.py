@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import collections.abc
 import functools
 import importlib
 import inspect
 import re
+import types
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,13 +66,31 @@ def build(config: Any, kind: type = object) -> Any:
     arguments = {k: build(v) if isinstance(v, dict) and "type" in v else v for k, v in config.items() if k != "type"}
     arguments |= cls.not_stored  # whatever a file says: it can't make a model fetch weights
     try:
-        inspect.signature(cls).bind(**arguments)
+        bound = inspect.signature(cls).bind(**arguments)
+        hints = typing.get_type_hints(cls.__init__)
+        for name, value in bound.arguments.items():
+            if not _fits(value, hints.get(name)):
+                raise TypeError(f"{name} can't be {str(value)[:80]!r}")
         return cls(**arguments)
     except Exception as error:  # constructors fail in many ways on values of a wrong type
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         if isinstance(error, ValueError):
             raise ValueError(reason) from error
         raise ValueError(f"a {cls.__name__} can't be made of its stored arguments ({reason})") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether stored data is of an annotated kind, as far as it is plain: numbers, text and lists of them."""
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if hint in (int, str, bool, type(None)):
+        return type(value) is hint
+    if hint is float:
+        return type(value) in (int, float)
+    if typing.get_origin(hint) in (list, tuple, collections.abc.Sequence):
+        return isinstance(value, (list, tuple)) and all(_fits(one, parts[0]) for one in value if parts)
+    return not (isinstance(hint, type) and issubclass(hint, Configured)) or isinstance(value, hint)
 
 
 def _class_of(path: Any) -> type[Configured]:
