@@ -308,7 +308,7 @@ def test_an_index_of_a_downloaded_data_folder_is_made_again(tmp_path: Path, watc
         return {"times": torch.arange(4).numpy()}
 
     def made() -> dict[str, Any]:
-        return file_indices(tmp_path, "videos", [file], build, Problems("raise"))[file]
+        return file_indices(tmp_path, "videos", ["times"], [file], build, Problems("raise"))[file]
 
     made()
     made()
