@@ -56,8 +56,9 @@ def check_said(cfg: DictConfig) -> None:
 def main(cfg: DictConfig, checkpoint: str | None) -> None:
     """Train ``cfg.model`` on ``cfg.data.train``."""
     check_said(cfg)
-    if checkpoint is not None and "encoder" in cfg.model and OmegaConf.is_missing(cfg.model.encoder, "weights"):
-        cfg.model.encoder.weights = "random"  # until the checkpoint brings them
+    part = "backbone" if "backbone" in cfg.model else "encoder"  # that is frozen, if one is
+    if checkpoint is not None and "weights" in cfg.model[part] and part not in cfg.begin_anew:
+        cfg.model[part].weights = "random"  # until the checkpoint brings them; nothing is downloaded
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
     trainer: Trainer = instantiate(cfg.trainer)
@@ -70,7 +71,7 @@ def main(cfg: DictConfig, checkpoint: str | None) -> None:
     if checkpoint is not None:
         start_from(model, config["checkpoint"], cfg.changed, cfg.begin_anew)
     elif model.frozen and trainer.is_main:
-        announce_random(cfg.model.get("encoder", {}))
+        announce_random(cfg.model[part])
     if cfg.train_only:
         freeze_all_but(cfg.train_only, model)
     if features is not None:

@@ -69,9 +69,9 @@ def test_frames_that_are_read_are_said(tmp_path: Path) -> None:
     with SlotCacheWriter(tmp_path / "c", dtype="fp32") as writer:
         writer.write("a", torch.randn(20, S, D), torch.ones(20, S, dtype=torch.bool), label=1.0)
     ends = futures(SlotCache(tmp_path / "c"), SlotFormer(D, **SIZE).eval(), 7, 2)
-    assert ends.frames("observed", 0) == "every 3. frame, 0 to 6 encoded"
-    assert ends.frames("predicted", 2) == "every 3. frame, 0 to 6 encoded, 9 to 12 predicted"
-    assert ends.frames("full", 2) == "every 3. frame, 0 to 6 encoded, 9 to 12 encoded"
+    assert ends.frames("observed", 0) == "one frame in 3, 0 to 6 encoded"
+    assert ends.frames("predicted", 2) == "one frame in 3, 0 to 6 encoded, 9 to 12 predicted"
+    assert ends.frames("full", 2) == "one frame in 3, 0 to 6 encoded, 9 to 12 encoded"
 
 
 def readouts(*about: tuple[float, float]) -> list[Any]:

@@ -62,7 +62,8 @@ DECODERS = {
 def composed(row: str, folder: str = "rows", *words: str) -> DictConfig:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         common = [f"experiment/train_video={folder}/{row}", "data.root=x", "out_dir=x", "+data.features.path=x"]
-        common += ["model.encoder.weights=random"] if folder == "rows" else []  # a tokenizer's encoder is another thing
+        part = {"rows": "encoder", "tokenizers": "backbone"}[folder]
+        common += [] if row == "pictures_small" else [f"model.{part}.weights=random"]
         return compose("train_video", [*common, *words])
 
 

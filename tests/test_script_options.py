@@ -161,6 +161,13 @@ def test_training_without_options_says_what_there_is_to_say(tmp_path: Path) -> N
     assert said.endswith("> data.root=<folder of the data> out_dir=<run folder>")
 
 
+def test_what_an_experiment_sets_can_be_switched_off(tmp_path: Path) -> None:
+    words = ("experiment=ytvis", "data=ytvis", "data.root=/nowhere", "checkpoint=x", f"out_dir={tmp_path / 'out'}")
+    code, output = run("evaluate", *words, "frozen_split=null", "max_frames=null")
+    assert code == 1
+    assert "/nowhere" in sentence(output)  # the options are right, there is no data
+
+
 @pytest.mark.parametrize("name", ["train_video", "cache_features", "whiten_encoder"])
 def test_an_encoder_of_random_weights_is_asked_for_and_announced(tmp_path: Path, name: str) -> None:
     write_clip(tmp_path / "toss/train/00000", num_frames=2)

@@ -158,7 +158,8 @@ class TimmEncoder(Encoder):
                 num_classes=0,
             )
         except Exception as error:  # timm raises many kinds; each becomes one sentence
-            raise ValueError(f"timm cannot make {name} with weights {weights}: {error}") from error
+            remedy = "; without internet give a .safetensors file as weights" if weights == "hub" and not saved else ""
+            raise ValueError(f"timm cannot make {name} with weights {weights}: {error}{remedy}") from error
         if not hasattr(vit, "patch_embed"):
             raise ValueError(f"{name} has no patch tokens; choose a Vision Transformer")
         if not final_norm:

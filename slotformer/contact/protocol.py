@@ -44,7 +44,7 @@ class Futures:
     def frames(self, name: str, predicted_frames: int) -> str:
         """Which raw frames that is, in words."""
         last, count = (self.observed - 1) * self.step, self._count(predicted_frames)
-        every = "every frame" if self.step == 1 else f"every {self.step}. frame"
+        every = "every frame" if self.step == 1 else f"one frame in {self.step}"
         said = f"{every}, 0 to {last} encoded"
         if count > self.observed:
             said += f", {last + self.step} to {(count - 1) * self.step} {'encoded' if name == 'full' else 'predicted'}"
