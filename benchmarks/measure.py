@@ -102,6 +102,7 @@ class Bench:
     rounds: int = 5
     seconds: float = 20.0  # a contestant gets no further turn after so long
     models: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name: a ``Configured`` model's config
+    trainings: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name: a ``benchmarks.cost.Training``
     ceilings: dict[str, float] = field(default_factory=dict)  # operations a second by type, and bytes a second
 
     def __post_init__(self) -> None:
@@ -165,21 +166,28 @@ def synchronize(device: str) -> None:
 
 def peak_memory(work: Work, device: str) -> float | None:
     """Bytes that a call needs beyond what was there before; None where it can't be told (no Linux)."""
+    before, peak, _ = peaks(work, device)
+    return None if peak is None or before is None else peak - before
+
+
+def peaks(work: Work, device: str) -> tuple[float | None, float | None, float | None]:
+    """Bytes before a call, their peak in it, and on CUDA the peak that was reserved; None where it can't be told."""
     if device.startswith("cuda"):
         synchronize(device)
+        torch.cuda.empty_cache()  # what earlier work reserved
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         work()
         synchronize(device)
-        return torch.cuda.max_memory_allocated() - before
+        return before, torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     if platform.system() != "Linux":
         work()
-        return None
+        return None, None, None
     ctypes.CDLL(None).malloc_trim(0)  # freed memory that the process still holds would hide the rise
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins again
     before = _resident("VmRSS")
     work()
-    return _resident("VmHWM") - before
+    return before, _resident("VmHWM"), None
 
 
 def _resident(key: str) -> float:

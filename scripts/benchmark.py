@@ -23,7 +23,7 @@ import torch
 from _main import entry
 from hydra import compose
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +37,7 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"there is no section {unknown[0]!r}; choose from {', '.join(known)}")
     settings = {"device": cfg.device, "threads": cfg.threads, "rounds": cfg.rounds, "seconds": cfg.seconds}
     settings["models"] = {name: model_config(name) for name in cfg.models}
+    settings["trainings"] = {name: training(name, list(needs)) for name, needs in cfg.cost.items()}
     out = ROOT / cfg.out_dir
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{cfg.name}.json"
@@ -51,8 +52,46 @@ def main(cfg: DictConfig) -> None:
 
 def model_config(name: str) -> dict[str, Any]:
     """The model of an experiment of train_video.py, as plain data; the encoder's weights don't matter for time."""
-    overrides = [f"experiment/train_video={name}", "data.root=none", "out_dir=none", "model.encoder.weights=random"]
-    return instantiate(compose("train_video", overrides).model).config
+    return untrained(composed(name).model).config
+
+
+def composed(name: str) -> DictConfig:
+    """An experiment of train_video.py, with a system if the name ends with +<system>."""
+    experiment, _, system = name.partition("+")
+    words = [f"experiment/train_video={experiment}", "data.root=none", "out_dir=none"]
+    return compose("train_video", [*words, f"system={system}"] if system else words)
+
+
+def untrained(model: DictConfig) -> Any:
+    """A configured model without values, and with nothing that is trained or downloaded before it."""
+    for frozen in ("encoder", "backbone"):
+        if "weights" in list(model.get(frozen) or ()):  # also where the value is missing
+            model[frozen].weights = "random"
+    if "guide" in model:
+        model.guide = None
+    with torch.device("meta"):
+        return instantiate(model)
+
+
+def training(name: str, needs: list[str]) -> dict[str, Any]:
+    """A ``benchmarks.cost.Training`` as plain data; a tokenizer that the objective reads is the first of ``needs``."""
+    cfg = composed(name)
+    guided = cfg.model.get("guide") is not None
+    if "tokenizer" in cfg.model.get("objective", {}):
+        tokenizer: Any = OmegaConf.to_container(composed(needs[0]).model, resolve=True)
+        cfg.model.objective.tokenizer = {**tokenizer, "backbone": None}
+    model = untrained(cfg.model)
+    return {
+        "model": model.config,
+        "steps": cfg.max_steps,
+        "batch": cfg.trainer.batch_size,
+        "frames": cfg.data.clip.num_frames,
+        "side": cfg.data.size[0],
+        "boxes": 20 if getattr(model, "takes_boxes", False) else 0,
+        "precision": cfg.trainer.precision,
+        "needs": needs,
+        "guided": guided,
+    }
 
 
 def run(section: str, settings: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hydra.utils import instantiate
 from tiny import HEIGHT, WIDTH, clips, tiny_dias
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks import cost
 from benchmarks.launches import Trace, backward, trace
 from benchmarks.measure import Bench, Count
 from benchmarks.plain import Plain
@@ -158,3 +160,37 @@ def test_backward_in_python_is_autograds() -> None:
         gradients.append([p.grad for p in net.parameters()])
     for ours, autograds in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, autograds)
+
+
+def test_cost_sums_stages_and_counts_parameters() -> None:
+    """A student after its teacher, whose parameters are frozen beside it; hours from one clip instead of four."""
+    model = tiny_dias(boxes=False)
+    described = {"model": model.config, "steps": 5000, "batch": 4, "frames": 2, "side": 20, "boxes": 0}
+    described |= {"precision": "fp32", "needs": []}
+    trainings = {"first": described, "second": {**described, "needs": ["first"], "guided": True}}
+    bench = Bench("cpu", torch.get_num_threads(), rounds=3, trainings=trainings, ceilings=CEILINGS)
+    rows = cost.run(bench)
+    groups = ["cost of training, encoder in the loop"] * 2 + ["cost of training, frozen parts cached"] * 2
+    assert [(row.group, row.name) for row in rows] == list(zip(groups, ["first", "second"] * 2, strict=True))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    for first, second in (rows[:2], rows[2:]):
+        assert first.note.startswith(f"{trained / 1e6:.3g} M trained, {(total - trained) / 1e6:.3g} M frozen, batch 1,")
+        assert second.note.startswith(f"{trained / 1e6:.3g} M trained, {(2 * total - trained) / 1e6:.3g} M frozen")
+        own, other = (row.seconds * 5000 * 4 / 3600 for row in (first, second))
+        assert first.note.endswith(f", {own:.3g} h for 5,000 steps (extrapolated)")
+        assert second.note.endswith(f"(extrapolated), {own + other:.3g} h with first (extrapolated)")
+        assert first.memory > 1e8  # the whole process
+
+
+def test_every_system_whose_cost_is_measured_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = importlib.import_module("benchmark")
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        listed = compose("benchmark").cost
+        made = {name: script.training(name, list(needs)) for name, needs in listed.items()}
+    assert all(set(made[name]["needs"]) <= set(list(made)[:place]) for place, name in enumerate(made))
+    assert [name for name in made if made[name]["guided"]] == ["coco+spot_teacher"]
+    assert made["coco+slate"]["model"]["objective"]["tokenizer"]["encoder"]["type"].endswith("ResidualEncoder")
+    assert made["coco+vvo_mlp"]["model"]["objective"]["tokenizer"]["encoder"]["type"].endswith("FeatureEncoder")
+    assert (made["movi_d+steve"]["boxes"], made["coco"]["boxes"]) == (20, 0)
