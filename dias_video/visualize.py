@@ -92,6 +92,17 @@ def side_by_side(panels: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
     return torch.cat([torch.from_numpy(np.array(bar)).expand(len(row), -1, -1, -1), row], dim=1)
 
 
+def gif_file(folder: str | Path, video_id: str) -> Path:
+    """Where the GIF of a video lies: ``<folder>/<video_id>.gif``, so that no two videos share one.
+
+    Its folder is made; it lies inside ``folder`` whatever the id holds.
+    """
+    parts = [part for part in video_id.split("/") if part not in ("", ".", "..")]
+    file = Path(folder, *parts[:-1], f"{parts[-1]}.gif")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
 def write_gif(path: str | Path, pictures: Tensor | Iterable[Tensor], seconds: float | Sequence[float] = 1 / 12) -> None:
     """Write a looping GIF of pictures (T,H,W,3) uint8, or of an iterable of such pieces, written as they come.
 

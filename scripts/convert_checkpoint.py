@@ -18,16 +18,18 @@ from dias_video.convert.dias import adopt_released as adopt_dias
 from dias_video.convert.foreign import read_checkpoint
 from dias_video.convert.videosaur import convert_videosaur, is_videosaur
 from dias_video.pretrained.weights import WEIGHTS
-from dias_video.stores.files import save_tensors
+from dias_video.stores.files import check_new, save_tensors
 from slotformer.convert import adopt_released as adopt_slotformer
 
 
 @entry("convert_checkpoint")
-def main(cfg: DictConfig, slot_dim: int | None, num_slots: int | None) -> None:
+def main(cfg: DictConfig, slot_dim: int | None, num_slots: int | None, overwrite: bool) -> None:
     """Fill a model from ``cfg.file`` and save it as ``cfg.out_dir``: what the file tells, or what ``cfg`` names.
 
     Where neither does, the weights alone are kept, as safetensors.
     """
+    file = Path(cfg.out_dir) / WEIGHTS
+    check_new(file, overwrite)
     named = [name for name in ("model", "slotformer") if cfg.get(name) is not None]
     tensors, leftover = read_checkpoint(Path(cfg.file)), []
     if is_videosaur(tensors):
@@ -41,7 +43,6 @@ def main(cfg: DictConfig, slot_dim: int | None, num_slots: int | None) -> None:
         model = instantiate(cfg.slotformer, slot_dim=slot_dim)
         leftover = (instantiate(cfg.converter) or adopt_slotformer)(model, tensors)
     elif not named:
-        file = Path(cfg.out_dir) / WEIGHTS
         file.parent.mkdir(parents=True, exist_ok=True)
         save_tensors({name: value.contiguous().clone() for name, value in tensors.items()}, file)
         print(f"{file}: {len(tensors)} tensors under the names that they had")

@@ -13,6 +13,7 @@ from typing import Any
 from _main import entry
 from omegaconf import DictConfig, ListConfig
 
+from dias_video.stores.files import check_new
 from slotformer.report import plot_methods
 
 FILES = {"errors": "rollout_error.csv", "accuracies": "accuracy.csv"}
@@ -81,11 +82,12 @@ def of_one_form(accuracies: dict[str, list[dict[str, Any]]]) -> dict[str, list[d
 
 
 @entry("curves")
-def main(cfg: DictConfig, methods: Mapping[str, Any]) -> None:
+def main(cfg: DictConfig, methods: Mapping[str, Any], overwrite: bool) -> None:
     """Write ``cfg.path``."""
     path = Path(cfg.path)
     if path.suffix != ".png" or path.is_dir():
         raise ValueError(f"path={path} must be a file that ends in .png")
+    check_new(path, overwrite)
     if not isinstance(methods, DictConfig) or not methods:
         raise ValueError("methods must be a group, {name: [folders]}")
     found = {str(name): read(str(name), folders) for name, folders in methods.items()}

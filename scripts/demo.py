@@ -84,7 +84,7 @@ def selected(file: Path, columns: Sequence[str], scenario: str | None = None) ->
 
 def summary(seconds: dict[str, float]) -> str:
     """The page that the demo ends with."""
-    found = [sorted(ROOT.glob(f"{folder}/*.gif")) for folder in ("gifs", "rollout/gifs")]
+    found = [sorted((ROOT / folder).rglob("*.gif")) for folder in ("gifs", "rollout/gifs")]
     gifs, futures = ([f"![{g.stem}]({g.relative_to(ROOT)})" for g in part] for part in found)
     curves = ("step", "model", "repeat_last", "constant_velocity", "oracle")
     accuracies = ("kind", "predicted_frames", "accuracy", "low", "high", "videos")

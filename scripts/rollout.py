@@ -27,7 +27,7 @@ def main(cfg: DictConfig, export: str | None) -> None:
     """Roll out ``cfg.checkpoint`` on ``cfg.cache``."""
     given, exported = options(cfg, but=("export",)), None
     if export:
-        source = CachedVideos(SlotCache(cfg.cache)).source
+        source = CachedVideos(SlotCache(cfg.cache), cfg.data.root).source
         exported = exporter(export, source)
         given["observed_frames"] = source.info(0).num_frames  # as many of every clip
     found = predict(**given)

@@ -20,8 +20,9 @@ from dias_video.data.source import VideoSource, has_boxes, seconds_shown
 from dias_video.data.windows import video_windows
 from dias_video.engine.checks import Count, device_of
 from dias_video.model.dias import DIAS
+from dias_video.stores.files import check_new
 from dias_video.tracking import track_windows
-from dias_video.visualize import tracked_pictures, write_gif
+from dias_video.visualize import gif_file, tracked_pictures, write_gif
 
 
 def shown(windows: Iterator[VideoBatch], name: str, num_frames: int) -> Iterator[VideoBatch]:
@@ -38,6 +39,7 @@ def visualize_one(
     index: int,
     *,
     out_dir: str,
+    overwrite: bool,
     boxes: bool,
     rehearse: bool,
     follow_edges: bool,
@@ -49,6 +51,8 @@ def visualize_one(
 ) -> Path:
     """Write the GIF of one video and return its path."""
     info = source.info(index)
+    path = gif_file(out_dir, info.video_id)
+    check_new(path, overwrite)
     if info.num_frames == 0:
         raise ValueError(f"{info.video_id} has no frames")
     num_frames = min(info.num_frames, max_frames or info.num_frames)
@@ -59,8 +63,6 @@ def visualize_one(
     start = {"boxes": given, "rehearse": rehearse and not given}
     shown_windows = shown(windows, info.video_id, num_frames)
     tracked = track_windows(dias, shown_windows, labels=True, follow_edges=follow_edges, precision=precision, **start)
-    path = Path(out_dir) / f"{info.video_id.strip('/').replace('/', '_')}.gif"
-    path.parent.mkdir(parents=True, exist_ok=True)
     seconds = seconds_shown(source, index, range(num_frames), fps)
     write_gif(path, tracked_pictures(tracked, with_boxes, height), seconds)
     return path

@@ -6,6 +6,8 @@ python scripts/whiten_encoder.py model=dinov2 data=ytvis data.root=… feature_d
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from _main import entry
 from _videos import announce_random, source_of
@@ -18,6 +20,8 @@ from dias_video.model.dias import DIAS
 from dias_video.model.distillation import Distillation, whiten
 from dias_video.model.encoders import Encoder
 from dias_video.pretrained.saving import Pretrained
+from dias_video.pretrained.weights import WEIGHTS
+from dias_video.stores.files import check_new
 
 
 def named_encoder(cfg: DictConfig, checkpoint: str | None) -> Encoder:
@@ -35,8 +39,9 @@ def named_encoder(cfg: DictConfig, checkpoint: str | None) -> Encoder:
 
 
 @entry("whiten_encoder")
-def main(cfg: DictConfig, checkpoint: str | None, feature_dim: int | None) -> None:
+def main(cfg: DictConfig, checkpoint: str | None, feature_dim: int | None, overwrite: bool) -> None:
     """Whiten an encoder on frames of ``cfg.data.train``."""
+    check_new(Path(cfg.out_dir) / WEIGHTS, overwrite)
     encoder = named_encoder(cfg, checkpoint).eval()
     source: VideoSource = source_of(cfg, "train")
     chosen = torch.linspace(0, len(source) - 1, min(cfg.videos, len(source))).long().tolist()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -59,7 +59,7 @@ class SlotCacheWriter:
         self.dtype = DTYPES[dtype]
         self.scenarios = list(scenarios)
         full = {"cache_version": CACHE_VERSION, "dtype": dtype, "scenarios": self.scenarios, **header}
-        self.writer = ShardWriter(path, full, part, parts, shard_bytes)
+        self.writer = ShardWriter(path, full, part, parts, shard_bytes, identity_of)
 
     @property
     def present(self) -> set[str]:
@@ -123,6 +123,28 @@ class SlotCacheWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.writer.__exit__(kind, error, trace)
+
+
+def identity_of(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cache is, of what its header says: the model and the videos, not where they lay.
+
+    The model is told by its hash, and videos by their fingerprint; files of the source are named as they lie in it.
+    """
+    kept = {name: value for name, value in header.items() if name != "checkpoint"}
+    data = header.get("data")
+    if isinstance(data, dict) and isinstance(data.get("root"), str):
+        kept["data"] = moved(data, data["root"], ".")
+    return kept
+
+
+def moved(data: Any, root: str, to: str) -> Any:
+    """A source's config with all that lies in the folder ``root`` in another one."""
+    if isinstance(data, dict):
+        return {name: moved(value, root, to) for name, value in data.items()}
+    if isinstance(data, list):
+        return [moved(value, root, to) for value in data]
+    inside = isinstance(data, str) and Path(data).is_relative_to(root)
+    return str(Path(to) / Path(data).relative_to(root)) if inside else data
 
 
 def finish(path: str | Path) -> None:
@@ -199,8 +221,8 @@ class SlotCache:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of header and content, the latter by the checksums that the shards hold."""
-        digest = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode())
+        """SHA-256 of what it is (``identity_of``) and holds, the latter by the checksums of the shards."""
+        digest = hashlib.sha256(json.dumps(identity_of(self.header), sort_keys=True).encode())
         for file in shard_files(self.path):
             digest.update(Shard(file).metadata["sha256"].encode())
         return digest.hexdigest()

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from dias_video.data.chosen import places
 from dias_video.data.features import cached_features
 from dias_video.data.simulated import SimulatedVideos
-from dias_video.data.source import VideoSource, has_boxes
+from dias_video.data.source import VideoSource, fingerprint, has_boxes
 from dias_video.data.transforms import Transform
 from dias_video.data.windows import video_windows
 from dias_video.engine.checks import Count
@@ -84,6 +84,7 @@ def cache_slots(
         "model": model.config,
         "grid": list(model.encoder.grid),
         "data": getattr(source, "config", None),
+        "videos": fingerprint(source),
         "transform": getattr(transform, "config", None),
         "protocol": {
             "queries": "boxes" if with_boxes else "learned",

@@ -21,7 +21,7 @@ from dias_video.model.dias import DIAS
 from dias_video.report.page import write_report
 from dias_video.report.video import ReportVideo
 from dias_video.tracking import owners
-from dias_video.visualize import colour_labels, overlay, side_by_side, write_gif
+from dias_video.visualize import colour_labels, gif_file, overlay, side_by_side, write_gif
 from slotformer.cache import SlotCache
 from slotformer.errors import RolloutErrors
 from slotformer.look import future_on_page
@@ -65,7 +65,6 @@ def write_future(path: Path, sample: Sample, labels: dict[str, Tensor], burn_in:
     truth = overlay(video, labels["encoded"])  # (T,H,W,3)
     observed = torch.cat([truth[:burn_in], truth[burn_in - 1 : burn_in].expand(steps, -1, -1, -1)])
     predicted = torch.cat([truth[:burn_in], colour_labels(labels["model"])])
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_gif(path, side_by_side([observed, truth, predicted], ["observed", "true future", "predicted"]), seconds)
 
 
@@ -118,7 +117,7 @@ def report_futures(
             labels = labels_of(dias, video, future.read(name), (height, width))
             if name in drawn and at == 0:
                 shown = videos.seconds_shown(name, frames, fps)
-                write_future(out_dir / "gifs" / f"{name.replace('/', '_')}.gif", sample, labels, burn_in, shown)
+                write_future(gif_file(out_dir / "gifs", name), sample, labels, burn_in, shown)
                 page.append(future_on_page(sample, labels, burn_in, errors, shown))
             if name in scored and sample.get("masks") is not None:
                 for kind in labels:

@@ -17,7 +17,7 @@ from dias_video.model.dias import DIAS
 from dias_video.pretrained.configured import build
 from dias_video.pretrained.earlier import upgraded
 from dias_video.pretrained.weights import HUB, WEIGHTS, weights_sha256
-from slotformer.cache import SlotCache
+from slotformer.cache import SlotCache, moved
 
 
 def dias_of(cache: SlotCache, folder: str | None = None) -> DIAS:
@@ -41,21 +41,30 @@ def dias_of(cache: SlotCache, folder: str | None = None) -> DIAS:
 class CachedVideos:
     """The videos that a cache was made of, by video id, as the model saw them.
 
+    ``root``: the folder in which they lie now; None = where they lay then.
+
     Raises:
         ValueError: the header names none, or what is no source or transform of the allow-list, or they are not there.
     """
 
-    def __init__(self, cache: SlotCache) -> None:
+    def __init__(self, cache: SlotCache, root: str | None = None) -> None:
         try:
-            whole: VideoSource = build(upgraded(_said(cache, "data")), VideoSource)
+            data = _said(cache, "data")
+            if root is not None:
+                data = {**moved(data, data["root"], root), "root": root}
+            whole: VideoSource = build(upgraded(data), VideoSource)
             transform = cache.header.get("transform")
             self.transform: Any = None if transform is None else build(upgraded(transform), Transform)
-        except ValueError as error:
-            raise ValueError(f"the videos of {cache.path} can't be opened: {error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"the videos of {cache.path} can't be opened: {error}; say where they lie with data.root=<folder>"
+            ) from error
         there = set(cache.video_ids)
         cached = [i for i in range(len(whole)) if whole.info(i).video_id in there]
         self.source = whole if len(cached) == len(whole) else Chosen(whole, cached)
         self.index = {self.source.info(i).video_id: i for i in range(len(self.source))}
+        if gone := sorted(there - self.index.keys()):
+            raise ValueError(f"{len(gone)} videos of {cache.path} are not in its data any more, {gone[0]} for example")
 
     def read(self, video_id: str, frames: range) -> Sample:
         """Frames of a video."""
@@ -65,6 +74,11 @@ class CachedVideos:
     def seconds_shown(self, video_id: str, frames: range, fps: float) -> list[float]:
         """How long each of the frames is shown (:func:`dias_video.data.source.seconds_shown`)."""
         return seconds_shown(self.source, self.index[video_id], frames, fps)
+
+
+def untold(cache: SlotCache) -> list[str]:
+    """What a cache does not say of its making, of what masks, GIFs and oracles take."""
+    return [name for name in ("checkpoint", "data") if cache.header.get(name) is None]
 
 
 def _said(cache: SlotCache, name: str) -> Any:

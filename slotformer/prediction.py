@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from slotformer.errors import RolloutErrors, join_errors, over_models, rollout_e
 from slotformer.fast import fast_rollout
 from slotformer.futures import report_futures, spread
 from slotformer.oracle import oracle_errors
-from slotformer.origin import CachedVideos, dias_of
+from slotformer.origin import CachedVideos, dias_of, untold
 from slotformer.report import plot_errors, write_csv, write_json
 from slotformer.rollouter import Dynamics, context_live
 
@@ -239,6 +239,7 @@ def predict(
     masks: int = 8,
     gifs: int = 4,
     dias: str | None = None,
+    data: Mapping[str, str | None] | None = None,
     fps: float = 8,
     seed: int = 0,
     precision: str = "fp32",
@@ -259,6 +260,7 @@ def predict(
         oracle: videos whose future is encoded anew, as the least error to hope for.
         masks, gifs: videos whose predicted slots are decoded and scored, and drawn (as GIFs and on the page).
         dias: the model that made the slots; None = the one named in the cache.
+        data: ``{"root": folder}`` in which the videos lie now; without it, where they lay when they were cached.
         fps: of the GIFs.
         seed: of the bootstrap.
         precision: in which dynamics models compute, fp32, bf16 or (on a GPU) fp16; the result says so.
@@ -277,8 +279,12 @@ def predict(
         raise ValueError(f"the models have different burn_in and stride, {sorted(contexts)}; report them one by one")
     first = models[0]
     start, steps, known = _extent(encoded, first, observed_frames, predicted_frames)
+    if known.any() and (oracle or masks or gifs) and (missing := untold(encoded)):
+        oracle = masks = gifs = 0
+        print(f"{cache} does not say what it was made of ({', '.join(missing)}): no oracle, masks and GIFs", flush=True)
     if known.any() and (oracle or masks or gifs):
-        videos, made_by = CachedVideos(encoded), dias_of(encoded, dias).to(device_of(device))
+        videos = CachedVideos(encoded, (data or {}).get("root"))
+        made_by = dias_of(encoded, dias).to(device_of(device))
     futures = []
     for at, (folder, model) in enumerate(zip(named, models, strict=True)):
         path, digest = out_dir / "slots" / (str(at) if named[1:] else ""), weights_sha256(folder)

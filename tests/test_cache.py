@@ -98,10 +98,10 @@ def test_two_writers_share_the_work(tmp_path: Path) -> None:
 
 
 def test_another_header_is_refused_and_named(tmp_path: Path) -> None:
-    with SlotCacheWriter(tmp_path / "c", checkpoint="old") as writer:
+    with SlotCacheWriter(tmp_path / "c", checkpoint_sha256="old") as writer:
         writer.write("v", *video(0))
-    with pytest.raises(ValueError, match="checkpoint is 'old', now 'new'"):
-        SlotCacheWriter(tmp_path / "c", checkpoint="new")
+    with pytest.raises(ValueError, match="checkpoint_sha256 is 'old', now 'new'"):
+        SlotCacheWriter(tmp_path / "c", checkpoint_sha256="new")
 
 
 def test_a_cache_of_another_version_is_refused(tmp_path: Path) -> None:

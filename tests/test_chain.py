@@ -52,7 +52,7 @@ def test_chain_of_all_scripts(tmp_path: Path) -> None:
         assert len({row["video_id"] for row in csv.DictReader(file)}) == 3
 
     run("visualize", f"checkpoint={model}", "data=simulated", f"data.root={data}", f"out_dir={tmp_path / 'gifs'}")
-    assert len(list((tmp_path / "gifs").glob("*.gif"))) == 3
+    assert len(list((tmp_path / "gifs").rglob("*.gif"))) == 3
 
     for split, name in (("train", "training"), ("readout", "readout"), ("eval", "test")):
         where = (f"split={split}", f"cache={tmp_path / 'slots' / name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import shutil
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -24,7 +25,7 @@ from dias_video.data.physion import stimulus
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.contact.fitting import ReadoutSettings, Runs, best_threshold, evaluate, fit, stratified_parts
 from slotformer.contact.labelled import LabelledSlots
-from slotformer.contact.looks import record_look, settings_of
+from slotformer.contact.looks import Looks, settings_of
 from slotformer.contact.people import human_rows, read_human
 from slotformer.contact.places import PlaceProbe, fit_probe, places_of
 from slotformer.contact.protocol import Answers, accuracy_rows, fit_points, futures, in_order, join_answers, points_of
@@ -314,19 +315,37 @@ def test_candidates_of_one_form_compete_and_forms_do_not(caches: tuple[SlotCache
     )
 
 
-def test_a_second_look_at_the_test_videos_needs_a_word(caches: tuple[SlotCache, SlotCache]) -> None:
-    _, test = caches
-    first = settings_of([QUICK], points=[2])
-    assert record_look(test, "model", first, note=False) == 1
+def test_a_second_look_at_the_test_videos_needs_a_word(caches: tuple[SlotCache, SlotCache], tmp_path: Path) -> None:
+    test = SlotCache(shutil.copytree(caches[1].path, tmp_path / "test"))
+    first, looks = settings_of([QUICK], points=[2]), Looks(test, tmp_path / "out")
+    assert looks.number("model", first) == 1
     assert not (test.path / "looks.jsonl").exists()
-    assert record_look(test, "model", first) == 1
-    assert record_look(test, "model", first) == 1  # the same again is no new look
-    assert record_look(test, "other model", first) == 1
+    for _ in range(2):
+        assert looks.note("model", first, looks.number("model", first))  # the same again is no new look
+    assert looks.number("other model", first) == 1
     changed = settings_of([ReadoutSettings(hidden=9)], points=[2])
     with pytest.raises(ValueError, match="second_look=true"):
-        record_look(test, "model", changed)
-    assert record_look(test, "model", changed, allow_second=True) == 2
+        looks.number("model", changed)
+    assert looks.number("model", changed, allow_second=True) == 2
+    for folder in (test.path, tmp_path / "out"):
+        assert len((folder / "looks.jsonl").read_text().splitlines()) == 1
+    (test.path / "looks.jsonl").unlink()
+    with pytest.raises(ValueError, match="second_look=true"):  # the results know of it too
+        looks.number("model", changed)
+    (test.path / "looks.jsonl").write_text('{"dynamics": 3}\n')
+    with pytest.raises(ValueError, match=r"looks\.jsonl is damaged .*; remove its line"):
+        looks.number("model", first)
     assert SlotCache(test.path).verify() == 16
+
+
+def test_a_look_that_cannot_be_noted_beside_the_cache(
+    caches: tuple[SlotCache, SlotCache], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = Looks(SlotCache(caches[1].path), tmp_path / "out")
+    looks.cache.path = Path("/proc")  # not even root can write there
+    assert not looks.note("model", {}, 1)
+    assert "can't be noted beside /proc" in capsys.readouterr().out
+    assert len((tmp_path / "out/looks.jsonl").read_text().splitlines()) == 1
 
 
 def test_slots_of_another_encoder_are_refused(caches: tuple[SlotCache, SlotCache]) -> None:

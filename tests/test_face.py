@@ -29,7 +29,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], set[str], set[str]]] = {
     "probe": (probe, {"train", "test", "transform"}, {"data"}),
     "cache_slots": (slotformer.cache_slots, {"source", "transform"}, {"data", "split", "export"}),
     "cache_states": (cache_states, {"source"}, {"data", "split"}),
-    "rollout": (slotformer.predict, set(), {"export"}),
+    "rollout": (slotformer.predict, {"data"}, {"export", "data"}),
     "reason": (slotformer.reason, set(), set()),
     "surprise": (surprise, set(), set()),
     "probe_contact": (

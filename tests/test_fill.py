@@ -14,6 +14,7 @@ from dias_video import DIAS
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.transforms import ClipTransform
 from slotformer import SlotCache, cache_slots
+from slotformer.cache import identity_of
 from slotformer.fill import matrices
 from slotformer.origin import CachedVideos, dias_of
 
@@ -68,6 +69,33 @@ def test_a_cache_says_what_made_it(tmp_path: Path, source: SimulatedVideos) -> N
     assert again.identity == cache.identity == SlotCache(tmp_path / "c").identity
     with pytest.raises(ValueError, match=r"made with other settings \(protocol\.seed is 0, now 1\)"):
         cache_slots(**options, transform=transform, seed=1)
+
+
+def test_data_and_model_may_move_while_a_cache_is_made(tmp_path: Path, source: SimulatedVideos) -> None:
+    """The second half goes on from another folder, and finds the model under another name; others are refused."""
+    tiny_dias().save_pretrained(tmp_path / "model")
+    options = {"cache": tmp_path / "c", "device": "cpu", "dtype": "fp32"}
+    given = {"transform": ClipTransform(size=(16, 24)), "checkpoint": tmp_path / "model"}
+    whole = cache_slots(**{**options, "cache": tmp_path / "whole"}, **given, source=source, batch_size=1)
+
+    cut = SimulatedVideos(tmp_path / "data", "toss/val")
+    cut.read = lambda index, *rest: 1 / 0 if index else SimulatedVideos.read(cut, index, *rest)  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        cache_slots(**options, **given, source=cut, batch_size=1)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    (tmp_path / "model").rename(tmp_path / "renamed")
+    there = SimulatedVideos(tmp_path / "moved", "toss/val")
+    again = cache_slots(**options, **{**given, "checkpoint": tmp_path / "renamed"}, source=there, batch_size=1)
+    assert identity_of(again.header) == identity_of(whole.header)
+    assert all(torch.equal(again.read(name).slots, whole.read(name).slots) for name in NAMES)
+    with pytest.raises(ValueError, match=r"can't be opened: .*data\.root=<folder>"):
+        CachedVideos(again)
+    sample = CachedVideos(again, str(tmp_path / "moved")).read(NAMES[1], range(2))
+    assert torch.equal(sample["video"], given["transform"](there.read(1, range(2)), torch.Generator())["video"])
+    with (tmp_path / "moved" / f"{NAMES[0]}.json").open("a") as file:
+        file.write(" ")  # another file of this name
+    with pytest.raises(ValueError, match=r"made with other settings \(videos is "):
+        cache_slots(**options, **{**given, "checkpoint": tmp_path / "renamed"}, source=there)
 
 
 def test_rotations_are_those_of_the_quaternions() -> None:

@@ -56,7 +56,7 @@ def test_pictures(tmp_path: Path, masks: bool, panels: int) -> None:
     looks, model = ClipValidation(Clips(masks), None, num_videos=2, num_frames=5), tiny_dias().eval()
     assert set(looks.validate(model, 1)) == ({"val/fg_ari", "val/mbo", "val/miou"} if masks else set())
     files = looks.preview(model, tmp_path)
-    assert files == [tmp_path / "some_clip0.gif", tmp_path / "some_clip1.gif"]
+    assert files == [tmp_path / "some/clip0.gif", tmp_path / "some/clip1.gif"]
     pictures = iio.imread(files[1])
     assert len(pictures) == 5
     assert pictures.shape[2] == panels * WIDTH

@@ -6,6 +6,7 @@ import csv
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,53 @@ def test_nothing_is_fitted_on_test_videos(world: Path, tmp_path: Path) -> None:
     assert code == 1
     assert "must not be fitted on test videos: toy1/bounce/00000 is in both caches" in sentence(output)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("seeds=[]", "seeds is empty; name at least one"),
+        ("readouts=[]", "readouts is empty"),
+        ("predicted_frames=[]", "predicted_frames is empty"),
+        ("predicted_frames=[0,3]", "predicted_frames must be at least 1, got 0"),
+        ("dynamics=[]", "the list of trained models is empty"),
+        ("readouts=[{form: roles, hiden: 3}]", "a readout has no setting 'hiden'; choose from form, hidden"),
+        ("readout={epoch: 3}", "epoch"),
+        ("readouts=[{form: nosuch}]", "readouts.form must be"),
+        ("out_dir=/proc/reason", "nothing can be written into /proc/reason"),
+    ],
+)
+def test_what_would_fail_later_is_refused_before_work(world: Path, tmp_path: Path, word: str, message: str) -> None:
+    code, output = reason(world, tmp_path / "out", word)
+    assert code == 1
+    assert message in sentence(output)
+    assert not (tmp_path / "out").exists()
+    assert not (world / "test/looks.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_cache_that_cannot_be_written_to(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its look is noted with the results, which say so; going on there is no second look, and others are."""
+    from slotformer.contact import looks
+
+    append = looks._note
+
+    def read_only(file: Path, look: dict[str, Any]) -> None:
+        if file.is_relative_to(world):
+            raise PermissionError(13, "Permission denied", str(file))
+        append(file, look)
+
+    monkeypatch.setattr(looks, "_note", read_only)  # in forks too
+    code, output = reason(world, tmp_path / "out", f"dynamics={world}/m0", "seeds=[7]")
+    assert code == 0, output
+    assert f"this look can't be noted beside {world}/test (Permission denied), only in {tmp_path}/out" in output
+    assert not json.loads((tmp_path / "out/reason.json").read_text())["runs"][0]["look_noted_beside_cache"]
+    code, output = reason(world, tmp_path / "out", f"dynamics={world}/m0", "seeds=[7]", "resume=true")
+    assert code == 0, output
+    assert "16 test videos, look 1" in output
+    code, output = reason(world, tmp_path / "out", f"dynamics={world}/m0", "seeds=[8]", "resume=true")
+    assert code == 1
+    assert "second_look=true" in sentence(output)
 
 
 def test_models_of_other_strides_are_refused(world: Path, tmp_path: Path) -> None:

@@ -468,7 +468,7 @@ def test_cached_features_a_rehearsal_and_edges_reach_the_model(
     settings = {"both": (), "at_once": ("rehearse=false",), "cells": ("follow_edges=false",)}
     for name, words in settings.items():
         start("visualize", "data=simulated", f"out_dir={tmp_path}/{name}", "boxes=false", "num_videos=1", *words)
-    assert len({next((tmp_path / name).glob("*.gif")).read_bytes() for name in settings}) == 3
+    assert len({next((tmp_path / name).rglob("*.gif")).read_bytes() for name in settings}) == 3
     assert [one["about"]["condition"] for one in found] == ["boxes", "none", "none, rehearsed"]
     assert found[1]["video-fg/mbo"] != found[2]["video-fg/mbo"]
 

@@ -260,7 +260,7 @@ def test_validation_by_hand(tmp_path: Path) -> None:
     assert found["val/psnr"] == pytest.approx(10 * math.log10(1 / error), rel=1e-4)
     assert found["val/psnr_mean"] == pytest.approx(10 * math.log10(1 / around), rel=1e-4)
     files = CodeValidation(source, None, 2, 3).preview(model, tmp_path)
-    assert [file.name for file in files] == ["some_clip0.gif", "some_clip1.gif"]
+    assert [file.relative_to(tmp_path).as_posix() for file in files] == ["some/clip0.gif", "some/clip1.gif"]
 
 
 def test_validation_of_features_has_no_pictures(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from dias_video.visualize import (
     colour,
     colour_labels,
     draw_boxes,
+    gif_file,
     in_256_colours,
     overlay,
     side_by_side,
@@ -165,3 +166,11 @@ def test_tracked_pictures_follow_the_windows() -> None:
     pieces = list(tracked_pictures(track_windows(dias, clip.windows(2), labels=True), boxes=True, height=16))
     assert [len(p) for p in pieces] == [2, 2, 1]
     assert pieces[0].shape[1:] == (16 + 14, 3 * 24, 3)
+
+
+def test_no_two_videos_share_a_gif(tmp_path: Path) -> None:
+    names = ["a/b_c", "a_b/c", "a/b/c", "a_b_c", "/a_/b", "a/_b"]
+    files = [gif_file(tmp_path, name) for name in names]
+    assert len(set(files)) == len(names)
+    assert all(file.parent.is_dir() for file in files)
+    assert gif_file(tmp_path, "../../x") == tmp_path / "x.gif"

@@ -20,7 +20,7 @@ from PIL import Image
 
 from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
 from dias_video.pretrained.earlier import upgraded
-from dias_video.stores.files import read_json, read_yaml, replace_file
+from dias_video.stores.files import check_place, read_json, read_yaml, replace_file
 from dias_video.stores.store import differences
 
 TRACKERS = ("none", "wandb", "tensorboard", "trackio")
@@ -53,13 +53,14 @@ def check_folder(out_dir: str | Path, resume: bool) -> None:
     """Refuse to mix two runs in one folder.
 
     Raises:
-        ValueError: the folder is not empty and ``resume`` is false, or it is a file.
+        ValueError: the folder is not empty and ``resume`` is false, it is a file, or nothing can be written into it.
     """
     out_dir = Path(out_dir)
     if out_dir.exists() and not out_dir.is_dir():
         raise ValueError(f"out_dir={out_dir} is a file; name a folder")
     if not resume and out_dir.is_dir() and any(out_dir.iterdir()):
         raise ValueError(f"out_dir={out_dir} is not empty; continue that run with resume=true or name another folder")
+    check_place(out_dir)
 
 
 class RunLog:
@@ -95,7 +96,7 @@ class RunLog:
             self._guarded("log", lambda: self._tracker.log(dict(row), step=int(row["step"])))
 
     def show(self, step: int, files: Sequence[Path]) -> None:
-        """Hand pictures to wandb or tensorboard: GIF or PNG files, named by their stems."""
+        """Hand pictures to wandb or tensorboard: GIF or PNG files in the step's folder, named as they lie there."""
         if self._tracker is not None:
             self._guarded("show pictures", lambda: self._show(step, files))
 
@@ -147,7 +148,7 @@ class RunLog:
             import wandb
 
             shown = {
-                f"pictures/{file.stem}": wandb.Video(str(file), format="gif")
+                self._name(step, file): wandb.Video(str(file), format="gif")
                 if file.suffix == ".gif"
                 else wandb.Image(str(file))
                 for file in files
@@ -161,8 +162,12 @@ class RunLog:
             with Image.open(file) as picture:
                 image = Summary.Image(width=picture.width, height=picture.height, colorspace=3)
             image.encoded_image_string = file.read_bytes()
-            values = Summary(value=[Summary.Value(tag=f"pictures/{file.stem}", image=image)])
+            values = Summary(value=[Summary.Value(tag=self._name(step, file), image=image)])
             self._tracker.writer.file_writer.add_summary(values, step)
+
+    def _name(self, step: int, file: Path) -> str:
+        inside = file.relative_to(self.out_dir / "pictures" / f"step_{step:06d}")
+        return f"pictures/{inside.with_suffix('').as_posix()}"
 
     def _guarded(self, what: str, act: Any) -> None:
         try:

@@ -15,7 +15,7 @@ from dias_video.data.source import VideoSource
 from dias_video.data.transforms import Transform
 from dias_video.model.tokenizers.nets import FeatureDecoder
 from dias_video.model.tokenizers.tokenizer import Tokenizer
-from dias_video.visualize import side_by_side, write_gif
+from dias_video.visualize import gif_file, side_by_side, write_gif
 
 
 class CodeValidation:
@@ -78,7 +78,7 @@ class CodeValidation:
             codes = model.codes(batch.video, model.features(batch))
             both = [model.decoder.shown(model.decoder.target(batch.video)), _decoded(model, codes)]
             panels = [rearrange((255 * x[0]).round().byte().cpu(), "t c h w -> t h w c") for x in both]
-            files.append(folder / f"{batch.video_id[0].strip('/').replace('/', '_')}.gif")
+            files.append(gif_file(folder, batch.video_id[0]))
             write_gif(files[-1], side_by_side(panels, ["video", "codes"]))
         return files
 

@@ -13,7 +13,7 @@ from dias_video.data.transforms import Transform
 from dias_video.evaluation.methods import ModelTracks
 from dias_video.evaluation.protocols import VIDEO_FG, mean_of_defined, score_video
 from dias_video.model.dias import DIAS
-from dias_video.visualize import overlay, side_by_side, write_gif
+from dias_video.visualize import gif_file, overlay, side_by_side, write_gif
 
 FPS = 12  # of the GIFs of videos that don't tell when their frames are shown
 
@@ -66,7 +66,7 @@ class ClipValidation:
             panels = {"video": rearrange(video, "t c h w -> t h w c"), "slots": overlay(video, pred)}
             if sample.get("masks") is not None:
                 panels["truth"] = overlay(video, sample["masks"])
-            files.append(folder / f"{sample['video_id'].strip('/').replace('/', '_')}.gif")
+            files.append(gif_file(folder, sample["video_id"]))
             shown = seconds_shown(self.source, index, range(len(video)), FPS)
             write_gif(files[-1], side_by_side(list(panels.values()), list(panels)), shown)
         return files

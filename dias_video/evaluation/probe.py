@@ -26,7 +26,7 @@ from dias_video.engine.checks import device_of
 from dias_video.evaluation.scoring import Videos
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.weights import pinned, weights_sha256
-from dias_video.stores.files import replace_file
+from dias_video.stores.files import check_new, replace_file
 from dias_video.tracking import owners, track_videos
 
 MIN_IOU = 0.1  # of a slot and its object, at most of which they are no pair (the DIAS authors' later code)
@@ -175,6 +175,7 @@ def probe(
     train: VideoSource,
     test: VideoSource,
     out_dir: str | Path,
+    overwrite: bool = False,
     transform: Transform | None = None,
     train_videos: int | None = 200,
     test_videos: int | None = 64,
@@ -190,6 +191,7 @@ def probe(
         train, test: simulated videos or COCO's images.
         train_videos, test_videos: use only the first so many; None = all.
         out_dir: gets probe.json.
+        overwrite: replace one that is there.
         transform: of every video (a resize).
         attributes: of the simulated bodies, or COCO's ``category``.
         boxes: start from the first frame's boxes; None: if the model takes them.
@@ -202,6 +204,7 @@ def probe(
     Raises:
         ValueError: boxes for a model that takes none, or an attribute that is not known of every object.
     """
+    check_new(Path(out_dir) / "probe.json", overwrite)
     checkpoint = pinned(checkpoint)
     model = DIAS.from_pretrained(checkpoint).to(device_of(device)).eval()
     if boxes and not model.takes_boxes:

@@ -15,6 +15,7 @@ from dias_video.evaluation.protocols import PROTOCOLS, Protocol
 from dias_video.evaluation.scoring import FACTS, Videos, VideoScores
 from dias_video.stores.files import replace_file
 
+METRICS = "metrics.json"
 MAIN = "model"  # the method whose measures carry no prefix
 
 
@@ -119,7 +120,7 @@ def write_results(
             writer.writerows(rows)
 
     replace_file(out_dir / "videos.csv", write_table)
-    replace_file(out_dir / "metrics.json", lambda file: file.write_text(json.dumps(content, indent=1) + "\n"))
+    replace_file(out_dir / METRICS, lambda file: file.write_text(json.dumps(content, indent=1) + "\n"))
     return content
 
 

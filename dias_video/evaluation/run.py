@@ -17,12 +17,13 @@ from dias_video.evaluation.baselines import FixedBoxes, KMeans
 from dias_video.evaluation.look import write_extremes
 from dias_video.evaluation.methods import Method, ModelTracks, PredictionFiles
 from dias_video.evaluation.protocols import PROTOCOLS, Measure
-from dias_video.evaluation.results import MAIN, Setting, write_results
+from dias_video.evaluation.results import MAIN, METRICS, Setting, write_results
 from dias_video.evaluation.scoring import Videos, score_methods
 from dias_video.evaluation.splits import certify
 from dias_video.model.dias import DIAS
 from dias_video.precision import check_precision
 from dias_video.pretrained.weights import pinned, weights_sha256
+from dias_video.stores.files import check_new
 
 BASELINES = ("boxes_fixed", "kmeans")
 
@@ -31,6 +32,7 @@ def evaluate(
     *,
     source: VideoSource,
     out_dir: str | Path,
+    overwrite: bool = False,
     checkpoint: str | Path | None = None,
     predictions: str | Path | None = None,
     native_size: bool = False,
@@ -61,6 +63,7 @@ def evaluate(
     Args:
         source: the videos.
         out_dir: gets metrics.json, videos.csv and report.html.
+        overwrite: replace results that are there.
         checkpoint: a model's folder, or ``hf-hub:user/name`` or ``hf-hub:user/name@revision``.
         predictions: or: a folder of label maps (:class:`PredictionFiles`).
         native_size: the predictions are of the size that the videos have on disk, and are scored there.
@@ -99,6 +102,8 @@ def evaluate(
     checkpoint = None if checkpoint is None else pinned(checkpoint)
     certified = certify(source, frozen_split)
     accelerator = Accelerator(cpu=device == "cpu")
+    if accelerator.is_main_process:
+        check_new(Path(out_dir) / METRICS, overwrite)
     check_precision("precision", precision, device or accelerator.device)
     model = None if checkpoint is None else DIAS.from_pretrained(checkpoint).to(device or accelerator.device).eval()
     if model is None and features is not None:

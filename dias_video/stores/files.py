@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,38 @@ def _mapping(file: Path, parse: Callable[[bytes], Any], remedy: str) -> dict[str
     if not isinstance(found, dict):
         raise ValueError(f"{file} is damaged (it holds a {type(found).__name__} and no mapping); {remedy}")
     return found
+
+
+def check_place(folder: str | Path) -> None:
+    """Refuse a folder that nothing can be written to, by writing to it; what was not there before is gone afterwards.
+
+    Raises:
+        ValueError: names the folder.
+    """
+    folder = Path(folder)
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    probe = folder / f".{secrets.token_hex(8)}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"nothing can be written into {folder} ({error.strerror}); name another folder") from error
+    finally:
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
+
+
+def check_new(file: str | Path, overwrite: bool) -> None:
+    """Refuse to replace a result, or to write where nothing can be written, before any work.
+
+    Raises:
+        ValueError: the file exists and ``overwrite`` is false, or its folder can't be written to.
+    """
+    if Path(file).exists() and not overwrite:
+        raise ValueError(f"{file} exists; name another place, or replace it with overwrite=true")
+    check_place(Path(file).parent)
 
 
 @contextmanager

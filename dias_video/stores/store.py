@@ -23,7 +23,7 @@ import bisect
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,9 +52,15 @@ class ShardWriter:
     """
 
     def __init__(
-        self, path: str | Path, header: Mapping[str, Any], part: int = 0, parts: int = 1, shard_bytes: int = 64 << 20
+        self,
+        path: str | Path,
+        header: Mapping[str, Any],
+        part: int = 0,
+        parts: int = 1,
+        shard_bytes: int = 64 << 20,
+        identity: Callable[[dict[str, Any]], Any] = dict,
     ) -> None:
-        """Open a new store or continue an old one.
+        """Open a new store or continue an old one, if ``identity`` of their headers is the same.
 
         Raises:
             ValueError: the folder holds something else, a damaged shard, or a store with another header.
@@ -65,7 +71,7 @@ class ShardWriter:
         if found and not (self.path / HEADER).exists():
             raise ValueError(f"{self.path} is not empty and holds no store; name another folder")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._claim(json.loads(json.dumps(dict(header))))
+        self._claim(json.loads(json.dumps(dict(header))), identity)
         shards = shard_files(self.path)
         self.present: set[str] = {key for file in shards for key in Shard(file).keys()}  # noqa: SIM118 - not a dict
         own = [int(file.stem.split("-")[2]) for file in shards if int(file.stem.split("-")[1]) == part]
@@ -76,10 +82,10 @@ class ShardWriter:
         if shards:
             self._layout = Shard(shards[0]).fields
 
-    def _claim(self, header: dict[str, Any]) -> None:
+    def _claim(self, header: dict[str, Any], identity: Callable[[dict[str, Any]], Any]) -> None:
         file = self.path / HEADER
         if file.exists():
-            if different := differences(read_header(self.path), header):
+            if different := differences(identity(read_header(self.path)), identity(header)):
                 raise ValueError(
                     f"{self.path} was made with other settings ({'; '.join(different[:3])}); name another folder"
                 )

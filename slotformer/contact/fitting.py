@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,18 @@ class ReadoutSettings:
     folds: int = 4  # parts of the readout set; each is the validation part of some readouts
     single: bool = False  # only of the first part: one readout answers, else the mean of one a part
     restarts: int = 2  # readouts a fold, from different random weights; the best on its validation part is kept
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> ReadoutSettings:
+        """Settings by name.
+
+        Raises:
+            ValueError: an unknown name, or a wrong value.
+        """
+        known = [one.name for one in fields(cls)]
+        if unknown := [name for name in options if name not in known]:
+            raise ValueError(f"a readout has no setting {unknown[0]!r}; choose from {', '.join(known)}")
+        return cls(**options)
 
     def __post_init__(self) -> None:
         check_choice("readouts.form", self.form, (*forms(), "logistic"))

@@ -1,4 +1,4 @@
-"""How often test videos were scored: the test cache itself remembers."""
+"""How often test videos were scored: the test cache itself remembers, and the results do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from slotformer.cache import SlotCache
 from slotformer.contact.fitting import ReadoutSettings
@@ -15,43 +16,75 @@ from slotformer.contact.fitting import ReadoutSettings
 LOOKS = "looks.jsonl"
 
 
-def record_look(
-    cache: SlotCache, dynamics: str, settings: dict[str, Any], allow_second: bool = False, note: bool = True
-) -> int:
-    """Note in the test cache that it is about to be scored; the number of this look (1 = the first).
+class Looks(NamedTuple):
+    """Where looks at a test cache's videos are noted: beside the cache, where that can be, and in a results folder."""
 
-    The same settings give the same numbers, so repeating them is no new look. Other settings for the same dynamics
-    model after its test scores are known are.
+    cache: SlotCache
+    out_dir: Path
 
-    Args:
-        cache: the test cache.
-        dynamics: identifies the dynamics model.
-        settings: everything else that the scores depend on.
-        allow_second: look again all the same; the number says so.
-        note: False only asks, before work whose outcome would be refused.
+    def number(self, dynamics: str, settings: dict[str, Any], allow_second: bool = False) -> int:
+        """The number that scoring the test videos with these settings has or would have (1 = the first look).
 
-    Raises:
-        ValueError: this would be a second look and ``allow_second`` is False.
-    """
-    file = cache.path / LOOKS
-    looks = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    own = [look for look in looks if look["dynamics"] == dynamics]
-    for look in own:
-        if look["settings"] == key:
+        The same settings give the same numbers, so repeating them is no new look. Other settings for the same dynamics
+        model after its test scores are known are.
+
+        Args:
+            dynamics: identifies the dynamics model.
+            settings: everything else that the scores depend on.
+            allow_second: look again all the same; the number says so.
+
+        Raises:
+            ValueError: this would be a second look and ``allow_second`` is False.
+        """
+        own = {look["settings"]: look for look in self._noted() if look["dynamics"] == dynamics}
+        if look := own.get(_key(settings)):
             return int(look["number"])
-    if own and not allow_second:
-        raise ValueError(
-            f"{cache.path} was scored with this dynamics model on {own[0]['time']}; settings chosen after seeing the "
-            f"test scores make them worthless, so tune on the readout set; second_look=true scores again and says so"
-        )
-    entry = {"dynamics": dynamics, "settings": key, "number": len(own) + 1, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
-    if note:
+        if own and not allow_second:
+            first = next(iter(own.values()))
+            raise ValueError(
+                f"{self.cache.path} was scored with this dynamics model on {first['time']}; settings chosen after "
+                f"seeing the test scores make them worthless, so tune on the readout set; second_look=true scores "
+                f"again and says so"
+            )
+        return len(own) + 1
+
+    def note(self, dynamics: str, settings: dict[str, Any], number: int) -> bool:
+        """Note a look, once its scores exist; whether that could be done beside the cache too."""
+        look = {"dynamics": dynamics, "settings": _key(settings), "number": number}
+        self.out_dir.mkdir(parents=True, exist_ok=True)
+        _note(self.out_dir / LOOKS, look)
+        try:
+            _note(self.cache.path / LOOKS, look)
+        except OSError as error:
+            print(f"this look can't be noted beside {self.cache.path} ({error.strerror}), only in {self.out_dir}")
+            return False
+        return True
+
+    def _noted(self) -> list[dict[str, Any]]:
+        return [look for folder in (self.cache.path, self.out_dir) for look in _looks(folder / LOOKS)]
+
+
+def _looks(file: Path) -> list[dict[str, Any]]:
+    looks = []
+    for line in file.read_text(errors="replace").splitlines() if file.exists() else ():
+        try:
+            look = dict(json.loads(line))
+            looks.append({name: look[name] for name in ("dynamics", "settings", "number", "time")})
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{file} is damaged ({error!r}); remove its line {line[:80]!r}") from error
+    return looks
+
+
+def _note(file: Path, look: dict[str, Any]) -> None:
+    if not any(look["dynamics"] == one["dynamics"] and look["settings"] == one["settings"] for one in _looks(file)):
         with file.open("a") as out:
-            out.write(json.dumps(entry) + "\n")
-    return len(own) + 1
+            out.write(json.dumps({**look, "time": time.strftime("%Y-%m-%d %H:%M:%S")}) + "\n")
+
+
+def _key(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def settings_of(candidates: Sequence[ReadoutSettings], **others: Any) -> dict[str, Any]:
-    """Readout candidates and whatever else as one plain dict, for :func:`record_look`."""
+    """Readout candidates and whatever else as one plain dict, for :class:`Looks`."""
     return {"candidates": [asdict(c) for c in candidates], **others}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from dias_video.pretrained.weights import weights_sha256
 from slotformer.cache import SlotCache
 from slotformer.contact.fitting import ReadoutSettings, Runs
 from slotformer.contact.labelled import LabelledSlots
-from slotformer.contact.looks import record_look, settings_of
+from slotformer.contact.looks import Looks, settings_of
 from slotformer.contact.people import human_rows, read_human
 from slotformer.contact.places import PlaceProbe, fit_probe
 from slotformer.contact.protocol import (
@@ -56,6 +55,8 @@ class Task:
     counts: list[int]  # predicted frames, the points of the curve
     every_frame: bool
     seeds: list[int]
+    settings: dict[str, Any]  # everything but the dynamics model that the scores depend on
+    looks: Looks
     second_look: bool
     device: torch.device
     ranks: Ranks
@@ -75,29 +76,28 @@ class Task:
             }
             if self.probe is not None:
                 ends = {name: end.with_places(self.probe) for name, end in ends.items()}
-            fitted_on = caches["readout"].identity
-            chosen = {"points": counts, "seeds": seeds, "observed": observed, "every_frame": self.every_frame}
-            settings = settings_of(self.candidates, **chosen, readout=fitted_on)
             checkpoint = weights_sha256(folder)
-            look = partial(record_look, caches["test"], checkpoint, settings, self.second_look)
-            look(note=False)  # a refusal should not come after hours of fitting
         without, with_model = points_of(counts)
-        runs = self.runs.of(readout_sha256=fitted_on, observed_raw_frames=observed, stride=model.stride)
+        runs = self.runs.of(readout_sha256=self.settings["readout"], observed_raw_frames=observed, stride=model.stride)
         fitting = (self.candidates, seeds)
         if not self.encoded:
             self.encoded = fit_points(ends["readout"], without, *fitting, runs, bar("readouts, encoded videos", shown))
         runs = runs.of(place, dynamics_sha256=checkpoint)
         points = fit_points(ends["readout"], with_model, *fitting, runs, bar("readouts", shown))
         with self.runs.watch():
-            number = look() if self.ranks.is_main else 0  # noted once all is fitted, by the process that reports it
             answers = in_order([point.answer(ends["test"]) for point in (*self.encoded, *points)])
+            number, beside = 0, False
+            if self.ranks.is_main:  # the process that reports the scores
+                number = self.looks.number(checkpoint, self.settings, self.second_look)
+                beside = self.looks.note(checkpoint, self.settings, number)
         about = {
             "dynamics": folder,
             "dynamics_sha256": checkpoint,
             "look": number,  # 1: the first time that this model was scored on these test videos
+            "look_noted_beside_cache": beside,
             "observed_raw_frames": observed,
             "stride": model.stride,
-            "settings": settings,
+            "settings": self.settings,
             "points": [point.describe() for point in answers],
         }
         return Reasoned(answers, about, ends["test"].encoded)
@@ -144,8 +144,16 @@ def reason(
         The rows of accuracy.csv; none on processes other than the main one.
 
     Raises:
-        ValueError: a cache of other slots, test videos among the readout videos, or a second look.
+        ValueError: an empty list, an unknown setting, a place that can't be written to, a cache of other slots, test
+            videos among the readout videos, or a second look; before any work.
     """
+    for name, given in (("readouts", readouts), ("predicted_frames", predicted_frames), ("seeds", seeds)):
+        if not len(given):
+            raise ValueError(f"{name} is empty; name at least one")
+    if min(predicted_frames) < 1:
+        raise ValueError(f"predicted_frames must be at least 1, got {min(predicted_frames)}")
+    candidates = [ReadoutSettings.of({**(readout or {}), **own}) for own in readouts]
+    counts, seeds = sorted({int(count) for count in predicted_frames}), [int(seed) for seed in seeds]
     models, out_dir = folders(dynamics), Path(out_dir)
     people = read_human(Path(human), stimulus) if human else {}
     accelerator, ranks = Accelerator(cpu=device == "cpu"), Ranks()
@@ -157,7 +165,6 @@ def reason(
             caches = {"readout": SlotCache(readout_cache), "test": SlotCache(test_cache)}
             if both := set.intersection(*(set(cache.video_ids) for cache in caches.values())):
                 raise ValueError(f"readouts must not be fitted on test videos: {min(both)} is in both caches")
-            candidates = [ReadoutSettings(**{**(readout or {}), **own}) for own in readouts]
             loaded = [load_dynamics(folder) for folder in models]
             for model, cache in itertools.product(loaded, caches.values()):
                 check_same_encoder(model, cache)
@@ -167,15 +174,23 @@ def reason(
                     f"the models have different strides or observe different frames, {sorted(seen)}; reason with them "
                     f"one by one"
                 )
+            observed = next(iter(seen))[1]
+            chosen = {"points": counts, "seeds": seeds, "observed": observed, "every_frame": every_frame}
+            settings = settings_of(candidates, **chosen, readout=caches["readout"].identity)
+            looks = Looks(caches["test"], out_dir)
+            for folder in models:  # a refusal should not come after hours of fitting
+                looks.number(weights_sha256(folder), settings, second_look)
             places = any(candidate.form == "places" for candidate in candidates)
             task = Task(
                 caches,
                 candidates,
                 probe=fit_probe(caches["readout"]) if places else None,
-                observed=next(iter(seen))[1],
-                counts=sorted({int(count) for count in predicted_frames}),
+                observed=observed,
+                counts=counts,
                 every_frame=every_frame,
-                seeds=[int(seed) for seed in seeds],
+                seeds=seeds,
+                settings=settings,
+                looks=looks,
                 second_look=second_look,
                 device=torch.device(device) if device else accelerator.device,
                 ranks=ranks,
