@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dias_video.precision import set_matmul_precision
+from dias_video.threads import follow_quota
 
 
 def _place(error: Exception) -> str:
@@ -65,6 +66,7 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
                 for option, value in typed_options(cfg):
                     known.check(option, value)
                 set_matmul_precision("matmul_precision", cfg.matmul_precision)
+                follow_quota()
                 return main(cfg, **{name: cfg[name] for name in named})
             except SystemExit as end:
                 from dias_video.engine import Interrupted  # loaded by whoever raises it; --help does without
@@ -72,6 +74,8 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
                 if isinstance(end, Interrupted):
                     end.leave()
                 raise
+            except KeyboardInterrupt:
+                sys.exit(130)
             except (ValueError, OSError, OmegaConfBaseException, hydra.errors.InstantiationException) as error:
                 if os.environ.get("DIAS_TRACEBACK"):
                     raise

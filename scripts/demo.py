@@ -43,7 +43,7 @@ STAGES = {
     "Predict the future": f"rollout.py checkpoint={SLOTFORMER} cache={SLOTS}/test out_dir={ROOT}/rollout",
     "Will they touch?": f"reason.py dynamics={SLOTFORMER} readout_cache={SLOTS}/readout test_cache={SLOTS}/test"
     # Few clips: from most random beginnings a readout does not find the roles.
-    " readout.epochs=80 readout.restarts=8"
+    " readout.epochs=20 readout.restarts=8"
     f" out_dir={ROOT}/reason",
 }
 

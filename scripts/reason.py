@@ -2,7 +2,6 @@
 
 python scripts/reason.py dynamics=runs/slotformer/checkpoints/last readout_cache=… test_cache=… out_dir=runs/reason
 python scripts/reason.py … out_dir=runs/reason resume=true    # go on: the results are those of an uninterrupted run
-accelerate launch --multi_gpu --num_processes 2 scripts/reason.py …    # batch_size is the sum over processes
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from slotformer.report import accuracy_line
 
 @entry("reason", reason)
 def main(cfg: DictConfig) -> None:
-    """Write ``accuracy.csv``, ``accuracy.png``, ``reason.json`` and the readouts' run folders into ``cfg.out_dir``."""
+    """Write ``accuracy.csv``, ``accuracy.png``, ``reason.json`` and the readouts into ``cfg.out_dir``."""
     rows = reason(**options(cfg))
     if not rows:  # of the other processes
         return

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from dias_video.engine import Trainer
 from dias_video.pretrained.saving import start_from
 from dias_video.pretrained.weights import pinned
+from dias_video.threads import threads, threads_for
 from slotformer.batch import SlotWindows, pack, slot_statistics
 from slotformer.cache import SlotCache
 from slotformer.prediction import RolloutValidation, check_same_encoder
@@ -44,7 +45,8 @@ def main(cfg: DictConfig, checkpoint: str | None, val_cache: str | None) -> None
         held_out = SlotCache(val_cache)
         check_same_encoder(model, held_out)
         validate = RolloutValidation(held_out)
-    trainer.fit(model, windows, pack, cfg.out_dir, cfg.resume, config, validate)
+    with threads(threads_for(model)):
+        trainer.fit(model, windows, pack, cfg.out_dir, cfg.resume, config, validate)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from dias_video.engine import check_folder
 from dias_video.engine.checks import Count, device_of
 from dias_video.precision import autocast, check_precision
 from dias_video.pretrained.weights import pinned, weights_sha256
+from dias_video.threads import threads, threads_for
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.errors import RolloutErrors, join_errors, over_models, rollout_errors
 from slotformer.fast import fast_rollout
@@ -286,10 +287,11 @@ def predict(
         videos = CachedVideos(encoded, (data or {}).get("root"))
         made_by = dias_of(encoded, dias).to(device_of(device))
     futures = []
-    for at, (folder, model) in enumerate(zip(named, models, strict=True)):
-        path, digest = out_dir / "slots" / (str(at) if named[1:] else ""), weights_sha256(folder)
-        options: dict[str, Any] = {"start": start, "precision": precision, "dynamics_sha256": digest}
-        futures.append(predict_cache(model, encoded, path, steps, batch_size, bar("rollout"), **options))
+    with threads(threads_for(*models)):
+        for at, (folder, model) in enumerate(zip(named, models, strict=True)):
+            path, digest = out_dir / "slots" / (str(at) if named[1:] else ""), weights_sha256(folder)
+            options: dict[str, Any] = {"start": start, "precision": precision, "dynamics_sha256": digest}
+            futures.append(predict_cache(model, encoded, path, steps, batch_size, bar("rollout"), **options))
     about: dict[str, Any] = {
         "videos": int((known > 0).sum()),  # with errors, at the first step; rollout_error.csv counts them at every step
         "too_short": int((known == 0).sum()),

@@ -23,7 +23,8 @@ from toy_slots import toy_cache, toy_clip
 
 from dias_video.data.physion import stimulus
 from slotformer.cache import SlotCache, SlotCacheWriter
-from slotformer.contact.fitting import ReadoutSettings, Runs, best_threshold, evaluate, fit, stratified_parts
+from slotformer.contact.committee import evaluate
+from slotformer.contact.fitting import Kept, best_threshold, fit, stratified_parts
 from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.looks import Looks, settings_of
 from slotformer.contact.people import human_rows, read_human
@@ -32,6 +33,7 @@ from slotformer.contact.protocol import Answers, accuracy_rows, fit_points, futu
 from slotformer.contact.readouts.pairwise import PairwiseReadout
 from slotformer.contact.readouts.places import PlacesReadout
 from slotformer.contact.readouts.readout import forms
+from slotformer.contact.settings import ReadoutSettings
 from slotformer.prediction import cache_errors, check_same_encoder, known_futures
 from slotformer.report import plot_accuracy
 from slotformer.rollouter import SlotFormer
@@ -81,7 +83,7 @@ def test_a_readout_does_not_see_dead_slots_or_the_order_of_slots(form: str) -> N
     mask[:, 4:] = False
     with torch.no_grad():
         logits = readout(data.slots, mask)
-        assert logits.shape == (V,)
+        assert logits.shape == (1, V)
         changed = torch.where(mask[..., None], data.slots, 77.0)
         assert torch.allclose(logits, readout(changed, mask), atol=1e-5)
         assert torch.allclose(logits, readout(data.slots[:, :4], mask[:, :4]), atol=1e-5)
@@ -97,8 +99,8 @@ def test_pairwise_is_slotformers_readout() -> None:
     readout = PairwiseReadout(D, hidden=7).eval()
     readout.set_statistics(torch.randn(D), torch.rand(D) + 0.5)  # which it does not look at
     relation, last = nn.Linear(2 * D, 7), nn.Linear(7, 1)
-    relation.load_state_dict(readout.pair.state_dict())
-    last.load_state_dict(readout.last.state_dict())
+    for plain, ours in ((relation, readout.pair), (last, readout.last)):
+        plain.load_state_dict({"weight": ours.weight[0].T, "bias": ours.bias[0, 0]})
     slots = torch.randn(2, 3, S, D)
     expected = torch.full((2,), -torch.inf)
     for b in range(2):
@@ -106,14 +108,14 @@ def test_pairwise_is_slotformers_readout() -> None:
             pairs = [relation(torch.cat([slots[b, t, i], slots[b, t, j]])) for i, j in combinations(range(S), 2)]
             expected[b] = torch.maximum(expected[b], last(torch.stack(pairs).amax(0))[0])
     live = torch.ones(2, 3, S, dtype=torch.bool)
-    torch.testing.assert_close(readout(slots, live), expected)
+    torch.testing.assert_close(readout(slots, live)[0], expected)
     live[:, :, 1] = False  # a dead slot is in no pair
     left = [place for place in range(S) if place != 1]
     torch.testing.assert_close(readout(slots, live), readout(slots[:, :, left], live[:, :, left]))
 
 
 def test_an_unknown_form_is_refused() -> None:
-    with pytest.raises(ValueError, match="pairwise, places, relation, roles, logistic, got 'magic'"):
+    with pytest.raises(ValueError, match="pairwise, places, roles, logistic, got 'magic'"):
         ReadoutSettings("magic")
     with pytest.raises(ValueError, match="attention=true"):
         PlacesReadout(D)
@@ -138,18 +140,18 @@ def test_parts_have_their_share_of_everything() -> None:
         stratified_parts(data, 1, seed=0)
 
 
-def test_fitting_learns_and_repeats_itself(tmp_path: Path) -> None:
+def test_fitting_learns_and_repeats_itself() -> None:
     data, test = easy(videos=60), easy(seed=1, videos=60)
-    fitted = fit(data, [replace(QUICK, batch_size=20)], 0, Runs(tmp_path / "a"))
-    assert len(fitted.readouts) == QUICK.folds
+    fitted = fit(data, [replace(QUICK, batch_size=20)], 0)
+    assert fitted.readout.members == QUICK.folds
     assert fitted.correct(test).mean() > 0.8
-    once, again = (fit(data, [replace(QUICK, epochs=2)], 1, Runs(tmp_path / name)) for name in "bc")
+    once, again = (fit(data, [replace(QUICK, epochs=2)], 1) for _ in range(2))
     assert torch.equal(once.logits(test), again.logits(test))
 
 
-def test_places_learn_from_less(tmp_path: Path) -> None:
+def test_places_learn_from_less() -> None:
     settings = ReadoutSettings(form="places", epochs=15, folds=2, restarts=2, hidden=8, batch_size=20)
-    fitted = fit(with_places(easy(videos=40)), [settings], 0, Runs(tmp_path))
+    fitted = fit(with_places(easy(videos=40)), [settings], 0)
     assert fitted.correct(with_places(easy(seed=1, videos=60))).mean() > 0.9
 
 
@@ -188,25 +190,25 @@ def test_the_probe_finds_places_in_slots(tmp_path: Path, curved: bool) -> None:
         fit_probe(SlotCache(tmp_path / "bare"))
 
 
-def test_validation_parts_are_never_trained_on(tmp_path: Path) -> None:
+def test_validation_parts_are_never_trained_on() -> None:
     """With labels that mean nothing, held-out accuracy stays at chance however well the rest is memorised."""
     data = easy(videos=120)
     data.label = torch.from_numpy(np.random.default_rng(5).permutation(np.arange(120) % 2)).float()
     data.slots = torch.randn_like(data.slots)
     settings = ReadoutSettings(epochs=30, folds=2, restarts=1, weight_decay=0.0, batch_size=20)
-    fitted = fit(data, [settings], 0, Runs(tmp_path))
+    fitted = fit(data, [settings], 0)
     part = stratified_parts(data, 2, seed=0)
-    for number, readout in enumerate(fitted.readouts):
-        held_out = data.take(np.flatnonzero(part == number))
-        accuracy = ((evaluate(readout, held_out) > 0) == held_out.label.bool()).float().mean()
+    for number, logits in enumerate(evaluate(fitted.readout, data)):
+        own = torch.from_numpy(part == number)
+        accuracy = ((logits[own] > 0) == data.label[own].bool()).float().mean()
         assert 0.3 < accuracy < 0.7
 
 
-def test_one_answer_only_is_refused(tmp_path: Path) -> None:
+def test_one_answer_only_is_refused() -> None:
     data = easy()
     data.label = torch.ones(V)
     with pytest.raises(ValueError, match="both"):
-        fit(data, [QUICK], 0, Runs(tmp_path))
+        fit(data, [QUICK], 0)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +283,7 @@ def test_every_curve_has_all_points(caches: tuple[SlotCache, SlotCache], tmp_pat
     forms = ["roles", "logistic"]
     quick = [ReadoutSettings(form=form, epochs=2, folds=2, restarts=1, hidden=4) for form in forms]
     points = itertools.chain(*points_of([2, 5]))
-    answers = in_order([p.answer(ends[1]) for p in fit_points(ends[0], list(points), quick, [0, 1], Runs(tmp_path))])
+    answers = in_order([p.answer(ends[1]) for p in fit_points(ends[0], list(points), quick, [0, 1])])
     curve = [("observed", 0), ("predicted", 2), ("predicted", 5), ("full", 5)]
     assert [(a.readout, a.kind, a.predicted_frames) for a in answers] == [(f, *p) for f in forms for p in curve]
     assert all(a.correct.shape == (1, 2, 16) for a in answers)
@@ -297,22 +299,19 @@ def test_candidates_of_one_form_compete_and_forms_do_not(caches: tuple[SlotCache
     model = SlotFormer(readout.slot_dim, burn_in=3, rollout=2, stride=2, width=8, layers=1, heads=2).eval()
     ends = [futures(cache, model, 6, 5) for cache in (readout, test)]
     quick = ReadoutSettings(form="roles", epochs=2, folds=2, restarts=1, hidden=4)
-    candidates = [quick, replace(quick, lr=0.5, epochs=9), replace(quick, form="relation")]
+    candidates = [quick, replace(quick, lr=0.5, epochs=9), replace(quick, form="pairwise")]
     points = list(itertools.chain(*points_of([2])))
-    fitted = fit_points(ends[0], points, candidates, [0], Runs(tmp_path / "all"))
+    fitted = fit_points(ends[0], points, candidates, [0], Kept(tmp_path / "all"))
     answers = in_order([p.answer(ends[1]) for p in fitted])
-    assert [a.readout for a in answers] == ["roles"] * 3 + ["relation"] * 3
+    assert [a.readout for a in answers] == ["roles"] * 3 + ["pairwise"] * 3
     train = ends[0].kind("observed", 0)
-    places = [Runs(tmp_path / name) for name in "ab"]
-    losses = [fit(train, [c], 0, place).validation_loss for c, place in zip(candidates[:2], places, strict=True)]
+    losses = [fit(train, [candidate], 0).validation_loss for candidate in candidates[:2]]
     assert answers[0].fitted[0].validation_loss == min(losses)
     assert answers[0].fitted[0].chosen == "moment, restart and threshold; one of 2 candidates"
     assert answers[3].fitted[0].chosen == "moment, restart and threshold"
-    runs = sorted(str(file.parent.relative_to(tmp_path / "all")) for file in (tmp_path / "all").rglob("config.yaml"))
-    names = ("full", "observed", "predicted_2")
-    assert runs == sorted(
-        [f"roles/{name}/s0/candidate_{n}" for name in names for n in (1, 2)] + [f"relation/{name}/s0" for name in names]
-    )
+    files = {str(file.relative_to(tmp_path / "all")) for file in (tmp_path / "all").rglob("*.*")}
+    points = ("full", "observed", "predicted_2")
+    assert files == {f"{form}/{point}/s0.safetensors" for form in ("roles", "pairwise") for point in points}
 
 
 def test_a_second_look_at_the_test_videos_needs_a_word(caches: tuple[SlotCache, SlotCache], tmp_path: Path) -> None:
@@ -467,18 +466,18 @@ def test_what_no_dynamics_model_plays_a_part_in_is_counted_once() -> None:
     assert predicted.validation_accuracy == pytest.approx(0.6)
 
 
-def test_one_readout_is_trained_on_all_but_one_part(tmp_path: Path) -> None:
+def test_one_readout_is_trained_on_all_but_one_part() -> None:
     """What the first part holds decides moment and threshold; its answers are the only ones that are judged."""
     data = easy(videos=48)
     settings = replace(QUICK, form="pairwise", folds=6, single=True, restarts=1, hidden=None, warmup=0.0, lr=5e-3)
-    fitted = fit(data, [settings], 0, Runs(tmp_path))
-    assert [readout.last.in_features for readout in fitted.readouts] == [D]
+    fitted = fit(data, [settings], 0)
+    assert fitted.readout.last.weight.shape == (1, D, 1)
     part = stratified_parts(data, 6, 0)
     held = data.take(np.flatnonzero(part == 0))
-    logits = evaluate(fitted.readouts[0], held)
+    (logits,) = evaluate(fitted.readout, held)
     right = (logits > fitted.threshold) == held.label.bool()
     assert fitted.validation_accuracy == pytest.approx(float(right.float().mean()))
     assert fitted.validation_loss == pytest.approx(
         float(nn.functional.binary_cross_entropy_with_logits(logits, held.label)), abs=1e-6
     )
-    assert torch.equal(fitted.logits(data), evaluate(fitted.readouts[0], data))
+    assert torch.equal(fitted.logits(data), evaluate(fitted.readout, data)[0])

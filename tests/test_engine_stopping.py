@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from toy import Numbers, Points, Toy, train
 
 from dias_video.engine import Interrupted, Logging, Optimization, Saving, Trainer
-from dias_video.engine.ranks import Ranks, Signals
+from dias_video.engine.ranks import Signals
 from dias_video.pretrained.weights import read_weights
 
 
@@ -111,47 +111,6 @@ def test_a_run_killed_before_best_was_linked_links_it(tmp_path: Path) -> None:
     (folder / "step_000006/checksums.json").unlink()  # a damaged one: the run goes on from step 4
     fit(tmp_path / "run", Validation(), resume=True)
     assert (folder / "best").readlink() == Path("step_000004")
-
-
-def test_programs_and_their_runs_know_of_each_others_signals() -> None:
-    with Signals() as program:
-        os.kill(os.getpid(), signal.SIGTERM)
-        with Signals() as run:
-            assert run.number == signal.SIGTERM
-    with Signals() as program:
-        with Signals() as run:
-            assert run.number == 0
-            os.kill(os.getpid(), signal.SIGINT)
-        assert program.number == signal.SIGINT
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_work_with_nothing_to_save_is_left_at_once(number: signal.Signals, code: int) -> None:
-    ranks, done = Ranks(), []
-
-    def work() -> None:
-        with Signals() as signals, ranks.leaving(signals):
-            os.kill(os.getpid(), number)
-            done.append("all of it")
-
-    with pytest.raises(Interrupted) as caught:
-        work()
-    assert caught.value.code == code
-    assert not done
-
-
-def test_work_is_not_begun_after_a_signal() -> None:
-    ranks, done = Ranks(), []
-
-    def work() -> None:
-        with Signals() as signals:
-            os.kill(os.getpid(), signal.SIGTERM)
-            with ranks.leaving(signals):
-                done.append("some of it")
-
-    with pytest.raises(Interrupted):
-        work()
-    assert not done
 
 
 def test_a_signal_in_the_update_before_a_validation_keeps_it_from_beginning(

@@ -17,8 +17,8 @@ import yaml
 import dias_video
 import slotformer
 from dias_video.evaluation.probe import probe
-from slotformer.contact.fitting import ReadoutSettings
 from slotformer.contact.probing import probe_contact
+from slotformer.contact.settings import ReadoutSettings
 from slotformer.fill import cache_states
 from slotformer.surprise import surprise
 

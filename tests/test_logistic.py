@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from slotformer.contact.fitting import ReadoutSettings, Runs, fit
+from slotformer.contact.fitting import fit
 from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.logistic import STRENGTHS, fit_logistic, fit_strengths, frame_features
+from slotformer.contact.settings import ReadoutSettings
 
 V, T, S, D = 120, 3, 4, 5
 
@@ -48,9 +47,9 @@ def test_the_order_of_slots_and_places_mean_nothing() -> None:
     assert np.array_equal(frame_features(data), frame_features(placed))
 
 
-def test_every_scenario_has_a_regression_of_its_own(tmp_path: Path) -> None:
+def test_every_scenario_has_a_regression_of_its_own() -> None:
     """What means contact in one scenario means none in the other, so that one regression for both is at chance."""
-    fitted = fit(clips(0), [ReadoutSettings(form="logistic", folds=3)], 0, Runs(tmp_path))
+    fitted = fit(clips(0), [ReadoutSettings(form="logistic", folds=3)], 0)
     assert fitted.form == "logistic"
     assert fitted.validation_accuracy > 0.85
     assert fitted.correct(clips(1)).mean() > 0.85

@@ -209,7 +209,7 @@ class _Run:
                     raise Interrupted(agreed.signal)
                 self.updater.update(micro_batches)
                 self._after_step(epoch=(state.step * trainer.batch_size) // len(dataset))
-        self.ranks.stop_if_told(self.signals)  # all is saved, but whoever started this run may have more to do
+        self.ranks.stop_if_told(self.signals)  # all is saved, but the last validation may have been cut short
 
     def _after_step(self, epoch: int) -> None:
         trainer, step = self.trainer, self.state.step

@@ -88,19 +88,6 @@ class Ranks:
         if agreed.signal:
             raise Interrupted(agreed.signal)
 
-    @contextmanager
-    def leaving(self, signals: Signals) -> Iterator[None]:
-        """``together`` for work that has nothing to save: not begun after a signal, and left as soon as one comes.
-
-        Raises:
-            Interrupted: a signal came to any process.
-        """
-        self.stop_if_told(signals)
-        with self.together(signals) as agreed, signals.abandoning():
-            yield
-        if agreed.signal:
-            raise Interrupted(agreed.signal)
-
     def _agree(self, number: int, problem: Exception | None) -> int:
         if self.count == 1:
             return number
@@ -169,15 +156,11 @@ class Abandoned(Exception):
 
 
 class Signals:
-    """Remembers SIGTERM and SIGINT while a run lasts; a second SIGINT interrupts at once.
-
-    A run may be part of a longer program that watches too: each knows of the signals that came to the other.
-    """
+    """Remembers SIGTERM and SIGINT while a run lasts; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.number = 0
         self._before: dict[int, Any] = {}
-        self._outer: object = None
         self._abandoning = False
 
     @contextmanager
@@ -209,13 +192,8 @@ class Signals:
             follow_launcher()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
-            self._outer = getattr(self._before[signal.SIGTERM], "__self__", None)
-            if isinstance(self._outer, Signals):
-                self.number = self._outer.number
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if isinstance(self._outer, Signals):
-            self._outer.number = self.number

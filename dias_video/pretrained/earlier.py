@@ -22,7 +22,6 @@ _LIE_IN = {
     "dias_video.model.distillation": "Distillation",
     "slotformer.rollouter": "SlotFormer",
     "slotformer.causal": "CausalSlotFormer",
-    "slotformer.contact.committee": "Committee",
     "dias_video.data.davis": "DavisVideos",
     "dias_video.data.folder": "FolderVideos",
     "dias_video.data.images": "ImageFolder",

@@ -1,115 +1,101 @@
-"""Contact readouts that are trained together: for every part of the videos some that never saw it."""
+"""Contact readouts that are fitted together, in memory: for every part of the videos some that never saw it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+import math
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch import Tensor
 from torch.nn import functional as F
 
-from dias_video.draws import Draws
-from dias_video.pretrained.saving import Pretrained
+from dias_video.engine.loader import Order
+from dias_video.engine.schedule import Optimization
 from slotformer.contact.labelled import LabelledSlots
-from slotformer.contact.readouts.readout import ContactReadout, forms
+from slotformer.contact.readouts.readout import ContactReadout
+from slotformer.contact.settings import ReadoutSettings
+
+VALIDATIONS = 10  # times that a fit is judged on what was held out
+AT_ONCE = 64  # videos
 
 
-@dataclass
-class Parts:
-    """Videos and the part that each belongs to: what a committee is trained on, and a batch of it."""
+class HeldOut(NamedTuple):
+    """What the best readouts of every part say of the part's videos."""
 
-    data: LabelledSlots  # V videos
-    part: Tensor  # (V,) int64
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    @property
-    def video_id(self) -> list[str]:
-        """V names."""
-        return self.data.video_id
+    members: Tensor  # (folds,) int64, the best of each part by the loss there
+    logits: Tensor  # (n,) of the videos that somebody was not fitted on
+    label: Tensor  # (n,)
 
     @property
-    def num_frames(self) -> int:
-        """T, what a sample counts for in frames a second."""
-        return self.data.slots.shape[1]
-
-    def __getitem__(self, key: tuple[int, int]) -> int:
-        """A sample (epoch, index) is its index, since a batch is cut out of all videos at once."""
-        return key[1]
-
-    def batch(self, index: list[int]) -> Parts:
-        """Some of the videos."""
-        at = np.array(index)
-        return Parts(self.data.take(at), self.part[at])
-
-    def to(self, device: torch.device | str) -> Parts:
-        """The same with every tensor on ``device``."""
-        return Parts(self.data.to(device), self.part.to(device))
+    def loss(self) -> float:
+        """Cross entropy."""
+        return float(F.binary_cross_entropy_with_logits(self.logits, self.label))
 
 
-class Committee(Pretrained, nn.Module):
-    """``restarts`` readouts for each of the first ``folds`` parts, M in all, trained on the videos of all other parts.
+def fit_committee(
+    readout: ContactReadout, data: LabelledSlots, part: Tensor, settings: ReadoutSettings, seed: int
+) -> tuple[ContactReadout, HeldOut]:
+    """Fit all members of a readout, and keep every part's best at the best of ``VALIDATIONS`` moments.
 
-    They share nothing but the batches, so the gradient of the sum of their losses is to each that of its own.
+    Members are ``restarts`` for each of the first parts. Each is fitted on the videos of all other parts. They share
+    nothing but the batches, so the gradient of the sum of their losses is to each that of its own.
+
+    Args:
+        readout: of M members with their first weights; they are fitted in place.
+        data: V videos.
+        part: (V,) int64.
+        settings: of the fit.
+        seed: of the order of the videos.
+
+    Raises:
+        ValueError: the loss is not finite at any moment.
     """
+    live = data.slots[data.live]
+    readout.set_statistics(live.mean(0), live.std(0))
+    fold = torch.arange(readout.members // settings.restarts).repeat_interleave(settings.restarts).to(part)
+    steps = settings.epochs * math.ceil(len(data) / settings.batch_size)
+    every = math.ceil(steps / VALIDATIONS)
+    order = Order(len(data), settings.batch_size, seed)
+    schedule = Optimization(settings.lr, settings.warmup, settings.floor)
+    adam = torch.optim.AdamW(readout.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True)
+    best: tuple[ContactReadout, HeldOut] | None = None
+    for step in range(steps):
+        for group in adam.param_groups:
+            group["lr"] = schedule.lr_at(step, steps)
+        at = torch.tensor([index for _, index in order.keys(step)], device=part.device)
+        losses = cross_entropies(readout(data.slots[at], data.live[at]), data.label[at])
+        loss = (losses * (part[at] != fold[:, None])).sum(0).mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        if (step + 1) % every == 0 or step + 1 == steps:
+            found = held_out(readout, data, part, fold)
+            if math.isfinite(found.loss) and (best is None or found.loss < best[1].loss):
+                best = readout.only(found.members), found
+    if best is None:
+        raise ValueError(f"readout {settings.form} has no finite loss; lower readout.lr={settings.lr}")
+    return best
 
-    fold: Tensor
 
-    def __init__(self, slot_dim: int, form: str, hidden: int, num_places: int, folds: int, restarts: int) -> None:
-        super().__init__()
-        members = [forms()[form](slot_dim, hidden, num_places) for _ in range(folds * restarts)]
-        self.members = nn.ModuleList(members)
-        self.register_buffer("fold", torch.arange(folds).repeat_interleave(restarts))  # (M,) the part not trained on
+def cross_entropies(logits: Tensor, label: Tensor) -> Tensor:
+    """Of logits (M,V) and answers (V,): (M,V)."""
+    return F.binary_cross_entropy_with_logits(logits, label.expand_as(logits), reduction="none")
 
-    def standardise(self, data: LabelledSlots) -> None:
-        """Take the slots' mean and deviation per channel from ``data``."""
-        live = data.slots[data.live]
-        mean, scale = live.mean(0), live.std(0)
-        for number in range(len(self.members)):
-            self.member(number).set_statistics(mean, scale)
 
-    def member(self, number: int) -> ContactReadout:
-        """One of the readouts."""
-        return cast(ContactReadout, self.members[number])
+@torch.no_grad()
+def held_out(readout: ContactReadout, data: LabelledSlots, part: Tensor, fold: Tensor) -> HeldOut:
+    """What the members (M,) of parts ``fold`` say of the videos of their part."""
+    logits = evaluate(readout, data)  # (M,V)
+    own = part == fold[:, None]
+    loss = (cross_entropies(logits, data.label) * own).sum(1) / own.sum(1)  # (M,)
+    folds = int(fold[-1]) + 1
+    best = loss.view(folds, -1).argmin(1) + torch.arange(folds, device=loss.device) * (len(loss) // folds)
+    kept = (part < folds).nonzero()[:, 0]
+    return HeldOut(best, logits[best[part[kept]], kept], data.label[kept])
 
-    def forward(self, batch: Parts, draws: Draws) -> dict[str, Tensor]:
-        """``contact`` (V,): a video's cross entropy, summed over the members that are trained on it."""
-        return {"contact": (self.losses(self.logits(batch.data), batch) * ~self.holding_out(batch)).sum(0)}
 
-    def holding_out(self, batch: Parts) -> Tensor:
-        """Whether a member is not trained on a video, (M,V) bool."""
-        return batch.part == self.fold[:, None]
-
-    def losses(self, logits: Tensor, batch: Parts) -> Tensor:
-        """Cross entropies (M,V) of logits (M,V)."""
-        return F.binary_cross_entropy_with_logits(logits, batch.data.label.expand_as(logits), reduction="none")
-
-    def logits(self, data: LabelledSlots) -> Tensor:
-        """Every member's logits (M,V), of all members at once."""
-        states = [dict(member.named_parameters()) for member in self.members]
-        stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
-
-        def of_one(weights: dict[str, Tensor]) -> Tensor:
-            logits: Tensor = functional_call(self.members[0], weights, (data.slots, data.live))
-            return logits
-
-        every: Tensor = vmap(of_one)(stacked)
-        return every
-
-    @torch.no_grad()
-    def held_out(self, videos: Parts, batch_size: int = 256) -> tuple[Tensor, Tensor, Tensor]:
-        """Every part's best member, by the loss there, (folds,); its logits of the part's videos; their labels."""
-        device = self.fold.device
-        batches = [videos.batch(index.tolist()).to(device) for index in torch.arange(len(videos)).split(batch_size)]
-        logits = torch.cat([self.logits(batch.data) for batch in batches], 1)  # (M,V)
-        everything = videos.to(device)
-        own = self.holding_out(everything)
-        loss = (self.losses(logits, everything) * own).sum(1) / own.sum(1)  # (M,)
-        folds = int(self.fold[-1]) + 1
-        best = loss.view(folds, -1).argmin(1) + torch.arange(folds, device=device) * (len(loss) // folds)
-        kept = (everything.part < folds).nonzero()[:, 0]  # videos that somebody was not trained on
-        return best.cpu(), logits[best[everything.part[kept]], kept].cpu(), everything.data.label[kept].cpu()
+@torch.no_grad()
+def evaluate(readout: ContactReadout, data: LabelledSlots) -> Tensor:
+    """Logits (M,V) of all members."""
+    parts = zip(data.slots.split(AT_ONCE), data.live.split(AT_ONCE), strict=True)
+    return torch.cat([readout(slots, live) for slots, live in parts], 1)

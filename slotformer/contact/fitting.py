@@ -2,192 +2,158 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from dias_video.engine import Logging, Optimization, Saving, Trainer
-from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
-from dias_video.stores.files import read_yaml
+from dias_video.stores.files import save_tensors
 from dias_video.stores.store import differences
-from slotformer.contact.committee import Committee, Parts
+from dias_video.threads import threads
+from slotformer.contact.committee import evaluate, fit_committee
 from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.logistic import FittedLogistic, fit_logistic
 from slotformer.contact.readouts.readout import ContactReadout, forms
-
-VALIDATIONS = 10  # times that a training is validated and saved
-
-
-@dataclass
-class ReadoutSettings:
-    """How a readout is fitted. ``form`` is a file of ``readouts``, or ``logistic``, which knows folds only."""
-
-    form: str = "roles"
-    hidden: int | None = 32  # features; None = as many as a slot is wide
-    weight_decay: float = 0.3
-    lr: float = 0.02
-    warmup: float = 0.05  # part of the training over which the rate rises
-    floor: float = 1e-3  # what is left of it at the end
-    batch_size: int = 32
-    epochs: int = 40
-    folds: int = 4  # parts of the readout set; each is the validation part of some readouts
-    single: bool = False  # only of the first part: one readout answers, else the mean of one a part
-    restarts: int = 2  # readouts a fold, from different random weights; the best on its validation part is kept
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> ReadoutSettings:
-        """Settings by name.
-
-        Raises:
-            ValueError: an unknown name, or a wrong value.
-        """
-        known = [one.name for one in fields(cls)]
-        if unknown := [name for name in options if name not in known]:
-            raise ValueError(f"a readout has no setting {unknown[0]!r}; choose from {', '.join(known)}")
-        return cls(**options)
-
-    def __post_init__(self) -> None:
-        check_choice("readouts.form", self.form, (*forms(), "logistic"))
-        for name in ("hidden", "batch_size", "epochs", "restarts"):
-            if name != "hidden" or self.hidden is not None:
-                check_integer(f"readout.{name}", getattr(self, name), least=1)
-        check_flag("readout.single", self.single)
-        check_integer("readout.folds", self.folds, least=2)
-        check_number("readout.lr", self.lr, above=0)
-        check_number("readout.weight_decay", self.weight_decay, least=0)
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Where readouts are trained. Each has a run folder, from which an interrupted training goes on."""
-
-    folder: Path
-    resume: bool = False
-    about: Mapping[str, Any] = field(default_factory=dict)  # what they are trained on, for their config.yaml
-    watch: Callable[[], AbstractContextManager[None]] = nullcontext  # around all other work: a signal ends it
-
-    def of(self, *names: str, **about: Any) -> Runs:
-        """A folder inside."""
-        return replace(self, folder=self.folder.joinpath(*names), about={**self.about, **about})
+from slotformer.contact.settings import ReadoutSettings
 
 
 @dataclass
 class FittedReadouts:
     """One readout, or one a fold, which together answer with their mean logit."""
 
-    readouts: list[ContactReadout]
+    readout: ContactReadout  # a member a fold
     threshold: float  # of the logit, chosen on the validation parts
     validation_loss: float
     validation_accuracy: float
-    settings: ReadoutSettings
+    form: str
     chosen: str = "moment, restart and threshold"  # by the very answers that validation_accuracy is of
-
-    @property
-    def form(self) -> str:
-        """Which kind of readout."""
-        return self.settings.form
 
     def logits(self, data: LabelledSlots) -> Tensor:
         """Mean logits (V,)."""
-        return torch.stack([evaluate(readout, data) for readout in self.readouts]).mean(0)
+        return evaluate(self.readout, data).mean(0)
 
     def correct(self, data: LabelledSlots) -> NDArray[np.float64]:
         """1.0 where the answer is right, (V,)."""
         answers = self.logits(data) > self.threshold
         return (answers == data.label.bool()).double().numpy()
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it has learned."""
+        return dict(self.readout.state_dict())
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], sizes: Sequence[int], **said: Any) -> FittedReadouts:
+        """One made of the ``tensors`` of another."""
+        members = next(len(value) for name, value in tensors.items() if name.endswith("weight"))
+        readout = forms()[said["form"]](*sizes, members=members)
+        readout.load_state_dict(dict(tensors))
+        return cls(readout, **said)
+
 
 Fitted = FittedReadouts | FittedLogistic
 
 
-def fit(data: LabelledSlots, candidates: Sequence[ReadoutSettings], seed: int, runs: Runs) -> Fitted:
+@dataclass(frozen=True)
+class Kept:
+    """Where fitted readouts are kept, a file each, so that an interrupted run fits only those that are missing."""
+
+    path: Path  # without suffix
+    resume: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)  # what they are fitted on
+
+    def of(self, *names: str, **about: Any) -> Kept:
+        """A place inside."""
+        return replace(self, path=self.path.joinpath(*names), about={**self.about, **about})
+
+    @property
+    def file(self) -> Path:
+        """Of the readout at this place."""
+        return self.path.with_name(f"{self.path.name}.safetensors")
+
+    def read(self, config: Mapping[str, Any]) -> Fitted | None:
+        """The readout that is there already, where a run goes on.
+
+        Raises:
+            ValueError: it was fitted with another ``config``, or is damaged.
+        """
+        if not (self.resume and self.file.exists()):
+            return None
+        try:
+            with safe_open(self.file, "pt") as stored:
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                said = json.loads(stored.metadata()["readout"])
+            if not (changed := differences(said.pop("config"), {**config, **self.about})):
+                return (FittedLogistic if said["form"] == "logistic" else FittedReadouts).of(tensors, **said)
+        except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{self.file} is damaged ({error}); delete it, it is fitted again") from error
+        raise ValueError(
+            f"{self.file} was fitted with other settings ({'; '.join(changed)}); go on with the same, or name another "
+            f"out_dir"
+        )
+
+    def write(self, fitted: Fitted, config: Mapping[str, Any]) -> None:
+        """Keep a readout."""
+        names = ("threshold", "validation_loss", "validation_accuracy", "form", "chosen")
+        said: dict[str, Any] = {name: getattr(fitted, name) for name in names}
+        said |= {"config": {**config, **self.about}}
+        if isinstance(fitted, FittedReadouts):
+            said["sizes"] = fitted.readout.sizes
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(fitted.tensors(), self.file, {"readout": json.dumps(said)})
+
+
+def fit(data: LabelledSlots, candidates: Sequence[ReadoutSettings], seed: int, kept: Kept | None = None) -> Fitted:
     """Fit readouts on parts of the readout set; what a part was held out for decides all choices.
 
-    The set is cut into ``folds`` parts, each with its share of every scenario and answer, and readouts are trained for
-    every part (``single``: for the first alone) on the others. Of ``VALIDATIONS`` moments the one with the lowest loss
-    over the parts is kept, and of it every part's best restart. The threshold maximises accuracy over the validation
-    logits of all parts, and the candidate with the lowest validation loss is taken.
+    The set is cut into ``folds`` parts, each with its share of every scenario and answer, and readouts are fitted for
+    every part (``single``: for the first alone) on the others. Of ten moments the one with the lowest loss over the
+    parts is kept, and of it every part's best restart. The threshold maximises accuracy over the validation logits of
+    all parts, and the candidate with the lowest validation loss is taken. All is done on one thread.
+
+    Args:
+        data: the readout set.
+        candidates: settings.
+        seed: of first weights, parts and order.
+        kept: where the result is written, and read if it is there already; None = nowhere.
 
     Raises:
-        ValueError: all videos have one answer, there are too few for the folds, or a run to go on with is of other
-            settings.
+        ValueError: all videos have one answer, there are too few for the folds, no finite loss, or a readout to go on
+            with is of other settings.
     """
-    with runs.watch():
-        if not 0 < float(data.label.mean()) < 1:
-            raise ValueError("the readout videos all have the same answer; a classifier needs both")
-    several = len(candidates) > 1
-    places = [runs.of(f"candidate_{number}") if several else runs for number in range(1, len(candidates) + 1)]
-    fitted = [_fit(data, settings, seed, place) for settings, place in zip(candidates, places, strict=True)]
-    best = min(fitted, key=lambda f: f.validation_loss)
-    return replace(best, chosen=f"{best.chosen}; one of {len(candidates)} candidates") if several else best
+    config = {"candidates": [asdict(settings) for settings in candidates], "seed": seed}
+    if kept is not None and (found := kept.read(config)) is not None:
+        return found
+    if not 0 < float(data.label.mean()) < 1:
+        raise ValueError("the readout videos all have the same answer; a classifier needs both")
+    with threads(1):
+        fitted = min((_fit(data, settings, seed) for settings in candidates), key=lambda one: one.validation_loss)
+    if len(candidates) > 1:
+        fitted = replace(fitted, chosen=f"{fitted.chosen}; one of {len(candidates)} candidates")
+    if kept is not None:
+        kept.write(fitted, config)
+    return fitted
 
 
-def _fit(data: LabelledSlots, settings: ReadoutSettings, seed: int, runs: Runs) -> Fitted:
+def _fit(data: LabelledSlots, settings: ReadoutSettings, seed: int) -> Fitted:
     if settings.form == "logistic":
-        with runs.watch():
-            logistic = fit_logistic(data, settings.folds, seed)
-        return logistic
-    config = {"readout": asdict(settings), "seed": seed, **runs.about}
-    with runs.watch():
-        if runs.resume:
-            _check_same(runs.folder / "config.yaml", config)
-        videos = Parts(data, torch.from_numpy(stratified_parts(data, settings.folds, seed)))
-    committee = _train(videos, settings, runs, config)
-    best, *answers = committee.held_out(videos)
-    readouts = [committee.member(number) for number in best.tolist()]
-    return FittedReadouts(readouts, *judge(*answers), settings)
-
-
-def _train(videos: Parts, settings: ReadoutSettings, runs: Runs, config: dict[str, Any]) -> Committee:
-    """The committee at its best."""
-    data, seed = videos.data, config["seed"]
-    steps = settings.epochs * -(-len(videos) // settings.batch_size)
-    every = -(-steps // VALIDATIONS)
+        return fit_logistic(data, settings.folds, seed)
+    part = torch.from_numpy(stratified_parts(data, settings.folds, seed)).to(data.label.device)
+    members = settings.restarts * (1 if settings.single else settings.folds)
+    width = data.slots.shape[-1]
+    hidden = settings.hidden or width - data.num_places
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        members = (1 if settings.single else settings.folds, settings.restarts)
-        width = data.slots.shape[-1]
-        hidden = settings.hidden or width - data.num_places
-        committee = Committee(width, settings.form, hidden, data.num_places, *members)
-    committee.standardise(data)
-
-    def validate(model: Committee, step: int) -> dict[str, float]:
-        _, loss, accuracy = judge(*model.held_out(videos)[1:])
-        return {"val/loss": loss, "val/accuracy": accuracy}
-
-    trainer = Trainer(
-        steps,
-        settings.batch_size,
-        seed,
-        Optimization(
-            lr=settings.lr,
-            warmup=settings.warmup,
-            floor=settings.floor,
-            weight_decay=settings.weight_decay,
-            clip=None,  # a common norm would tie members
-        ),
-        Saving(every=every, metric="val/loss"),
-        Logging(every=every, bar=False),
-        num_workers=0,
-    )
-    trainer.fit(committee, videos, videos.batch, runs.folder, runs.resume, config, validate)
-    return Committee.from_pretrained(runs.folder / "checkpoints/best")
-
-
-def _check_same(file: Path, config: dict[str, Any]) -> None:
-    if file.exists() and (changed := differences(read_yaml(file, "name another out_dir"), config)):
-        raise ValueError(
-            f"{file.parent} was trained with other settings ({'; '.join(changed)}); go on with the same, or name "
-            f"another out_dir"
-        )
+        readout = forms()[settings.form](width, hidden, data.num_places, members=members).to(data.label.device)
+    best, answers = fit_committee(readout, data, part, settings, seed)
+    return FittedReadouts(best.cpu(), *judge(answers.logits, answers.label), settings.form)
 
 
 def judge(logits: Tensor, label: Tensor) -> tuple[float, float, float]:
@@ -195,13 +161,6 @@ def judge(logits: Tensor, label: Tensor) -> tuple[float, float, float]:
     threshold = best_threshold(logits, label)
     loss = float(F.binary_cross_entropy_with_logits(logits, label))
     return threshold, loss, float(((logits > threshold) == label.bool()).double().mean())
-
-
-def evaluate(readout: ContactReadout, data: LabelledSlots, batch_size: int = 256) -> Tensor:
-    """Logits (V,) of a readout."""
-    with torch.no_grad():
-        parts = zip(data.slots.split(batch_size), data.live.split(batch_size), strict=True)
-        return torch.cat([readout(slots, live) for slots, live in parts])
 
 
 def stratified_parts(data: LabelledSlots, parts: int, seed: int) -> NDArray[np.int64]:

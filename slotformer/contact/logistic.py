@@ -6,8 +6,9 @@ the features of whole frames, observed and simulated, one frame after the other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,6 +78,26 @@ class FittedLogistic:
     def correct(self, data: LabelledSlots) -> Values:
         """1.0 where the answer is right, (V,)."""
         return ((self.logits(data) > self.threshold) == data.label.bool()).double().numpy()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it has learned."""
+        found: dict[str, Values] = {}
+        for name, one in self.scenarios.items():
+            found |= {f"mean/{name}": one.scaler.mean_, f"scale/{name}": one.scaler.scale_}
+            found |= {f"weights/{name}": one.weights, f"bias/{name}": one.bias, f"strengths/{name}": one.strengths}
+        return {name: torch.from_numpy(value.copy()) for name, value in found.items()}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], **said: Any) -> FittedLogistic:
+        """One made of the ``tensors`` of another."""
+        values = {name: value.numpy() for name, value in tensors.items()}
+        scenarios = {}
+        for name in [key.partition("/")[2] for key in values if key.startswith("mean/")]:
+            scaler = StandardScaler()
+            scaler.mean_, scaler.scale_ = values[f"mean/{name}"], values[f"scale/{name}"]
+            learned = (values[f"{kind}/{name}"] for kind in ("weights", "bias", "strengths"))
+            scenarios[name] = Regressions(scaler, *learned)
+        return cls(scenarios, **said)
 
 
 def fit_logistic(data: LabelledSlots, folds: int, seed: int) -> FittedLogistic:

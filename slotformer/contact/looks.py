@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from slotformer.cache import SlotCache
-from slotformer.contact.fitting import ReadoutSettings
+from slotformer.contact.settings import ReadoutSettings
 
 LOOKS = "looks.jsonl"
 

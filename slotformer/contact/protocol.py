@@ -1,6 +1,6 @@
 """The Physion protocol: accuracy of contact readouts against how many frames of the future were predicted.
 
-Readouts are fitted on the readout videos alone (:mod:`slotformer.fitting`), all of them before the test videos are
+Readouts are fitted on the readout videos alone (:mod:`slotformer.contact.fitting`), all before the test videos are
 scored, once, which the test cache itself remembers.
 """
 
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from dias_video.batch import SlotSequence
 from slotformer.cache import SlotCache
-from slotformer.contact.fitting import Fitted, ReadoutSettings, Runs, fit
+from slotformer.contact.fitting import Fitted, Kept, fit
 from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.places import PlaceProbe
+from slotformer.contact.settings import ReadoutSettings
 from slotformer.fast import fast_rollout
 from slotformer.rollouter import Dynamics, context_live
 from slotformer.statistics import interval, nested_deviation
@@ -180,22 +181,24 @@ def fit_points(
     points: Sequence[Point],
     candidates: Sequence[ReadoutSettings],
     seeds: Sequence[int],
-    runs: Runs,
+    kept: Kept | None = None,
+    device: torch.device | str = "cpu",
     progress: Wrap = iter,
 ) -> list[FittedPoint]:
     """Fit a readout for every point of every curve.
 
-    Readouts are trained in folders ``<form>/<point>/s<seed>`` of ``runs``: ``places/predicted_8/s0``. Every form of
-    readout has a curve of its own; candidates of one form compete at every point.
+    Each is kept as ``<form>/<point>/s<seed>`` of ``kept``: ``places/predicted_8/s0``. Every form of readout has a curve
+    of its own; candidates of one form compete at every point.
     """
     forms = dict.fromkeys(c.form for c in candidates)
     found = []
     for form, (kind, count) in progress(list(itertools.product(forms, points))):
-        train, same = readout.kind(kind, count), [c for c in candidates if c.form == form]
+        train, same = readout.kind(kind, count).to(device), [c for c in candidates if c.form == form]
         name = f"predicted_{count}" if kind == "predicted" else kind
-        fitted = [
-            fit(train, same, seed, runs.of(form, name, f"s{seed}", kind=kind, predicted_frames=count)) for seed in seeds
-        ]
+        fitted = []
+        for seed in seeds:
+            place = kept and kept.of(form, name, f"s{seed}", kind=kind, predicted_frames=count)
+            fitted.append(fit(train, same, seed, place))
         found.append(FittedPoint(form, kind, count, fitted))
     return found
 

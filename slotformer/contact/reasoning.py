@@ -5,18 +5,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 
 from dias_video.data.physion import stimulus
 from dias_video.engine import check_folder
-from dias_video.engine.ranks import Ranks, Signals
+from dias_video.engine.checks import device_of
 from dias_video.pretrained.weights import weights_sha256
+from dias_video.threads import threads, threads_for
 from slotformer.cache import SlotCache
-from slotformer.contact.fitting import ReadoutSettings, Runs
+from slotformer.contact.fitting import Kept
 from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.looks import Looks, settings_of
 from slotformer.contact.people import human_rows, read_human
@@ -31,6 +33,7 @@ from slotformer.contact.protocol import (
     join_answers,
     points_of,
 )
+from slotformer.contact.settings import ReadoutSettings
 from slotformer.prediction import bar, check_same_encoder, folders, load_dynamics
 from slotformer.report import plot_accuracy, write_csv, write_json
 from slotformer.rollouter import Dynamics
@@ -59,37 +62,31 @@ class Task:
     looks: Looks
     second_look: bool
     device: torch.device
-    ranks: Ranks
-    runs: Runs
+    kept: Kept
     encoded: list[FittedPoint] = field(default_factory=list)  # what no dynamics model plays a part in, fitted once
 
     def reason(self, model: Dynamics, folder: str, place: str) -> Reasoned:
-        """Roll out with one dynamics model, fit readouts (in a folder of that name), score the test videos."""
+        """Roll out with one dynamics model, fit readouts (kept in a folder of that name), score the test videos."""
         caches, observed, counts, seeds = self.caches, self.observed, self.counts, self.seeds
-        shown = self.ranks.is_main  # one bar for all processes
-        with self.runs.watch():
-            model = model.to(self.device)
-            most, progress = max(counts), bar("rollout", shown)
-            ends = {
-                name: futures(cache, model, observed, most, self.every_frame, progress=progress)
-                for name, cache in caches.items()
-            }
-            if self.probe is not None:
-                ends = {name: end.with_places(self.probe) for name, end in ends.items()}
-            checkpoint = weights_sha256(folder)
+        model = model.to(self.device)
+        most = max(counts)
+        ends = {
+            name: futures(cache, model, observed, most, self.every_frame, progress=bar("rollout"))
+            for name, cache in caches.items()
+        }
+        if self.probe is not None:
+            ends = {name: end.with_places(self.probe) for name, end in ends.items()}
+        checkpoint = weights_sha256(folder)
         without, with_model = points_of(counts)
-        runs = self.runs.of(readout_sha256=self.settings["readout"], observed_raw_frames=observed, stride=model.stride)
-        fitting = (self.candidates, seeds)
+        kept = self.kept.of(readout_sha256=self.settings["readout"], observed_raw_frames=observed, stride=model.stride)
+        fitting = partial(fit_points, ends["readout"], candidates=self.candidates, seeds=seeds, device=self.device)
         if not self.encoded:
-            self.encoded = fit_points(ends["readout"], without, *fitting, runs, bar("readouts, encoded videos", shown))
-        runs = runs.of(place, dynamics_sha256=checkpoint)
-        points = fit_points(ends["readout"], with_model, *fitting, runs, bar("readouts", shown))
-        with self.runs.watch():
-            answers = in_order([point.answer(ends["test"]) for point in (*self.encoded, *points)])
-            number, beside = 0, False
-            if self.ranks.is_main:  # the process that reports the scores
-                number = self.looks.number(checkpoint, self.settings, self.second_look)
-                beside = self.looks.note(checkpoint, self.settings, number)
+            self.encoded = fitting(points=without, kept=kept, progress=bar("readouts, encoded videos"))
+        kept = kept.of(place, dynamics_sha256=checkpoint)
+        points = fitting(points=with_model, kept=kept, progress=bar("readouts"))
+        answers = in_order([point.answer(ends["test"]) for point in (*self.encoded, *points)])
+        number = self.looks.number(checkpoint, self.settings, self.second_look)
+        beside = self.looks.note(checkpoint, self.settings, number)
         about = {
             "dynamics": folder,
             "dynamics_sha256": checkpoint,
@@ -122,14 +119,14 @@ def reason(
 ) -> list[dict[str, Any]]:
     """Will agent and patient touch? Fit readouts on the readout videos, score the test videos, write what was found.
 
-    Under ``accelerate launch`` the processes fit together, and the main one writes.
+    The work of one process: under ``accelerate launch`` the others leave it to the main one.
 
     Args:
         dynamics: a trained dynamics model, or several of different seeds: means, and deviations between them.
         readout_cache: slots of the readout videos: everything is fitted and chosen on these.
         test_cache: slots of the test videos, scored once.
-        out_dir: gets accuracy.csv and .png, reason.json, and in readouts/ a run folder for every readout.
-        resume: go on: finished readouts are kept, an interrupted one goes on.
+        out_dir: gets accuracy.csv and .png, reason.json, and in readouts/ every fitted readout.
+        resume: go on: finished readouts are not fitted again.
         observed_frames: raw frames seen; None = the model's context, ``burn_in * stride``.
         predicted_frames: points of the curve, in frames of the model's stride.
         every_frame: read every raw frame, with interleaved rollouts; False: those of the model's stride.
@@ -156,52 +153,47 @@ def reason(
     counts, seeds = sorted({int(count) for count in predicted_frames}), [int(seed) for seed in seeds]
     models, out_dir = folders(dynamics), Path(out_dir)
     people = read_human(Path(human), stimulus) if human else {}
-    accelerator, ranks = Accelerator(cpu=device == "cpu"), Ranks()
-    with Signals() as signals:
-        runs = Runs(out_dir / "readouts", resume, watch=lambda: ranks.leaving(signals))
-        with runs.watch():
-            if ranks.is_main:
-                check_folder(out_dir, resume)
-            caches = {"readout": SlotCache(readout_cache), "test": SlotCache(test_cache)}
-            if both := set.intersection(*(set(cache.video_ids) for cache in caches.values())):
-                raise ValueError(f"readouts must not be fitted on test videos: {min(both)} is in both caches")
-            loaded = [load_dynamics(folder) for folder in models]
-            for model, cache in itertools.product(loaded, caches.values()):
-                check_same_encoder(model, cache)
-            seen = {(model.stride, int(observed_frames or model.burn_in * model.stride)) for model in loaded}
-            if len(seen) > 1:
-                raise ValueError(
-                    f"the models have different strides or observe different frames, {sorted(seen)}; reason with them "
-                    f"one by one"
-                )
-            observed = next(iter(seen))[1]
-            chosen = {"points": counts, "seeds": seeds, "observed": observed, "every_frame": every_frame}
-            settings = settings_of(candidates, **chosen, readout=caches["readout"].identity)
-            looks = Looks(caches["test"], out_dir)
-            for folder in models:  # a refusal should not come after hours of fitting
-                looks.number(weights_sha256(folder), settings, second_look)
-            places = any(candidate.form == "places" for candidate in candidates)
-            task = Task(
-                caches,
-                candidates,
-                probe=fit_probe(caches["readout"]) if places else None,
-                observed=observed,
-                counts=counts,
-                every_frame=every_frame,
-                seeds=seeds,
-                settings=settings,
-                looks=looks,
-                second_look=second_look,
-                device=torch.device(device) if device else accelerator.device,
-                ranks=ranks,
-                runs=runs,
-            )
+    if not PartialState(cpu=True).is_main_process:
+        return []
+    check_folder(out_dir, resume)
+    caches = {"readout": SlotCache(readout_cache), "test": SlotCache(test_cache)}
+    if both := set.intersection(*(set(cache.video_ids) for cache in caches.values())):
+        raise ValueError(f"readouts must not be fitted on test videos: {min(both)} is in both caches")
+    loaded = [load_dynamics(folder) for folder in models]
+    for model, cache in itertools.product(loaded, caches.values()):
+        check_same_encoder(model, cache)
+    seen = {(model.stride, int(observed_frames or model.burn_in * model.stride)) for model in loaded}
+    if len(seen) > 1:
+        raise ValueError(
+            f"the models have different strides or observe different frames, {sorted(seen)}; reason with them one by "
+            f"one"
+        )
+    observed = next(iter(seen))[1]
+    chosen = {"points": counts, "seeds": seeds, "observed": observed, "every_frame": every_frame}
+    settings = settings_of(candidates, **chosen, readout=caches["readout"].identity)
+    looks = Looks(caches["test"], out_dir)
+    for folder in models:  # a refusal should not come after hours of fitting
+        looks.number(weights_sha256(folder), settings, second_look)
+    places = any(candidate.form == "places" for candidate in candidates)
+    task = Task(
+        caches,
+        candidates,
+        probe=fit_probe(caches["readout"]) if places else None,
+        observed=observed,
+        counts=counts,
+        every_frame=every_frame,
+        seeds=seeds,
+        settings=settings,
+        looks=looks,
+        second_look=second_look,
+        device=device_of(device),
+        kept=Kept(out_dir / "readouts", resume),
+    )
+    with threads(threads_for(*loaded)):
         parts = [
             task.reason(model, folder, str(at) if models[1:] else "")
             for at, (model, folder) in enumerate(zip(loaded, models, strict=True))
         ]
-    if not ranks.is_main:
-        return []
     test, probe = parts[0].test, task.probe
     rows = accuracy_rows(join_answers([part.answers for part in parts]), test.scenario)
     if people:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from slotformer.contact.places import NUM_PAIR, place_features
-from slotformer.contact.readouts.readout import ContactReadout
+from slotformer.contact.readouts.readout import ContactReadout, Linears
 from slotformer.contact.readouts.roles import cast_roles
 
 
@@ -20,17 +20,15 @@ class PlacesReadout(ContactReadout):
         ValueError: slots without places.
     """
 
-    def __init__(self, slot_dim: int, hidden: int = 32, num_places: int = 0) -> None:
-        super().__init__(slot_dim, num_places)
+    def __init__(self, slot_dim: int, hidden: int = 32, num_places: int = 0, members: int = 1) -> None:
+        super().__init__(slot_dim, hidden, num_places, members)
         if not num_places:
             raise ValueError("readout form places needs slots with places, from caches with attention=true")
-        self.roles = nn.Linear(self.own_dim, 2, bias=False)
-        self.hidden = nn.Linear(NUM_PAIR, hidden)
-        self.last = nn.Linear(hidden, 1)
+        self.roles = Linears(members, self.own_dim, 2, bias=False)
+        self.hidden = Linears(members, NUM_PAIR, hidden)
+        self.last = Linears(members, hidden, 1)
 
     def frame_logits(self, slots: Tensor, live: Tensor, places: Tensor) -> Tensor:
-        """(B,T) from the places of the two slots that play agent and patient."""
-        weight = cast_roles(self, self.roles, slots, live)
-        features = place_features(*(weight @ places).unbind(2))  # of (B,T,4) each
-        logits: Tensor = self.last(F.gelu(self.hidden(features)))[..., 0]
-        return logits
+        """(M,B,T) from the places of the two slots that play agent and patient."""
+        features = place_features(*cast_roles(self, self.roles, slots, live, places))  # of (M,B,T,4) each
+        return self.last(F.gelu(self.hidden(features)))[..., 0]

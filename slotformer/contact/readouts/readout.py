@@ -11,33 +11,56 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dias_video.pretrained.configured import Configured
-
 NEVER = -1e4  # the logit of what is not there
 
 
-class ContactReadout(Configured, nn.Module, ABC):
-    """Logit of contact from a slot sequence: something of slot pairs at every frame, then the maximum over time.
+class Linears(nn.Module):
+    """Linear layers of ``members`` readouts side by side, each begun as ``nn.Linear`` begins."""
 
-    A subclass takes ``hidden`` too, and adds ``frame_logits``.
+    def __init__(self, members: int, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__()
+        bound = inputs**-0.5
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(M,...,inputs), each member's own, to (M,...,outputs)."""
+        rows = x.flatten(1, -2)
+        out = rows @ self.weight if self.bias is None else torch.baddbmm(self.bias, rows, self.weight)
+        return out.unflatten(1, x.shape[1:-1])
+
+    def of_same(self, x: Tensor) -> Tensor:
+        """(...,inputs), the same for all members, to (M,...,outputs)."""
+        out = torch.einsum("ni,mio->mno", x.flatten(0, -2), self.weight)
+        return (out if self.bias is None else out + self.bias).unflatten(1, x.shape[:-1])
+
+
+class ContactReadout(nn.Module, ABC):
+    """Logits of contact from slot sequences: something of slot pairs at every frame, then the maximum over time.
+
+    It is ``members`` (M) readouts side by side, which share the slots they read and nothing else. A subclass adds
+    ``frame_logits``.
 
     Args:
         slot_dim: of the slots, their places included.
+        hidden: features of a hidden layer.
         num_places: how many of the last channels are a slot's place (:mod:`slotformer.contact.places`).
+        members: M.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, slot_dim: int, num_places: int = 0) -> None:
+    def __init__(self, slot_dim: int, hidden: int = 32, num_places: int = 0, members: int = 1) -> None:
         super().__init__()
-        self.num_places, self.own_dim = num_places, slot_dim - num_places
+        self.sizes, self.members = (slot_dim, hidden, num_places), members
+        self.own_dim = slot_dim - num_places
         self.register_buffer("mean", torch.zeros(slot_dim))
         self.register_buffer("scale", torch.ones(slot_dim))
 
     @abstractmethod
     def frame_logits(self, slots: Tensor, live: Tensor, places: Tensor) -> Tensor:
-        """Logits (B,T) of every frame, from slots (B,T,S,D) without places, live (B,T,S) and places (B,T,S,P)."""
+        """Logits (M,B,T) of every frame, from slots (B,T,S,D) without places, live (B,T,S) and places (B,T,S,P)."""
 
     def set_statistics(self, mean: Tensor, scale: Tensor) -> None:
         """The slots' mean and deviation per channel, (D,) each."""
@@ -45,19 +68,26 @@ class ContactReadout(Configured, nn.Module, ABC):
         self.scale.copy_(scale.clamp(min=1e-6))
 
     def forward(self, slots: Tensor, live: Tensor) -> Tensor:
-        """Slots (B,T,S,D) and live (B,T,S) -> logits (B,)."""
+        """Slots (B,T,S,D) and live (B,T,S) -> logits (M,B)."""
         own, places = slots[..., : self.own_dim], slots[..., self.own_dim :] * live[..., None]
         frame = self.frame_logits(own, live, places)
-        return frame.masked_fill(~live.any(-1), NEVER).amax(1)  # (B,T) -> (B,)
+        return frame.masked_fill(~live.any(-1), NEVER).amax(2)  # (M,B,T) -> (M,B)
 
     def standard(self, slots: Tensor) -> Tensor:
         """Slots (...,D) without places, with mean 0 and deviation 1 in every channel."""
         return (slots - self.mean[: self.own_dim]) / self.scale[: self.own_dim]
 
+    def only(self, members: Tensor) -> ContactReadout:
+        """A readout of some of the members (int64), with copies of their weights."""
+        made = type(self)(*self.sizes, members=len(members)).to(self.mean.device)
+        own = dict(self.named_parameters())
+        made.load_state_dict({k: v[members] if k in own else v for k, v in self.state_dict().items()})
+        return made
 
-def forms() -> dict[str, Callable[[int, int, int], ContactReadout]]:
-    """Every form of readout by its name, its file's: made of slot_dim, hidden and num_places."""
-    found: dict[str, Callable[[int, int, int], ContactReadout]] = {}
+
+def forms() -> dict[str, Callable[..., ContactReadout]]:
+    """Every form of readout by its name, its file's: made of slot_dim, hidden, num_places and members."""
+    found: dict[str, Callable[..., ContactReadout]] = {}
     for file in pkgutil.iter_modules([str(Path(__file__).parent)]):
         module = importlib.import_module(f"{__package__}.{file.name}")
         for value in vars(module).values():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from slotformer.contact.readouts.readout import NEVER, ContactReadout
+from slotformer.contact.readouts.readout import NEVER, ContactReadout, Linears
 
 NUM_FEATURES = 8  # of each kind
 SHARPNESS = 3.0  # of the choice of agent and patient
+FAINTEST = -60.0  # a score so far below the best one counts as equal to any lower: its weight is 1e-26
 
 
 class RolesReadout(ContactReadout):
@@ -19,28 +20,32 @@ class RolesReadout(ContactReadout):
     difference, which is what a distance is made of.
     """
 
-    def __init__(self, slot_dim: int, hidden: int = 32, num_places: int = 0) -> None:
-        super().__init__(slot_dim, num_places)
-        self.roles = nn.Linear(self.own_dim, 2, bias=False)
-        self.hidden = nn.Linear(2 * NUM_FEATURES, hidden)
-        self.difference = nn.Linear(self.own_dim, NUM_FEATURES, bias=False)
-        self.linear = nn.Linear(2 * self.own_dim, NUM_FEATURES, bias=False)
-        self.last = nn.Linear(hidden, 1)
+    def __init__(self, slot_dim: int, hidden: int = 32, num_places: int = 0, members: int = 1) -> None:
+        super().__init__(slot_dim, hidden, num_places, members)
+        self.roles = Linears(members, self.own_dim, 2, bias=False)
+        self.hidden = Linears(members, 2 * NUM_FEATURES, hidden)
+        self.difference = Linears(members, self.own_dim, NUM_FEATURES, bias=False)
+        self.linear = Linears(members, 2 * self.own_dim, NUM_FEATURES, bias=False)
+        self.last = Linears(members, hidden, 1)
 
     def frame_logits(self, slots: Tensor, live: Tensor, places: Tensor) -> Tensor:
-        """(B,T) from the two slots that play agent and patient; places are not looked at."""
-        weight = cast_roles(self, self.roles, slots, live)
-        agent, patient = (weight @ (self.standard(slots) * live[..., None])).unbind(2)  # (B,T,D) each
+        """(M,B,T) from the two slots that play agent and patient; places are not looked at."""
+        agent, patient = cast_roles(self, self.roles, slots, live, self.standard(slots))  # (M,B,T,D) each
         linear = self.linear(torch.cat([agent, patient], -1))
         features = torch.cat([self.difference(agent - patient).square(), linear], -1)
-        logits: Tensor = self.last(F.gelu(self.hidden(features)))[..., 0]
-        return logits
+        return self.last(F.gelu(self.hidden(features)))[..., 0]
 
 
-def cast_roles(readout: ContactReadout, roles: nn.Linear, slots: Tensor, live: Tensor) -> Tensor:
-    """How much each slot is agent and patient, (B,T,2,S), by two linear scores, ``roles``, of its average."""
+def cast_roles(readout: ContactReadout, roles: Linears, slots: Tensor, live: Tensor, values: Tensor) -> list[Tensor]:
+    """``values`` (B,T,S,C) of agent and of patient, (M,B,T,C) each.
+
+    A mean over the live slots of a frame, weighed by the softmax of how well each slot's average over the clip fits.
+    """
     count = live.sum(1).clamp(min=1)[..., None]  # (B,S,1)
     average = (slots * live[..., None]).sum(1) / count  # (B,S,D) over the frames that a slot lives
-    score = SHARPNESS * roles(readout.standard(average))  # (B,S,2)
-    score = score[:, None].masked_fill(~live[..., None], NEVER)  # (B,T,S,2)
-    return score.softmax(2).transpose(2, 3)
+    score = SHARPNESS * roles.of_same(readout.standard(average))  # (M,B,S,2)
+    score = score.masked_fill(~live.any(1)[..., None], NEVER)
+    weight = (score - score.detach().amax(2, keepdim=True)).clamp(min=FAINTEST).exp()
+    told = torch.cat([values, torch.ones_like(values[..., :1])], -1) * live[..., None]  # (B,T,S,C+1)
+    sums = torch.einsum("mbsr,btsc->mbtrc", weight, told)
+    return list((sums[..., :-1] / sums[..., -1:].clamp(min=1e-30)).unbind(3))
