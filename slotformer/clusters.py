@@ -13,7 +13,7 @@ from tqdm import tqdm
 from dias_video.data.features import FeatureCache
 from dias_video.data.source import VideoSource
 from dias_video.draws import Draws
-from dias_video.evaluation.baselines import kmeans, squared_distances
+from dias_video.model.clusters import kmeans, squared_distances
 from slotformer.cache import SlotCache, SlotCacheWriter, finish
 
 

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from dias_video.data.boxes import boxes_from_masks
 from dias_video.draws import Draws
-from dias_video.evaluation.baselines import FixedBoxes, KMeans, kmeans, squared_distances
+from dias_video.evaluation.baselines import FixedBoxes, KMeans
 from dias_video.evaluation.methods import ModelTracks
 from dias_video.evaluation.metrics import adjusted_rand_index
 from dias_video.model.aggregator import Aggregator
 from dias_video.model.attention import SlotAttention
+from dias_video.model.clusters import kmeans, squared_distances
 from dias_video.model.decoders.mlp import MLPDecoder
 from dias_video.model.dias import DIAS
 from dias_video.model.encoders import TinyEncoder

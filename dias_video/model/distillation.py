@@ -62,7 +62,7 @@ def whiten(encoder: Encoder, tokens: Tensor, feature_dim: int, smoothness: float
 
     Args:
         encoder: whose features these are.
-        tokens: (M,h,w,C) float, a sample of them over whole frames, many more than C.
+        tokens: (M,h,w,C) float, a sample of them over whole frames, many more than ``feature_dim``.
         feature_dim: how many features to keep.
         smoothness: gives a direction the variance v**-smoothness (of mean 1 over directions), where v is the variance
             of its difference between neighbouring cells. What changes slowly over a picture tells objects apart; what
@@ -72,13 +72,14 @@ def whiten(encoder: Encoder, tokens: Tensor, feature_dim: int, smoothness: float
         The encoder, and (C,) the share of the variance that each direction had before, falling.
 
     Raises:
-        ValueError: fewer tokens than features, more features than there are, or features that are partly colour.
+        ValueError: no more tokens than features to keep, more of these than there are, or features that are partly
+            colour.
     """
     if encoder.color:
         raise ValueError("whiten an encoder without colour (color=0), and give it colour when it is used")
     flat = tokens.flatten(0, 2).double()
-    if len(flat) <= encoder.feature_dim:
-        raise ValueError(f"whitening {encoder.feature_dim} features needs more than {len(flat)} tokens")
+    if len(flat) <= feature_dim:
+        raise ValueError(f"whitening {feature_dim} features needs more than {len(flat)} tokens")
     if not 1 <= feature_dim <= encoder.feature_dim:
         raise ValueError(f"the encoder has {encoder.feature_dim} features, of which {feature_dim} can't be kept")
     mean = flat.mean(0)

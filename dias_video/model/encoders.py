@@ -66,12 +66,15 @@ class Encoder(Pretrained, nn.Module, ABC):
         if self.frame_size is not None:
             frames = resize_frames(frames, self.frame_size)
         frames = scaled(frames, self.input_size, self.antialias, self.clamp)  # (B*T,3,H,W)
-        tokens = self.head(self.backbone(frames))
-        if self.color:
-            mean = F.adaptive_avg_pool2d(frames, self.grid).flatten(2) - 0.5  # (B*T,3,N)
-            paint = self.color * mean.mT @ self.opponent.T  # (B*T,N,3)
-            tokens = torch.cat([tokens[..., :-3], paint.to(tokens.dtype)], -1)
-        return tokens.unflatten(0, video.shape[:2])
+        return self.painted(self.head(self.backbone(frames)), frames).unflatten(0, video.shape[:2])
+
+    def painted(self, tokens: Tensor, frames: Tensor) -> Tensor:
+        """Tokens (M,N,C) of frames (M,3,H,W) in [0,1], with their colours for the last three features if ``color``."""
+        if not self.color:
+            return tokens
+        mean = F.adaptive_avg_pool2d(frames, self.grid).flatten(2) - 0.5  # (M,3,N)
+        paint = self.color * mean.mT @ self.opponent.T  # (M,N,3)
+        return torch.cat([tokens[..., :-3], paint.to(tokens.dtype)], -1)
 
     @torch.no_grad()
     def features(self, video: Tensor) -> Tensor:
