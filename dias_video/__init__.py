@@ -1,6 +1,6 @@
 """Video object-centric learning with temporal DIAS: slots that keep their object over time.
 
-from dias_video import DIAS, VideoBatch, evaluate
+from dias_video import DIAS, VideoBatch, evaluate, track
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dias_video.auto.track import track
     from dias_video.batch import SlotSequence, VideoBatch
     from dias_video.evaluation.run import evaluate
     from dias_video.model.dias import DIAS
 
-__all__ = ["DIAS", "SlotSequence", "VideoBatch", "evaluate"]
+__all__ = ["DIAS", "SlotSequence", "VideoBatch", "evaluate", "track"]
 
 _PLACES = {
     "DIAS": "dias_video.model.dias",
     "SlotSequence": "dias_video.batch",
     "VideoBatch": "dias_video.batch",
     "evaluate": "dias_video.evaluation.run",
+    "track": "dias_video.auto.track",
 }
 
 

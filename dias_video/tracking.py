@@ -25,7 +25,10 @@ CONTRAST = 1e-3  # variance of colours in [0,1] below which there is no edge
 class SlotModel(Protocol):
     """What the loop needs of a model (a module)."""
 
-    training: bool
+    @property
+    def training(self) -> bool:
+        """Whether it is in training mode."""
+        ...
 
     @property
     def takes_boxes(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from fractions import Fraction
 from itertools import repeat
 from pathlib import Path
@@ -26,6 +27,7 @@ from dias_video.batch import SlotSequence, VideoBatch
 from dias_video.stores.files import replace_file
 
 HUNDREDTH = Fraction(1, 100)  # second, the unit of time in a GIF
+TICK = Fraction(1, 90000)  # second, the unit of time in an mp4
 KEPT = 64  # colours of a GIF's picture that are exact, where it has more than 256
 GOLDEN = 0.61803398875  # steps of this on the colour circle keep neighbouring ids far apart
 
@@ -103,39 +105,89 @@ def gif_file(folder: str | Path, video_id: str) -> Path:
     return file
 
 
-def write_gif(path: str | Path, pictures: Tensor | Iterable[Tensor], seconds: float | Sequence[float] = 1 / 12) -> None:
-    """Write a looping GIF of pictures (T,H,W,3) uint8, or of an iterable of such pieces, written as they come.
+class GifWriter:
+    """A looping GIF, written picture by picture.
 
     GIF counts time in hundredths of a second, and viewers slow down what is shown for less than two: the times of the
     pictures are rounded, not how long each is shown, and more than 50 pictures a second play slower.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = av.open(str(path), "w", format="gif", options={"loop": "0"})
+        self._stream: Any = None
+        self._at, self._end = 0, 0.0  # in hundredths of a second
+
+    def add(self, picture: Tensor, seconds: float) -> None:
+        """The next picture (H,W,3) uint8, and how long it is shown."""
+        if self._stream is None:
+            self._stream = self._file.add_stream("gif")
+            self._stream.height, self._stream.width = picture.shape[:2]
+            self._stream.pix_fmt = "pal8"
+            self._stream.time_base = self._stream.codec_context.time_base = HUNDREDTH
+        frame: Any = av.VideoFrame.from_ndarray(cast(Any, in_256_colours(picture.numpy())), format="pal8")
+        self._end += 100 * seconds
+        frame.pts, frame.time_base = self._at, HUNDREDTH
+        for packet in self._stream.encode(frame):  # it has one
+            packet.duration = max(2, round(self._end) - self._at)
+            self._at += packet.duration
+            self._file.mux(packet)
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()
+
+
+def write_gif(path: str | Path, pictures: Tensor | Iterable[Tensor], seconds: float | Sequence[float] = 1 / 12) -> None:
+    """Write a GIF of pictures (T,H,W,3) uint8, or of an iterable of such pieces, written as they come.
 
     Args:
         path: of the file, which appears whole or not at all.
         pictures: at least one.
-        seconds: how long each picture is shown, one number for all or one each.
+        seconds: how long each picture is shown, one number for all or one each (``GifWriter``).
     """
     pieces = [pictures] if isinstance(pictures, Tensor) else pictures
     shown = repeat(seconds) if isinstance(seconds, float) else iter(seconds)
 
     def write(aside: Path) -> None:
-        with av.open(str(aside), "w", format="gif", options={"loop": "0"}) as file:
-            stream: Any = None
-            at, end = 0, 0.0  # in hundredths of a second
-            for picture in (picture.numpy() for piece in pieces for picture in piece):
-                if stream is None:
-                    stream = file.add_stream("gif")
-                    stream.height, stream.width = picture.shape[:2]
-                    stream.pix_fmt = "pal8"
-                    stream.time_base = stream.codec_context.time_base = HUNDREDTH
-                frame: Any = av.VideoFrame.from_ndarray(cast(Any, in_256_colours(picture)), format="pal8")
-                end += 100 * next(shown)
-                frame.pts, frame.time_base = at, HUNDREDTH
-                for packet in stream.encode(frame):  # it has one
-                    packet.duration = max(2, round(end) - at)
-                    at += packet.duration
-                    file.mux(packet)
+        with closing(GifWriter(aside)) as gif:
+            for picture in (picture for piece in pieces for picture in piece):
+                gif.add(picture, next(shown))
 
     replace_file(Path(path), write)
+
+
+class FilmWriter:
+    """An H.264 mp4 of the size of its pictures, written picture by picture.
+
+    Pictures of odd height or width keep their size: they are stored with colours at full resolution (4:4:4), which
+    most players show, but not all browsers.
+    """
+
+    def __init__(self, path: Path, rate: Fraction) -> None:
+        """``rate``: pictures a second, on average."""
+        self._file = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+        self._stream: Any = None
+        self._rate = rate
+
+    def add(self, picture: Tensor, at: float) -> None:
+        """The next picture (H,W,3) uint8, and when it is shown, in seconds since the first."""
+        if self._stream is None:
+            self._stream = self._file.add_stream(
+                "libx264", rate=self._rate, options={"preset": "veryfast", "crf": "20"}
+            )
+            self._stream.height, self._stream.width = picture.shape[:2]
+            odd = picture.shape[0] % 2 or picture.shape[1] % 2
+            self._stream.pix_fmt = "yuv444p" if odd else "yuv420p"
+            self._stream.codec_context.time_base = TICK
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.numpy()), format="rgb24")
+        frame.pts, frame.time_base = round(at / TICK), TICK
+        self._file.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._stream is not None:
+            self._file.mux(self._stream.encode())
+        self._file.close()
 
 
 def in_256_colours(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -76,7 +76,8 @@ BELOW: dict[str, tuple[str, ...]] = {
     "convert": (*BASE, "pretrained", "model"),
     "data": (*BASE, "pretrained", "visualize"),
     "simulate": (*BASE, "data"),
-    "evaluation": (*BASE, "pretrained", "tracking", "model", "engine", "data", "visualize", "report"),
+    "auto": (*BASE, "tracking", "model", "engine", "data", "visualize", "report"),
+    "evaluation": (*BASE, "pretrained", "tracking", "model", "engine", "data", "visualize", "report", "auto"),
 }
 
 

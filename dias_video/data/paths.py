@@ -91,3 +91,44 @@ def inside(root: Path, name: str, where: str) -> Path:
         others = [root / unicodedata.normalize(form, str(path)) for form in ("NFC", "NFD")]
         return next((other for other in others if other.exists()), root / path)
     return root / path
+
+
+def safe_names(ids: Sequence[str]) -> list[str]:
+    """A path of folders for each id (ids may hold slashes) that stays inside of where it is put.
+
+    Signs that some systems don't allow become ``_``, and parts such as ``..`` too. Where that, or upper and lower case,
+    makes two alike, or one the folder of another, the first folder of the later one gets a number.
+    """
+    names: list[str] = []
+    taken: set[str] = set()  # names and their parents
+    final: set[str] = set()
+    for one in ids:
+        parts = [_safe(part) for part in one.split("/") if part not in ("", ".")] or ["_"]
+        name, number = "/".join(parts), 1
+        while _blocked(name.casefold(), taken, final):
+            number += 1
+            name = "/".join([f"{parts[0]}-{number}", *parts[1:]])
+        names.append(name)
+        final.add(name.casefold())
+        taken |= {name.casefold(), *_parents(name.casefold())}
+    return names
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _blocked(name: str, taken: set[str], final: set[str]) -> bool:
+    return name in taken or any(parent in final for parent in _parents(name))
+
+
+def _safe(part: str) -> str:
+    """One part of a path as a name that every system takes."""
+    clean = re.sub(r'[\x00-\x1f\x7f<>:"\\|?*]', "_", part).rstrip(". ") or "_"
+    clean = "_" + clean[1:] if clean.startswith(".") else clean
+    if PureWindowsPath(clean).is_reserved():
+        clean = f"_{clean}"
+    while len(clean.encode()) > 200:  # file systems take 255 bytes
+        clean = clean[:-1]
+    return clean

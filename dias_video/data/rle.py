@@ -48,6 +48,11 @@ def encode(segmentation: Any, size: tuple[int, int]) -> bytes:
     return code
 
 
+def code_of(mask: NDArray[np.bool_]) -> bytes:
+    """The code of a mask (H,W)."""
+    return _counts(coder.encode(np.asfortranarray(mask.view(np.uint8))))
+
+
 def decode(code: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask (H,W) of a code that :func:`encode` made, columns first in memory."""
     return coder.decode({"size": list(size), "counts": code}).view(np.bool_)

@@ -1,0 +1,298 @@
+"""What is written of one tracked video, window by window, in memory that does not grow with its length.
+
+A folder a video, which appears when all is in it: a paletted PNG of labels a frame (0 where nothing is, as in DAVIS'
+results), ``tracks.npz``, ``instances.json`` (YouTube-VIS), ``overlay.mp4``, on request ``overlay.gif``, and
+``report.html``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import find_objects
+from torch import Tensor
+
+from dias_video.batch import SlotSequence, VideoBatch
+from dias_video.data import rle
+from dias_video.report.page import write_report
+from dias_video.report.video import ReportVideo
+from dias_video.visualize import FilmWriter, GifWriter, at_height, colour, overlay
+
+ARRAYS = "tracks.npz"  # also the sign that a folder is one of ours
+GIF_HEIGHT = 240  # pixels, of an overlay.gif
+PAGE_HEIGHT = 256  # pixels, of frames on a report page
+MAX_8_BIT = 254  # 255 is void in DAVIS; a frame with higher ids is stored with 16 bits
+
+
+@dataclass
+class Clip:
+    """The facts of a video that is to be written."""
+
+    video_id: str
+    num_frames: int
+    size: tuple[int, int]  # (H,W)
+    names: Sequence[str]  # of its frames, without extension
+    times: NDArray[np.float64]  # (N,) seconds at which each is shown
+    ids: Sequence[int] | None = None  # what tracks 1, 2, … are called, where objects were given; others are nothing
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second, on average."""
+        steps = len(self.times) - 1
+        mean = steps / self.times[-1] if steps and self.times[-1] > 0 else 25.0
+        return Fraction(float(mean)).limit_denominator(1001)
+
+
+class TrackFiles:
+    """Writes the files of one video; ``with`` it, add its windows.
+
+    An error or an interruption inside leaves nothing behind, and what was there before as it was.
+
+    Args:
+        folder: of the video.
+        clip: the video.
+        gif: also write an ``overlay.gif``.
+        megabytes: of the page at most.
+
+    Raises:
+        ValueError: ``folder`` holds something else already.
+    """
+
+    def __init__(self, folder: Path, clip: Clip, gif: bool = False, megabytes: float = 24.0) -> None:
+        check_free(folder)
+        self.folder, self.clip, self.megabytes = folder, clip, megabytes
+        self._aside = folder.with_name(f".{folder.name}.part")
+        self._gif = gif
+        self._closing = ExitStack()
+
+    def __enter__(self) -> TrackFiles:
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self._aside.mkdir(parents=True)
+        clip, closing = self.clip, self._closing
+        self._labels = LabelPictures(self._aside, clip.names)
+        self._arrays = Arrays(self._aside / ARRAYS, clip.num_frames)
+        self._instances = Instances(self._aside / "instances.json", clip)
+        self._film = FilmWriter(self._aside / "overlay.mp4", clip.rate)
+        closing.callback(self._film.close)
+        self._moving = GifWriter(self._aside / "overlay.gif") if self._gif else None
+        if self._moving is not None:
+            closing.callback(self._moving.close)
+        self._page = ReportVideo(clip.video_id, clip.num_frames, fps=float(clip.rate))
+        self._seen = 0
+        return self
+
+    def add(self, window: VideoBatch, sequence: SlotSequence) -> None:
+        """The next frames of the video, tracked (B = 1, with labels and attention)."""
+        found = sequence.to("cpu")
+        assert found.labels is not None
+        assert found.attention is not None
+        video, labels, attention = window.video[0].cpu(), found.labels[0], found.attention[0]
+        ids = label_ids(labels, self.clip.ids)  # (T,H,W)
+        boxes = [boxes_of(frame) for frame in ids]
+        self._labels.add(ids)
+        self._arrays.add(
+            slots=found.slots[0].numpy(),
+            live=found.live[0].numpy(),
+            track_id=found.track_id[0].numpy(),
+            boxes=_of_slots(boxes, label_ids(found.track_id[0], self.clip.ids), self.clip.size),
+            labels=grid_labels(attention, found.live[0], found.track_id[0]).numpy(),
+        )
+        self._instances.add(ids, boxes)
+        for frame, owner in zip(video, labels, strict=True):  # a frame at a time: overlays are made in floats
+            picture = overlay(frame[None], owner[None])[0]
+            self._film.add(picture, self.clip.times[self._seen])
+            if self._moving is not None:
+                small, small_labels = at_height(frame[None], owner[None], min(GIF_HEIGHT, self.clip.size[0]))
+                self._moving.add(overlay(small, small_labels)[0], self._shown(self._seen))
+            self._seen += 1
+        small, small_labels = at_height(video, labels, min(PAGE_HEIGHT, self.clip.size[0]))
+        self._page.add(small, small_labels, attention, found.track_id[0])
+
+    def _shown(self, frame: int) -> float:
+        """Seconds for which a frame is shown."""
+        times = self.clip.times
+        if len(times) < 2:
+            return 1 / float(self.clip.rate)
+        at = min(frame, len(times) - 2)
+        return float(times[at + 1] - times[at])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._closing.close()
+            if kind is None:
+                self._arrays.close()
+                self._instances.close()
+                write_report(self._aside / "report.html", self.clip.video_id, [self._page], megabytes=self.megabytes)
+                _put(self._aside, self.folder)
+        finally:
+            shutil.rmtree(self._aside, ignore_errors=True)
+
+
+def check_free(folder: Path) -> None:
+    """Refuse to replace what is no folder of this kind.
+
+    Raises:
+        ValueError: ``folder`` is a file, or a folder that holds other things.
+    """
+    if folder.exists() and not (folder / ARRAYS).is_file():
+        raise ValueError(f"{folder} is there and holds no {ARRAYS}, so it is not replaced; name another out_dir")
+
+
+def _put(made: Path, folder: Path) -> None:
+    """Put a finished folder in the place of the one before, if there is one."""
+    if folder.exists():
+        before = folder.with_name(f".{folder.name}.before")
+        shutil.rmtree(before, ignore_errors=True)
+        folder.rename(before)
+        made.rename(folder)
+        shutil.rmtree(before)
+    else:
+        made.rename(folder)
+
+
+def label_ids(tracks: Tensor, given: Sequence[int] | None = None) -> NDArray[np.int32]:
+    """Tracks (any shape) as ids above 0, and 0 where none is; of ``given`` objects as they are called, others as 0."""
+    if given is None:
+        return (tracks + 1).to(torch.int32).numpy()
+    names = torch.tensor([0, *given, 0], dtype=torch.int32)
+    return names[tracks.long().clamp(0, len(given) + 1)].numpy()
+
+
+def grid_labels(attention: Tensor, live: Tensor, track_id: Tensor) -> Tensor:
+    """The track (T,h,w) int32 that owns each cell, by attention (T,S,h,w), live and track_id (T,S); -1 for none."""
+    owner = attention.masked_fill(~live[..., None, None], -1).argmax(1)  # (T,h,w)
+    ids = track_id.masked_fill(~live, -1)
+    return ids.gather(1, owner.flatten(1)).view_as(owner).to(torch.int32)
+
+
+def boxes_of(ids: NDArray[np.int32]) -> dict[int, tuple[int, int, int, int]]:
+    """Pixels x0, y0, x1, y1 (edges exclusive) around each id above 0 of a frame (H,W)."""
+    found = enumerate(find_objects(ids), 1)
+    return {i: (x.start, y.start, x.stop, y.stop) for i, at in found if at is not None for y, x in [at]}
+
+
+def _of_slots(
+    boxes: Sequence[dict[int, tuple[int, int, int, int]]], ids: NDArray[np.int32], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Boxes (T,S,4) xyxy in [0,1] of slots by their ids (T,S), zeros where a slot owns no pixel."""
+    scale = np.array([size[1], size[0]] * 2, np.float32)
+    rows = [[frame.get(int(i), (0, 0, 0, 0)) for i in row] for frame, row in zip(boxes, ids, strict=True)]
+    return np.array(rows, np.float32).reshape(*ids.shape, 4) / scale
+
+
+class LabelPictures:
+    """A paletted PNG a frame, in a folder; the palette has the colours of the overlay."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._files = iter([folder / f"{name}.png" for name in names])
+        self._palette = [0, 0, 0, *(value for i in range(255) for value in colour(i))]
+
+    def add(self, ids: NDArray[np.int32]) -> None:
+        """The next frames (T,H,W)."""
+        for frame in ids:
+            if frame.max() > MAX_8_BIT:
+                picture = Image.fromarray(frame.astype(np.uint16))
+            else:
+                picture = Image.fromarray(frame.astype(np.uint8))
+                picture.putpalette(self._palette)
+            picture.save(next(self._files))
+
+
+class Arrays:
+    """An npz of arrays whose first axis is time, written piece by piece; ``close`` puts them together."""
+
+    def __init__(self, path: Path, num_frames: int) -> None:
+        self._path, self._num_frames = path, num_frames
+        self._parts: dict[str, BinaryIO] = {}
+
+    def add(self, **pieces: NDArray[Any]) -> None:
+        """The next frames of every array."""
+        for name, piece in pieces.items():
+            if name not in self._parts:
+                self._parts[name] = self._path.with_name(f".{name}.npy").open("w+b")
+                shape = (self._num_frames, *piece.shape[1:])
+                header = {"descr": piece.dtype.str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(self._parts[name], header)
+            self._parts[name].write(np.ascontiguousarray(piece).tobytes())
+
+    def close(self) -> None:
+        """Write the npz."""
+        with zipfile.ZipFile(self._path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for name, part in self._parts.items():
+                part.close()
+                file = Path(part.name)
+                archive.write(file, f"{name}.npy")
+                file.unlink()
+
+
+class Instances:
+    """The json of one video in YouTube-VIS' layout, an annotation a track, with compressed run-length codes.
+
+    What is found goes to a file a track, a line a frame, until ``close`` puts the json together.
+    """
+
+    def __init__(self, path: Path, clip: Clip) -> None:
+        self._path, self._clip = path, clip
+        self._frame = 0
+        self._tracks: dict[int, Path] = {}
+
+    def add(self, ids: NDArray[np.int32], boxes: Sequence[dict[int, tuple[int, int, int, int]]]) -> None:
+        """The next frames (T,H,W), and the boxes of each."""
+        lines: dict[int, list[str]] = {}
+        for frame, found in zip(ids, boxes, strict=True):
+            for i, (x0, y0, x1, y1) in found.items():
+                code = rle.code_of(frame == i)
+                box = [x0, y0, x1 - x0, y1 - y0]
+                lines.setdefault(i, []).append(json.dumps([self._frame, code.decode(), rle.area(code), box]))
+            self._frame += 1
+        for i, found_lines in lines.items():
+            file = self._tracks.setdefault(i, self._path.with_name(f".track{i}"))
+            with file.open("a") as out:
+                out.writelines(f"{line}\n" for line in found_lines)
+
+    def close(self) -> None:
+        """Write the json."""
+        clip, (height, width) = self._clip, self._clip.size
+        size = {"height": height, "width": width, "length": clip.num_frames}
+        video = {"id": 1, **size, "file_names": [f"{clip.video_id}/{name}.jpg" for name in clip.names]}
+        head = {"videos": [video], "categories": [{"id": 1, "name": "track", "supercategory": "track"}]}
+        with self._path.open("w") as out:
+            out.write(json.dumps(head)[:-1] + ', "annotations": [')
+            for number, (i, file) in enumerate(sorted(self._tracks.items())):
+                one = {"id": i, "video_id": 1, "category_id": 1, "iscrowd": 0, **size}
+                out.write((",\n" if number else "\n") + json.dumps(one)[:-1])
+                for key, column in (("segmentations", 1), ("areas", 2), ("bboxes", 3)):
+                    out.write(f', "{key}": [')
+                    self._write_column(out, file, key, column)
+                    out.write("]")
+                out.write("}")
+                file.unlink()
+            out.write("\n]}\n")
+
+    def _write_column(self, out: Any, file: Path, key: str, column: int) -> None:
+        """One value a frame of a track, null where it is not there."""
+        at = 0
+        with file.open() as lines:
+            for line in lines:
+                row = json.loads(line)
+                value = {"size": list(self._clip.size), "counts": row[1]} if key == "segmentations" else row[column]
+                out.write(", ".join(["null"] * (row[0] - at) + [json.dumps(value)]))
+                at = row[0] + 1
+                if at < self._clip.num_frames:
+                    out.write(", ")
+        out.write(", ".join(["null"] * (self._clip.num_frames - at)))

@@ -1,0 +1,136 @@
+"""A model for one video, begun from what the video itself shows; nothing has to be trained.
+
+Features are whitened on the video. Slots begin as clusters of them, settle on the frames that are looked at, and those
+whose own tokens are alike, as the encoder has them, are parts of one thing and so of one track.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dias_video.auto.given import Given
+from dias_video.auto.parts import PartsModel, groups_of, owned, parts_given
+from dias_video.batch import VideoBatch
+from dias_video.draws import Draws
+from dias_video.model.aggregator import Aggregator
+from dias_video.model.attention import SlotAttention
+from dias_video.model.clusters import kmeans
+from dias_video.model.decoders.random_ar import RandomARDecoder
+from dias_video.model.dias import DIAS
+from dias_video.model.distillation import whiten
+from dias_video.model.encoders import Encoder, TimmEncoder
+from dias_video.model.learned_initializer import LearnedInitializer
+from dias_video.model.projection import Projection
+from dias_video.model.reduction import Merging
+from dias_video.model.transition import Transition
+
+# Chosen on training clips of DAVIS and toss-A (docs/results.md).
+SAMPLED = 48  # frames, evenly spaced, that are looked at before a video is tracked
+DIRECTIONS = 64  # of the features, whitened
+TOKENS_EACH = 8  # a direction takes so many tokens to be known
+HEADS = 4  # of the attention of transition and decoder
+SMOOTHNESS = 0.5
+COLOR = 4.0
+PLACE = 0.25
+SHARPNESS = 40.0
+MEMORY = 0.9
+PARTS = 16  # slots of a video; with slots=n at least twice n
+ALIKE = 0.4  # cosine distance under which parts are of one thing
+
+
+@dataclass
+class Sampled:
+    """Some frames of a video, and their tokens."""
+
+    video_id: str
+    frames: Tensor  # (M,3,H,W) uint8, of any size; the first is the video's first
+    tokens: Tensor  # (M,N,C) float32 of the plain encoder
+
+
+@torch.no_grad()
+def fitted(
+    encoder: TimmEncoder, sampled: Sampled, num_slots: int | None = None, given: Given | None = None, seed: int = 0
+) -> PartsModel:
+    """A model for one video, in evaluation mode, on the encoder's device; without ``given`` it is to be rehearsed.
+
+    Args:
+        encoder: frozen, its features as they are.
+        sampled: frames of the video.
+        num_slots: so many things; None: as many as differ by ``ALIKE``.
+        given: objects on the first frame, things 1 to K; thing 0 is the rest, in as many parts as it takes.
+        seed: with the video's id, of the clusters and of what begins at random.
+
+    Raises:
+        ValueError: a number of things although they are given.
+    """
+    if given is not None and num_slots is not None:
+        raise ValueError("slots= is for things that are to be found; here the objects are given")
+    tokens, name = sampled.tokens, [sampled.video_id]
+    most = min(DIRECTIONS, encoder.feature_dim, tokens.shape[:2].numel() // TOKENS_EACH)
+    kept = max(HEADS, most // HEADS * HEADS)
+    viewer, _ = whiten(encoder, tokens.unflatten(1, encoder.grid), kept, SMOOTHNESS)
+    viewer.color = viewer.config["color"] = COLOR
+    features = own_features(viewer, tokens, sampled.frames)  # (M,N,D)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(Draws.for_videos(seed, name).uniform(1) * 2**31))
+        model = _begun(viewer, PARTS if num_slots is None else max(PARTS, 2 * num_slots)).to(tokens.device).eval()
+    looks = F.normalize(model.aggregator.attention.norm_tokens(model.projection(features)), dim=-1)  # (M,N,D)
+    draws = Draws.for_videos(seed, name)
+    if given is not None:
+        covered = given.cover(encoder.grid).to(tokens)
+        queries, group = parts_given(looks[0], tokens, covered, None if given.exact else ALIKE, draws)
+        _begin_at(model, _as_slots(queries))
+        return PartsModel(model, group)
+    _begin_at(model, _as_slots(kmeans(looks.flatten(0, 1).cpu(), model.num_slots, draws).to(looks)))
+    # Settled: forth and back over the frames, so that it ends at the first.
+    batch = VideoBatch(sampled.frames[None], name, *_all_of(sampled.frames))
+    forth = model.scan(batch, features[None], draws, merge=False)
+    back = model.scan(batch, features.flip(0)[None], draws, forth.state, merge=False)
+    assert back.attention is not None
+    owner = owned(back.attention[0])  # (M,N,S)
+    used = owner.sum((0, 1)) > 0  # what owns nothing is no part of anything
+    group = groups_of(tokens.flip(0), owner[..., used], ALIKE, num_slots)
+    _begin_at(model, back.state.slots[0, used])
+    return PartsModel(model, group)
+
+
+def _as_slots(centres: Tensor) -> Tensor:
+    """Slots (S,D) that begin at means of tokens; a slot's state stays within tanh of half of these."""
+    return 0.5 * F.layer_norm(centres, centres.shape[-1:])
+
+
+def own_features(viewer: Encoder, tokens: Tensor, frames: Tensor) -> Tensor:
+    """Features (M,N,D) of a fitted model's encoder from the plain encoder's tokens (M,N,C) of frames (M,3,H,W)."""
+    device = viewer.opponent.device
+    return viewer.painted(viewer.head[1](tokens.to(device).float()), frames.to(device) / 255)
+
+
+def _begun(viewer: Encoder, num_slots: int) -> DIAS:
+    """Slots that attend as clusters do, as nothing was trained, and a decoder that could be."""
+    dim, num_tokens = viewer.feature_dim, viewer.grid[0] * viewer.grid[1]
+    return DIAS(
+        viewer,
+        Projection(dim, dim, viewer.grid, residual=True, place=PLACE),
+        LearnedInitializer(num_slots, dim),
+        Aggregator(SlotAttention(dim, dim, sharpness=SHARPNESS), Merging(threshold=0.0, rehearsal_threshold=0.0)),
+        Transition(dim, HEADS, memory=MEMORY),
+        RandomARDecoder(dim, dim, num_tokens, dim, 2, HEADS, short_prefix=0.0, scored="unknown"),
+        carry="persist",
+        mask_source="aggregation",
+    )
+
+
+def _begin_at(model: DIAS, slots: Tensor) -> None:
+    """Let the first frame's queries be these (S,D)."""
+    model.initializer = LearnedInitializer(*slots.shape).to(slots.device)
+    model.initializer.slots.copy_(slots)
+
+
+def _all_of(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers (1,M) of frames, all of which count."""
+    index = torch.arange(len(frames))[None]
+    return index, torch.ones_like(index, dtype=torch.bool)

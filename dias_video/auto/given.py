@@ -1,0 +1,117 @@
+"""Objects that a user gives on the first frame, as boxes or as a mask."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dias_video.data.boxes import boxes_from_masks
+from dias_video.data.pictures import ids_of, opened
+from dias_video.model.initializers import box_cover
+
+WHITE = 255
+Boxes = Sequence[Sequence[float]]
+
+
+@dataclass
+class Given:
+    """Objects on the first frame of a video, K of them."""
+
+    ids: list[int]  # what they are called in label maps, from 1 on
+    boxes: Tensor  # (K,4) float32 xyxy in [0,1]
+    masks: Tensor | None = None  # (K,H,W) bool, of any size
+
+    @property
+    def exact(self) -> bool:
+        """Whether all that is marked is of the object, as in a mask and not in a box."""
+        return self.masks is not None
+
+    def cover(self, grid: tuple[int, int]) -> Tensor:
+        """Which part of each cell of a grid (h,w) each object covers: (K,h*w) in [0,1]."""
+        if self.masks is None:
+            return box_cover(self.boxes[None], grid)[0]
+        height, width = self.masks.shape[-2:]
+        # Areas are exact only where cells are whole pixels: enlarge first.
+        size = tuple(cells * -(-side // cells) for cells, side in zip(grid, (height, width), strict=True))
+        pixels = F.interpolate(self.masks[None].float(), size, mode="nearest-exact")
+        return F.adaptive_avg_pool2d(pixels, grid)[0].flatten(1)
+
+
+def given_objects(
+    first_boxes: str | Path | Boxes | None, first_mask: str | Path | None, size: tuple[int, int]
+) -> Given | None:
+    """The objects of one of two options, None if neither is set.
+
+    Args:
+        first_boxes: boxes (x0,y0,x1,y1), or a json file that holds such a list. In pixels, or as fractions of width and
+            height where no number exceeds 1. Parts outside of the frame are cut off.
+        first_mask: an indexed or gray picture of any size, an id for every object; of ids 0 and 255 alone, 255 is one
+            object, otherwise 255 is nobody.
+        size: (H,W) of the first frame in pixels.
+
+    Raises:
+        ValueError: both are set, a file can't be read, a box is none or lies outside of the frame, or there is no
+            object.
+    """
+    if first_boxes is not None and first_mask is not None:
+        raise ValueError("give the objects once: first_boxes or first_mask, not both")
+    if first_boxes is not None:
+        return _of_boxes(first_boxes, size)
+    return None if first_mask is None else _of_mask(Path(first_mask))
+
+
+def _of_boxes(given: str | Path | Boxes, size: tuple[int, int]) -> Given:
+    boxes: Any = given
+    where = "first_boxes"
+    if isinstance(given, (str, Path)):
+        where = str(given)
+        try:
+            boxes = json.loads(Path(given).read_text())
+        except OSError as error:
+            raise ValueError(f"first_boxes={given} can't be read ({error.strerror}); check its path") from error
+        except ValueError as error:
+            raise ValueError(f"{given} is no json ({error}); it should hold [[x0,y0,x1,y1],…]") from error
+    numbers = (int, float)
+    if not isinstance(boxes, (list, tuple)) or not all(
+        isinstance(box, (list, tuple))
+        and len(box) == 4
+        and all(isinstance(x, numbers) and not isinstance(x, bool) for x in box)
+        for box in boxes
+    ):
+        raise ValueError(f"{where} must be a list of boxes [[x0,y0,x1,y1],…]")
+    if not boxes:
+        raise ValueError(f"{where} holds no box; leave it out to let objects be found")
+    found = torch.tensor(boxes, dtype=torch.float64)
+    if not torch.isfinite(found).all():
+        raise ValueError(f"{where} holds a number that is not finite")
+    height, width = size
+    if found.max() > 1:  # pixels
+        found = found / torch.tensor([width, height, width, height])
+    for box, corners in zip(boxes, found.tolist(), strict=True):
+        x0, y0, x1, y1 = corners
+        if not (x0 < x1 and y0 < y1):
+            raise ValueError(f"{where}: {list(box)} is no box; it needs x0 < x1 and y0 < y1")
+        if x1 <= 0 or y1 <= 0 or x0 >= 1 or y0 >= 1:
+            raise ValueError(f"{where}: {list(box)} lies outside of the frame, which is {width}x{height} pixels")
+    return Given(list(range(1, len(boxes) + 1)), found.clamp(0, 1).float())
+
+
+def _of_mask(file: Path) -> Given:
+    ids = ids_of(opened(file), str(file))  # (H,W)
+    present = [int(i) for i in np.unique(ids) if i > 0]
+    others = [i for i in present if i != WHITE]
+    if not present:
+        raise ValueError(f"first_mask={file} is empty; mark every object with an id above 0")
+    chosen = others or present
+    masks = torch.from_numpy(np.stack([ids == i for i in chosen]))  # (K,H,W)
+    numbered = (masks * torch.arange(1, len(chosen) + 1)[:, None, None]).amax(0, keepdim=True)
+    boxes, _ = boxes_from_masks(numbered, len(chosen))
+    return Given(others or [1], boxes[0], masks)

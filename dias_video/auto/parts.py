@@ -1,0 +1,145 @@
+"""Slots as parts of things: those of one group are one track."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+from torch import Tensor
+
+from dias_video.batch import CarryState, SlotSequence, VideoBatch
+from dias_video.draws import Draws
+from dias_video.model.clusters import kmeans, squared_distances
+from dias_video.model.dias import DIAS
+
+OBJECT_PARTS, REST_PARTS = 4, 12  # at most, of a given object and of what is around
+CELLS_EACH = 4  # a part has about so many cells
+
+
+class PartsModel:
+    """A DIAS whose slots all live for the whole video and are parts of things; a thing goes on as one slot.
+
+    Its slot is the mean of its parts', weighted by how many cells each owns, and it owns what they own.
+
+    Args:
+        model: with ``carry`` ``persist``, merging nothing.
+        group: (S,) int64 from 0 to G - 1 without gaps, the thing, and its track, that each slot is a part of.
+    """
+
+    takes_boxes = False
+
+    def __init__(self, model: DIAS, group: Tensor) -> None:
+        self.model = model
+        self.member = F.one_hot(group).T.float()  # (G,S)
+
+    @property
+    def num_slots(self) -> int:
+        """Things, G."""
+        return len(self.member)
+
+    @property
+    def training(self) -> bool:
+        """Whether the model is in training mode."""
+        return self.model.training
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch between training and evaluation."""
+        self.model.train(mode)
+        return self
+
+    def parameters(self) -> Iterator[Any]:
+        """Its weights."""
+        return self.model.parameters()
+
+    def encode(
+        self, batch: VideoBatch, draws: Draws, state: CarryState | None = None, rehearse: bool = False
+    ) -> tuple[SlotSequence, CarryState]:
+        """As of ``DIAS``, of things; the state is that of the parts."""
+        found, state = self.model.encode(batch, draws, state, rehearse)
+        assert found.attention is not None
+        member = self.member.to(found.attention)
+        attention = torch.einsum("gs,btshw->btghw", member, found.attention)
+        cells = found.attention.sum((-2, -1))  # (B,T,S)
+        weight = member * cells[..., None, :] + 1e-6 * member  # (B,T,G,S)
+        slots = weight / weight.sum(-1, keepdim=True) @ found.slots.to(weight)
+        live = torch.ones(slots.shape[:3], dtype=torch.bool, device=slots.device)
+        track_id = torch.arange(self.num_slots, device=slots.device).expand(live.shape)
+        return replace(found, slots=slots, live=live, track_id=track_id, attention=attention), state
+
+
+def owned(attention: Tensor) -> Tensor:
+    """Which cells each slot owns, one slot a cell: (M,S,h,w) to (M,N,S) float."""
+    return F.one_hot(attention.flatten(2).argmax(1), attention.shape[1]).float()
+
+
+def groups_of(tokens: Tensor, owner: Tensor, alike: float, count: int | None = None) -> Tensor:
+    """Which slots are parts of one thing: (S,) int64, from 0 on without gaps.
+
+    Slots are compared by the mean of the tokens that they own, as directions from the mean of all tokens. They are
+    joined by average linkage of cosine distances.
+
+    Args:
+        tokens: (M,N,C) of the plain encoder.
+        owner: (M,N,S) of ``owned``; every slot owns something.
+        alike: distance under which slots are joined.
+        count: join them to so many groups instead.
+    """
+    directions = F.normalize(tokens - tokens.mean((0, 1)), dim=-1)
+    means = F.normalize(torch.einsum("mns,mnc->sc", owner, directions), dim=-1)  # (S,C)
+    distance: NDArray[np.float64] = (1 - means @ means.T).clamp_min(0).double().cpu().numpy()
+    if len(distance) < 2:
+        return torch.zeros(len(distance), dtype=torch.int64)
+    tree = linkage(squareform(distance, checks=False), "average")
+    cut = fcluster(tree, alike, "distance") if count is None else fcluster(tree, count, "maxclust")
+    _, group = np.unique(cut, return_inverse=True)
+    return torch.from_numpy(group.astype(np.int64))
+
+
+def parts_given(
+    looks: Tensor, tokens: Tensor, cover: Tensor, alike: float | None, draws: Draws
+) -> tuple[Tensor, Tensor]:
+    """Parts of objects that are given on the first frame, and of the rest.
+
+    Each object is cut into a few clusters of the cells that it covers at least by half (or most, where none), the rest
+    of the frame into more. A cell that several cover belongs to the smallest.
+
+    Args:
+        looks: (N,D) what slots look at, of the first frame.
+        tokens: (M,N,C) of the plain encoder, the first frame's first.
+        cover: (K,N) of each cell in [0,1].
+        alike: parts of an object whose tokens are closer to some of the rest than this belong to the rest, as what a
+            box has in its corners; but for the one that is farthest. None: all that is covered is the object's.
+        draws: of the video.
+
+    Returns:
+        Centres (S,D), and the thing (S,) that each is a part of: 0 the rest, 1 to K the objects.
+    """
+    directions = F.normalize(tokens - tokens.mean((0, 1)), dim=-1)[0]  # (N,C)
+    owner = torch.zeros(len(looks), dtype=torch.int64, device=looks.device)
+    for k in cover.sum(1).argsort(descending=True).tolist():  # smaller ones lie on top
+        owner[cover[k] >= cover[k].max().clamp(max=0.5)] = k + 1
+    centres, group, rest = [], [], directions[:0]
+    for thing in range(len(cover) + 1):
+        cells = (owner == thing).nonzero().flatten()
+        if not len(cells):  # all of it lies under smaller ones, or the whole frame is covered
+            cells = (cover[thing - 1].argmax() if thing else cover.amax(0).argmin())[None]
+        most = OBJECT_PARTS if thing else REST_PARTS
+        found = kmeans(looks[cells].cpu(), max(1, min(most, len(cells) // CELLS_EACH)), draws).to(looks)  # (p,D)
+        member = F.one_hot(squared_distances(looks[cells], found).argmin(1), len(found)).T.float()
+        means = F.normalize(member @ directions[cells], dim=-1)  # (p,C)
+        things = torch.full((len(found),), thing)
+        if not thing:
+            rest = means
+        elif alike is not None:
+            distance = (1 - means @ rest.T).amin(1).cpu()
+            things[(distance < alike) & (distance < distance.max())] = 0
+        centres.append(found)
+        group.append(things)
+    return torch.cat(centres), torch.cat(group)

@@ -1,0 +1,112 @@
+"""All videos of a path, tracked one after the other, with their files and one page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dias_video.auto.backbone import Backbone
+from dias_video.auto.files import ARRAYS, Clip, TrackFiles, check_free
+from dias_video.auto.given import Boxes
+from dias_video.auto.track import Tracker, videos_at
+from dias_video.data.paths import safe_names
+from dias_video.data.source import FileSource, TimedSource, VideoSource
+from dias_video.engine.checks import Count
+from dias_video.report.page import MEGABYTES, join_reports
+from dias_video.stores.files import check_new
+
+
+def track_files(
+    *,
+    video: str | Path,
+    out_dir: str | Path,
+    overwrite: bool = False,
+    checkpoint: str | Path | None = None,
+    encoder: Backbone | None = None,
+    slots: Count | None = None,
+    first_boxes: str | Path | Boxes | None = None,
+    first_mask: str | Path | None = None,
+    train_steps: int = 0,
+    follow_edges: bool = True,
+    gif: bool = False,
+    fps: float = 24,
+    window: Count = 24,
+    max_frames: Count | None = None,
+    seed: int = 0,
+    precision: str = "fp32",
+    device: str | None = None,
+) -> Iterator[Path]:
+    """Track videos and write their files, a folder a video (``TrackFiles``), and ``report.html`` of all.
+
+    Args:
+        video: a video file, a folder of frames, or a folder that holds videos.
+        out_dir: gets the folders, named after the videos' ids.
+        overwrite: replace folders of these names that are there.
+        first_boxes, first_mask: objects on the first frame of the one video (``given_objects``); files have no others.
+        gif: also write GIFs.
+        fps: frames a second of videos that don't tell, as folders of frames.
+        max_frames: of each video, the first; None: all.
+        checkpoint, encoder, slots, train_steps, follow_edges, window, seed, precision, device: as for ``Tracker``.
+
+    Yields:
+        The folder of each video, when it is complete, and the page at the end.
+
+    Raises:
+        ValueError: options that don't go together, a video that can't be read, or a folder in ``out_dir`` that holds
+            something else. What was finished before stays.
+    """
+    if fps <= 0:
+        raise ValueError(f"fps must be above 0, got {fps}")
+    source = videos_at(video)
+    infos = [source.info(index) for index in range(len(source))]
+    folders = [Path(out_dir) / name for name in safe_names([info.video_id for info in infos])]
+    for folder in folders:
+        check_new(folder, overwrite)
+        check_free(folder)
+    tracker = Tracker(
+        checkpoint=checkpoint,
+        encoder=encoder,
+        slots=slots,
+        train_steps=train_steps,
+        follow_edges=follow_edges,
+        window=window,
+        seed=seed,
+        precision=precision,
+        device=device,
+    )
+    given = tracker.given(source, first_boxes, first_mask)
+    lengths = [min(info.num_frames, max_frames or info.num_frames) for info in infos]
+    total = sum(length + tracker.frames_looked_at(length) for length in lengths)
+    with tqdm(total=total, unit="frame") as bar:
+        for index, (folder, length) in enumerate(zip(folders, lengths, strict=True)):
+            bar.set_description(infos[index].video_id)
+            clip = clip_of(source, index, length, fps)
+            if given is not None:
+                clip.ids = given.ids
+            windows = tracker.windows(source, index, given, max_frames, looked=bar.update)
+            with TrackFiles(folder, clip, gif, MEGABYTES / len(folders)) as files:
+                for batch, sequence in windows:
+                    files.add(batch, sequence)
+                    bar.update(batch.num_frames)
+            yield folder
+    page = Path(out_dir) / "report.html"
+    there = sorted(file.parent for file in Path(out_dir).rglob(ARRAYS))  # of earlier runs too
+    pages = {folder.relative_to(out_dir).as_posix(): folder / "report.html" for folder in there}
+    join_reports(page, f"Tracks in {out_dir}", pages)
+    yield page
+
+
+def clip_of(source: VideoSource, index: int, num_frames: int, fps: float) -> Clip:
+    """The facts of a video, of which ``num_frames`` frames are written."""
+    info = source.info(index)
+    times = source.times(index) if isinstance(source, TimedSource) else None
+    times = np.arange(num_frames) / fps if times is None else times[:num_frames]
+    files = source.files(index) if isinstance(source, FileSource) else []
+    names = [file.stem for file in files[:num_frames]]
+    if len(set(names)) < num_frames:  # a video file, or pictures that differ by their extension alone
+        names = [f"{frame:05d}" for frame in range(num_frames)]
+    height, width = source.read(index, [0], ())["video"].shape[-2:]
+    return Clip(info.video_id, num_frames, (height, width), names, times)

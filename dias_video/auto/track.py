@@ -1,0 +1,241 @@
+"""Tracking any video: with a model of its own, or with one that was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dias_video.auto.backbone import Backbone
+from dias_video.auto.fit import SAMPLED, Sampled, fitted, own_features
+from dias_video.auto.given import Boxes, Given, given_objects
+from dias_video.auto.parts import PartsModel
+from dias_video.auto.tune import tune
+from dias_video.batch import SlotSequence, VideoBatch
+from dias_video.data.folder import FolderVideos, OneVideo
+from dias_video.data.paths import files_in
+from dias_video.data.pictures import EXTENSIONS
+from dias_video.data.source import VideoSource
+from dias_video.data.windows import video_windows
+from dias_video.engine.checks import Count, device_of
+from dias_video.model.dias import DIAS
+from dias_video.precision import autocast, check_precision
+from dias_video.tracking import track_windows
+
+SHIPPED = "shipped"  # as a checkpoint: the small model of the package
+READ = 8  # sampled frames read at once
+
+Windows = Iterator[tuple[VideoBatch, SlotSequence]]
+
+
+def track(
+    video: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    encoder: Backbone | None = None,
+    slots: Count | None = None,
+    first_boxes: str | Path | Boxes | None = None,
+    first_mask: str | Path | None = None,
+    train_steps: int = 0,
+    follow_edges: bool = True,
+    window: Count = 24,
+    max_frames: Count | None = None,
+    seed: int = 0,
+    precision: str = "fp32",
+    device: str | None = None,
+) -> Windows:
+    """Track the objects of a video of any length, window by window, in memory that does not grow with its length.
+
+    Args:
+        video: a video file, an animated picture, or a folder of frames.
+        first_boxes, first_mask: objects on the first frame (``given_objects``), which are tracks 1 to K in their order;
+            track 0 is the rest. Without them objects are found.
+        max_frames: stop after so many.
+        checkpoint, encoder, slots, train_steps, follow_edges, window, seed, precision, device: as for ``Tracker``.
+
+    Yields:
+        ``window`` frames, and their slots: ``labels`` (1,T,H,W) tells the track that owns each pixel.
+
+    Raises:
+        ValueError: the video can't be read, or options that don't go together.
+    """
+    tracker = Tracker(
+        checkpoint=checkpoint,
+        encoder=encoder,
+        slots=slots,
+        train_steps=train_steps,
+        follow_edges=follow_edges,
+        window=window,
+        seed=seed,
+        precision=precision,
+        device=device,
+    )
+    source = OneVideo(video)
+    return tracker.windows(source, given=tracker.given(source, first_boxes, first_mask), max_frames=max_frames)
+
+
+def videos_at(path: str | Path) -> VideoSource:
+    """The videos of a file, of a folder of frames, or of a folder that holds videos.
+
+    Raises:
+        ValueError: there is none, or one can't be read.
+    """
+    path = Path(path)
+    frames_alone = path.is_dir() and files_in(path, EXTENSIONS) and not any(inner.is_dir() for inner in path.iterdir())
+    return FolderVideos(path) if path.is_dir() and not frames_alone else OneVideo(path)
+
+
+class Tracker:
+    """Tracks videos one after the other.
+
+    Args:
+        checkpoint: a trained DIAS for all videos: its folder, ``hf-hub:user/name``, or ``shipped`` for the small one of
+            the package. None: every video has a model of its own, which is not trained (``fit.fitted``).
+        encoder: of such models; None: DINOv2 ViT-S/14.
+        slots: things of such models; None: chosen from the video.
+        train_steps: updates by which such a model learns on its video (``tune``).
+        follow_edges: masks end where colours change in the frame, not where cells of the feature grid do.
+        window: frames encoded at once.
+        seed: with a video's id, of all that is random.
+        precision: in which models compute (``dias_video.precision``).
+        device: None = cuda if there is one.
+
+    Raises:
+        ValueError: options that don't go together, or a model that can't be loaded.
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpoint: str | Path | None = None,
+        encoder: Backbone | None = None,
+        slots: Count | None = None,
+        train_steps: int = 0,
+        follow_edges: bool = True,
+        window: Count = 24,
+        seed: int = 0,
+        precision: str = "fp32",
+        device: str | None = None,
+    ) -> None:
+        if checkpoint is not None and (slots is not None or train_steps):
+            raise ValueError("slots= and train_steps= are for a video's own model; leave them out with checkpoint=")
+        self.device = device_of(device)
+        check_precision("precision", precision, self.device)
+        self.slots, self.train_steps, self.seed, self.window = slots, train_steps, seed, window
+        self.options: dict[str, Any] = {"seed": seed, "follow_edges": follow_edges, "precision": precision}
+        self.model: DIAS | None = None
+        self.backbone = encoder or Backbone()
+        if checkpoint is not None:
+            model = DIAS.shipped() if checkpoint == SHIPPED else DIAS.from_pretrained(checkpoint)
+            self.model = model.to(self.device)
+
+    def given(
+        self, source: VideoSource, first_boxes: str | Path | Boxes | None, first_mask: str | Path | None
+    ) -> Given | None:
+        """Objects given on the first frame of the one video of a source; None if none are.
+
+        Raises:
+            ValueError: as of ``given_objects``; or several videos, slots= too, or a trained model that can't begin so.
+        """
+        if first_boxes is None and first_mask is None:
+            return None
+        if len(source) > 1:
+            raise ValueError(f"objects are given on the first frame of one video, here are {len(source)}; name one")
+        if self.slots is not None:
+            raise ValueError("slots= is for things that are to be found; leave it out where objects are given")
+        video = source.read(0, [0], ())["video"]
+        given = given_objects(first_boxes, first_mask, (video.shape[-2], video.shape[-1]))
+        if self.model is not None and given is not None:
+            if not self.model.takes_boxes:
+                raise ValueError("this trained model takes no boxes; leave out checkpoint=, or the objects")
+            if len(given.ids) > self.model.num_slots - 1:
+                most = self.model.num_slots - 1
+                raise ValueError(f"this trained model has slots for {most} objects, {len(given.ids)} are given")
+        return given
+
+    def windows(
+        self,
+        source: VideoSource,
+        index: int = 0,
+        given: Given | None = None,
+        max_frames: Count | None = None,
+        looked: Callable[[int], object] = lambda frames: None,
+    ) -> Windows:
+        """One video of a source, as ``track`` yields it.
+
+        Args:
+            looked: told how many frames were looked at before the first window comes.
+        """
+        info = source.info(index)
+        num_frames = min(info.num_frames, max_frames or info.num_frames)
+        model = self.model or self.own(
+            info.video_id, num_frames, lambda frames: source.read(index, frames, ())["video"], given, looked=looked
+        )
+        batches = video_windows(source, [index], window=self.window, max_frames=num_frames, keys=())
+        boxed = self.model is not None and given is not None
+        if given is not None and boxed:
+            batches = (_with_boxes(batch, given.boxes) for batch in batches)
+        rehearse = given is None
+        yield from track_windows(model, batches, boxes=boxed, rehearse=rehearse, labels=True, **self.options)
+
+    def frames_looked_at(self, num_frames: int) -> int:
+        """How many frames of a video of this length are looked at before it is tracked."""
+        return 0 if self.model is not None else min(SAMPLED, num_frames)
+
+    @torch.no_grad()
+    def own(
+        self,
+        video_id: str,
+        num_frames: int,
+        read: Callable[[list[int]], Tensor],
+        given: Given | None = None,
+        tokens: Tensor | None = None,
+        looked: Callable[[int], object] = lambda frames: None,
+    ) -> PartsModel:
+        """A model of a video's own.
+
+        Args:
+            read: gives frames (T,3,H,W) uint8 by their numbers.
+            given: objects on the first frame.
+            tokens: (T,N,C) of the plain encoder for all frames, which then does not run.
+            looked: told how many frames were looked at, some at a time.
+
+        Raises:
+            ValueError: the encoder can't be made, or has another grid than ``tokens``.
+        """
+        chosen = np.linspace(0, num_frames - 1, self.frames_looked_at(num_frames)).round().astype(int).tolist()
+        frames, found = [], []
+        for start in range(0, len(chosen), READ):
+            numbers = chosen[start : start + READ]
+            video = read(numbers).to(self.device)  # (m,3,H,W)
+            encoder = self.backbone.encoder((video.shape[-2], video.shape[-1]), self.device)
+            if tokens is None:
+                with autocast(self.options["precision"], self.device):
+                    found.append(encoder.features(video[None])[0].float())
+            else:
+                found.append(tokens[numbers].to(self.device).float())
+            frames.append(F.adaptive_avg_pool2d(video.float(), encoder.input_size))
+            looked(len(video))
+        if found[0].shape[1] != encoder.grid[0] * encoder.grid[1]:
+            raise ValueError(
+                f"the cached features of {video_id} are of {found[0].shape[1]} cells, the encoder's of {encoder.grid}; "
+                "cache those of this encoder, at this size"
+            )
+        sampled = Sampled(video_id, torch.cat(frames), torch.cat(found))
+        model = fitted(encoder, sampled, self.slots, given, self.seed)
+        if self.train_steps:
+            features = own_features(model.model.encoder, sampled.tokens, sampled.frames)
+            tune(model, sampled.frames, features, self.train_steps, self.seed)
+        return model
+
+
+def _with_boxes(batch: VideoBatch, boxes: Tensor) -> VideoBatch:
+    """A window with boxes (K,4), of which a model looks at those of a video's first frame."""
+    shape = (1, batch.num_frames, len(boxes))
+    return replace(batch, boxes=boxes.expand(*shape, 4), box_valid=torch.ones(shape, dtype=torch.bool))

@@ -1,0 +1,31 @@
+"""Track the objects of any video: masks, boxes, slots, an overlay and a page, in a folder for each video.
+
+python scripts/track.py video=path/to/any.mp4 out_dir=runs/mine    # or a folder of frames, or of videos
+python scripts/track.py video=path/to/any.mp4 out_dir=runs/mine encoder.weights=path/to/dinov2_vits14.safetensors
+python scripts/track.py video=path/to/any.mp4 out_dir=runs/mine checkpoint=runs/x/checkpoints/last
+"""
+
+from __future__ import annotations
+
+import sys
+
+from _main import entry, options
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from dias_video.auto.run import track_files
+
+
+@entry("track", track_files)
+def main(cfg: DictConfig) -> None:
+    """Track the videos in ``cfg.video`` and write their files into ``cfg.out_dir``."""
+    try:
+        for written in track_files(encoder=instantiate(cfg.encoder), **options(cfg, but=("encoder",))):
+            print(written, flush=True)
+    except KeyboardInterrupt:
+        print(f"interrupted; the videos that were finished are whole in {cfg.out_dir}", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""A model for one video: parts and things, what begins where, and any video through one function."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from sklearn.cluster import AgglomerativeClustering
+from tiny import GRID, HEIGHT, WIDTH, S, clips, tiny_dias
+from video_files import write
+
+import dias_video
+from dias_video.auto.backbone import Backbone, grid_of
+from dias_video.auto.parts import PartsModel, groups_of, owned
+from dias_video.auto.track import Tracker, videos_at
+from dias_video.batch import VideoBatch
+from dias_video.draws import Draws
+from dias_video.tracking import track_videos
+from dias_video.visualize import FilmWriter
+
+
+def vit() -> Backbone:
+    """Makes the same small network, which knows nothing, every time."""
+    torch.manual_seed(0)
+    return Backbone("vit_tiny_patch16_224.augreg_in21k", "random", tokens=48)
+
+
+def square(count: int = 12, height: int = 50, width: int = 75) -> torch.Tensor:
+    """A red square that moves before grey noise: (T,3,H,W), and beside it another that stands still, green."""
+    generator = torch.Generator().manual_seed(0)
+    video = torch.randint(100, 140, (count, 1, height, width), generator=generator, dtype=torch.uint8)
+    video = video.repeat(1, 3, 1, 1)
+    colours = torch.tensor([[220, 20, 20], [20, 200, 40]], dtype=torch.uint8)
+    for t in range(count):
+        video[t, :, 5:25, 4 + t : 24 + t] = colours[0][:, None, None]
+        video[t, :, 28:48, 50:70] = colours[1][:, None, None]
+    return video
+
+
+def film(path: Path, video: torch.Tensor) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = FilmWriter(path, 25)
+    for t, frame in enumerate(video):
+        writer.add(frame.permute(1, 2, 0), t / 25)
+    writer.close()
+    return path
+
+
+def overlap(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a & b).sum() / (a | b).sum()).item()
+
+
+def test_things_are_found_and_kept(tmp_path: Path) -> None:
+    """From a file to labels, with a network that knows nothing but passes on what it sees."""
+    video = square()
+    windows = list(dias_video.track(film(tmp_path / "a.mp4", video), encoder=vit(), slots=3, window=5))
+    assert [batch.num_frames for batch, _ in windows] == [5, 5, 2]
+    labels = torch.cat([sequence.labels[0] for _, sequence in windows])
+    assert labels.shape == (12, 50, 75)
+    assert labels.unique().tolist() == [0, 1, 2]
+    red = (video[:, 0].int() - video[:, 1].int() > 100) & (video[:, 0] > 200)
+    green = (video[:, 1].int() - video[:, 0].int() > 100) & (video[:, 1] > 150)
+    for true in (red, green):
+        assert max(overlap(labels == track, true) for track in range(3)) > 0.6
+    again = dias_video.track(tmp_path / "a.mp4", encoder=vit(), slots=3, window=5)
+    assert torch.equal(labels, torch.cat([sequence.labels[0] for _, sequence in again]))
+
+
+@pytest.mark.parametrize(("count", "slots"), [(1, None), (1, 1), (3, 1), (2, 40)])
+def test_short_videos_and_few_or_many_slots(tmp_path: Path, count: int, slots: int | None) -> None:
+    path = film(tmp_path / "a.mp4", square(count))
+    ((_, sequence),) = dias_video.track(path, encoder=vit(), slots=slots)
+    assert sequence.labels is not None
+    assert sequence.labels.shape == (1, count, 50, 75)
+    assert sequence.labels.min() >= 0
+    assert sequence.slots.shape[2] <= (slots or 16)
+    assert torch.isfinite(sequence.slots).all()
+    if slots == 1:
+        assert sequence.labels.max() == 0
+
+
+def test_a_thing_owns_what_its_parts_own() -> None:
+    dias = tiny_dias(threshold=None, mask_source="aggregation", carry="persist").eval()
+    group = torch.tensor([1, 0, 1, 2, 0])
+    model = PartsModel(dias, group)
+    batch = clips(2, 3)
+    draws = [Draws.for_videos(0, batch.video_id) for _ in range(2)]
+    parts, things = dias.encode(batch, draws[0])[0], model.encode(batch, draws[1])[0]
+    assert things.slots.shape == (2, 3, 3, parts.slots.shape[-1])
+    for g in range(3):
+        members = [s for s in range(S) if group[s] == g]
+        cells = sum(parts.attention[:, :, s] for s in members)
+        torch.testing.assert_close(things.attention[:, :, g], cells)
+        weight = torch.stack([parts.attention[:, :, s].sum((-2, -1)) for s in members])
+        mean = sum(w[..., None] * parts.slots[:, :, s] for w, s in zip(weight, members, strict=True))
+        torch.testing.assert_close(things.slots[:, :, g], mean / weight.sum(0)[..., None], atol=1e-4, rtol=1e-3)
+    assert things.track_id.unique().tolist() == [0, 1, 2]
+    assert things.live.all()
+    (tracked,) = track_videos(model, batch.windows(2), labels=True)
+    assert tracked.labels.shape == (2, 3, HEIGHT, WIDTH)
+
+
+def test_parts_of_one_thing_are_those_of_like_tokens() -> None:
+    """Against scikit-learn's average linkage of cosine distances, and cut at a number."""
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.randn(3, 7, 11, generator=generator)
+    owner = F.one_hot(torch.randint(0, 6, (3, 7), generator=generator), 6).float()
+    assert (owner.sum((0, 1)) > 0).all()
+    directions = F.normalize(tokens - tokens.mean((0, 1)), dim=-1).flatten(0, 1)
+    means = torch.stack([directions[owner.flatten(0, 1)[:, s] > 0].mean(0) for s in range(6)]).numpy()
+    settings = {"metric": "cosine", "linkage": "average"}
+    for alike in (0.3, 0.8, 1.0, 1.3):
+        reference = AgglomerativeClustering(n_clusters=None, distance_threshold=alike, **settings).fit_predict(means)
+        assert same_partition(groups_of(tokens, owner, alike), reference)
+    assert same_partition(groups_of(tokens, owner, 0.0, 3), AgglomerativeClustering(3, **settings).fit_predict(means))
+    assert groups_of(tokens, owner, 0.0, 9).tolist() == [0, 1, 2, 3, 4, 5]
+    assert groups_of(tokens, owner[..., :1], 0.5).tolist() == [0]
+
+
+def same_partition(a: torch.Tensor, b: np.ndarray) -> bool:
+    assert sorted(set(a.tolist())) == list(range(int(a.max()) + 1))
+    return bool(((a[:, None] == a).numpy() == (b[:, None] == b)).all())
+
+
+def test_a_cell_has_one_owner() -> None:
+    attention = torch.rand(2, 4, *GRID)
+    found = owned(attention)
+    assert found.shape == (2, 6, 4)
+    assert torch.equal(found.argmax(-1), attention.flatten(2).argmax(1))
+    assert torch.equal(found.sum(-1), torch.ones(2, 6))
+
+
+@pytest.mark.parametrize(("size", "grid"), [((480, 854), (12, 21)), ((854, 480), (21, 12)), ((9, 9), (16, 16))])
+def test_cells_are_about_square(size: tuple[int, int], grid: tuple[int, int]) -> None:
+    assert grid_of(size, 256) == grid
+    assert grid_of((10, 4000), 256)[0] >= 1
+
+
+def test_the_encoder_is_made_for_the_shape_of_the_frames() -> None:
+    backbone = vit()
+    wide = backbone.encoder((40, 80), torch.device("cpu"))
+    assert wide.input_size == (5 * 16, 10 * 16)
+    assert backbone.encoder((80, 160), torch.device("cpu")) is wide
+    assert backbone.encoder((80, 40), torch.device("cpu")).grid == (10, 5)
+
+
+def test_without_weights_one_sentence_says_what_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    with pytest.raises(ValueError, match=r"encoder\.weights=<file.safetensors>\. Without .* checkpoint=shipped") as e:
+        Backbone("vit_tiny_patch16_224.augreg_in21k").encoder((40, 40), torch.device("cpu"))
+    assert "\n" not in str(e.value)
+    with pytest.raises(ValueError, match="no_such_vit"):
+        Backbone("no_such_vit").encoder((40, 40), torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"nothing\.safetensors not found"):
+        Backbone(weights="nothing.safetensors").encoder((40, 40), torch.device("cpu"))
+
+
+def test_the_shipped_model_needs_nothing(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", square(3))
+    ((_, sequence),) = dias_video.track(path, checkpoint="shipped")
+    assert sequence.slots.shape == (1, 3, 8, 64)
+    with pytest.raises(ValueError, match="slots= and train_steps= are for a video's own model"):
+        dias_video.track(path, checkpoint="shipped", slots=3)
+
+
+def test_learning_on_the_video_lowers_the_error(tmp_path: Path) -> None:
+    source = videos_at(film(tmp_path / "a.mp4", square(6)))
+    errors, slots = [], []
+    for steps in (0, 40):
+        tracker = Tracker(encoder=vit(), slots=2, train_steps=steps)
+        model = tracker.own("a", 6, lambda frames: source.read(0, frames, ())["video"]).model
+        assert not model.training
+        index = torch.arange(6)[None]
+        batch = VideoBatch(source.read(0, range(6))["video"][None], ["a"], index, torch.ones_like(index).bool())
+        with torch.no_grad():
+            errors.append(model(batch, Draws.for_step(0, 0, range(1)))["reconstruction"].item())
+        slots.append(model.initializer.slots.detach().clone())
+    assert errors[1] < 0.9 * errors[0]
+    assert not torch.equal(slots[0], slots[1])
+
+
+def test_a_path_is_one_video_or_several(tmp_path: Path) -> None:
+    film(tmp_path / "videos/b/a.mp4", square(2))
+    film(tmp_path / "videos/c.mp4", square(3))
+    assert [videos_at(tmp_path / "videos").info(i).video_id for i in range(2)] == ["b/a", "c"]
+    assert videos_at(tmp_path / "videos/c.mp4").info(0)[:2] == ("c", 3)
+    (tmp_path / "frames").mkdir()
+    for t in (2, 10):
+        Image.fromarray(square(1)[0].permute(1, 2, 0).numpy()).save(tmp_path / f"frames/{t}.jpg")
+    assert videos_at(tmp_path / "frames").info(0)[:2] == ("frames", 2)
+    with pytest.raises(ValueError, match="nothing is missing"):
+        videos_at(tmp_path / "nothing")
+
+
+def turned(path: Path) -> Path:
+    """The mp4 with a display matrix that says: turn by a quarter."""
+    data = path.read_bytes()
+    straight = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    at = data.index(straight, data.index(b"tkhd"))
+    quarter = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data[:at] + quarter + data[at + len(quarter) :])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "size"),
+    [("libx264", "a.mp4", (64, 96)), ("mpeg4", "a.avi", (48, 64)), ("libvpx-vp9", "a.webm", (32, 50))],
+)
+def test_any_codec(tmp_path: Path, codec: str, name: str, size: tuple[int, int]) -> None:
+    path = write(tmp_path / name, codec, count=4, size=size)
+    ((batch, sequence),) = dias_video.track(path, encoder=vit())
+    assert sequence.labels.shape == (1, 4, *size)
+    assert batch.video.shape == (1, 4, 3, *size)
+
+
+def test_a_portrait_video_stands_upright(tmp_path: Path) -> None:
+    path = turned(write(tmp_path / "a.mp4", count=3, size=(32, 64)))
+    tracker = Tracker(encoder=vit())
+    ((batch, sequence),) = tracker.windows(videos_at(path))
+    assert batch.video.shape == (1, 3, 3, 64, 32)
+    assert sequence.labels.shape == (1, 3, 64, 32)
+    assert sequence.attention.shape[-2:] == grid_of((64, 32), 48)
