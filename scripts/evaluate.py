@@ -2,6 +2,7 @@
 
 python scripts/evaluate.py checkpoint=runs/x/checkpoints/last data=simulated data.root=… out_dir=runs/x/eval
 python scripts/evaluate.py predictions=path/to/maps data=ytvis data.root=… out_dir=runs/other
+python scripts/evaluate.py method=auto data=davis data.root=… out_dir=runs/auto    # without training
 accelerate launch scripts/evaluate.py …    # the processes share the videos
 """
 
@@ -22,11 +23,12 @@ from dias_video.evaluation.run import evaluate
 @entry("evaluate", evaluate)
 def main(cfg: DictConfig) -> None:
     """Score ``cfg.data.eval`` and write metrics.json, videos.csv and report.html into ``cfg.out_dir``."""
-    plain = options(cfg, but=("data", "measures"))
+    plain = options(cfg, but=("data", "encoder", "measures"))
     source = source_of(cfg, "eval")
     found = evaluate(
         source=source,
         transform=instantiate(cfg.data.get("eval_transform")),
+        encoder=instantiate(cfg.encoder),
         measures=instantiate(cfg.measures),
         **plain,
     )

@@ -16,6 +16,7 @@ import yaml
 
 import dias_video
 import slotformer
+from dias_video.auto.run import track_files
 from dias_video.evaluation.probe import probe
 from slotformer.contact.probing import probe_contact
 from slotformer.contact.settings import ReadoutSettings
@@ -25,7 +26,8 @@ from slotformer.surprise import surprise
 ROOT = Path(__file__).parents[1]
 # Scripts, the function that each calls, and what the function is given instead of the config's groups.
 FUNCTIONS: dict[str, tuple[Callable[..., Any], set[str], set[str]]] = {
-    "evaluate": (dias_video.evaluate, {"source", "transform"}, {"data"}),
+    "evaluate": (dias_video.evaluate, {"source", "transform", "encoder"}, {"data"}),
+    "track": (track_files, {"encoder"}, set()),
     "probe": (probe, {"train", "test", "transform"}, {"data"}),
     "cache_slots": (slotformer.cache_slots, {"source", "transform"}, {"data", "split", "export"}),
     "cache_states": (cache_states, {"source"}, {"data", "split"}),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from dias_video.evaluation.methods import Method, ModelTracks
+from dias_video.evaluation.methods import Method, SlotMethod
 from dias_video.evaluation.protocols import Protocol
 from dias_video.evaluation.scoring import FACTS, Videos, VideoScores
 from dias_video.report.page import write_report
@@ -44,7 +44,7 @@ def write_extremes(
         row = scores.rows[index]
         facts = {name: int(value) if name in FACTS else value for name, value in row.items()}
         video = ReportVideo(sample["video_id"], len(sample["video"]), facts=facts, headline=f"mBO {values[index]:.3f}")
-        if isinstance(method, ModelTracks):
+        if isinstance(method, SlotMethod):
             tracked = method.tracked([sample])
             assert tracked.labels is not None
             assert tracked.attention is not None

@@ -45,6 +45,15 @@ class BatchMethod(Method, Interface):
         ...
 
 
+@runtime_checkable
+class SlotMethod(Method, Interface):
+    """A method whose maps are of slots, which the report page shows."""
+
+    def tracked(self, samples: Sequence[Sample]) -> SlotSequence:
+        """Slots, attention and labels of videos of one shape, on the CPU; some methods take one video."""
+        ...
+
+
 class ModelTracks:
     """Tracks of a DIAS, those of ``DIAS.track`` with the video's id.
 

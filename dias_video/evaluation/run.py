@@ -8,6 +8,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from dias_video.auto.backbone import Backbone
+from dias_video.auto.track import Tracker
 from dias_video.data.chosen import places
 from dias_video.data.features import cached_features
 from dias_video.data.source import VideoSource, has_boxes
@@ -16,6 +18,7 @@ from dias_video.engine.checks import Count
 from dias_video.evaluation.baselines import FixedBoxes, KMeans
 from dias_video.evaluation.look import write_extremes
 from dias_video.evaluation.methods import Method, ModelTracks, PredictionFiles
+from dias_video.evaluation.own import OwnKMeans, OwnTracks
 from dias_video.evaluation.protocols import PROTOCOLS, Measure
 from dias_video.evaluation.results import MAIN, METRICS, Setting, write_results
 from dias_video.evaluation.scoring import Videos, score_methods
@@ -26,6 +29,7 @@ from dias_video.pretrained.weights import pinned, weights_sha256
 from dias_video.stores.files import check_new
 
 BASELINES = ("boxes_fixed", "kmeans")
+METHODS = ("auto",)  # that need no checkpoint
 
 
 def evaluate(
@@ -35,6 +39,9 @@ def evaluate(
     overwrite: bool = False,
     checkpoint: str | Path | None = None,
     predictions: str | Path | None = None,
+    method: str | None = None,
+    encoder: Backbone | None = None,
+    slots: Count | None = None,
     native_size: bool = False,
     transform: Transform | None = None,
     features: str | Path | None = None,
@@ -66,13 +73,17 @@ def evaluate(
         overwrite: replace results that are there.
         checkpoint: a model's folder, or ``hf-hub:user/name`` or ``hf-hub:user/name@revision``.
         predictions: or: a folder of label maps (:class:`PredictionFiles`).
+        method: or: ``auto``, a model of each video's own, which is rehearsed (``dias_video.auto``).
+        encoder, slots: of ``auto`` (``Tracker``).
         native_size: the predictions are of the size that the videos have on disk, and are scored there.
         transform: of every video (a resize); not with ``native_size``.
-        features: folder of these videos' cached features: the encoder then does not run.
+        features: folder of these videos' cached features, with ``auto`` those of the plain encoder, which then does not
+            run.
         protocols: names of ``PROTOCOLS``.
         tracking: also J&F and identity switches.
         measures: further ones by name, functions of two label maps.
-        baselines: names of ``BASELINES``, each where it applies: boxes_fixed with boxes, kmeans with a checkpoint.
+        baselines: names of ``BASELINES``, each where it applies: boxes_fixed with boxes, kmeans with a model; beside
+            ``auto`` also kmeans_plain, on features that are not whitened.
         boxes: give the first frame's boxes to the model and to the baselines; None: if both data and model have them.
         rehearse: without boxes: go through the first window forth and back before it is tracked.
         follow_edges: masks (k-means' too) end where colours change in the frame.
@@ -95,8 +106,16 @@ def evaluate(
         raise ValueError(f"unknown baseline {unknown[0]!r}; choose from {', '.join(BASELINES)}")
     if not protocols or any(name not in PROTOCOLS for name in protocols):
         raise ValueError(f"protocols={list(protocols)} must name some of {', '.join(PROTOCOLS)}")
-    if (checkpoint is None) == (predictions is None):
-        raise ValueError("say what to score: checkpoint=<folder of a trained model> or predictions=<folder of maps>")
+    if sum(one is not None for one in (checkpoint, predictions, method)) != 1:
+        raise ValueError(
+            "say what to score: checkpoint=<folder of a trained model>, predictions=<folder of maps> or method=auto"
+        )
+    if method is not None and method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+    if method is not None and boxes:
+        raise ValueError("method=auto finds the objects by itself; leave out boxes=true")
+    if method is None and slots is not None:
+        raise ValueError("slots= is for method=auto; a trained model has the slots that it has")
     if Path(out_dir).exists() and not Path(out_dir).is_dir():
         raise ValueError(f"out_dir={out_dir} is a file; name a folder")
     checkpoint = None if checkpoint is None else pinned(checkpoint)
@@ -106,34 +125,43 @@ def evaluate(
         check_new(Path(out_dir) / METRICS, overwrite)
     check_precision("precision", precision, device or accelerator.device)
     model = None if checkpoint is None else DIAS.from_pretrained(checkpoint).to(device or accelerator.device).eval()
-    if model is None and features is not None:
+    if predictions is not None and features is not None:
         raise ValueError("features= is what a model looks at: give it with checkpoint=, not with predictions=")
-    if model is None and follow_edges:
+    if predictions is not None and follow_edges:
         raise ValueError("follow_edges=true is for maps of a model: give it with checkpoint=, not with predictions=")
-    if model is not None and native_size:
+    if predictions is None and native_size:
         raise ValueError("native_size=true is for maps of any size: give it with predictions=, not with checkpoint=")
-    stored = None if model is None else cached_features(features, model.encoder)
-    told = (model is None or model.takes_boxes) and has_boxes(source) if boxes is None else boxes
+    looks: dict[str, Any] = {"window": window, "follow_edges": follow_edges, "precision": precision}
+    if method is not None:
+        where = device or str(accelerator.device)
+        own = OwnTracks(Tracker(encoder=encoder, slots=slots, device=where, seed=seed, **looks))
+        stored, told = own.stored(features), False
+    else:
+        stored = None if model is None else cached_features(features, model.encoder)
+        told = (model is None or model.takes_boxes) and has_boxes(source) if boxes is None else boxes
     videos = Videos(source, None if native_size else transform, max_videos, max_frames, stored, told)
-    if rehearse and (told or model is None):
+    if rehearse and (told or predictions is not None):
         raise ValueError("rehearse=true is for a model that is given no boxes; set boxes=false with it")
     methods: dict[str, Method] = {}
     if model is not None:
         methods[MAIN] = ModelTracks(model, told, window, seed, rehearse, follow_edges, precision)
     elif predictions is not None:
         methods[MAIN] = PredictionFiles(predictions)
+    else:
+        methods[MAIN] = own
+        if "kmeans" in baselines:
+            methods |= {"baselines/kmeans": OwnKMeans(own), "baselines/kmeans_plain": OwnKMeans(own, plain=True)}
     if "boxes_fixed" in baselines and told:
         methods["baselines/boxes_fixed"] = FixedBoxes()
     if "kmeans" in baselines and model is not None:
-        options: dict[str, Any] = {"window": window, "follow_edges": follow_edges, "precision": precision}
-        methods["baselines/kmeans"] = KMeans(model.encoder, model.num_slots, told, seed, **options)
+        methods["baselines/kmeans"] = KMeans(model.encoder, model.num_slots, told, seed, **looks)
     counted = [PROTOCOLS[name] for name in protocols]
     scores = score_methods(methods, videos, counted, tracking, num_workers, accelerator, batch_size, measures)
     whole, indices = places(source)
     described = getattr(whole, "config", {})
     named = described.get("split") or "all"
     part = "" if len(indices) == len(whole) else f", {len(indices)} of {len(whole)} videos"
-    condition = "boxes" if told else "none, rehearsed" if rehearse else "none"
+    condition = "boxes" if told else "none, rehearsed" if rehearse or method is not None else "none"
     setting = Setting(
         source=described.get("type", type(source).__name__).rpartition(".")[2],
         split=frozen_split or named + part,
@@ -141,17 +169,17 @@ def evaluate(
         identity="verified" if certified.verified else "unverified",
         transform=getattr(transform, "config", None),
         features=None if features is None else str(features),
-        condition="not stated" if model is None and boxes is None else condition,
+        condition="not stated" if predictions is not None and boxes is None else condition,
         mask_sources={name: method.mask_source for name, method in methods.items()},
         checkpoint=checkpoint,
         checkpoint_hash=None if checkpoint is None else weights_sha256(checkpoint),
-        num_slots=None if model is None else model.num_slots,
+        num_slots=slots if model is None else model.num_slots,
         seed=seed,
-        precision=None if model is None else precision,
+        precision=None if predictions is not None else precision,
     )
     content = write_results(out_dir, scores, videos, counted, setting, write=accelerator.is_main_process)
     if report and accelerator.is_main_process:
-        title = f"{setting.source}, {setting.split}: {checkpoint or predictions}"
+        title = f"{setting.source}, {setting.split}: {checkpoint or predictions or method}"
         page = Path(out_dir) / "report.html"
         write_extremes(page, title, methods[MAIN], videos, scores[MAIN], counted[0], report)
     return content
