@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dias_video.simulate.scene import Body, Scene, Trajectory, boxes_of
+from dias_video.data.boxes import boxes_of
+from dias_video.simulate.scene import Body, Scene, Trajectory
 
 DECIMALS = 6
 

@@ -169,22 +169,3 @@ class Clip(NamedTuple):
     video: NDArray[np.uint8]
     masks: NDArray[np.uint8]
     record: dict[str, Any]
-
-
-def boxes_of(masks: NDArray[np.uint8], num_instances: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Boxes (T, K, 4) xyxy normalised, edges exclusive, of the visible pixels of ids 1..K; which are there (T, K)."""
-    _, height, width = masks.shape
-    ids = np.arange(1, num_instances + 1)
-    is_body = masks[:, None] == ids[:, None, None]  # (T, K, H, W)
-    rows, columns = is_body.any(axis=3), is_body.any(axis=2)  # (T, K, H), (T, K, W)
-    valid = rows.any(axis=2)
-    boxes = np.stack(
-        [
-            columns.argmax(axis=2) / width,
-            rows.argmax(axis=2) / height,
-            1 - columns[..., ::-1].argmax(axis=2) / width,
-            1 - rows[..., ::-1].argmax(axis=2) / height,
-        ],
-        axis=-1,
-    )
-    return np.where(valid[..., None], boxes, 0.0), valid
