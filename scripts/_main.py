@@ -69,7 +69,7 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
                 follow_quota()
                 return main(cfg, **{name: cfg[name] for name in named})
             except SystemExit as end:
-                from dias_video.engine import Interrupted  # loaded by whoever raises it; --help does without
+                from dias_video.ranks import Interrupted  # loaded by whoever raises it; --help does without
 
                 if isinstance(end, Interrupted):
                     end.leave()

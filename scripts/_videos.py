@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
@@ -17,13 +18,25 @@ def source_of(cfg: DictConfig, split: str, checked: bool = True) -> Any:
     splits = [str(name) for name, value in cfg.data.items() if isinstance(value, DictConfig) and "root" in value]
     if split not in splits:
         raise ValueError(f"this data has no split {split!r}; choose from {', '.join(splits)}")
+    from dias_video.ranks import Ranks  # --help does without
+
+    with Ranks().together():  # one of several processes says what is wrong
+        return _opened(cfg, split, checked)
+
+
+def _opened(cfg: DictConfig, split: str, checked: bool) -> Any:
     from dias_video.data.checking import usable  # --help does without
     from dias_video.data.chosen import sliced
 
     described = cfg.data[split].copy()  # keeps its place in the config, and so what it refers to
     with open_dict(described):
         videos = described.pop("videos", None)
-    source = instantiate(described)
+    try:
+        source = instantiate(described)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, (ValueError, OSError)):
+            raise error.__cause__ from None
+        raise
     try:
         source = sliced(source, videos)
     except ValueError as error:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from _main import entry
 from _videos import announce_random, source_of
-from accelerate import Accelerator
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dias_video.data.features import FEATURES, FeatureCache, cache_size, fill_features
 from dias_video.pretrained.saving import Pretrained
+from dias_video.ranks import Ranks, joined
 from slotformer.contact.physion15 import exporter
 from slotformer.contact.pooled import pooled_tokens
 
@@ -26,19 +26,20 @@ def main(cfg: DictConfig, checkpoint: str | None, device: str | None, export: st
     """Cache ``cfg.split`` of ``cfg.data`` in ``cfg.path``."""
     if checkpoint is None and cfg.get("model") is None:
         raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
-    processes = Accelerator(cpu=device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
+    processes = joined(device)
     source = source_of(cfg, cfg.split)
-    exported = exporter(export, source)
-    if exported and cfg.kind != FEATURES:
-        raise ValueError(f"kind={cfg.kind} can't be exported; export features")
-    if checkpoint is None:
-        if processes.is_main_process:
-            announce_random(cfg.model.encoder)
-        makers = {FEATURES: instantiate(cfg.model.encoder)}
-    else:
-        makers = Pretrained.from_pretrained(checkpoint).eval().frozen
-    if cfg.kind not in makers:
-        raise ValueError(f"kind={cfg.kind}: nothing here makes that; choose from {', '.join(makers)}")
+    with Ranks().together():  # one of several processes says what is wrong
+        exported = exporter(export, source)
+        if exported and cfg.kind != FEATURES:
+            raise ValueError(f"kind={cfg.kind} can't be exported; export features")
+        if checkpoint is None:
+            if processes.is_main_process:
+                announce_random(cfg.model.encoder)
+            makers = {FEATURES: instantiate(cfg.model.encoder)}
+        else:
+            makers = Pretrained.from_pretrained(checkpoint).eval().frozen
+        if cfg.kind not in makers:
+            raise ValueError(f"kind={cfg.kind}: nothing here makes that; choose from {', '.join(makers)}")
     options = {name: cfg[name] for name in ("flips", "batch_frames", "precision", "kind")}
     fill_features(makers[cfg.kind], source, cfg.path, instantiate(cfg.data.eval_transform), device=device, **options)
     if processes.is_main_process:

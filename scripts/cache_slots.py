@@ -10,10 +10,10 @@ from pathlib import Path
 
 from _main import entry, options
 from _videos import source_of
-from accelerate import PartialState
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from dias_video.ranks import joined
 from slotformer.contact.physion15 import exporter
 from slotformer.contact.pooled import pooled_slots
 from slotformer.fill import cache_slots
@@ -22,10 +22,11 @@ from slotformer.fill import cache_slots
 @entry("cache_slots", cache_slots)
 def main(cfg: DictConfig, export: str | None) -> None:
     """Cache ``cfg.split`` of ``cfg.data`` in ``cfg.cache``."""
+    processes = joined(cfg.device)
     source, transform = source_of(cfg, cfg.split), instantiate(cfg.data.eval_transform)
     exported = exporter(export, source)
     cache = cache_slots(source=source, transform=transform, **options(cfg, but=("data", "split", "export")))
-    if PartialState().is_main_process:
+    if processes.is_main_process:
         start = {"boxes": "first-frame boxes", "learned": "learned queries"}[cache.header["protocol"]["queries"]]
         print(f"{cfg.cache}: {len(cache)} videos, {cache.num_slots} slots of width {cache.slot_dim}, from {start}")
         if exported:

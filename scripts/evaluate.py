@@ -12,18 +12,19 @@ from pathlib import Path
 
 from _main import entry, options
 from _videos import source_of
-from accelerate import PartialState
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dias_video.evaluation.results import summary_table
 from dias_video.evaluation.run import evaluate
+from dias_video.ranks import joined
 
 
 @entry("evaluate", evaluate)
 def main(cfg: DictConfig) -> None:
     """Score ``cfg.data.eval`` and write metrics.json, videos.csv and report.html into ``cfg.out_dir``."""
     plain = options(cfg, but=("data", "encoder", "measures"))
+    processes = joined(cfg.device)
     source = source_of(cfg, "eval")
     found = evaluate(
         source=source,
@@ -32,7 +33,7 @@ def main(cfg: DictConfig) -> None:
         measures=instantiate(cfg.measures),
         **plain,
     )
-    processes, about = PartialState(), found["about"]
+    about = found["about"]
     if processes.is_main_process:
         print(summary_table(found))
         work = "1 process" if processes.num_processes == 1 else f"{processes.num_processes} processes"

@@ -128,7 +128,8 @@ class SlotCacheWriter:
 def identity_of(header: Mapping[str, Any]) -> dict[str, Any]:
     """What a cache is, of what its header says: the model and the videos, not where they lay.
 
-    The model is told by its hash, and videos by their fingerprint; files of the source are named as they lie in it.
+    The model is told by its hash. Videos are told by their ids, and their source by its options; whatever lies in its
+    folder is named as it lies there.
     """
     kept = {name: value for name, value in header.items() if name != "checkpoint"}
     data = header.get("data")

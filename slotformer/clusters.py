@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -14,6 +13,7 @@ from dias_video.data.features import FeatureCache
 from dias_video.data.source import VideoSource
 from dias_video.draws import Draws
 from dias_video.model.clusters import kmeans, squared_distances
+from dias_video.ranks import Ranks, joined
 from slotformer.cache import SlotCache, SlotCacheWriter, finish
 
 
@@ -42,7 +42,7 @@ def cache_clusters(
     Raises:
         ValueError: features of other videos, or a cache that was made with other settings.
     """
-    processes = Accelerator(cpu=device == "cpu")
+    processes, ranks = joined(device), Ranks()
     rank, world = processes.process_index, processes.num_processes
     infos = [source.info(index) for index in range(len(source))]
     about: dict[str, Any] = {
@@ -50,18 +50,16 @@ def cache_clusters(
         "data": getattr(source, "config", None),
         "clusters": {"count": num_clusters, "seed": seed, "features": features.header},
     }
-    with processes.main_process_first():
-        writer = SlotCacheWriter(cache, part=rank, parts=world, **about)
-    with writer:
+    writer = ranks.main_first(lambda: SlotCacheWriter(cache, part=rank, parts=world, **about))
+    with ranks.together(), writer:
         own = [info for info in infos[rank::world] if info.video_id not in writer.present]
         for info in tqdm(own, unit="video", desc="clusters", disable=rank > 0 or not own):
             tokens = features.read(info.video_id, range(info.num_frames))
             slots, live = cluster_means(tokens, num_clusters, Draws.for_videos(seed, [info.video_id]))
             writer.write(info.video_id, slots, live, label=info.label, scenario=info.scenario)
-    processes.wait_for_everyone()
-    if processes.is_main_process:
-        finish(cache)
-    processes.wait_for_everyone()
+    with ranks.together():
+        if ranks.is_main:
+            finish(cache)
     return SlotCache(cache)
 
 

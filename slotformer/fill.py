@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
@@ -17,13 +16,14 @@ from tqdm import tqdm
 from dias_video.data.chosen import places
 from dias_video.data.features import cached_features
 from dias_video.data.simulated import SimulatedVideos
-from dias_video.data.source import VideoSource, fingerprint, has_boxes
+from dias_video.data.source import VideoSource, has_boxes
 from dias_video.data.transforms import Transform
 from dias_video.data.windows import video_windows
 from dias_video.engine.checks import Count
 from dias_video.model.dias import DIAS
 from dias_video.precision import check_precision
 from dias_video.pretrained.weights import pinned, weights_sha256
+from dias_video.ranks import Ranks, joined
 from dias_video.tracking import track_videos
 from slotformer.cache import SlotCache, SlotCacheWriter, finish
 
@@ -71,35 +71,37 @@ def cache_slots(
     Raises:
         ValueError: no such model, a video that can't be read, or a cache that was made with other settings.
     """
-    processes = Accelerator(cpu=device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
-    check_precision("precision", precision, device or processes.device)
-    checkpoint = pinned(checkpoint)
-    model = DIAS.from_pretrained(checkpoint).to(device or processes.device).eval()
-    with_boxes = boxes and model.takes_boxes and has_boxes(source)
-    known = {info.video_id: info for info in map(source.info, range(len(source)))}
-    about: dict[str, Any] = {
-        "scenarios": sorted({info.scenario for info in known.values() if info.scenario is not None}),
-        "checkpoint": checkpoint,
-        "checkpoint_sha256": weights_sha256(checkpoint),
-        "model": model.config,
-        "grid": list(model.encoder.grid),
-        "data": getattr(source, "config", None),
-        "videos": fingerprint(source),
-        "transform": getattr(transform, "config", None),
-        "protocol": {
-            "queries": "boxes" if with_boxes else "learned",
-            "max_frames": max_frames,
-            "window": window,
-            "seed": seed,
-            # Only said where it is not what all caches had before there was a choice.
-            **({} if precision == "fp32" else {"precision": precision}),
-        },
-    }
+    processes, ranks = joined(device), Ranks()
+    with ranks.together():
+        check_precision("precision", precision, device or processes.device)
+        checkpoint = pinned(checkpoint)
+        model = DIAS.from_pretrained(checkpoint).to(device or processes.device).eval()
+        with_boxes = boxes and model.takes_boxes and has_boxes(source)
+        known, (whole, _) = {info.video_id: info for info in map(source.info, range(len(source)))}, places(source)
+        ids = {whole.info(index).video_id for index in range(len(whole))}
+        about: dict[str, Any] = {
+            "scenarios": sorted({info.scenario for info in known.values() if info.scenario is not None}),
+            "checkpoint": checkpoint,
+            "checkpoint_sha256": weights_sha256(checkpoint),
+            "model": model.config,
+            "grid": list(model.encoder.grid),
+            "data": getattr(source, "config", None),
+            **({"made_with": whole.made_with()} if isinstance(whole, SimulatedVideos) else {}),
+            "transform": getattr(transform, "config", None),
+            "protocol": {
+                "queries": "boxes" if with_boxes else "learned",
+                "max_frames": max_frames,
+                "window": window,
+                "seed": seed,
+                # Only said where it is not what all caches had before there was a choice.
+                **({} if precision == "fp32" else {"precision": precision}),
+            },
+        }
     rank, world = processes.process_index, processes.num_processes
-    # The header is claimed and the folder checked by the first process before the others look at it.
-    with processes.main_process_first():
-        writer = SlotCacheWriter(cache, dtype, part=rank, parts=world, **about)
-    with writer:
+    writer = ranks.main_first(lambda: SlotCacheWriter(cache, dtype, part=rank, parts=world, **about))
+    with ranks.together(), writer:
+        if others := sorted(writer.present - ids):
+            raise ValueError(f"{cache} holds other videos than these, {others[0]} for example; name another folder")
         own = [i for i in range(rank, len(source), world) if source.info(i).video_id not in writer.present]
         stored = cached_features(features, model.encoder)
         keys = ("boxes",) if with_boxes else ()
@@ -111,10 +113,9 @@ def cache_slots(
                     parts = (videos.slots[b], videos.live[b], cells, videos.track_id[b])
                     writer.write(name, *parts, known[name].label, known[name].scenario)
                 bar.update(len(videos))
-    processes.wait_for_everyone()
-    if processes.is_main_process:
-        finish(cache)
-    processes.wait_for_everyone()
+    with ranks.together():
+        if ranks.is_main:
+            finish(cache)
     return SlotCache(cache)
 
 

@@ -92,10 +92,14 @@ def test_data_and_model_may_move_while_a_cache_is_made(tmp_path: Path, source: S
         CachedVideos(again)
     sample = CachedVideos(again, str(tmp_path / "moved")).read(NAMES[1], range(2))
     assert torch.equal(sample["video"], given["transform"](there.read(1, range(2)), torch.Generator())["video"])
-    with (tmp_path / "moved" / f"{NAMES[0]}.json").open("a") as file:
-        file.write(" ")  # another file of this name
-    with pytest.raises(ValueError, match=r"made with other settings \(videos is "):
-        cache_slots(**options, **{**given, "checkpoint": tmp_path / "renamed"}, source=there)
+    for file in (tmp_path / "moved" / NAMES[0]).parent.glob("00000.*"):
+        file.rename(file.with_name(file.name.replace("00000", "00007")))
+    with pytest.raises(ValueError, match=rf"holds other videos than these, {NAMES[0]} for example"):
+        cache_slots(
+            **options,
+            **{**given, "checkpoint": tmp_path / "renamed"},
+            source=SimulatedVideos(tmp_path / "moved", "toss/val"),
+        )
 
 
 def test_rotations_are_those_of_the_quaternions() -> None:

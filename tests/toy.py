@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from dias_video.draws import Draws
-from dias_video.engine import Interrupted, Logging, Optimization, Saving, Trainer
+from dias_video.engine import Logging, Optimization, Saving, Trainer
 from dias_video.pretrained.saving import Pretrained
+from dias_video.ranks import Interrupted
 
 
 class Toy(Pretrained, nn.Module):

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
 from dias_video.data.source import VideoSource, fingerprint
 from dias_video.data.transforms import ClipTransform, Transform
 from dias_video.precision import autocast, check_precision
+from dias_video.ranks import Ranks, joined
 from dias_video.stores.store import ShardStore, ShardWriter, build_index
 
 FEATURES, CODES = "features", "codes"  # what a cache can hold, (T,N,C) and (T,N) a video
@@ -232,14 +232,14 @@ def fill_features(
     Raises:
         ValueError: as :func:`cache_features`.
     """
-    processes = Accelerator(cpu=device == "cpu")  # PartialState would not heed ACCELERATE_USE_CPU
+    processes, ranks = joined(device), Ranks()
     place, part, parts = torch.device(device or processes.device), processes.process_index, processes.num_processes
     encoder = encoder.to(place).eval()
-    cache_features(encoder, source, path, transform, device=place, part=part, parts=parts, **options)
-    processes.wait_for_everyone()
-    if processes.is_main_process:
-        build_index(path)
-    processes.wait_for_everyone()
+    with ranks.together():
+        cache_features(encoder, source, path, transform, device=place, part=part, parts=parts, **options)
+    with ranks.together():
+        if ranks.is_main:
+            build_index(path)
 
 
 def cache_size(path: str | Path) -> int:

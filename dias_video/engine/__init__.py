@@ -2,8 +2,7 @@
 
 from dias_video.engine.checkpoint import Saving
 from dias_video.engine.loop import Trainer
-from dias_video.engine.ranks import Interrupted
 from dias_video.engine.runlog import Logging, check_folder
 from dias_video.engine.schedule import Optimization
 
-__all__ = ["Interrupted", "Logging", "Optimization", "Saving", "Trainer", "check_folder"]
+__all__ = ["Logging", "Optimization", "Saving", "Trainer", "check_folder"]

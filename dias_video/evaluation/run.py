@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from dias_video.auto.backbone import Backbone
 from dias_video.auto.track import Tracker
 from dias_video.data.chosen import places
@@ -26,6 +24,7 @@ from dias_video.evaluation.splits import certify
 from dias_video.model.dias import DIAS
 from dias_video.precision import check_precision
 from dias_video.pretrained.weights import pinned, weights_sha256
+from dias_video.ranks import Ranks, joined
 from dias_video.stores.files import check_new
 
 BASELINES = ("boxes_fixed", "kmeans")
@@ -102,84 +101,86 @@ def evaluate(
     Raises:
         ValueError: options that don't go together, or a video that can't be read; nothing is written then.
     """
-    if unknown := [name for name in baselines if name not in BASELINES]:
-        raise ValueError(f"unknown baseline {unknown[0]!r}; choose from {', '.join(BASELINES)}")
-    if not protocols or any(name not in PROTOCOLS for name in protocols):
-        raise ValueError(f"protocols={list(protocols)} must name some of {', '.join(PROTOCOLS)}")
-    if sum(one is not None for one in (checkpoint, predictions, method)) != 1:
-        raise ValueError(
-            "say what to score: checkpoint=<folder of a trained model>, predictions=<folder of maps> or method=auto"
-        )
-    if method is not None and method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
-    if method is not None and boxes:
-        raise ValueError("method=auto finds the objects by itself; leave out boxes=true")
-    if method is None and slots is not None:
-        raise ValueError("slots= is for method=auto; a trained model has the slots that it has")
-    if Path(out_dir).exists() and not Path(out_dir).is_dir():
-        raise ValueError(f"out_dir={out_dir} is a file; name a folder")
-    checkpoint = None if checkpoint is None else pinned(checkpoint)
-    certified = certify(source, frozen_split)
-    accelerator = Accelerator(cpu=device == "cpu")
-    if accelerator.is_main_process:
-        check_new(Path(out_dir) / METRICS, overwrite)
-    check_precision("precision", precision, device or accelerator.device)
-    model = None if checkpoint is None else DIAS.from_pretrained(checkpoint).to(device or accelerator.device).eval()
-    if predictions is not None and features is not None:
-        raise ValueError("features= is what a model looks at: give it with checkpoint=, not with predictions=")
-    if predictions is not None and follow_edges:
-        raise ValueError("follow_edges=true is for maps of a model: give it with checkpoint=, not with predictions=")
-    if predictions is None and native_size:
-        raise ValueError("native_size=true is for maps of any size: give it with predictions=, not with checkpoint=")
-    looks: dict[str, Any] = {"window": window, "follow_edges": follow_edges, "precision": precision}
-    if method is not None:
-        where = device or str(accelerator.device)
-        own = OwnTracks(Tracker(encoder=encoder, slots=slots, device=where, seed=seed, **looks))
-        stored, told = own.stored(features), False
-    else:
-        stored = None if model is None else cached_features(features, model.encoder)
-        told = (model is None or model.takes_boxes) and has_boxes(source) if boxes is None else boxes
-    videos = Videos(source, None if native_size else transform, max_videos, max_frames, stored, told)
-    if rehearse and (told or predictions is not None):
-        raise ValueError("rehearse=true is for a model that is given no boxes; set boxes=false with it")
-    methods: dict[str, Method] = {}
-    if model is not None:
-        methods[MAIN] = ModelTracks(model, told, window, seed, rehearse, follow_edges, precision)
-    elif predictions is not None:
-        methods[MAIN] = PredictionFiles(predictions)
-    else:
-        methods[MAIN] = own
-        if "kmeans" in baselines:
-            methods |= {"baselines/kmeans": OwnKMeans(own), "baselines/kmeans_plain": OwnKMeans(own, plain=True)}
-    if "boxes_fixed" in baselines and told:
-        methods["baselines/boxes_fixed"] = FixedBoxes()
-    if "kmeans" in baselines and model is not None:
-        methods["baselines/kmeans"] = KMeans(model.encoder, model.num_slots, told, seed, **looks)
-    counted = [PROTOCOLS[name] for name in protocols]
+    accelerator, ranks = joined(device), Ranks()
+    with ranks.together():
+        if unknown := [name for name in baselines if name not in BASELINES]:
+            raise ValueError(f"unknown baseline {unknown[0]!r}; choose from {', '.join(BASELINES)}")
+        if not protocols or any(name not in PROTOCOLS for name in protocols):
+            raise ValueError(f"protocols={list(protocols)} must name some of {', '.join(PROTOCOLS)}")
+        if sum(one is not None for one in (checkpoint, predictions, method)) != 1:
+            raise ValueError(
+                "say what to score: checkpoint=<folder of a trained model>, predictions=<folder of maps> or method=auto"
+            )
+        if method is not None and method not in METHODS:
+            raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+        if method is not None and boxes:
+            raise ValueError("method=auto finds the objects by itself; leave out boxes=true")
+        if method is None and slots is not None:
+            raise ValueError("slots= is for method=auto; a trained model has the slots that it has")
+        if Path(out_dir).exists() and not Path(out_dir).is_dir():
+            raise ValueError(f"out_dir={out_dir} is a file; name a folder")
+        checkpoint = None if checkpoint is None else pinned(checkpoint)
+        certified = certify(source, frozen_split)
+        if ranks.is_main:
+            check_new(Path(out_dir) / METRICS, overwrite)
+        check_precision("precision", precision, device or accelerator.device)
+        model = None if checkpoint is None else DIAS.from_pretrained(checkpoint).to(device or accelerator.device).eval()
+        if predictions is not None and features is not None:
+            raise ValueError("features= is what a model looks at: give it with checkpoint=, not with predictions=")
+        if predictions is not None and follow_edges:
+            raise ValueError("follow_edges=true is for maps of a model: give it with checkpoint=, not predictions=")
+        if predictions is None and native_size:
+            raise ValueError("native_size=true is for maps of any size: give it with predictions=, not checkpoint=")
+        looks: dict[str, Any] = {"window": window, "follow_edges": follow_edges, "precision": precision}
+        if method is not None:
+            where = device or str(accelerator.device)
+            own = OwnTracks(Tracker(encoder=encoder, slots=slots, device=where, seed=seed, **looks))
+            stored, told = own.stored(features), False
+        else:
+            stored = None if model is None else cached_features(features, model.encoder)
+            told = (model is None or model.takes_boxes) and has_boxes(source) if boxes is None else boxes
+        videos = Videos(source, None if native_size else transform, max_videos, max_frames, stored, told)
+        if rehearse and (told or predictions is not None):
+            raise ValueError("rehearse=true is for a model that is given no boxes; set boxes=false with it")
+        methods: dict[str, Method] = {}
+        if model is not None:
+            methods[MAIN] = ModelTracks(model, told, window, seed, rehearse, follow_edges, precision)
+        elif predictions is not None:
+            methods[MAIN] = PredictionFiles(predictions)
+        else:
+            methods[MAIN] = own
+            if "kmeans" in baselines:
+                methods |= {"baselines/kmeans": OwnKMeans(own), "baselines/kmeans_plain": OwnKMeans(own, plain=True)}
+        if "boxes_fixed" in baselines and told:
+            methods["baselines/boxes_fixed"] = FixedBoxes()
+        if "kmeans" in baselines and model is not None:
+            methods["baselines/kmeans"] = KMeans(model.encoder, model.num_slots, told, seed, **looks)
+        counted = [PROTOCOLS[name] for name in protocols]
     scores = score_methods(methods, videos, counted, tracking, num_workers, accelerator, batch_size, measures)
-    whole, indices = places(source)
-    described = getattr(whole, "config", {})
-    named = described.get("split") or "all"
-    part = "" if len(indices) == len(whole) else f", {len(indices)} of {len(whole)} videos"
-    condition = "boxes" if told else "none, rehearsed" if rehearse or method is not None else "none"
-    setting = Setting(
-        source=described.get("type", type(source).__name__).rpartition(".")[2],
-        split=frozen_split or named + part,
-        fingerprint=certified.fingerprint,
-        identity="verified" if certified.verified else "unverified",
-        transform=getattr(transform, "config", None),
-        features=None if features is None else str(features),
-        condition="not stated" if predictions is not None and boxes is None else condition,
-        mask_sources={name: method.mask_source for name, method in methods.items()},
-        checkpoint=checkpoint,
-        checkpoint_hash=None if checkpoint is None else weights_sha256(checkpoint),
-        num_slots=slots if model is None else model.num_slots,
-        seed=seed,
-        precision=None if predictions is not None else precision,
-    )
-    content = write_results(out_dir, scores, videos, counted, setting, write=accelerator.is_main_process)
-    if report and accelerator.is_main_process:
-        title = f"{setting.source}, {setting.split}: {checkpoint or predictions or method}"
-        page = Path(out_dir) / "report.html"
-        write_extremes(page, title, methods[MAIN], videos, scores[MAIN], counted[0], report)
+    with ranks.together():
+        whole, indices = places(source)
+        described = getattr(whole, "config", {})
+        named = described.get("split") or "all"
+        part = "" if len(indices) == len(whole) else f", {len(indices)} of {len(whole)} videos"
+        condition = "boxes" if told else "none, rehearsed" if rehearse or method is not None else "none"
+        setting = Setting(
+            source=described.get("type", type(source).__name__).rpartition(".")[2],
+            split=frozen_split or named + part,
+            fingerprint=certified.fingerprint,
+            identity="verified" if certified.verified else "unverified",
+            transform=getattr(transform, "config", None),
+            features=None if features is None else str(features),
+            condition="not stated" if predictions is not None and boxes is None else condition,
+            mask_sources={name: method.mask_source for name, method in methods.items()},
+            checkpoint=checkpoint,
+            checkpoint_hash=None if checkpoint is None else weights_sha256(checkpoint),
+            num_slots=slots if model is None else model.num_slots,
+            seed=seed,
+            precision=None if predictions is not None else precision,
+        )
+        content = write_results(out_dir, scores, videos, counted, setting, write=accelerator.is_main_process)
+        if report and accelerator.is_main_process:
+            title = f"{setting.source}, {setting.split}: {checkpoint or predictions or method}"
+            page = Path(out_dir) / "report.html"
+            write_extremes(page, title, methods[MAIN], videos, scores[MAIN], counted[0], report)
     return content

@@ -31,6 +31,7 @@ from dias_video.evaluation.protocols import (
     score_video,
     standard_error,
 )
+from dias_video.ranks import Ranks, joined
 
 FACTS = ("frames", "height", "width", "instances")  # of a video, in every row before the measures
 
@@ -190,13 +191,14 @@ def score_methods(
     Raises:
         ValueError: a video can't be read, or a method gives maps of another shape; the message names the video.
     """
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or joined()
     share = videos.indices[accelerator.process_index :: accelerator.num_processes]
     nothing = torch.zeros(1, 1, 1, dtype=torch.int64)
     columns = [*FACTS, *score_video(nothing, nothing, protocols, tracking, measures)]
     scores = {name: VideoScores(videos.video_ids, columns) for name in methods}
     total = sum(videos.num_frames(index) for index in share)
-    with tqdm(total=total, unit="frame", desc="evaluate", disable=not accelerator.is_main_process) as bar:
+    hidden = not accelerator.is_main_process
+    with Ranks().together(), tqdm(total=total, unit="frame", desc="evaluate", disable=hidden) as bar:
         for samples in _grouped(_loaded(videos, share, num_workers), batch_size):
             facts = [_facts(sample["masks"]) for sample in samples]
             for name, method in methods.items():

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from accelerate import PartialState
-
 from dias_video.data.features import FeatureCache, FrozenEncoder, fill_features
 from dias_video.data.source import VideoSource
 from dias_video.data.transforms import ClipTransform, Transform
 from dias_video.engine.checks import device_of
 from dias_video.pretrained.weights import pinned, weights_sha256
+from dias_video.ranks import Ranks
 from slotformer.cache import SlotCache
 from slotformer.clusters import cache_clusters
 from slotformer.contact.pooled import Features, pooled_slots, pooled_tokens
@@ -175,11 +174,9 @@ class FutureFeatures:
         encoded = self.slots.cached(source, folder)
         check_same_encoder(model, encoded)
         about: dict[str, Any] = {"start": start, "dynamics_sha256": weights_sha256(str(self.dynamics))}
-        with PartialState().main_process_first():  # the others find it done
-            model = model.to(device_of(self.slots.device))
-            predict = predict_cache(
-                model, encoded, folder / "futures", self.steps, self.batch_size, bar("rollout"), **about
-            )
+        model = model.to(device_of(self.slots.device))
+        given = (model, encoded, folder / "futures", self.steps, self.batch_size, bar("rollout"))
+        predict = Ranks().main_first(lambda: predict_cache(*given, **about))  # the others find it done
         return pooled_slots(encoded, source, predict, bar("pooling"))
 
     def describe(self) -> dict[str, Any]:

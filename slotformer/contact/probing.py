@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from dias_video.data.physion15 import SCENARIOS
 from dias_video.data.source import VideoSource
 from dias_video.engine import check_folder
+from dias_video.ranks import Ranks, joined
 from slotformer.contact.frozen import FrozenFeatures
 from slotformer.contact.physion15 import check_shown_alike, clips_of, exporter, fit_probe, score_rows
 from slotformer.report import write_csv, write_json
@@ -45,8 +44,8 @@ def probe_contact(
     """
     sources = dict(zip(("train", "test"), check_shown_alike(train, test), strict=True))
     exporters = {split: exporter(export, source) for split, source in sources.items()}
-    out_dir, processes = Path(out_dir), Accelerator(cpu=device == "cpu")
-    with processes.main_process_first():
+    out_dir, processes = Path(out_dir), joined(device)
+    with Ranks().together():
         if processes.is_main_process:
             check_folder(out_dir, resume)
             out_dir.mkdir(parents=True, exist_ok=True)

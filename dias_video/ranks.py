@@ -1,4 +1,4 @@
-"""What the processes of a run agree on before every step: go on, stop, or fail together."""
+"""The processes of a run: how they join, and what they agree on: go on, stop, or fail together."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+Made = TypeVar("Made")
 
 MESSAGE_BYTES = 2048
 PATIENCE = timedelta(days=1)  # for which processes wait for one that has more to do
@@ -81,6 +85,19 @@ class Ranks:
             problem = error
         agreement.signal = self._agree(signals.number if signals is not None else 0, problem)
 
+    def main_first(self, make: Callable[[], Made]) -> Made:
+        """What every process makes, the main one before the others, which may find what it has done.
+
+        Raises:
+            Agreed, SystemExit: as :meth:`together`.
+        """
+        made: list[Made] = []
+        for turn in (True, False):
+            with self.together():
+                if self.is_main is turn:
+                    made.append(make())
+        return made[0]
+
     def stop_if_told(self, signals: Signals) -> None:
         """Raise Interrupted on every process if a signal has come to any of them."""
         with self.together(signals) as agreed:
@@ -130,6 +147,14 @@ class Ranks:
             dist.all_reduce(values, dist.ReduceOp.SUM, group=self._group)
             values /= self.count
         return values
+
+
+def joined(device: str | None = None) -> Accelerator:
+    """This process among those of ``accelerate launch``, which wait for each other for a day.
+
+    ``device``: "cpu" keeps it from GPUs. ``ACCELERATE_USE_CPU`` is heeded, which ``PartialState`` would not do.
+    """
+    return Accelerator(cpu=device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
 
 
 @functools.cache
