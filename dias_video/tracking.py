@@ -71,7 +71,7 @@ def track_windows(
         windows: batches of consecutive frames; those of the same videos follow each other.
         seed: of the query noise.
         boxes: give the model the first frame's boxes; None: where it takes them and the videos have them.
-        rehearse: without boxes, go through the first window forth and back before it is tracked.
+        rehearse: without boxes, go through the first window forwards and backwards before it is tracked.
         labels: also tell the owner of every pixel.
         follow_edges: labels end where colours change in the frame, not where cells of the feature grid do.
         precision: in which the model computes (``dias_video.precision``); slots are handed over in float32.

@@ -1,6 +1,6 @@
 """Write the simulator's true states as a slot cache: what dynamics and reasoning reach when the slots are perfect.
 
-python scripts/cache_states.py data=contact data.root=… split=train cache=runs/states/training
+python scripts/cache_states.py data=contact data.root=… split=train cache=runs/states/train
 
 Train a SlotFormer on it and reason with it as with any cache. Where true states do well and slots do not, the slots
 are to blame; where they do badly too, the dynamics or the readout.

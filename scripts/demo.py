@@ -26,7 +26,7 @@ CACHE = f"cache_slots.py checkpoint={DIAS} data=contact data.root={DATA}"
 STAGES = {
     "Simulate toss videos to train on": f"simulate.py simulate=toss root={DATA} split=train num_videos=48",
     "Simulate unseen toss videos": f"simulate.py simulate=toss root={DATA} split=val num_videos=16",
-    "Simulate contact videos for dynamics": f"simulate.py simulate=contact root={DATA} split=training num_videos=42",
+    "Simulate contact videos for dynamics": f"simulate.py simulate=contact root={DATA} split=train num_videos=42",
     "Simulate contact videos for readouts": f"simulate.py simulate=contact root={DATA} split=readout num_videos=350",
     "Simulate contact videos for tests": f"simulate.py simulate=contact root={DATA} split=test num_videos=140",
     "Train DIAS a little further": f"train_video.py experiment=demo data.root={DATA} checkpoint={ASSETS}/dias"
@@ -35,10 +35,10 @@ STAGES = {
     f" out_dir={ROOT}/evaluate",
     "Look at its slots": f"visualize.py checkpoint={DIAS} data=simulated data.root={DATA} out_dir={ROOT}/gifs"
     " num_videos=4",
-    "Cache the slots of contact/training": f"{CACHE} split=train cache={SLOTS}/training",
+    "Cache the slots of contact/train": f"{CACHE} split=train cache={SLOTS}/train",
     "Cache the slots of contact/readout": f"{CACHE} split=readout cache={SLOTS}/readout",
     "Cache the slots of contact/test": f"{CACHE} split=eval cache={SLOTS}/test",
-    "Train SlotFormer": f"train_slotformer.py experiment=demo checkpoint={ASSETS}/slotformer cache={SLOTS}/training"
+    "Train SlotFormer": f"train_slotformer.py experiment=demo checkpoint={ASSETS}/slotformer cache={SLOTS}/train"
     f" out_dir={ROOT}/slotformer",
     "Predict the future": f"rollout.py checkpoint={SLOTFORMER} cache={SLOTS}/test out_dir={ROOT}/rollout",
     "Will they touch?": f"reason.py dynamics={SLOTFORMER} readout_cache={SLOTS}/readout test_cache={SLOTS}/test"

@@ -1,4 +1,4 @@
-"""The oracle of a rollout report: the true future, encoded by someone who did not see the past.
+"""The oracle of a rollout report: the true future, encoded anew without its past.
 
 The model that made the slots starts anew on the last observed frame, from that frame's boxes or with other query noise,
 and encodes the true frames that follow. What its slots differ by from the cached ones is what of a slot the frames do

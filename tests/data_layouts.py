@@ -173,7 +173,7 @@ def simulated(root, variant="toss", splits=("train", "val"), label=None):
 
 
 def contact(root):
-    simulated(root, "contact", ("training", "readout", "test"), label=1)
+    simulated(root, "contact", ("train", "readout", "test"), label=1)
 
 
 def surprise(root):

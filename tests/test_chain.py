@@ -31,7 +31,7 @@ def test_chain_of_all_scripts(tmp_path: Path) -> None:
     for variant, split, count in (
         ("toss", "train", 6),
         ("toss", "val", 3),
-        ("contact", "training", 7),
+        ("contact", "train", 7),
         ("contact", "readout", 14),
         ("contact", "test", 14),
     ):
@@ -54,13 +54,13 @@ def test_chain_of_all_scripts(tmp_path: Path) -> None:
     run("visualize", f"checkpoint={model}", "data=simulated", f"data.root={data}", f"out_dir={tmp_path / 'gifs'}")
     assert len(list((tmp_path / "gifs").rglob("*.gif"))) == 3
 
-    for split, name in (("train", "training"), ("readout", "readout"), ("eval", "test")):
+    for split, name in (("train", "train"), ("readout", "readout"), ("eval", "test")):
         where = (f"split={split}", f"cache={tmp_path / 'slots' / name}")
         run("cache_slots", f"checkpoint={model}", "data=contact", f"data.root={data}", *where, processes=2)
 
     slots, slotformer = tmp_path / "slots", tmp_path / "slotformer/checkpoints/last"
     run(
-        "train_slotformer", "experiment=smoke", f"cache={slots / 'training'}", f"out_dir={tmp_path / 'slotformer'}",
+        "train_slotformer", "experiment=smoke", f"cache={slots / 'train'}", f"out_dir={tmp_path / 'slotformer'}",
         processes=2,
     )  # fmt: skip
     run(

@@ -70,20 +70,20 @@ def test_wrong_options_are_refused(option):
 
 @pytest.fixture
 def simulated(tmp_path):
-    for name in ("toss/train/00000", "toss/train/00001", "contact/training/00000"):
+    for name in ("toss/train/00000", "toss/train/00001", "contact/train/00000"):
         write_clip(tmp_path / name, label=1 if "contact" in name else None)
     return tmp_path
 
 
 def test_simulated_clips_hold_frames_masks_and_boxes(simulated):
-    source = SimulatedVideos(simulated, "toss/train+contact/training")
+    source = SimulatedVideos(simulated, "toss/train+contact/train")
     assert isinstance(source, VideoSource)
     assert [source.info(i).video_id for i in range(3)] == [
         "toss/train/00000",
         "toss/train/00001",
-        "contact/training/00000",
+        "contact/train/00000",
     ]
-    assert source.info(2) == VideoInfo("contact/training/00000", 5, 1.0, "drop")
+    assert source.info(2) == VideoInfo("contact/train/00000", 5, 1.0, "drop")
     sample = source.read(0, [4, 1])
     assert sample["video"].shape == (2, 3, 32, 48)
     assert sample["video"].dtype == torch.uint8
@@ -152,7 +152,7 @@ class Keys(torch.utils.data.Dataset):
 @pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_give_the_same_clips(simulated, context):
-    source = SimulatedVideos(simulated, "toss/train+contact/training")
+    source = SimulatedVideos(simulated, "toss/train+contact/train")
     clips = Keys(ClipDataset(source, 2, transform=ClipTransform((16, 24), (0.5, 1), flip=0.5)))
     expected = [clips[number] for number in range(12)]  # opens files in this process first
     loader = torch.utils.data.DataLoader(clips, None, num_workers=2, multiprocessing_context=context)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from dias_video.data.simulated import SimulatedVideos
+from dias_video.evaluation.splits import SPLITS
 from dias_video.simulate.recipe import load_sketches, save_sketches, sketch, split_checksum, verdict
 from dias_video.simulate.toss import Toss
 from dias_video.simulate.writer import write_dataset
@@ -38,6 +42,19 @@ def test_a_recipe_names_splits_that_its_simulator_has(recipe: str) -> None:
     assert set(cfg.splits) == set(variant.splits) == set(cfg.checksums)
     for checksum in cfg.checksums.values():
         assert checksum is None or len(bytes.fromhex(checksum)) == 32
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_fingerprints_of_its_splits_are_those_of_names_and_settings(recipe: str) -> None:
+    """``frozen_split=`` knows the videos of a recipe without having made them."""
+    cfg = composed(recipe)
+    variant = instantiate(cfg.simulate, _convert_="all")
+    for split, num_videos in cfg.splits.items():
+        place = f"{variant.name}/{split}"
+        made = json.dumps({place: [variant.name, dataclasses.asdict(variant), cfg.seed]}, sort_keys=True)
+        names = [f"{place}/{index:05d}" for index in range(num_videos)]
+        digest = hashlib.sha256("\n".join([made, *names]).encode()).hexdigest()
+        assert SPLITS[f"{recipe}/{split}"].fingerprint == digest[:16], split
 
 
 def test_the_checksum_is_of_content(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A rehearsal: slots go through a window forth and back unmerged, and are merged once by their mean distance."""
+"""A rehearsal: slots go through a window forwards and backwards unmerged; their mean distance merges them once."""
 
 from __future__ import annotations
 

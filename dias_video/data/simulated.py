@@ -32,7 +32,7 @@ class SimulatedVideos(Configured):
 
     Args:
         root: folder that holds the variants.
-        split: ``variant/split``, or several joined by ``+``, for example ``toss/train+contact/training``.
+        split: ``variant/split``, or several joined by ``+``, for example ``toss/train+contact/train``.
         decoder: of the mp4 (:class:`~dias_video.data.video_file.VideoFiles`).
 
     Raises:

@@ -62,7 +62,7 @@ class ModelTracks:
         boxes: give it the first frame's boxes.
         window: frames encoded at once.
         seed: of the query noise.
-        rehearse: without boxes, go through the first window forth and back before it is tracked.
+        rehearse: without boxes, go through the first window forwards and backwards before it is tracked.
         follow_edges: masks end where colours change in the frame, not where cells of the feature grid do.
         precision: in which the model computes.
 

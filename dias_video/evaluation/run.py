@@ -84,7 +84,7 @@ def evaluate(
         baselines: names of ``BASELINES``, each where it applies: boxes_fixed with boxes, kmeans with a model; beside
             ``auto`` also kmeans_plain, on features that are not whitened.
         boxes: give the first frame's boxes to the model and to the baselines; None: if both data and model have them.
-        rehearse: without boxes: go through the first window forth and back before it is tracked.
+        rehearse: without boxes: go through the first window forwards and backwards before it is tracked.
         follow_edges: masks (k-means' too) end where colours change in the frame.
         max_videos, max_frames: only the first so many; the result says so.
         frozen_split: refuse to score unless the data is this split (``dias_video.evaluation.splits``).

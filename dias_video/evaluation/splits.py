@@ -1,4 +1,4 @@
-"""What "val" means: named splits of public data sets, and whether the videos at hand are them.
+"""What "val" means: named splits of public data sets, and whether given videos are one of them.
 
 Papers use the same words for different videos: YouTube-VIS publishes no masks for its own validation set, for instance,
 so that "YTVIS validation" is a part of the training set, cut in different ways. A split is named here only as far as
@@ -110,7 +110,7 @@ SPLITS = {
     "toss-D/train": _recipe("toss-D", "train", 400, "52cc570fe10e4310"),
     "toss-D/val": _recipe("toss-D", "val", 48, "571e47e1deded6e2"),
     "toss-D/test": _recipe("toss-D", "test", 64, "a581a1ca506d055c"),
-    "contact/training": _recipe("contact", "training", 2002, "a7aad4478df9aec7"),
+    "contact/train": _recipe("contact", "train", 2002, "1ae0cf4fa3db03b0"),
     "contact/readout": _recipe("contact", "readout", 1050, "0545f66d0d48a989"),
     "contact/test": _recipe("contact", "test", 504, "62412e638a87f588"),
 }

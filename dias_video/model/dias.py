@@ -242,7 +242,7 @@ class DIAS(Pretrained, nn.Module):
         return torch.where(state.live[..., None], queries, seeds), torch.ones_like(state.live), state
 
     def rehearse(self, batch: VideoBatch, features: Tensor, draws: Draws) -> CarryState:
-        """The state to start from after going through clips of one length, ``features`` (B,T,N,C), forth and back.
+        """The state after going through clips of one length, ``features`` (B,T,N,C), forwards and backwards.
 
         Learned queries need frames to settle on objects, and a track changes its object while they do. Slots are merged
         once, at the end, by their mean distance on the way back: any single frame may show two objects alike. (With
@@ -320,7 +320,7 @@ class DIAS(Pretrained, nn.Module):
             video_id: the query noise is a function of ``seed`` and this, as in a slot cache and in an evaluation.
             window: frames encoded and decoded at once.
             seed: see above.
-            rehearse: without boxes, go through the first window forth and back before it is tracked.
+            rehearse: without boxes, go through the first window forwards and backwards before it is tracked.
             follow_edges: labels end where colours change in the frame, not where cells of the feature grid do.
 
         Returns:

@@ -33,7 +33,7 @@ class Contact:
     near_miss: float = 0.2
 
     name = "contact"
-    splits = ("training", "readout", "test")
+    splits = ("train", "readout", "test")
     takes = 1
 
     def __post_init__(self) -> None:

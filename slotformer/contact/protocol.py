@@ -52,7 +52,7 @@ class Futures:
         return said
 
     def with_places(self, probe: PlaceProbe) -> Futures:
-        """The same with the slots' places, told from encoded and predicted slots alike."""
+        """The same with the slots' places, read from encoded and predicted slots alike."""
         return replace(self, encoded=self.encoded.with_places(probe), predicted=self.predicted.with_places(probe))
 
     def _count(self, predicted_frames: int) -> int:
