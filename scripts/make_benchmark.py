@@ -6,20 +6,22 @@ python scripts/make_benchmark.py recipe=toss-A root=data/toss-A
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from _main import entry
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+import dias_video
 from dias_video.simulate.recipe import load_sketches, save_sketches, sketch, split_checksum, verdict
 from dias_video.simulate.writer import write_dataset
 
-SKETCHES = Path(__file__).parents[1] / "dias_video/assets/recipes"
+SKETCHES = Path(dias_video.__file__).parent / "assets/recipes"
 
 
 @entry("make_benchmark", write_dataset)
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig, checksums: Mapping[str, str | None]) -> None:
     """Write every split of ``cfg.recipe``; refuse the result if it is not what the recipe made elsewhere."""
     if "simulate" not in cfg:
         raise ValueError("choose what to make: recipe=<one of configs/recipe>, for example recipe=toss-A")
@@ -32,7 +34,7 @@ def main(cfg: DictConfig) -> None:
         except KeyboardInterrupt:
             print("stopped; the same command goes on from here", file=sys.stderr)
             sys.exit(130)
-        checksum, known = split_checksum(folder, num_videos), cfg.checksums[split]
+        checksum, known = split_checksum(folder, num_videos), checksums[split]
         made[split] = sketch(folder, num_videos)
         try:
             said = verdict(made[split], recorded.get(split), None if known is None else known == checksum)
