@@ -7,7 +7,6 @@ python scripts/compare.py root=data/toss-D encoder=runs/encoder features=runs/fe
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 from _main import entry
 from omegaconf import DictConfig, OmegaConf
 
-from dias_video.stores.files import read_json, replace_file
+from dias_video.stores.files import read_json, write_json
 from dias_video.stores.store import differences
 
 MEASURES = ("video-fg/fg_ari", "video-fg/mbo", "video-fg/miou", "ocb/ari", "ocb/mbo", "ocb/miou")
@@ -43,7 +42,7 @@ def check_same(folder: Path, options: dict[str, Any]) -> None:
         if changed := differences(made_with, options):
             raise ValueError(f"{folder} is of other options ({'; '.join(changed)}); name another out_dir or remove it")
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(record, lambda file: file.write_text(json.dumps(options, indent=1) + "\n"))
+    write_json(record, options)
 
 
 def train(cfg: DictConfig, row: str, seed: int) -> Path:

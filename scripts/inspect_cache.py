@@ -5,13 +5,13 @@ python scripts/inspect_cache.py cache=runs/slots/test
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 
 import numpy as np
 from _main import entry
 from omegaconf import DictConfig
 
+from dias_video.stores.files import strict_json
 from slotformer.cache import SlotCache
 
 SAMPLE = 200  # videos that slot statistics are read from
@@ -40,7 +40,7 @@ def main(cfg: DictConfig) -> None:
     for (scenario, label), count in sorted(counts.items(), key=str):
         if (scenario, label) != (None, None):
             print(f"  {scenario or 'no scenario'}, label {'unknown' if label is None else int(label)}: {count}")
-    print(json.dumps({k: v for k, v in cache.header.items() if k != "model"}, indent=1))
+    print(strict_json({k: v for k, v in cache.header.items() if k != "model"}, indent=1), end="")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ python scripts/inspect_data.py data=ytvis data.root=… check=true    # read eve
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from omegaconf import DictConfig
 
 from dias_video.data.inspection import Inspection, save_picture, table
 from dias_video.data.problems import Problem
-from dias_video.stores.files import replace_file
+from dias_video.stores.files import write_json
 
 
 @entry("inspect_data")
@@ -35,7 +34,7 @@ def main(cfg: DictConfig, split: str | None) -> None:
         print(f"{name}\n{table(facts, problems)}")
     path = Path(cfg.out_dir) / "report.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda aside: aside.write_text(json.dumps(report, indent=1) + "\n"))
+    write_json(path, report)
     print(path)
     wrong = any(not problem["harmless"] for seen in report.values() for problem in seen["problems"])
     if all(seen["facts"]["videos"] == 0 for seen in report.values()):
@@ -53,8 +52,8 @@ def inspect(cfg: DictConfig, name: str) -> tuple[dict[str, Any], list[Problem]]:
     """Facts and problems of one source; its contact sheet is written. A source that can't be opened is a problem."""
     try:
         source = source_of(cfg, name, checked=False)
-    except InstantiationException as error:
-        return {"videos": 0}, [Problem(name, " ".join(str(error.__cause__ or error).split()))]
+    except (ValueError, OSError, InstantiationException) as error:
+        return {"videos": 0}, [Problem(name, " ".join(str(error).split()))]
     seen = Inspection(source, cfg.videos, cfg.check)
     facts = seen.facts()
     if seen.samples:

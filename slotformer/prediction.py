@@ -18,6 +18,7 @@ from dias_video.engine import check_folder
 from dias_video.engine.checks import Count, device_of
 from dias_video.precision import autocast, check_precision
 from dias_video.pretrained.weights import pinned, weights_sha256
+from dias_video.stores.files import write_json
 from dias_video.threads import threads, threads_for
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.errors import RolloutErrors, join_errors, over_models, rollout_errors
@@ -25,7 +26,7 @@ from slotformer.fast import fast_rollout
 from slotformer.futures import report_futures, spread
 from slotformer.oracle import oracle_errors
 from slotformer.origin import CachedVideos, dias_of, untold
-from slotformer.report import plot_errors, write_csv, write_json
+from slotformer.report import plot_errors, write_csv
 from slotformer.rollouter import Dynamics, context_live
 
 SHARD_BYTES = 8 << 20  # of predicted slots: what a kill loses

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,11 +36,6 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
             writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
     _whole(path, write)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Indented json; appears whole or not at all."""
-    _whole(path, lambda aside: aside.write_text(json.dumps(content, indent=1) + "\n"))
 
 
 def plot_errors(path: Path, rows: Sequence[Row], stride: int) -> None:

@@ -23,12 +23,13 @@ from dias_video.data.source import VideoSource
 from dias_video.engine import check_folder
 from dias_video.engine.checks import device_of
 from dias_video.pretrained.weights import weights_sha256
+from dias_video.stores.files import write_json
 from slotformer.cache import SlotCache
 from slotformer.errors import repeat_last
 from slotformer.fast import fast_rollout
 from slotformer.origin import CachedVideos
 from slotformer.prediction import check_same_encoder, folders, load_dynamics
-from slotformer.report import write_csv, write_json
+from slotformer.report import write_csv
 from slotformer.rollouter import Dynamics, context_live
 from slotformer.statistics import Values, deviation, interval
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ from processes import Run, rows
 from toy import Numbers, Points, Toy, train
 
 from dias_video.engine import Logging, Saving, Trainer
+from dias_video.engine.runlog import RunLog
+from dias_video.stores.files import write_json
 
 FILES = ("still.png", "moving.gif")
 
@@ -67,6 +70,51 @@ def test_wandb_offline_gets_numbers_and_pictures(tmp_path: Path, monkeypatch: py
     assert sorted(p.suffix for p in media) == [".gif", ".gif", ".png", ".png"]
     original = (tmp_path / "run/pictures/step_000004/moving.gif").read_bytes()
     assert original in [p.read_bytes() for p in media]
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_in_wandb_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb, begun = pytest.importorskip("wandb"), []
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    init = wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **options: begun.append(options) or init(**options))
+    for name, steps, resume in (("run", 2, False), ("run", 4, True), ("other", 2, False)):
+        train(tmp_path / name, tracking="wandb", max_steps=steps, schedule_steps=4, resume=resume)
+    known = json.loads((tmp_path / "run/run.json").read_text())["tracking_id"]
+    files = list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
+    assert [file.name for file in files] == [f"run-{known}.wandb"] * 2  # of one run, which ``wandb sync`` joins
+    assert [(options["id"], options["resume"]) for options in begun[:2]] == [(known, "allow")] * 2
+    assert begun[2]["id"] != known
+
+
+def test_an_id_that_is_none_of_ours_is_not_taken(tmp_path: Path) -> None:
+    train(tmp_path / "run", max_steps=1)
+    file = tmp_path / "run/run.json"
+    for wrong in ("../../x", 3, None, ["a"], "abc"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "tracking_id": wrong}))
+        train(tmp_path / "run", max_steps=1, resume=True)
+        assert re.fullmatch("[0-9a-f]{8}", json.loads(file.read_text())["tracking_id"])
+
+
+def test_files_are_strict_json(tmp_path: Path) -> None:
+    """The standard's: Python's reader takes NaN, others don't."""
+
+    def refuse(token: str) -> None:
+        raise AssertionError(token)
+
+    content = {"a": float("nan"), "b": [float("inf"), {"c": -float("inf"), "d": (1.5, None, True)}], "e": 1e308}
+    write_json(tmp_path / "x.json", content)
+    read = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
+    assert read == {"a": None, "b": [None, {"c": None, "d": [1.5, None, True]}], "e": 1e308}
+    with pytest.raises(ValueError, match="loss term"):
+        train(tmp_path / "run", bad_step=2, max_steps=4, log_every=1)
+    RunLog(tmp_path / "log", "none", True, 1).start({}, 0)
+    log = RunLog(tmp_path / "log", "none", True, 1)
+    log.write({"step": 1, "loss": float("nan")})
+    for file in (*tmp_path.rglob("*.json"), *tmp_path.rglob("*.jsonl")):
+        for line in file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]:
+            json.loads(line, parse_constant=refuse)
 
 
 def test_trackio_gets_the_configuration_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

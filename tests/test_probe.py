@@ -218,4 +218,4 @@ def test_categories_of_coco_are_recognised(tmp_path: Path) -> None:
     assert scores["category/most_frequent"] < 0.5
     assert scores["box/r2"] > 0.8
     with pytest.raises(ValueError, match="attributes: 'shape' is not known of every object of 0; known are category"):
-        probe(**sources, **options)
+        probe(**sources, **options, overwrite=True)

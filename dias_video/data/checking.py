@@ -13,7 +13,7 @@ from dias_video.data.chosen import Chosen
 from dias_video.data.index import cached_index, signature
 from dias_video.data.problems import OnError, Problem, Problems, annotations_of, problems_of
 from dias_video.data.source import FileSource, VideoSource
-from dias_video.stores.files import replace_file
+from dias_video.stores.files import write_json
 
 
 def check_videos(source: VideoSource, frames_at_once: int = 32) -> list[tuple[int, Problem]]:
@@ -59,7 +59,7 @@ def usable(source: VideoSource, on_error: OnError = "raise", report: str | Path 
     if report is not None:
         serious = sum(not problem.harmless for problem in problems)
         listed = {"videos": len(kept), "excluded": serious, "problems": [problem._asdict() for problem in problems]}
-        replace_file(Path(report), lambda aside: aside.write_text(json.dumps(listed, indent=1) + "\n"))
+        write_json(Path(report), listed)
     return kept
 
 

@@ -10,7 +10,6 @@ room again. ``last`` and ``best`` are relative links, replaced atomically too.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from dias_video.engine.checks import check_flag, check_integer
 from dias_video.pretrained.weights import FROZEN
-from dias_video.stores.files import READABLE, read_json, sha256, sync, writing
+from dias_video.stores.files import READABLE, read_json, sha256, strict_json, sync, writing
 
 FORMAT_VERSION = 1
 CHECKSUMS = "checksums.json"
@@ -107,9 +106,9 @@ class Checkpoints:
             write_model(aside)
             known = self._share(frozen, aside) if frozen else {}
             save_file(tensors, aside / "trainer.safetensors")
-            (aside / "trainer.json").write_text(json.dumps(state, indent=1) + "\n")
+            (aside / "trainer.json").write_text(strict_json(state, indent=1))
             sums = {file.name: known.get(file.name) or sha256(file) for file in sorted(aside.iterdir())}
-            (aside / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n")
+            (aside / CHECKSUMS).write_text(strict_json(sums, indent=1))
             for file in aside.iterdir():
                 file.chmod(READABLE)
                 sync(file)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import platform
+import re
+import secrets
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from PIL import Image
 
 from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
 from dias_video.pretrained.earlier import upgraded
-from dias_video.stores.files import check_place, read_json, read_yaml, replace_file
+from dias_video.stores.files import check_place, read_json, read_yaml, replace_file, strict_json, write_json
 from dias_video.stores.store import differences
 
 TRACKERS = ("none", "wandb", "tensorboard", "trackio")
@@ -70,6 +71,7 @@ class RunLog:
         self.out_dir, self.active, self.num_processes = out_dir, active, num_processes
         self.file = out_dir / "metrics.jsonl"
         self.tracking = tracking
+        self.tracking_id = ""
         self._tracker: Any = None
 
     def start(self, config: Mapping[str, Any], first_step: int) -> None:
@@ -89,9 +91,8 @@ class RunLog:
         """Append one logged step."""
         if not self.active:
             return
-        values = {name: value if math.isfinite(value) else None for name, value in row.items()}  # JSON has no NaN
         with self.file.open("a") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(strict_json(row))
         if self._tracker is not None:
             self._guarded("log", lambda: self._tracker.log(dict(row), step=int(row["step"])))
 
@@ -118,24 +119,28 @@ class RunLog:
     def _write_start(self, first_step: int) -> None:
         file = self.out_dir / "run.json"
         before = read_json(file, "remove it, and it is written anew") if file.exists() else None
+        known = str((before or {}).get("tracking_id"))
+        self.tracking_id = known if re.fullmatch("[0-9a-f]{8}", known) else secrets.token_hex(4)
         start = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "first_step": first_step,
             "num_processes": self.num_processes,
             "command": sys.argv,
             "git_commit": git_commit(),
+            "tracking_id": self.tracking_id,  # of the run in wandb, which goes on with it
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in PACKAGES},
         }
         if before is not None:
             earlier = before.pop("earlier_starts", [])
             start["earlier_starts"] = [*(earlier if isinstance(earlier, list) else []), before]
-        replace_file(file, lambda aside: aside.write_text(json.dumps(start, indent=1) + "\n"))
+        write_json(file, start)
 
     def _open_tracker(self, config: dict[str, Any]) -> None:
         name = self.out_dir.resolve().name
         if self.tracking == "wandb":
-            tracker: Any = WandBTracker("dias-video", name=name, dir=str(self.out_dir), config=config)
+            same = {"id": self.tracking_id, "resume": "allow"}
+            tracker: Any = WandBTracker("dias-video", name=name, dir=str(self.out_dir), config=config, **same)
         elif self.tracking == "trackio":
             tracker = TrackioTracker("dias-video", name=name, config=config)
         else:

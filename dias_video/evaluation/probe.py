@@ -6,7 +6,6 @@ objects that show at least a pixel count: how many found a slot stands beside th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,7 @@ from dias_video.engine.checks import device_of
 from dias_video.evaluation.scoring import Videos
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.weights import pinned, weights_sha256
-from dias_video.stores.files import check_new, replace_file
+from dias_video.stores.files import check_new, write_json
 from dias_video.tracking import owners, track_videos
 
 MIN_IOU = 0.1  # of a slot and its object, at most of which they are no pair (the DIAS authors' later code)
@@ -225,8 +224,7 @@ def probe(
     }
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"about": about, **scores}, indent=1) + "\n"
-    replace_file(out_dir / "probe.json", lambda aside: aside.write_text(text))
+    write_json(out_dir / "probe.json", {"about": about, **scores})
     return scores
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from dias_video.data.problems import annotations_of, problems_of
 from dias_video.evaluation.protocols import PROTOCOLS, Protocol
 from dias_video.evaluation.scoring import FACTS, Videos, VideoScores
-from dias_video.stores.files import replace_file
+from dias_video.stores.files import replace_file, write_json
 
 METRICS = "metrics.json"
 MAIN = "model"  # the method whose measures carry no prefix
@@ -120,7 +119,7 @@ def write_results(
             writer.writerows(rows)
 
     replace_file(out_dir / "videos.csv", write_table)
-    replace_file(out_dir / METRICS, lambda file: file.write_text(json.dumps(content, indent=1) + "\n"))
+    write_json(out_dir / METRICS, content)
     return content
 
 

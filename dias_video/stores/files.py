@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,25 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         aside.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def strict_json(content: Any, indent: int | None = None) -> str:
+    """Text in JSON as its standard has it, which knows no NaN and no infinity: these become null."""
+    return json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n"
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Indented :func:`strict_json`; appears whole or not at all."""
+    text = strict_json(content, indent=1)
+    replace_file(file, lambda aside: aside.write_text(text))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(file: Path, remedy: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ that rows have the same order: here they have the natural order of the files' na
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from dias_video.data.chosen import Chosen
 from dias_video.data.physion15 import SCENARIOS, Physion15Videos, scenarios_of, stem_of
 from dias_video.data.source import VideoSource
-from dias_video.stores.files import replace_file
+from dias_video.stores.files import replace_file, write_json
 from slotformer.contact.pooled import Features
 from slotformer.statistics import interval, mean_interval
 
@@ -199,9 +198,9 @@ def export_features(folder: Path, source: Physion15Videos, features: Features) -
 
     whole = folder / f"{source.split}_features.hdf5"
     replace_file(whole, write)
-    replace_file(folder / f"{source.split}_json.json", lambda aside: aside.write_text(json.dumps(rows)))
+    write_json(folder / f"{source.split}_json.json", rows)
     places = {path: at for at, path in enumerate(paths)}
-    replace_file(folder / f"{source.split}_scenario_map.json", lambda aside: aside.write_text(json.dumps(places)))
+    write_json(folder / f"{source.split}_scenario_map.json", places)
     return whole
 
 

@@ -16,6 +16,7 @@ from dias_video.data.physion import stimulus
 from dias_video.engine import check_folder
 from dias_video.engine.checks import device_of
 from dias_video.pretrained.weights import weights_sha256
+from dias_video.stores.files import write_json
 from dias_video.threads import threads, threads_for
 from slotformer.cache import SlotCache
 from slotformer.contact.fitting import Kept
@@ -35,7 +36,7 @@ from slotformer.contact.protocol import (
 )
 from slotformer.contact.settings import ReadoutSettings
 from slotformer.prediction import bar, check_same_encoder, folders, load_dynamics
-from slotformer.report import plot_accuracy, write_csv, write_json
+from slotformer.report import plot_accuracy, write_csv
 from slotformer.rollouter import Dynamics
 
 
