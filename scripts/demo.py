@@ -9,13 +9,11 @@ import argparse
 import csv
 import json
 import re
-import shlex
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from _stages import Taken, run, total
 
 from dias_video.report.page import join_reports
 
@@ -48,18 +46,6 @@ STAGES = {
 }
 
 
-def run(command: str) -> float:
-    """Run a script of this folder and return the seconds it took."""
-    script, *arguments = shlex.split(command)
-    words = [sys.executable, f"scripts/{script}", *arguments]
-    if script.startswith("train"):
-        words[1:1] = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
-    started = time.perf_counter()
-    if subprocess.run(words, check=False).returncode:
-        sys.exit(f"this stage failed: python scripts/{command}")
-    return time.perf_counter() - started
-
-
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; numbers that are not whole get three digits."""
     lines = [header, ["---"] * len(header)]
@@ -82,7 +68,7 @@ def selected(file: Path, columns: Sequence[str], scenario: str | None = None) ->
     return table(columns, [[row[c] for c in columns] for row in rows])
 
 
-def summary(seconds: dict[str, float]) -> str:
+def summary(taken: dict[str, Taken]) -> str:
     """The page that the demo ends with."""
     found = [sorted((ROOT / folder).rglob("*.gif")) for folder in ("gifs", "rollout/gifs")]
     gifs, futures = ([f"![{g.stem}]({g.relative_to(ROOT)})" for g in part] for part in found)
@@ -102,7 +88,10 @@ def summary(seconds: dict[str, float]) -> str:
         selected(ROOT / "reason/accuracy.csv", accuracies, "all"),
         "\nSo few clips leave wide intervals (low to high: 95 %); `docs/notebook.md` has more.\n",
         "![accuracy](reason/accuracy.png)\n\n## Time",
-        table(("stage", "seconds"), [(k, f"{v:.0f}") for k, v in [*seconds.items(), ("all", sum(seconds.values()))]]),
+        table(
+            ("stage", "seconds", "of CPU time"),
+            [(name, f"{one.wall:.0f}", f"{one.cpu:.0f}") for name, one in {**taken, "all": total(taken)}.items()],
+        ),
     ]
     return "\n".join(parts) + "\n"
 
@@ -111,14 +100,16 @@ def main() -> None:
     """Run every stage and write the summary."""
     argparse.ArgumentParser(description=__doc__).parse_args()  # takes nothing, but --help must not start it
     shutil.rmtree(ROOT, ignore_errors=True)
-    seconds: dict[str, float] = {}
+    taken: dict[str, Taken] = {}
     for number, (name, command) in enumerate(STAGES.items(), 1):
         print(f"\n[{number}/{len(STAGES)}] {name}\n$ python scripts/{command}", flush=True)
-        seconds[name] = run(command)
+        taken[name] = run(command)
     pages = {name: ROOT / name / "report.html" for name in ("evaluate", "rollout")}
     join_reports(ROOT / "report.html", "What the demo did", pages)
-    (ROOT / "summary.md").write_text(summary(seconds))
-    print(f"\n{ROOT / 'summary.md'}: {sum(seconds.values()) / 60:.1f} minutes in all")
+    (ROOT / "summary.md").write_text(summary(taken))
+    print(
+        f"\n{ROOT / 'summary.md'}: {total(taken).wall / 60:.1f} minutes in all, {total(taken).cpu / 60:.1f} of CPU time"
+    )
 
 
 if __name__ == "__main__":

@@ -235,16 +235,19 @@ def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: fl
     readouts where there is one model or none (``models`` and ``readouts`` count them). ``validation_accuracy`` is that
     on the very answers by which ``validation_chose`` was chosen, so it is too high; ``accuracy`` is not.
     """
-    observed = {a.readout: a for a in answers if a.kind == "observed"}
+    observed = {a.readout: a.correct for a in answers if a.kind == "observed"}
     groups = {name: np.array([s == name for s in scenario]) for name in sorted(set(scenario))}
     groups["all"] = np.ones(len(scenario), bool)
+    gains = [point.correct - observed[point.readout] for point in answers]  # (M,S,V) each, of readouts of one seed
+    # Of every point accuracy and gain, (V,2*points): all are drawn together.
+    means = np.stack(
+        [x.mean((0, 1)) for pair in zip((a.correct for a in answers), gains, strict=True) for x in pair], 1
+    )
+    ends = {name: interval(means[members], level) for name, members in groups.items()}  # (3,2*points) each
     rows = []
-    for point in answers:
+    for number, (point, gained) in enumerate(zip(answers, gains, strict=True)):
         for name, members in groups.items():
-            correct = point.correct[..., members]  # (M,S,V)
-            accuracy, low, high = interval(correct.mean((0, 1)), level)
-            gains = correct - observed[point.readout].correct[..., members]  # of readouts of one seed
-            gain, gain_low, gain_high = interval(gains.mean((0, 1)), level)
+            (accuracy, low, high), (gain, gain_low, gain_high) = ends[name][:, 2 * number : 2 * number + 2].T.tolist()
             rows.append(
                 {
                     "scenario": name,
@@ -256,13 +259,13 @@ def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: fl
                     "low": low,
                     "high": high,
                     "videos": int(members.sum()),
-                    "std": nested_deviation(correct.mean(2)),
-                    "models": len(correct),
-                    "readouts": correct.shape[1],
+                    "std": nested_deviation(point.correct[..., members].mean(2)),
+                    "models": len(point.correct),
+                    "readouts": point.correct.shape[1],
                     "validation_accuracy": point.validation_accuracy,
                     "validation_chose": point.fitted[0].chosen,
                     "minus_observed": gain,
-                    "minus_observed_std": nested_deviation(gains.mean(2)),
+                    "minus_observed_std": nested_deviation(gained[..., members].mean(2)),
                     "minus_observed_low": gain_low,
                     "minus_observed_high": gain_high,
                 }

@@ -1,0 +1,36 @@
+"""Stages of a longer work: scripts run one after the other, and what each took."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+
+class Taken(NamedTuple):
+    """What a stage took."""
+
+    wall: float  # seconds
+    cpu: float  # seconds of all threads and processes together
+
+
+def run(command: str) -> Taken:
+    """Run a script of this folder and say what it took."""
+    script, *arguments = shlex.split(command)
+    words = [sys.executable, f"scripts/{script}", *arguments]
+    if script.startswith("train"):
+        words[1:1] = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    started, before = time.perf_counter(), os.times()
+    if subprocess.run(words, check=False).returncode:
+        sys.exit(f"this stage failed: python scripts/{command}")
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return Taken(time.perf_counter() - started, cpu)
+
+
+def total(taken: dict[str, Taken]) -> Taken:
+    """What all stages took."""
+    return Taken(*(sum(times) for times in zip(*taken.values(), strict=True)))
