@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +37,14 @@ def test_a_task_that_is_none_is_answered_with_those_that_are(tmp_path: Path) -> 
         tasks = re.search(r"the tasks are (.+)", one.stderr)
         assert tasks
         assert set(tasks[1].split(", ")) == scripts - {"benchmark", "demo"}
+
+
+def test_the_citation_names_this_version() -> None:
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert version
+    assert cited["version"] == version[1]
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()  # what the format asks for
 
 
 @pytest.fixture(scope="module")
