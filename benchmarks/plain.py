@@ -65,7 +65,7 @@ class Plain:
         model = self.model
         with torch.no_grad():
             features = model.encoder.features(batch.video).float()  # (B,T,N,C)
-        tokens = model.projection(features)
+        tokens = model.projection(features, batch.video)
         slots, mask, track = None, None, None
         outputs = []
         for t in range(tokens.shape[1]):

@@ -37,7 +37,8 @@ def freeze_all_but(parts: Collection[str], model: nn.Module) -> None:
     if unknown := [part for part in parts if part not in trained]:
         raise ValueError(f"train_only names {unknown[0]!r}, but the trained parts are {', '.join(trained)}")
     for name, child in trained.items():
-        child.requires_grad_(name in parts)
+        if name not in parts:
+            child.requires_grad_(False)
 
 
 def check_said(cfg: DictConfig) -> None:

@@ -245,7 +245,7 @@ def test_tokens_may_begin_with_a_linear_code_of_their_place() -> None:
     projection = Projection(C, C, (4, 6), residual=True, place=0.5)
     features = torch.randn(3, 24, C)
     rest = torch.nn.functional.layer_norm(features, (C,)) + projection.out.bias  # the MLP begins as a constant
-    code = (projection(features) - rest).detach()
+    code = (projection(features, features) - rest).detach()
     torch.testing.assert_close(code[0], code[2])
     grid = code[0].view(4, 6, C)
     for steps in (grid.diff(dim=0), grid.diff(dim=1)):

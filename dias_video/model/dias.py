@@ -6,7 +6,7 @@ An image is a video of one frame. Equation numbers are the paper's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -202,7 +202,7 @@ class DIAS(Pretrained, nn.Module):
         clip has ended (``frame_valid`` False) its slots are computed and mean nothing; they influence neither other
         clips nor its earlier frames.
         """
-        tokens = self.projection(features)  # (B,T,N,C) all frames at once
+        tokens = self.projection(features, batch.video)  # (B,T,N,C) all frames at once
         keys, values = self.aggregator.attention.keys_values(tokens)  # (B,T,N,D)
         outputs = []
         for t in range(features.shape[1]):
@@ -249,7 +249,8 @@ class DIAS(Pretrained, nn.Module):
         ``carry`` ``reseed`` the slots this frees are seeded anew on the next frame, as after any frame.)
         """
         state = self.scan(batch, features, draws, merge=False).state
-        back = self.scan(batch, features.flip(1), draws, state, merge=False)
+        backwards = replace(batch, video=batch.video.flip(1))
+        back = self.scan(backwards, features.flip(1), draws, state, merge=False)
         if self.aggregator.reduction is None:
             return back.state
         state = back.state

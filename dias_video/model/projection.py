@@ -58,8 +58,8 @@ class Projection(Configured, nn.Module):
             self.place = nn.Linear(2, out_dim, bias=False)
             nn.init.orthogonal_(self.place.weight)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (...,N,C) to tokens (...,N,D)."""
+    def forward(self, features: Tensor, video: Tensor) -> Tensor:
+        """Features (...,N,C) to tokens (...,N,D); the ``video`` that they are of is for subclasses."""
         features = self.norm(features)
         x = self.hidden(features)
         if self.position is not None:

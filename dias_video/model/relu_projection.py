@@ -17,6 +17,6 @@ class ReLUProjection(Configured, nn.Module):
         self.mlp = MLP(feature_dim, hidden, out_dim, activation=nn.ReLU)
         zero_biases(self.mlp)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (...,N,C) to tokens (...,N,D)."""
+    def forward(self, features: Tensor, video: Tensor) -> Tensor:
+        """Features (...,N,C) to tokens (...,N,D); the ``video`` that they are of is not looked at."""
         return self.mlp(self.norm(features))
