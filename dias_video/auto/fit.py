@@ -78,7 +78,8 @@ def fitted(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(Draws.for_videos(seed, name).uniform(1) * 2**31))
         model = _begun(viewer, PARTS if num_slots is None else max(PARTS, 2 * num_slots)).to(tokens.device).eval()
-    looks = F.normalize(model.aggregator.attention.norm_tokens(model.projection(features, sampled.frames)), dim=-1)  # (M,N,D)
+    projected = model.projection(features, sampled.frames)
+    looks = F.normalize(model.aggregator.attention.norm_tokens(projected), dim=-1)  # (M,N,D)
     draws = Draws.for_videos(seed, name)
     if given is not None:
         covered = given.cover(encoder.grid).to(tokens)
