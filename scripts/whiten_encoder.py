@@ -45,10 +45,11 @@ def main(cfg: DictConfig, checkpoint: str | None, feature_dim: int | None, overw
     encoder = named_encoder(cfg, checkpoint).eval()
     source: VideoSource = source_of(cfg, "train")
     chosen = torch.linspace(0, len(source) - 1, min(cfg.videos, len(source))).long().tolist()
-    tokens = []
+    transform, tokens = instantiate(cfg.data.eval_transform), []
     for index in tqdm(chosen, unit="video", desc="tokens"):
         frames = range(0, source.info(index).num_frames, cfg.stride)
-        features = encoder.features(source.read(index, frames, ())["video"][None])  # (1,T,N,C)
+        shown = transform(source.read(index, frames, ()), torch.Generator())["video"]  # as training without crops
+        features = encoder.features(shown[None])  # (1,T,N,C)
         tokens.append(features[0].unflatten(1, encoder.grid))
     whitened, share = whiten(encoder, torch.cat(tokens), feature_dim or encoder.feature_dim, cfg.smoothness)
     whitened.save_pretrained(cfg.out_dir)

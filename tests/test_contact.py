@@ -357,37 +357,6 @@ def test_slots_of_another_encoder_are_refused(caches: tuple[SlotCache, SlotCache
         check_same_encoder(SlotFormer(cache.slot_dim, encoder="abc", **size), cache)
 
 
-@pytest.mark.parametrize(
-    ("header", "told"),
-    [
-        ({"protocol": {"queries": "boxes"}}, "queries from boxes, largest centred square at 64x48"),
-        ({"transform": {"size": [64, 48], "square": False}}, "queries from learned, whole frame at 64x48"),
-        ({"transform": {"size": [48, 48], "square": True}}, "queries from learned, largest centred square at 48x48"),
-        ({"transform": None}, "queries from learned, frames as they are"),
-    ],
-)
-def test_slots_that_one_encoder_made_in_another_way_are_refused(tmp_path: Path, header: dict, told: str) -> None:
-    """By other first queries, of another part of the frames, or of another size; what no cache says is not compared."""
-    known = {"checkpoint_sha256": "abc", "protocol": {"queries": "learned", "seed": 0}}
-    known["transform"] = {"size": [64, 48], "square": True, "flip": 0.0}
-    made = {}
-    for name, about in {
-        "a": known,
-        "b": {**known, **header},
-        "c": {**known, "protocol": {"queries": "learned"}},
-    }.items():
-        with SlotCacheWriter(tmp_path / name, "fp32", **about) as writer:
-            writer.write("v", torch.randn(3, S, D), torch.ones(3, S, dtype=torch.bool))
-        made[name] = SlotCache(tmp_path / name)
-    model = SlotFormer(D, burn_in=2, rollout=1, width=8, layers=1, heads=2, encoder="abc", encoding=made["a"].encoding)
-    for same in "ac":
-        check_same_encoder(model, made[same])
-    assert made["b"].encoding == told
-    with pytest.raises(ValueError, match=f"/b was made with {told}; the dynamics model was trained on slots made with"):
-        check_same_encoder(model, made["b"])
-    check_same_encoder(SlotFormer(D, burn_in=2, rollout=1, width=8, layers=1, heads=2, encoder="abc"), made["b"])
-
-
 def test_errors_of_a_cache(caches: tuple[SlotCache, SlotCache]) -> None:
     cache, _ = caches
     model = SlotFormer(cache.slot_dim, burn_in=3, rollout=2, stride=3, width=8, layers=1, heads=2, residual=True).eval()

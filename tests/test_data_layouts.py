@@ -105,7 +105,6 @@ def test_the_docs_train_on_the_set_of_their_row(name):
     words[0] = words[0].replace("experiment=", "experiment/train_video=")
     trained, opened = composed(*words, "data.root=x"), composed(*options, "data.root=x")
     assert trained.data.train._target_ == opened.data.train._target_
-    assert trained.data.train.split == opened.data.train.split
     assert trained.data.get("annotations") == opened.data.get("annotations")
     if trained.checkpoint is None:
         assert trained.model.encoder.weights == "hub"

@@ -62,7 +62,8 @@ def test_rows_of_the_docs_take_a_step(tmp_path: Path, name: str) -> None:
     layouts.SETS[name](tmp_path / "data")
     _, words = layouts.table_of_the_docs()[name]
     words = [word.replace("checkpoint=", f"checkpoint={layouts.CONFIGS.parent}/") for word in words]
-    frames = [] if "experiment=coco" in words else ["data.clip.num_frames=2"]
+    pictures = {"experiment=coco", "experiment=clevrtex", "experiment=voc"} & set(words)
+    frames = [] if pictures else ["data.clip.num_frames=2"]
     script(
         "train_video", *words, f"data.root={tmp_path / 'data'}", f"out_dir={tmp_path / 'run'}", "max_steps=1", *frames,
         "model.encoder.weights=random", "trainer.batch_size=1", "trainer.precision=fp32", "trainer.num_workers=0",

@@ -25,7 +25,7 @@ NEEDED = {  # options without a default
 SETS = ("coco", "clevrtex", "voc", "movi_d", "ytvis", "physion", "physion_videosaur", "slotcontrast")
 PAPERS = {f"train_video/{name}" for name in SETS}
 PAPERS |= {f"{script}/{name}" for script in ("train_slotformer", "reason") for name in ("physion", "physion_dias")}
-PAPERS |= {f"evaluate/{name}" for name in ("coco", "movi_d", "ytvis")} | {"probe_contact/physion15"}
+PAPERS |= {f"evaluate/{name}" for name in ("coco", "clevrtex", "voc", "movi_d", "ytvis")} | {"probe_contact/physion15"}
 PAPERS |= {f"train_video/tokenizers/{name}" for name in ("vqvae", "dvae", "vvo")}
 IMAGES = (
     "dinosaur",

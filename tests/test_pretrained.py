@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,11 +20,9 @@ from dias_video.model.dias import DIAS
 from dias_video.model.encoders import TinyEncoder
 from dias_video.pretrained.configured import Configured, build, path_of
 from dias_video.pretrained.earlier import PLACES, upgraded
-from dias_video.pretrained.saving import Pretrained, start_from
+from dias_video.pretrained.saving import Pretrained
 from dias_video.pretrained.weights import load_weights, pinned, weights_sha256
 from dias_video.stores.files import sha256
-
-SHIPPED = Path(__file__).parents[1] / "dias_video/assets/dias"
 
 
 class Part(Pretrained, nn.Module):
@@ -398,50 +394,3 @@ def test_an_encoder_of_format_1_resizes_as_it_did(antialias: bool) -> None:
 def test_a_source_that_took_only_some_videos_is_found_again(limit: int | None) -> None:
     config = upgraded({"_target_": "dias_video.data.simulated.SimulatedVideos", "root": "x", "limit": limit})
     assert config == {"type": "dias_video.data.simulated.SimulatedVideos", "root": "x"}
-
-
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def test_a_model_starts_from_one_of_the_same_configuration_alone(tmp_path: Path) -> None:
-    """The scale of a part leaves no trace in the shapes of the weights."""
-    saved = Whole(Part(4, scale=0.5))
-    saved.save_pretrained(tmp_path)
-    same = Whole(Part(4, scale=0.5))
-    start_from(same, tmp_path)
-    assert all(torch.equal(value, same.state_dict()[name]) for name, value in saved.state_dict().items())
-    other = Whole(Part(4, scale=3.0), name="b")
-    before = weights_of(other)
-    message = r"part.scale is 0.5, now 3.0; use its options, or say what may differ: changed=\[name,part.scale\]"
-    with pytest.raises(ValueError, match=message):
-        start_from(other, tmp_path)
-    with pytest.raises(ValueError, match=r"another configuration: name is None, now 'b'; .*changed=\[name\]"):
-        start_from(other, tmp_path, ["part.scale"])
-    with pytest.raises(ValueError, match="a Whole is no Part"):
-        start_from(Part(4), tmp_path)
-    assert all(torch.equal(value, other.state_dict()[name]) for name, value in before.items())
-    start_from(other, tmp_path, ["part.scale", "name"])
-    assert torch.equal(other.part.linear.weight, saved.part.linear.weight)
-
-
-def test_a_part_that_begins_anew_may_be_another(tmp_path: Path) -> None:
-    saved = Whole(Part(4, scale=0.5))
-    saved.save_pretrained(tmp_path)
-    other = Whole(Part(6, scale=3.0))
-    before = weights_of(other)
-    start_from(other, tmp_path, begin_anew=["part"])
-    assert all(torch.equal(value, other.state_dict()[name]) for name, value in before.items())
-    with pytest.raises(ValueError, match="name is None"):
-        start_from(Whole(Part(6, scale=3.0), name="b"), tmp_path, begin_anew=["part"])
-
-
-@pytest.mark.parametrize("experiment", ["demo", "toss"])
-def test_the_shipped_model_starts_its_experiments(experiment: str) -> None:
-    """It was saved before it had an objective."""
-    with initialize_config_dir(str(SHIPPED.parents[2] / "configs"), version_base="1.3"):
-        words = [f"experiment/train_video={experiment}", "data.root=x", "out_dir=x", "model.encoder.weights=random"]
-        model = instantiate(compose("train_video", words).model)
-    start_from(model, SHIPPED)
-    expected = DIAS.from_pretrained(SHIPPED).state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())

@@ -157,36 +157,6 @@ def test_a_wrong_option_is_named(tmp_path: Path, name: str, words: tuple[str, ..
     assert not (tmp_path / "out").exists()
 
 
-def test_training_without_options_says_what_there_is_to_say(tmp_path: Path) -> None:
-    code, output = run("train_video")
-    assert code == 1
-    said = sentence(output)
-    assert said.startswith("error: say what to train: experiment=<coco, ")
-    assert "movi_d" in said
-    assert said.endswith("> data.root=<folder of the data> out_dir=<run folder>")
-
-
-def test_what_an_experiment_sets_can_be_switched_off(tmp_path: Path) -> None:
-    words = ("experiment=ytvis", "data=ytvis", "data.root=/nowhere", "checkpoint=x", f"out_dir={tmp_path / 'out'}")
-    code, output = run("evaluate", *words, "frozen_split=null", "max_frames=null")
-    assert code == 1
-    assert "/nowhere" in sentence(output)  # the options are right, there is no data
-
-
-@pytest.mark.parametrize("name", ["train_video", "cache_features", "whiten_encoder"])
-def test_an_encoder_of_random_weights_is_asked_for_and_announced(tmp_path: Path, name: str) -> None:
-    write_clip(tmp_path / "toss/train/00000", num_frames=2)
-    out = "path" if name == "cache_features" else "out_dir"
-    words = ["data=simulated", "model=tiny_free", f"data.root={tmp_path}", f"{out}={tmp_path / 'out'}"]
-    words += ["max_steps=1", "trainer.num_workers=0", "data.clip.num_frames=2"] if name == "train_video" else []
-    code, output = run(name, *words)
-    expected = "error: model.encoder.weights is missing; add model.encoder.weights=<value> to the command"
-    assert (code, sentence(output)) == (1, expected)
-    code, output = run(name, *words, "model.encoder.weights=random")
-    assert code == 0, output
-    assert "the encoder is frozen with random weights" in output
-
-
 NAMES = ["clip (1).mp4", "été.mp4", "日本.mp4", "a=b.mp4", "v#1.mp4", "x,y.mp4", "it's.mp4", "a&b.mp4", "[x].mp4", "3"]
 NAMES += ["a;b.mp4", "tilde~.mp4", "12:30:05.mp4", "true", "{x}", "a\\'b", "end\\", 'say "x".mp4', " x ", "%d $x ?@+"]
 

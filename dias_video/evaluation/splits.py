@@ -95,6 +95,12 @@ SPLITS = {
     "ytvis_hq/validation": _hq("val", 280),
     "ytvis_hq/test": _hq("test", 280),
     "coco/val2017": _COCO,
+    "clevrtex/outd": Split(
+        "all scenes of clevrtex_outd", 10_000, "ClevrTex", ("ClevrTexImages",), {"variant": "outd", "split": "all"}
+    ),
+    "voc_2012/val": Split(
+        "the list val.txt of objects' masks", 1449, "PASCAL VOC2012", ("VocImages",), {"year": 2012, "split": "val"}
+    ),
     "davis_2016/train": _davis(2016, "train", 30, "77a3594a75032318"),
     "davis_2016/val": _davis(2016, "val", 20, "8f88371af3a203d3"),
     "davis_2017/train": _davis(2017, "train", 60, "9c4355388e0395d9"),

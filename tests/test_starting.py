@@ -1,0 +1,97 @@
+"""What training starts from: weights of the same configuration, encoders that were asked for, enough options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from data_files import write_clip
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from test_pretrained import Part, Whole
+from test_script_options import run, sentence
+from torch import Tensor, nn
+
+from dias_video.model.dias import DIAS
+from dias_video.pretrained.saving import start_from
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "dias_video/assets/dias"
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_a_model_starts_from_one_of_the_same_configuration_alone(tmp_path: Path) -> None:
+    """The scale of a part leaves no trace in the shapes of the weights."""
+    saved = Whole(Part(4, scale=0.5))
+    saved.save_pretrained(tmp_path)
+    same = Whole(Part(4, scale=0.5))
+    start_from(same, tmp_path)
+    assert all(torch.equal(value, same.state_dict()[name]) for name, value in saved.state_dict().items())
+    other = Whole(Part(4, scale=3.0), name="b")
+    before = weights_of(other)
+    message = r"part.scale is 0.5, now 3.0; use its options, or say what may differ: changed=\[name,part.scale\]"
+    with pytest.raises(ValueError, match=message):
+        start_from(other, tmp_path)
+    with pytest.raises(ValueError, match=r"another configuration: name is None, now 'b'; .*changed=\[name\]"):
+        start_from(other, tmp_path, ["part.scale"])
+    with pytest.raises(ValueError, match="a Whole is no Part"):
+        start_from(Part(4), tmp_path)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in before.items())
+    start_from(other, tmp_path, ["part.scale", "name"])
+    assert torch.equal(other.part.linear.weight, saved.part.linear.weight)
+
+
+def test_a_part_that_begins_anew_may_be_another(tmp_path: Path) -> None:
+    saved = Whole(Part(4, scale=0.5))
+    saved.save_pretrained(tmp_path)
+    other = Whole(Part(6, scale=3.0))
+    before = weights_of(other)
+    start_from(other, tmp_path, begin_anew=["part"])
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in before.items())
+    with pytest.raises(ValueError, match="name is None"):
+        start_from(Whole(Part(6, scale=3.0), name="b"), tmp_path, begin_anew=["part"])
+
+
+@pytest.mark.parametrize("experiment", ["demo", "toss"])
+def test_the_shipped_model_starts_its_experiments(experiment: str) -> None:
+    """It was saved before it had an objective."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        words = [f"experiment/train_video={experiment}", "data.root=x", "out_dir=x", "model.encoder.weights=random"]
+        model = instantiate(compose("train_video", words).model)
+    start_from(model, SHIPPED)
+    expected = DIAS.from_pretrained(SHIPPED).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_training_without_options_says_what_there_is_to_say(tmp_path: Path) -> None:
+    code, output = run("train_video")
+    assert code == 1
+    said = sentence(output)
+    assert said.startswith("error: say what to train: experiment=<")
+    assert {"coco", "movi_d", "ytvis", "physion"} <= set(said.partition("<")[2].partition(">")[0].split(", "))
+    assert said.endswith("> data.root=<folder of the data> out_dir=<run folder>")
+
+
+def test_what_an_experiment_sets_can_be_switched_off(tmp_path: Path) -> None:
+    words = ("experiment=ytvis", "data=ytvis", "data.root=/nowhere", "checkpoint=x", f"out_dir={tmp_path / 'out'}")
+    code, output = run("evaluate", *words, "frozen_split=null", "max_frames=null")
+    assert code == 1
+    assert "/nowhere" in sentence(output)  # the options are right, there is no data
+
+
+@pytest.mark.parametrize("name", ["train_video", "cache_features", "whiten_encoder"])
+def test_an_encoder_of_random_weights_is_asked_for_and_announced(tmp_path: Path, name: str) -> None:
+    write_clip(tmp_path / "toss/train/00000", num_frames=2)
+    out = "path" if name == "cache_features" else "out_dir"
+    words = ["data=simulated", "model=tiny_free", f"data.root={tmp_path}", f"{out}={tmp_path / 'out'}"]
+    words += ["max_steps=1", "trainer.num_workers=0", "data.clip.num_frames=2"] if name == "train_video" else []
+    code, output = run(name, *words)
+    expected = "error: model.encoder.weights is missing; add model.encoder.weights=<value> to the command"
+    assert (code, sentence(output)) == (1, expected)
+    code, output = run(name, *words, "model.encoder.weights=random")
+    assert code == 0, output
+    assert "the encoder is frozen with random weights" in output
