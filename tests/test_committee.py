@@ -240,3 +240,20 @@ def test_readouts_answer_with_their_mean_logit_and_threshold() -> None:
     fitted = FittedReadouts(Channels(), 1.75, 0.0, 0.0, "roles")  # type: ignore[arg-type]
     assert fitted.logits(data).tolist() == [1.5, 2.0, 3.0, 2.25]
     assert fitted.correct(data).tolist() == [1, 0, 1, 1]
+
+
+def test_one_readout_is_trained_on_all_but_one_part() -> None:
+    """What the first part holds decides moment and threshold; its answers are the only ones that are judged."""
+    data = easy(videos=48)
+    settings = replace(SETTINGS, form="pairwise", folds=6, single=True, restarts=1, hidden=None, warmup=0.0, lr=5e-3)
+    fitted = fit(data, [settings], 0)
+    assert fitted.readout.last.weight.shape == (1, D, 1)
+    part = stratified_parts(data, 6, 0)
+    held = data.take(np.flatnonzero(part == 0))
+    (logits,) = evaluate(fitted.readout, held)
+    right = (logits > fitted.threshold) == held.label.bool()
+    assert fitted.validation_accuracy == pytest.approx(float(right.float().mean()))
+    assert fitted.validation_loss == pytest.approx(
+        float(F.binary_cross_entropy_with_logits(logits, held.label)), abs=1e-6
+    )
+    assert torch.equal(fitted.logits(data), evaluate(fitted.readout, data)[0])

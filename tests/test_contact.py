@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import shutil
 from dataclasses import replace
@@ -14,20 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_files import CASES, SHARED, reads_shared
 from imageio.v3 import imread
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from torch import nn
 from toy_slots import toy_cache, toy_clip
 
-from dias_video.data.physion import stimulus
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.contact.committee import evaluate
 from slotformer.contact.fitting import Kept, best_threshold, fit, stratified_parts
 from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.looks import Looks, settings_of
-from slotformer.contact.people import human_rows, read_human
 from slotformer.contact.places import PlaceProbe, fit_probe, places_of
 from slotformer.contact.protocol import Answers, accuracy_rows, fit_points, futures, in_order, join_answers, points_of
 from slotformer.contact.readouts.pairwise import PairwiseReadout
@@ -376,52 +372,6 @@ def test_the_toy_world_is_linear_and_labelled_by_distance() -> None:
     assert torch.allclose(speed[0], speed[-1], atol=1e-4)
 
 
-def test_people_are_joined_by_stimulus(tmp_path: Path) -> None:
-    file = tmp_path / "people.csv"
-    file.write_text("stim_ID,correct\na_0001_img,0.5\nb_0002,1.0\nc_0003,0.25\n")
-    table = read_human(file, lambda name: name.removesuffix("_img"))
-    assert table == {"a_0001": 0.5, "b_0002": 1.0, "c_0003": 0.25}
-    ids = ["test/drop/a_0001", "test/roll/b_0002", "test/roll/unseen"]
-    rows = human_rows(table, ids, ["drop", "roll", "roll"], lambda name: name)
-    assert [(r["scenario"], r["accuracy"], r["videos"]) for r in rows] == [
-        ("drop", 0.5, 1),
-        ("roll", 1.0, 1),
-        ("all", 0.75, 2),
-    ]
-    file.write_text("stim_ID,correct\na,1.5\n")
-    with pytest.raises(ValueError, match="line 2"):
-        read_human(file, str)
-    file.write_text("name\na\n")
-    with pytest.raises(ValueError, match="stim_ID"):
-        read_human(file, str)
-
-
-@reads_shared
-def test_tables_of_people_that_other_programs_fail_on() -> None:
-    assert read_human(CASES / "csv/h_per_person.csv", stimulus) == {"roll_a_0001": pytest.approx(2 / 3)}
-    assert read_human(CASES / "csv/h_bom.csv", stimulus) == {"roll_a_0001": 0.75, "roll_b_0002": 0.5}
-    for name, sentence in (
-        ("h_short_row", "line 2: correct must be a number, it is absent"),
-        ("h_utf16", "not in UTF-8"),
-    ):
-        with pytest.raises(ValueError, match=rf"{name}.csv.*{sentence}"):
-            read_human(CASES / f"csv/{name}.csv", stimulus)
-
-
-@reads_shared
-def test_people_of_the_real_table() -> None:
-    """All 1,200 stimuli, 150 a scenario, each with a value."""
-    file = SHARED / "physion_sample/stimulus_names_and_labels.csv"
-    table = read_human(file, stimulus)
-    assert len(table) == 1200
-    with file.open() as opened:
-        rows = list(csv.DictReader(opened))
-    ids = [f"test/{row['scenario']}/{row['stim_ID']}" for row in rows]
-    people = human_rows(table, ids, [row["scenario"] for row in rows], stimulus)
-    assert [r["videos"] for r in people] == [150] * 8 + [1200]
-    assert people[-1]["accuracy"] == pytest.approx(np.mean([float(row["correct"]) for row in rows]))
-
-
 def test_what_no_dynamics_model_plays_a_part_in_is_counted_once() -> None:
     def part(values: list[list[float]], predicted: float) -> list[Answers]:
         return [
@@ -433,20 +383,3 @@ def test_what_no_dynamics_model_plays_a_part_in_is_counted_once() -> None:
     assert observed.correct.tolist() == [[[1, 0], [1, 1]]]
     assert predicted.correct.tolist() == [[[1, 0], [0, 0]], [[1, 1], [1, 1]]]
     assert predicted.validation_accuracy == pytest.approx(0.6)
-
-
-def test_one_readout_is_trained_on_all_but_one_part() -> None:
-    """What the first part holds decides moment and threshold; its answers are the only ones that are judged."""
-    data = easy(videos=48)
-    settings = replace(QUICK, form="pairwise", folds=6, single=True, restarts=1, hidden=None, warmup=0.0, lr=5e-3)
-    fitted = fit(data, [settings], 0)
-    assert fitted.readout.last.weight.shape == (1, D, 1)
-    part = stratified_parts(data, 6, 0)
-    held = data.take(np.flatnonzero(part == 0))
-    (logits,) = evaluate(fitted.readout, held)
-    right = (logits > fitted.threshold) == held.label.bool()
-    assert fitted.validation_accuracy == pytest.approx(float(right.float().mean()))
-    assert fitted.validation_loss == pytest.approx(
-        float(nn.functional.binary_cross_entropy_with_logits(logits, held.label)), abs=1e-6
-    )
-    assert torch.equal(fitted.logits(data), evaluate(fitted.readout, data)[0])
