@@ -131,7 +131,7 @@ class Plain:
                 clustering = AgglomerativeClustering(
                     None,
                     metric="cosine",
-                    linkage=self.model.aggregator.reduction.linkage,
+                    linkage="complete",
                     distance_threshold=self.model.aggregator.reduction.threshold,
                 )
                 clusters = clustering.fit_predict(points[b, places])

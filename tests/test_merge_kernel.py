@@ -12,7 +12,7 @@ import torch
 from test_redundancy import partition, sets_of_slots, sklearn_partition
 
 from dias_video.model import redundancy
-from dias_video.model.redundancy import LINKAGES, checked, merge_plainly
+from dias_video.model.redundancy import checked, merge_plainly
 
 kernel = pytest.importorskip("dias_video.model.merge_kernel", reason="Triton is missing")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -28,15 +28,14 @@ def given(slots: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, torch.Tenso
     return slots.to(DEVICE), live.to(DEVICE), age.to(DEVICE)
 
 
-@pytest.mark.parametrize("linkage", LINKAGES)
 @pytest.mark.parametrize("num_slots", [2, 3, 7, 21])
-def test_partition_equals_scikit_learn(num_slots: int, linkage: str) -> None:
+def test_partition_equals_scikit_learn(num_slots: int) -> None:
     slots, live, age = given(sets_of_slots(6, num_slots, 5, seed=num_slots), num_slots)
     merges = 0
     for threshold in (0.1, 0.6):
-        _, _, representative, _ = kernel.merge(slots, threshold, live, age, linkage, None)
+        _, _, representative, _ = kernel.merge(slots, threshold, live, age, None)
         for one, members, own in zip(slots.cpu().numpy(), live.cpu().numpy(), representative.tolist(), strict=True):
-            expected = sklearn_partition(one, np.flatnonzero(members), threshold, linkage)
+            expected = sklearn_partition(one, np.flatnonzero(members), threshold)
             assert partition(own) == expected
             merges += int(members.sum()) - len(expected)
     assert merges > 0
@@ -47,7 +46,7 @@ def test_partition_equals_scikit_learn(num_slots: int, linkage: str) -> None:
 def test_everything_equals_the_plain_version(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     slots, live, age = given(sets_of_slots(*shape, seed=1).to(dtype))
     slots[0, -1] = 0  # at distance 1 to all
-    arguments = (slots, 0.4, live, age, "complete", None)
+    arguments = (slots, 0.4, live, age, None)
     merged, remaining, representative, share = kernel.merge(*arguments)
     expected = merge_plainly(*arguments)
     assert torch.equal(remaining, expected[1])
@@ -62,11 +61,10 @@ def test_given_distances_and_nobody_at_all() -> None:
     slots, live, age = given(sets_of_slots(4, 5, 6, seed=2))
     distance = torch.rand(4, 5, 5, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     distance = (distance + distance.mT) / 2
-    for linkage in LINKAGES:
-        arguments = (slots, 0.5, live, age, linkage, distance)
-        for got, expected in zip(kernel.merge(*arguments), merge_plainly(*arguments), strict=True):
-            torch.testing.assert_close(got, expected)
-    merged, remaining, representative, share = kernel.merge(slots, 2.0, live & False, age, "complete", None)
+    arguments = (slots, 0.5, live, age, distance)
+    for got, expected in zip(kernel.merge(*arguments), merge_plainly(*arguments), strict=True):
+        torch.testing.assert_close(got, expected)
+    merged, remaining, representative, share = kernel.merge(slots, 2.0, live & False, age, None)
     assert not remaining.any()
     assert not merged.any()
     assert not share.any()
@@ -77,7 +75,7 @@ def test_the_threshold_is_exclusive_and_of_double_precision() -> None:
     slots = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]], device=DEVICE)  # cosine distance exactly 1
     live, age = torch.ones(1, 2, dtype=torch.bool, device=DEVICE), torch.zeros(1, 2, dtype=torch.int64, device=DEVICE)
     for threshold, left in ((1.0, 2), (1.0 + 1e-12, 1), (0.0, 2)):  # as float32 the second is 1
-        assert int(kernel.merge(slots, threshold, live, age, "complete", None)[1].sum()) == left
+        assert int(kernel.merge(slots, threshold, live, age, None)[1].sum()) == left
 
 
 def test_a_kernel_is_used_only_if_it_merges_rightly(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +112,7 @@ def test_a_gpu_takes_the_kernel_and_its_gradient() -> None:
         results.append((merged.slots.cpu(), merged.live.cpu(), merged.representative.cpu(), leaf.grad.cpu()))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected)
-    assert redundancy._merge_for(torch.device("cuda:0"), torch.float32, 21, 64, "complete") is kernel.merge
+    assert redundancy._merge_for(torch.device("cuda:0"), torch.float32, 21, 64) is kernel.merge
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -125,7 +123,7 @@ def test_it_compiles_for_a_gpu_that_is_not_there(dtype: str, given_distances: bo
     pointers |= {"remaining": "i1", "representative": "i64", "share": "fp32"}
     signature = {name: f"*{kind}" for name, kind in pointers.items()}
     signature |= {"num_slots": "i32", "dim": "i32", "threshold_bits": "i64"}
-    constants = {"GIVEN": given_distances, "AVERAGE": given_distances, "S": 32, "COLUMNS": kernel.COLUMNS}
+    constants = {"GIVEN": given_distances, "S": 32, "COLUMNS": kernel.COLUMNS}
     program = f"""
 import triton
 from triton.backends.compiler import GPUTarget

@@ -358,9 +358,9 @@ def test_merging_uses_the_age_that_the_scan_keeps() -> None:
     dias = tiny_dias(threshold=0.3)
     seen = []
 
-    def spy(slots, threshold, mask, age, linkage):
+    def spy(slots, threshold, mask, age):
         seen.append(age.clone())
-        return merge_redundant_slots(slots, threshold, mask, age, linkage)
+        return merge_redundant_slots(slots, threshold, mask, age)
 
     import dias_video.model.reduction as module
 

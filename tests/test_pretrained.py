@@ -196,7 +196,7 @@ def test_format_1_is_read(tmp_path: Path) -> None:
     assert "normalize_targets" not in model.config
     assert model.config["aggregator"]["reduction"] == {
         "type": "dias_video.model.reduction.Merging", "threshold": 0.12, "skip": 0.0, "warmup": 0.0,
-        "linkage": "complete", "rehearsal_threshold": 0.25,
+        "rehearsal_threshold": 0.25,
     }  # fmt: skip
     unreduced = {**FORMAT_1["aggregator"], "merge_threshold": None, "reinitialize": False}
     assert build(upgraded({**FORMAT_1, "aggregator": unreduced})).aggregator.reduction is None
@@ -207,6 +207,10 @@ def test_format_1_is_read(tmp_path: Path) -> None:
     assert DIAS.from_pretrained(tmp_path).config == model.config
     with pytest.raises(ValueError, match="DIAS has no normalize_targets any more"):
         upgraded({**FORMAT_1, "normalize_targets": True})
+    average = {"linkage": "average"}
+    for whose in (FORMAT_1["aggregator"] | average, model.config["aggregator"]["reduction"] | average):
+        with pytest.raises(ValueError, match="has no linkage any more, and here it is 'average'"):
+            upgraded(whose)
     with pytest.raises(ValueError, match="unknown class 'Unheard'"):
         build(upgraded({**FORMAT_1, "decoder": {"type": "Unheard"}}))
     assert build(upgraded({"type": "Part", "width": 3})).linear.out_features == 3  # a user's own, which is imported

@@ -14,7 +14,7 @@ COLUMNS = 64  # of the slots' width that are averaged at once
 
 
 def merge(
-    slots: Tensor, threshold: float, live: Tensor, age: Tensor, linkage: str, distance: Tensor | None
+    slots: Tensor, threshold: float, live: Tensor, age: Tensor, distance: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``redundancy.merge_plainly`` in one launch."""
     slots, live, age = slots.contiguous(), live.contiguous(), age.contiguous()
@@ -37,7 +37,6 @@ def merge(
             dim,
             threshold_bits,
             GIVEN=distance is not None,
-            AVERAGE=linkage == "average",
             S=max(2, triton.next_power_of_2(num_slots)),
             COLUMNS=COLUMNS,
             num_warps=1,  # minima within a warp need no shared memory
@@ -67,7 +66,6 @@ def _merge(
     dim,
     threshold_bits,
     GIVEN: tl.constexpr,
-    AVERAGE: tl.constexpr,
     S: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -95,7 +93,6 @@ def _merge(
     # Merge the closest pair until it is too far apart.
     threshold = threshold_bits.to(tl.int64).to(tl.float64, bitcast=True)
     cluster = slot
-    size = tl.full((S,), 1, tl.float64)
     nearest = tl.min(apart, 1)
     while tl.min(nearest, 0) < threshold:
         kept = tl.argmin(nearest, 0)
@@ -103,11 +100,6 @@ def _merge(
         gone = tl.argmin(to_kept, 0)
         to_gone = tl.sum(tl.where(row == gone, apart, 0), 0)
         joined = tl.maximum(to_kept, to_gone)
-        if AVERAGE:
-            num_kept, num_gone = tl.sum(tl.where(slot == kept, size, 0), 0), tl.sum(tl.where(slot == gone, size, 0), 0)
-            total = num_kept + num_gone
-            joined = to_kept * (num_kept / total) + to_gone * (num_gone / total)
-            size = tl.where(slot == kept, total, size)
         apart = tl.where(row == kept, joined[None, :], tl.where(column == kept, joined[:, None], apart))
         apart = tl.where((row == gone) | (column == gone), float("inf"), apart)
         cluster = tl.where(cluster == gone, kept, cluster)

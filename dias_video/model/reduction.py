@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dias_video.draws import Draws
-from dias_video.model.redundancy import LINKAGES, cosine_distance, merge_redundant_slots
+from dias_video.model.redundancy import cosine_distance, merge_redundant_slots
 from dias_video.pretrained.configured import Configured
 
 
@@ -38,7 +38,6 @@ class Merging(Configured, nn.Module):
         skip: probability, in training, that a clip's slots are not merged (SOLV uses 0.1).
         warmup: part of the training over which the probability of merging rises from 0 to 1 - ``skip``. Slots that have
             not learned to differ yet would all be merged, and one slot alone learns nothing.
-        linkage: of the clustering, ``complete`` or ``average``.
         rehearsal_threshold: as ``threshold``, for the mean distance over the frames of a rehearsal (``DIAS.rehearse``).
     """
 
@@ -49,7 +48,6 @@ class Merging(Configured, nn.Module):
         threshold: float = 0.12,
         skip: float = 0.0,
         warmup: float = 0.0,
-        linkage: str = "complete",
         rehearsal_threshold: float = 0.25,
     ) -> None:
         super().__init__()
@@ -57,12 +55,10 @@ class Merging(Configured, nn.Module):
             raise ValueError(f"skip is a probability below 1, got {skip}")
         if not 0 <= warmup <= 1:
             raise ValueError(f"warmup is a part of the training, from 0 to 1, got {warmup}")
-        if linkage not in LINKAGES:
-            raise ValueError(f"linkage must be one of {LINKAGES}, got {linkage!r}")
         for name, value in (("threshold", threshold), ("rehearsal_threshold", rehearsal_threshold)):
             if value < 0:
                 raise ValueError(f"{name} is a cosine distance and can't be negative, got {value}")
-        self.threshold, self.skip, self.warmup, self.linkage = threshold, skip, warmup, linkage
+        self.threshold, self.skip, self.warmup = threshold, skip, warmup
         self.rehearsal_threshold = rehearsal_threshold
 
     def draw(self, draws: Draws, live: Tensor) -> Tensor | None:
@@ -76,7 +72,7 @@ class Merging(Configured, nn.Module):
 
         ``age`` (B,S) int64: frames alive; a cluster takes the place of its oldest member.
         """
-        merged = merge_redundant_slots(slots, self.threshold, live, age, self.linkage)
+        merged = merge_redundant_slots(slots, self.threshold, live, age)
         num_live = merged.live.sum(-1)
         if drawn is not None:
             merged = merged._replace(
@@ -93,7 +89,7 @@ class Merging(Configured, nn.Module):
     def settled(self, slots: Tensor, live: Tensor, age: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Slots (B,S,D) and live (B,S) merged by their mean distance over the frames ``seen`` (B,T,S,D)."""
         distance = cosine_distance(seen.flatten(0, 1)).unflatten(0, seen.shape[:2]).mean(1)  # (B,S,S)
-        merged = merge_redundant_slots(slots, self.rehearsal_threshold, live, age, self.linkage, distance)
+        merged = merge_redundant_slots(slots, self.rehearsal_threshold, live, age, distance)
         return merged.slots, merged.live
 
 

@@ -1,9 +1,10 @@
 """Redundancy reduction phi_r (paper eq. 9): slots that say the same are merged into one.
 
-Agglomerative clustering as in SOLV: cosine distance, a distance threshold, the members of a cluster averaged. The
-partition is that of ``sklearn.cluster.AgglomerativeClustering``; here a whole batch is clustered in one computation on
-its device: a custom operator, which on CUDA is one Triton kernel (``merge_kernel``) and elsewhere a chain of PyTorch's
-operators (``merge_plainly``). On its first use on a device the kernel has to give what the chain gives.
+Agglomerative clustering as in SOLV: cosine distance, complete linkage, a distance threshold, the members of a cluster
+averaged. The partition is that of ``sklearn.cluster.AgglomerativeClustering``; here a whole batch is clustered in one
+computation on its device: a custom operator, which on CUDA is one Triton kernel (``merge_kernel``) and elsewhere a
+chain of PyTorch's operators (``merge_plainly``). On its first use on a device the kernel has to give what the chain
+gives.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-LINKAGES = ("complete", "average")
 
 Merge = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
 
@@ -34,7 +33,6 @@ def merge_redundant_slots(
     threshold: float,
     live: Tensor | None = None,
     age: Tensor | None = None,
-    linkage: str = "complete",
     distance: Tensor | None = None,
 ) -> Merged:
     """Merge slots (B,S,D) whose clusters are closer than ``threshold`` in cosine distance (eq. 9).
@@ -45,28 +43,25 @@ def merge_redundant_slots(
         live: (B,S) bool, False for slots that take no part; all take part by default.
         age: (B,S) integers from 0, frames alive. A cluster takes the position of its oldest member, ties the lowest
             index.
-        linkage: ``complete`` (largest distance between members) or ``average``.
         distance: (B,S,S) to judge by, symmetric; by default that of ``cosine_distance``.
 
     Zero vectors have distance 1 to everything. The merged slots are differentiable in ``slots``; the partition is not.
 
     Raises:
-        ValueError: unknown linkage, or a negative threshold.
+        ValueError: a negative threshold.
     """
-    if linkage not in LINKAGES:
-        raise ValueError(f"linkage must be one of {LINKAGES}, got {linkage!r}")
     if threshold < 0:
         raise ValueError(f"the merge threshold is a cosine distance and can't be negative, got {threshold}")
     if live is None:
         live = torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device)
     age = torch.zeros_like(live, dtype=torch.int64) if age is None else age.long()
-    return Merged(*_merge(slots, float(threshold), live, age, linkage, distance)[:3])
+    return Merged(*_merge(slots, float(threshold), live, age, distance)[:3])
 
 
 @torch.library.custom_op(
     "dias_video::merge",
     mutates_args=(),
-    schema="(Tensor slots, float threshold, Tensor live, Tensor age, str linkage, Tensor? distance)"
+    schema="(Tensor slots, float threshold, Tensor live, Tensor age, Tensor? distance)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _merge(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -75,8 +70,7 @@ def _merge(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @_merge.register_kernel("cuda")
 def _merge_on_cuda(slots: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    linkage = arguments[3]
-    return _merge_for(slots.device, slots.dtype, *slots.shape[1:], linkage)(slots, *arguments)
+    return _merge_for(slots.device, slots.dtype, *slots.shape[1:])(slots, *arguments)
 
 
 @_merge.register_fake
@@ -92,25 +86,23 @@ def _spread(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     """The gradient of a mean: its members get their share of it."""
     representative, share = ctx.saved_tensors
     place = representative.clamp_min(0)[..., None].expand_as(gradient)
-    return gradient.gather(1, place) * share[..., None].to(gradient.dtype), None, None, None, None, None
+    return gradient.gather(1, place) * share[..., None].to(gradient.dtype), None, None, None, None
 
 
 _merge.register_autograd(_spread, setup_context=_keep)
 
 
 @functools.cache
-def _merge_for(device: torch.device, dtype: torch.dtype, num_slots: int, dim: int, linkage: str) -> Merge:
+def _merge_for(device: torch.device, dtype: torch.dtype, num_slots: int, dim: int) -> Merge:
     """The kernel, for slots of this kind on a GPU; what it can't do right, PyTorch's operators do."""
     try:
         from dias_video.model.merge_kernel import merge
     except ImportError as error:
         return _instead(f"Triton is missing ({error})")
-    return checked(merge, device, dtype, num_slots, dim, linkage)
+    return checked(merge, device, dtype, num_slots, dim)
 
 
-def checked(
-    merge: Merge, device: torch.device, dtype: torch.dtype, num_slots: int, dim: int, linkage: str = "complete"
-) -> Merge:
+def checked(merge: Merge, device: torch.device, dtype: torch.dtype, num_slots: int, dim: int) -> Merge:
     """``merge`` if it merges sets that are made up for the purpose as ``merge_plainly`` does; else that, and a line."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(64, 1 + num_slots // 3, dim, generator=generator)
@@ -119,9 +111,9 @@ def checked(
     live = torch.rand(64, num_slots, generator=generator) < 0.9
     age = torch.randint(5, (64, num_slots), generator=generator)
     slots = slots.to(dtype)
-    expected = merge_plainly(slots, 0.12, live, age, linkage, None)
+    expected = merge_plainly(slots, 0.12, live, age, None)
     try:
-        found = merge(slots.to(device), 0.12, live.to(device), age.to(device), linkage, None)
+        found = merge(slots.to(device), 0.12, live.to(device), age.to(device), None)
         got = [x.cpu() for x in found]
     except Exception as error:  # whatever a compiler fails with, there is another way
         return _instead(f"the Triton kernel fails on {device} ({type(error).__name__}: {error})")
@@ -140,7 +132,7 @@ def _instead(reason: str) -> Merge:
 
 
 def merge_plainly(
-    slots: Tensor, threshold: float, live: Tensor, age: Tensor, linkage: str, distance: Tensor | None
+    slots: Tensor, threshold: float, live: Tensor, age: Tensor, distance: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Merge on any device. The arguments are those of ``merge_redundant_slots``.
 
@@ -152,7 +144,7 @@ def merge_plainly(
     distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
     alone = torch.zeros_like(live, dtype=distance.dtype).masked_fill(~live, torch.inf)
     distance.add_(alone[:, :, None]).add_(alone[:, None, :])
-    labels = _cluster(distance, threshold, linkage)  # (B,S)
+    labels = _cluster(distance, threshold)  # (B,S)
     # The age with the index below it: no two equal, and the index can be read back from the largest of a cluster.
     seniority = age * len(index) - index  # (B,S)
     oldest = torch.full_like(labels, torch.iinfo(labels.dtype).min).scatter_reduce(1, labels, seniority, "amax")
@@ -175,7 +167,7 @@ def cosine_distance(slots: Tensor) -> Tensor:
     return similarity.neg_().add_(1).clamp_min_(0)
 
 
-def _cluster(distance: Tensor, threshold: float, linkage: str) -> Tensor:
+def _cluster(distance: Tensor, threshold: float) -> Tensor:
     """Agglomerative clustering of a batch of distance matrices (B,S,S); labels (B,S) are equal within a cluster.
 
     Infinite distances, as the diagonal's, never merge.
@@ -186,7 +178,6 @@ def _cluster(distance: Tensor, threshold: float, linkage: str) -> Tensor:
     num_sets, num_slots, _ = distance.shape
     rows = torch.arange(num_sets, device=distance.device)
     labels = torch.arange(num_slots, device=distance.device).expand(num_sets, -1)
-    size = torch.ones_like(distance[:, 0])  # (B,S) members
     distance = distance.transpose(0, 1).contiguous()  # (S,B,S): minima along the first axis are the fastest
     for _ in range(num_slots - 1):
         closest, kept = distance.amin(0).min(-1)  # (B,)
@@ -194,13 +185,7 @@ def _cluster(distance: Tensor, threshold: float, linkage: str) -> Tensor:
         gone = torch.where(closest < threshold, row_kept.argmin(-1), kept)  # (B,)
         row_gone = distance[gone, rows]
         # The diagonal and what is gone are infinite in one of the two rows, and so in the joined one.
-        if linkage == "complete":
-            joined = torch.maximum(row_kept, row_gone)
-        else:
-            num_kept, num_gone = size[rows, kept], size[rows, gone]  # (B,)
-            total = num_kept + num_gone
-            joined = row_kept * (num_kept / total)[:, None] + row_gone * (num_gone / total)[:, None]
-            size[rows, kept] = torch.where(kept == gone, num_kept, total)
+        joined = torch.maximum(row_kept, row_gone)  # complete linkage: the largest distance between members
         distance[gone, rows] = torch.inf
         distance[:, rows, gone] = torch.inf
         distance[kept, rows] = joined

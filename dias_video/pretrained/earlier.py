@@ -34,11 +34,15 @@ _LIE_IN = {
 PLACES = {name: f"{module}.{name}" for module, names in _LIE_IN.items() for name in names.split()}
 PLACES["AnnotatedImages"] = "dias_video.data.coco.CocoImages"
 # Arguments that are gone, by class, and the value at which nothing is lost.
-REMOVED = {"DIAS": {"normalize_targets": False, "similarity_temperature": None}}
+REMOVED: dict[str, dict[str, Any]] = {
+    "DIAS": {"normalize_targets": False, "similarity_temperature": None},
+    "Merging": {"linkage": "complete"},
+}
+REMOVED["Aggregator"] = REMOVED["Merging"]
 IGNORED = ("limit",)  # how many videos a source took: videos are found again by their ids
 # What the aggregator knew of merging, before that became a part of it: names then and now.
 MERGING = {"merge_threshold": "threshold", "skip_merging": "skip", "merge_warmup": "warmup"}
-MERGING |= {name: name for name in ("linkage", "rehearsal_threshold")}
+MERGING["rehearsal_threshold"] = "rehearsal_threshold"
 
 
 def upgraded(config: Any) -> Any:
