@@ -58,7 +58,7 @@ class Ranks:
     def __init__(self) -> None:
         self.count = dist.get_world_size() if dist.is_initialized() else 1
         self.number = dist.get_rank() if self.count > 1 else 0
-        self._group = _gloo() if self.count > 1 else None
+        self._group = host_group() if self.count > 1 else None
 
     @property
     def is_main(self) -> bool:
@@ -158,8 +158,8 @@ def joined(device: str | None = None) -> Accelerator:
 
 
 @functools.cache
-def _gloo() -> Any:
-    """The processes once more, to talk over the CPU; one group for all trainings of a program."""
+def host_group() -> Any:
+    """The processes once more, to talk over the CPU while GPUs go on; one group for all that a program does."""
     return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dias_video.batch import SlotSequence
+from dias_video.ranks import host_group
 
 
 def contrast_loss(sequence: SlotSequence, temperature: float, frame_valid: Tensor) -> Tensor:
@@ -54,8 +55,8 @@ def everyones(x: Tensor) -> Tensor:
     Raises:
         ValueError: in every process, if their shapes differ.
     """
-    shapes = [torch.empty(x.ndim, dtype=torch.int64, device=x.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(shapes, torch.tensor(x.shape, device=x.device))
+    shapes = [torch.empty(x.ndim, dtype=torch.int64) for _ in range(dist.get_world_size())]
+    dist.all_gather(shapes, torch.tensor(x.shape), group=host_group())  # no GPU is waited for
     if len({tuple(shape.tolist()) for shape in shapes}) > 1:
         raise ValueError("slot contrast on several processes needs clips of one length; lower data.clip.num_frames")
     gathered: Tensor = _Gather.apply(x)
