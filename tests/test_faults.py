@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from data_files import write_clip
 from processes import Run, equal, finished, rows, saved_step, weights
+from tiny import tiny_dias
+from toy_slots import toy_cache
+
+from dias_video.data.simulated import SimulatedVideos
+from slotformer.cache import SlotCache
+from slotformer.contact.reasoning import reason
+from slotformer.fill import cache_slots
+from slotformer.rollouter import SlotFormer
 
 pytestmark = pytest.mark.slow
 
 TRIES = int(os.environ.get("FAULT_TRIES", "50"))
 TABLE: list[tuple[str, int, int, int, float]] = []  # fault, tries, survived, most steps lost, longest time to stop
 SMALL: dict[str, Any] = {"max_steps": 40, "every": 3}
+NOBODY = 65534
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,6 +99,101 @@ def test_signal_to_one_of_two(tmp_path: Path) -> None:
         longest = max(longest, time.monotonic() - start)
         assert saved_step(out) == rows(out)[-1]["step"]
     TABLE.append(("SIGTERM to one of two processes", 2, 2, 0, longest))
+
+
+@pytest.fixture
+def anyones() -> Iterator[Path]:
+    """A folder that all users may look into, unlike pytest's."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_what_others_put_into_checkpoints(tmp_path: Path, whole: Path) -> None:
+    """Foreign folders, ``last`` as a folder (a run copied with its links followed), and a kill after each start."""
+    out, foreign = tmp_path / "run", ("step_best", "step_7x", "notes")
+    finished(out, **{**SMALL, "max_steps": 12, "schedule_steps": 40})
+    for name in foreign:
+        (out / "checkpoints" / name).mkdir()
+        (out / "checkpoints" / name / "mine.txt").write_text(name)
+    copy = shutil.copytree(out, tmp_path / "copy", symlinks=False)
+    assert not (copy / "checkpoints/last").is_symlink()
+    for folder in (out, copy):
+        run = Run(folder, resume=True, slow=0.02, **SMALL)
+        run.reach(16)
+        run.signal(signal.SIGKILL)
+        run.end()
+        finished(folder, resume=True, **SMALL)
+        assert equal(folder, whole)
+        assert all((folder / "checkpoints" / name / "mine.txt").read_text() == name for name in foreign)
+        assert (folder / "checkpoints/last").is_symlink()
+    TABLE.append(("foreign folders in checkpoints/, last as a folder", 2, 2, 0, 0.0))
+
+
+def test_data_moves_between_two_halves_of_a_caching_job(tmp_path: Path) -> None:
+    names = [f"toss/val/{number:05d}" for number in range(4)]
+    for name in names:
+        write_clip(tmp_path / "data" / name)
+    tiny_dias().save_pretrained(tmp_path / "model")
+
+    def cache(root: str, model: str, folder: str, ends: int | None = None) -> SlotCache:
+        source = SimulatedVideos(tmp_path / root, "toss/val")
+        read = source.read
+
+        def noted(index: int, *rest: Any) -> Any:
+            if index == ends:
+                raise ValueError("the disk went away")
+            opened.append(index)
+            return read(index, *rest)
+
+        source.read = noted  # type: ignore[method-assign]
+        return cache_slots(
+            checkpoint=tmp_path / model, source=source, cache=tmp_path / folder, batch_size=1, device="cpu"
+        )
+
+    opened: list[int] = []
+    whole = cache("data", "model", "whole")
+    with pytest.raises(ValueError, match="the disk went away"):
+        cache("data", "model", "c", ends=3)
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    (tmp_path / "model").rename(tmp_path / "another")
+    opened.clear()
+    again = cache("elsewhere", "another", "c")
+    assert set(opened) - {0} == {2, 3}  # the first is asked whether it has boxes; one is read ahead
+    assert all(torch.equal(again.read(name).slots, whole.read(name).slots) for name in names)
+    TABLE.append(("data and model move between two halves of caching", 1, 1, 0, 0.0))
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid") or os.getuid() != 0, reason="only root can become somebody else")
+def test_reasoning_with_a_cache_that_cannot_be_written_to(anyones: Path) -> None:
+    """As a user who may read the caches and nothing more: no fit is lost, and the result says where its look is."""
+    for seed, name in enumerate(("readout", "test")):
+        width = toy_cache(anyones / name, 16, seed, balanced=True, num_frames=20).slot_dim
+    SlotFormer(width, burn_in=3, rollout=2, stride=2, width=8, layers=1, heads=2).save_pretrained(anyones / "model")
+    (anyones / "mine").mkdir()
+    os.chown(anyones / "mine", NOBODY, NOBODY)
+
+    def work(out: str, code: int) -> None:
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        settings = {"epochs": 2, "folds": 2, "restarts": 1, "batch_size": 8, "hidden": 4}
+        given = {"readouts": [{"form": "roles"}], "readout": settings, "predicted_frames": [2], "device": "cpu"}
+        places = {"readout_cache": anyones / "readout", "test_cache": anyones / "test"}
+        try:
+            reason(dynamics=anyones / "model", out_dir=anyones / out, **places, **given)
+        except ValueError as error:
+            os._exit(code if "nothing can be written into" in str(error) else 1)
+
+    for out, code, expected in (("theirs", 3, 3), ("mine/out", 4, 0)):
+        worker = multiprocessing.get_context("fork").Process(target=work, args=(out, code))
+        worker.start()
+        worker.join()
+        assert worker.exitcode == expected
+    (run,) = json.loads((anyones / "mine/out/reason.json").read_text())["runs"]
+    assert (run["look"], run["look_noted_beside_cache"]) == (1, False)
+    assert len((anyones / "mine/out/looks.jsonl").read_text().splitlines()) == 1
+    assert not (anyones / "test/looks.jsonl").exists()
+    TABLE.append(("reason.py on a read-only cache, and into a read-only place", 2, 2, 0, 0.0))
 
 
 def test_kill_at_random_times(tmp_path: Path) -> None:
