@@ -373,6 +373,6 @@ def test_script(tmp_path: Path) -> None:
     assert (tmp_path / "toss" / "test" / "00000.json").exists()
     failed = run("num_videos=0")
     assert failed.returncode == 1
-    assert failed.stderr.strip() == "error: num_videos must be at least 1, got 0"
+    assert failed.stderr.strip() == "error: num_videos=0: ask for at least one video."
     with pytest.raises(ValueError, match="num_videos=0: ask for at least one video"):
         write_dataset(Toss(size=(16, 16)), tmp_path, "train", 0)
