@@ -113,10 +113,12 @@ def test_physion_from_folders_to_the_curve(root: Path, tmp_path: Path) -> None:
            "predicted_frames=35", "oracle=1", "masks=1", "gifs=1")  # fmt: skip
     about = json.loads((tmp_path / "rollout/rollout.json").read_text())
     assert {name: about[name] for name in ("videos", "too_short", "burn_in", "stride")} == {
-        "videos": 5, "too_short": 1, "burn_in": 15, "stride": 3,
+        "videos": 6, "too_short": 0, "burn_in": 15, "stride": 3,
     }  # fmt: skip
+    with (tmp_path / "rollout/rollout_error.csv").open() as file:  # the short one ends at frame 119, 25 steps after 42
+        assert [int(row["videos"]) for row in csv.DictReader(file)] == [6] * 25 + [5] * 10
     predicted = SlotCache(tmp_path / "rollout/slots")
-    assert [predicted.num_frames(name) for name in test.video_ids] == [35] * 6  # what is too short to score as well
+    assert [predicted.num_frames(name) for name in test.video_ids] == [35] * 6  # the short one's too
 
     slots = (f"readout_cache={tmp_path / 'readout'}", f"test_cache={tmp_path / 'eval'}")
     reason = ("reason", f"dynamics={dynamics}", *slots, "readout.epochs=2", "readout.folds=2")
