@@ -95,3 +95,28 @@ def test_the_installed_command_is_the_script(wheel: Path, tmp_path: Path) -> Non
     assert "num_slots: 21" in composed.stdout
     wrong = run(binaries / "dias-video", "evaluate", "data.root=x", "out_dir=y", cwd=tmp_path)
     assert (wrong.returncode, wrong.stderr.count("error: ")) == (1, 1)
+
+
+WITHOUT = """
+import importlib, pkgutil, sys
+sys.modules.update(pybullet=None, decord=None)
+import dias_video, slotformer
+from dias_video import DIAS
+import torch
+named = [m.name for p in (dias_video, slotformer) for m in pkgutil.walk_packages(p.__path__, f"{p.__name__}.")]
+for name in set(named) - {"dias_video.data.decord_reader"}:  # which data.decoder=decord loads
+    importlib.import_module(name)
+print(len(named), DIAS.shipped().track(torch.zeros(2, 3, 40, 56, dtype=torch.uint8)).labels.shape)
+"""
+
+
+@pytest.mark.slow
+def test_the_library_does_without_simulator_and_decord(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    count, shape = done.stdout.split(" ", 1)
+    assert int(count) > 150
+    assert shape.strip() == "torch.Size([1, 2, 40, 56])"
