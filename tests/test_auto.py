@@ -10,13 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from sklearn.cluster import AgglomerativeClustering
 from tiny import GRID, HEIGHT, WIDTH, S, clips, tiny_dias
 from video_files import write
 
 import dias_video
 from dias_video.auto.backbone import Backbone, grid_of
-from dias_video.auto.parts import PartsModel, groups_of, owned
+from dias_video.auto.parts import APART, COLOUR, TOUCH, PartsModel, groups_of, owned
 from dias_video.auto.track import Tracker, videos_at
 from dias_video.batch import VideoBatch
 from dias_video.draws import Draws
@@ -105,34 +104,80 @@ def test_a_thing_owns_what_its_parts_own() -> None:
     assert tracked.labels.shape == (2, 3, HEIGHT, WIDTH)
 
 
-def test_parts_of_one_thing_are_those_of_like_tokens() -> None:
-    """Against scikit-learn's average linkage of cosine distances, and cut at a number."""
+def joined_slowly(
+    tokens: np.ndarray, colours: np.ndarray, owner: np.ndarray, alike: float, count: int | None
+) -> set[frozenset[int]]:
+    """``groups_of``, pair by pair and cell by cell; owner (M,h,w) has the number of each cell's slot."""
+    directions = tokens - tokens.mean((0, 1))
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    groups = [frozenset([s]) for s in range(owner.max() + 1)]
+
+    def looks(group: frozenset[int]) -> tuple[np.ndarray, np.ndarray]:
+        inside = np.isin(owner, list(group)).reshape(len(owner), -1)
+        mean = directions[inside].sum(0)
+        return mean / np.linalg.norm(mean), colours[inside].mean(0)
+
+    def sides(one: frozenset[int], other: frozenset[int] | None) -> int:
+        """Sides of cells of ``one`` at cells of ``other``, or at any other cell."""
+        found = 0
+        for m, y, x in np.ndindex(owner.shape):
+            for v, u in ((y + 1, x), (y, x + 1), (y - 1, x), (y, x - 1)):
+                if 0 <= v < owner.shape[1] and 0 <= u < owner.shape[2] and owner[m, y, x] in one:
+                    beyond = owner[m, v, u]
+                    found += beyond not in one if other is None else beyond in other
+        return found
+
+    while len(groups) > (count or 1):
+        best = None
+        for i, one in enumerate(groups):
+            for other in groups[:i]:
+                (a, paint), (b, other_paint) = looks(one), looks(other)
+                different = 1 - a @ b + COLOUR * np.linalg.norm(paint - other_paint)
+                touching = sides(one, other) >= TOUCH * max(1, min(sides(one, None), sides(other, None)))
+                different += 0 if touching else np.inf if count is None else APART
+                if best is None or different < best[0]:
+                    best = (different, one, other)
+        assert best is not None
+        if count is None and best[0] >= alike:
+            break
+        groups = [group for group in groups if group not in best[1:]] + [best[1] | best[2]]
+    return set(groups)
+
+
+@pytest.mark.parametrize("count", [None, 1, 2, 4, 9])
+@pytest.mark.parametrize("alike", [0.0, 0.6, 0.9, 5.0])
+def test_parts_of_one_thing_are_alike_and_touch(alike: float, count: int | None) -> None:
+    """Six slots in stripes and corners of 2 frames, compared with plain loops."""
     generator = torch.Generator().manual_seed(2)
-    tokens = torch.randn(3, 7, 11, generator=generator)
-    owner = F.one_hot(torch.randint(0, 6, (3, 7), generator=generator), 6).float()
-    assert (owner.sum((0, 1)) > 0).all()
-    directions = F.normalize(tokens - tokens.mean((0, 1)), dim=-1).flatten(0, 1)
-    means = torch.stack([directions[owner.flatten(0, 1)[:, s] > 0].mean(0) for s in range(6)]).numpy()
-    settings = {"metric": "cosine", "linkage": "average"}
-    for alike in (0.3, 0.8, 1.0, 1.3):
-        reference = AgglomerativeClustering(n_clusters=None, distance_threshold=alike, **settings).fit_predict(means)
-        assert same_partition(groups_of(tokens, owner, alike), reference)
-    assert same_partition(groups_of(tokens, owner, 0.0, 3), AgglomerativeClustering(3, **settings).fit_predict(means))
-    assert groups_of(tokens, owner, 0.0, 9).tolist() == [0, 1, 2, 3, 4, 5]
-    assert groups_of(tokens, owner[..., :1], 0.5).tolist() == [0]
+    cells = torch.tensor([[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 3, 4, 2], [5, 5, 3, 4, 4]])
+    number = torch.stack([cells, cells.flip(1)])
+    tokens = torch.randn(2, 20, 5, generator=generator) + 2 * torch.randn(6, 5, generator=generator)[number.flatten(1)]
+    colours = torch.rand(2, 20, 3, generator=generator)
+    found = groups_of(tokens, colours, F.one_hot(number, 6).float(), alike, count)
+    assert sorted(set(found.tolist())) == list(range(int(found.max()) + 1))
+    as_sets = {frozenset((found == g).nonzero().flatten().tolist()) for g in range(int(found.max()) + 1)}
+    assert as_sets == joined_slowly(tokens.double().numpy(), colours.numpy(), number.numpy(), alike, count)
 
 
-def same_partition(a: torch.Tensor, b: np.ndarray) -> bool:
-    assert sorted(set(a.tolist())) == list(range(int(a.max()) + 1))
-    return bool(((a[:, None] == a).numpy() == (b[:, None] == b)).all())
+def test_things_of_one_kind_that_lie_apart_are_not_joined() -> None:
+    """Two squares of one look before a ground of another, and one square in two parts."""
+    number = torch.zeros(1, 6, 9, dtype=torch.int64)
+    number[0, 1:3, 1:3], number[0, 3:5, 1:3], number[0, 2:4, 6:8] = 1, 2, 3
+    kinds = torch.eye(4)[torch.tensor([0, 1, 1, 1])]
+    tokens = kinds[number.flatten(1)]
+    colours = torch.zeros(1, 54, 3)
+    assert groups_of(tokens, colours, F.one_hot(number, 4).float(), 0.4).tolist() == [0, 1, 1, 2]
+    assert groups_of(tokens, colours, F.one_hot(number, 4).float(), 0.4, 2).tolist() == [0, 1, 1, 1]
+    painted = (3.0 * (number == 2)).flatten(1)[..., None].expand(1, 54, 3)
+    assert groups_of(tokens, painted, F.one_hot(number, 4).float(), 0.4).tolist() == [0, 1, 2, 3]
 
 
 def test_a_cell_has_one_owner() -> None:
     attention = torch.rand(2, 4, *GRID)
     found = owned(attention)
-    assert found.shape == (2, 6, 4)
-    assert torch.equal(found.argmax(-1), attention.flatten(2).argmax(1))
-    assert torch.equal(found.sum(-1), torch.ones(2, 6))
+    assert found.shape == (2, *GRID, 4)
+    assert torch.equal(found.argmax(-1), attention.argmax(1))
+    assert torch.equal(found.sum(-1), torch.ones(2, *GRID))
 
 
 @pytest.mark.parametrize(("size", "grid"), [((480, 854), (12, 21)), ((854, 480), (21, 12)), ((9, 9), (16, 16))])

@@ -39,7 +39,7 @@ PLACE = 0.25
 SHARPNESS = 40.0
 MEMORY = 0.9
 PARTS = 16  # slots of a video; with slots=n at least twice n
-ALIKE = 0.4  # cosine distance under which parts are of one thing
+ALIKE = 0.45  # how different parts of one thing are at most (``groups_of``)
 
 
 @dataclass
@@ -92,9 +92,10 @@ def fitted(
     forth = model.scan(batch, features[None], draws, merge=False)
     back = model.scan(batch, features.flip(0)[None], draws, forth.state, merge=False)
     assert back.attention is not None
-    owner = owned(back.attention[0])  # (M,N,S)
-    used = owner.sum((0, 1)) > 0  # what owns nothing is no part of anything
-    group = groups_of(tokens.flip(0), owner[..., used], ALIKE, num_slots)
+    owner = owned(back.attention[0])  # (M,h,w,S)
+    used = owner.sum((0, 1, 2)) > 0  # what owns nothing is no part of anything
+    colours = features[..., -3:] / COLOR
+    group = groups_of(tokens.flip(0), colours.flip(0), owner[..., used], ALIKE, num_slots)
     _begin_at(model, back.state.slots[0, used])
     return PartsModel(model, group)
 

@@ -6,12 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from dias_video.batch import CarryState, SlotSequence, VideoBatch
@@ -21,6 +17,9 @@ from dias_video.model.dias import DIAS
 
 OBJECT_PARTS, REST_PARTS = 4, 12  # at most, of a given object and of what is around
 CELLS_EACH = 4  # a part has about so many cells
+TOUCH = 0.2
+APART = 0.5
+COLOUR = 0.2  # of distances between opponent colours, of variance about 1 (``Encoder.OPPONENT``)
 
 
 class PartsModel:
@@ -75,31 +74,55 @@ class PartsModel:
 
 
 def owned(attention: Tensor) -> Tensor:
-    """Which cells each slot owns, one slot a cell: (M,S,h,w) to (M,N,S) float."""
-    return F.one_hot(attention.flatten(2).argmax(1), attention.shape[1]).float()
+    """Which cells each slot owns, one slot a cell: (M,S,h,w) to (M,h,w,S) float."""
+    return F.one_hot(attention.argmax(1), attention.shape[1]).float()
 
 
-def groups_of(tokens: Tensor, owner: Tensor, alike: float, count: int | None = None) -> Tensor:
+def groups_of(tokens: Tensor, colours: Tensor, owner: Tensor, alike: float, count: int | None = None) -> Tensor:
     """Which slots are parts of one thing: (S,) int64, from 0 on without gaps.
 
-    Slots are compared by the mean of the tokens that they own, as directions from the mean of all tokens. They are
-    joined by average linkage of cosine distances.
+    The two that are least different are joined again and again. How different two are is the cosine distance between
+    the means of the tokens that they own, as directions from the mean of all tokens, and ``COLOUR`` times the distance
+    between their mean colours. Only neighbours are joined, which share at least ``TOUCH`` of the border of one of them:
+    things of one kind lie apart, parts of one thing don't.
 
     Args:
         tokens: (M,N,C) of the plain encoder.
-        owner: (M,N,S) of ``owned``; every slot owns something.
-        alike: distance under which slots are joined.
-        count: join them to so many groups instead.
+        colours: (M,N,3) mean colour of each cell.
+        owner: (M,h,w,S) of ``owned``; every slot owns something.
+        alike: how different two are at most that are joined.
+        count: join them to so many groups instead; those that don't touch are more different by ``APART``.
     """
+    cells = owner.flatten(1, 2)  # (M,N,S)
     directions = F.normalize(tokens - tokens.mean((0, 1)), dim=-1)
-    means = F.normalize(torch.einsum("mns,mnc->sc", owner, directions), dim=-1)  # (S,C)
-    distance: NDArray[np.float64] = (1 - means @ means.T).clamp_min(0).double().cpu().numpy()
-    if len(distance) < 2:
-        return torch.zeros(len(distance), dtype=torch.int64)
-    tree = linkage(squareform(distance, checks=False), "average")
-    cut = fcluster(tree, alike, "distance") if count is None else fcluster(tree, count, "maxclust")
-    _, group = np.unique(cut, return_inverse=True)
-    return torch.from_numpy(group.astype(np.int64))
+    looks = torch.einsum("mns,mnc->sc", cells, directions).double().cpu()  # sums, so that groups add up
+    paint = torch.einsum("mns,mnc->sc", cells, colours).double().cpu()
+    sizes, borders = cells.sum((0, 1)).double().cpu(), borders_of(owner).double().cpu()
+    group = torch.arange(len(sizes))
+    while (number := int(group.max()) + 1) > (count or 1):
+        member = F.one_hot(group, number).T.double()  # (G,S)
+        between = (member @ borders @ member.T).fill_diagonal_(0)
+        around = between.sum(1)
+        touching = between / torch.minimum(around[:, None], around).clamp_min(1) >= TOUCH
+        means = F.normalize(member @ looks, dim=-1)
+        mean_paint = member @ paint / (member @ sizes)[:, None]
+        different = 1 - means @ means.T + COLOUR * torch.cdist(mean_paint, mean_paint)
+        apart = torch.inf if count is None else APART
+        different = torch.where(touching, different, different + apart).fill_diagonal_(torch.inf)
+        if count is None and different.min() >= alike:
+            break
+        one, other = sorted(divmod(int(different.argmin()), number))
+        group[group == other] = one
+        group[group > other] -= 1
+    return group
+
+
+def borders_of(owner: Tensor) -> Tensor:
+    """Sides that cells of two slots share, over all frames: owner (M,h,w,S) to (S,S), zeros on the diagonal."""
+    below = torch.einsum("mhws,mhwr->sr", owner[:, 1:], owner[:, :-1])
+    beside = torch.einsum("mhws,mhwr->sr", owner[:, :, 1:], owner[:, :, :-1])
+    shared = below + below.T + beside + beside.T
+    return shared.fill_diagonal_(0)
 
 
 def parts_given(
