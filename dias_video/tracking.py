@@ -20,6 +20,7 @@ from dias_video.precision import autocast, check_precision
 # Both chosen on val clips of toss-A and toss-D (docs/notebook.md).
 REACH = 1.5  # half a window of the filter that follows edges, in cells
 CONTRAST = 1e-3  # variance of colours in [0,1] below which there is no edge
+MOST_PIXELS = 480 * 864  # of a frame; masks of larger ones are made at about this size and enlarged
 
 
 class SlotModel(Protocol):
@@ -142,7 +143,8 @@ def owners(
         attention: (T,S,h,w) how much each slot owns each cell.
         live: (T,S) bool; a frame without any is void (-1).
         track_id: (T,S) int64.
-        size: (H,W) in pixels; attention is resized bilinearly before the argmax over live slots.
+        size: (H,W) in pixels; attention is resized bilinearly before the argmax over live slots. Of more than
+            ``MOST_PIXELS`` the labels are those of a smaller size, enlarged to the nearest.
         edges_of: (T,3,H,W) uint8 frames whose edges the labels follow; None: they follow the cells.
 
     Returns:
@@ -150,14 +152,22 @@ def owners(
     """
     labels = []
     frames = [None] * len(attention) if edges_of is None else edges_of
+    scale = min(1.0, (MOST_PIXELS / (size[0] * size[1])) ** 0.5)
+    small = round(size[0] * scale), round(size[1] * scale)
+    rows, columns = (
+        (2 * torch.arange(new, device=attention.device) + 1) * old // (2 * new)
+        for new, old in zip(size, small, strict=True)
+    )
     # A frame at a time: a few floats a slot and pixel, not T times as many.
     for cells, on, ids, frame in zip(attention, live, track_id, frames, strict=True):
         if not on.any():
             labels.append(torch.full(size, -1, dtype=torch.int32, device=attention.device))
             continue
+        if frame is not None and small != size:
+            frame = F.adaptive_avg_pool2d(frame.float(), small).round().to(torch.uint8)
         # max, since argmax over a first axis takes several times as long
-        owner = to_pixels(cells[on], size, frame).max(0).indices  # (H,W)
-        labels.append(ids[on][owner].to(torch.int32))
+        owner = ids[on][to_pixels(cells[on], small, frame).max(0).indices].to(torch.int32)  # (h,w)
+        labels.append(owner if small == size else owner[rows[:, None], columns])
     return torch.stack(labels) if labels else torch.zeros(0, *size, dtype=torch.int32)
 
 

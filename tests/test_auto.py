@@ -19,7 +19,7 @@ from dias_video.auto.parts import APART, COLOUR, TOUCH, PartsModel, groups_of, o
 from dias_video.auto.track import Tracker, videos_at
 from dias_video.batch import VideoBatch
 from dias_video.draws import Draws
-from dias_video.tracking import track_videos
+from dias_video.tracking import owners, track_videos
 from dias_video.visualize import FilmWriter
 
 
@@ -241,6 +241,24 @@ def test_a_path_is_one_video_or_several(tmp_path: Path) -> None:
     assert videos_at(tmp_path / "frames").info(0)[:2] == ("frames", 2)
     with pytest.raises(ValueError, match="nothing is missing"):
         videos_at(tmp_path / "nothing")
+
+
+def test_masks_of_large_frames_are_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disc in frames of 90 x 140 px, with a limit of a ninth of their pixels."""
+    y, x = torch.meshgrid(torch.arange(90), torch.arange(140), indexing="ij")
+    disc = (y - 40) ** 2 + (x - 80) ** 2 < 25**2
+    frames = (40 + 150 * disc.to(torch.uint8)).expand(2, 3, -1, -1)
+    cells = F.adaptive_avg_pool2d(disc[None].float(), (9, 14))
+    attention, live = torch.stack([1 - cells, cells], 1).expand(2, -1, -1, -1), torch.ones(2, 2, dtype=torch.bool)
+    ids = torch.tensor([4, 7]).expand(2, -1)
+    whole = owners(attention, live, ids, (90, 140), frames)
+    monkeypatch.setattr("dias_video.tracking.MOST_PIXELS", 1400)
+    small = owners(attention, live, ids, (90, 140), frames)
+    assert small.shape == whole.shape
+    assert small.unique().tolist() == [4, 7]
+    assert overlap(whole == 7, disc) > 0.97
+    assert overlap(small == 7, disc) > 0.9
+    assert (small[:, 1::3, :138:3] == small[:, ::3, 1:138:3]).float().mean() > 0.99  # blocks of three
 
 
 def turned(path: Path) -> Path:

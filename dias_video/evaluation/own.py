@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from dias_video.auto.fit import own_features
+from dias_video.auto.given import Given
 from dias_video.auto.parts import PartsModel
 from dias_video.auto.track import Tracker
 from dias_video.batch import SlotSequence, VideoBatch
 from dias_video.data.features import FeatureCache
 from dias_video.data.source import Sample
 from dias_video.evaluation.baselines import KMeans
-from dias_video.evaluation.methods import EDGES
+from dias_video.evaluation.methods import EDGES, first_boxes
 from dias_video.tracking import track_videos
 
 
@@ -24,12 +25,12 @@ class OwnTracks:
 
     Args:
         tracker: without a trained model.
+        boxes: give it the first frame's boxes; tracks are then 1 to K, and 0 the rest.
     """
 
-    background: int | None = None
-
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker = tracker
+    def __init__(self, tracker: Tracker, boxes: bool = False) -> None:
+        self.tracker, self.boxes = tracker, boxes
+        self.background: int | None = 0 if boxes else None
         self.mask_source = "aggregation, slots of the video's own" + (EDGES if tracker.options["follow_edges"] else "")
         self._fitted: tuple[str, PartsModel] | None = None  # the last one, which the baselines ask for too
 
@@ -49,7 +50,11 @@ class OwnTracks:
         """The model of a video."""
         name, video = sample["video_id"], sample["video"]
         if self._fitted is None or self._fitted[0] != name:
-            model = self.tracker.own(name, len(video), video.__getitem__, tokens=sample.get("features"))
+            given = None
+            if self.boxes:
+                boxes, valid = first_boxes(sample)
+                given = Given(list(range(1, int(valid.sum()) + 1)), boxes[valid])
+            model = self.tracker.own(name, len(video), video.__getitem__, given, sample.get("features"))
             self._fitted = name, model
         return self._fitted[1]
 
@@ -70,8 +75,8 @@ class OwnTracks:
         """Slots, attention and labels of one video, on the CPU."""
         (sample,) = samples
         batch = VideoBatch.stack([{**self.seen(sample), "masks": None, "boxes": None}])
-        options: dict[str, Any] = {**self.tracker.options, "boxes": False, "rehearse": True, "labels": True}
-        (tracked,) = track_videos(self.fitted(sample), batch.windows(self.tracker.window), **options)
+        options: dict[str, Any] = {**self.tracker.options, "boxes": False, "rehearse": not self.boxes}
+        (tracked,) = track_videos(self.fitted(sample), batch.windows(self.tracker.window), labels=True, **options)
         return tracked
 
 

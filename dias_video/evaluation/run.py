@@ -83,7 +83,8 @@ def evaluate(
         measures: further ones by name, functions of two label maps.
         baselines: names of ``BASELINES``, each where it applies: boxes_fixed with boxes, kmeans with a model; beside
             ``auto`` also kmeans_plain, on features that are not whitened.
-        boxes: give the first frame's boxes to the model and to the baselines; None: if both data and model have them.
+        boxes: give the first frame's boxes to the model and to the baselines; None: if both data and model have them
+            (``auto`` is not given any).
         rehearse: without boxes: go through the first window forwards and backwards before it is tracked.
         follow_edges: masks (k-means' too) end where colours change in the frame.
         max_videos, max_frames: only the first so many; the result says so.
@@ -113,8 +114,8 @@ def evaluate(
             )
         if method is not None and method not in METHODS:
             raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
-        if method is not None and boxes:
-            raise ValueError("method=auto finds the objects by itself; leave out boxes=true")
+        if boxes and slots is not None:
+            raise ValueError("slots= is for things that are to be found; leave it out with boxes=true")
         if method is None and slots is not None:
             raise ValueError("slots= is for method=auto; a trained model has the slots that it has")
         if Path(out_dir).exists() and not Path(out_dir).is_dir():
@@ -134,8 +135,9 @@ def evaluate(
         looks: dict[str, Any] = {"window": window, "follow_edges": follow_edges, "precision": precision}
         if method is not None:
             where = device or str(accelerator.device)
-            own = OwnTracks(Tracker(encoder=encoder, slots=slots, device=where, seed=seed, **looks))
-            stored, told = own.stored(features), False
+            told = bool(boxes)
+            own = OwnTracks(Tracker(encoder=encoder, slots=slots, device=where, seed=seed, **looks), told)
+            stored = own.stored(features)
         else:
             stored = None if model is None else cached_features(features, model.encoder)
             told = (model is None or model.takes_boxes) and has_boxes(source) if boxes is None else boxes
