@@ -47,7 +47,7 @@ def drawn(folder: Path, monkeypatch: pytest.MonkeyPatch, methods: dict[str, list
 
     named = {name: [f"{folder}/{one}" for one in folders] for name, folders in methods.items()}
     cfg = OmegaConf.create({"methods": named, "path": f"{folder}/new/x.png"})
-    inspect.unwrap(curves.main)(cfg, cfg.methods)
+    inspect.unwrap(curves.main)(cfg, cfg.methods, overwrite=True)
     monkeypatch.undo()
     (figure,) = figures
     return figure

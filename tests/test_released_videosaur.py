@@ -303,5 +303,5 @@ def test_script_converts_and_tells_how_to_read_more_than_weights(tmp_path: Path)
     assert f"model: {len(slotcontrast())} tensors read; 0 names" in done.stdout, done.stderr
     video = videos().video[0]
     assert DIAS.from_pretrained(tmp_path / "model").track(video).labels.shape == (1, T, 30, 30)
-    told = convert(f"file={tmp_path / 'weights.pth'}", "model=released_image").stderr
+    told = convert(f"file={tmp_path / 'weights.pth'}", "model=released_image", "overwrite=true").stderr
     assert "leave out model=" in told
