@@ -72,7 +72,7 @@ class FeatureCache:
         if self.codes is not None and any(
             self.codes.header.get(key) != self.header.get(key) for key in ("data", "flips")
         ):
-            raise ValueError(f"{codes} has codes of other videos than {path} has features of")
+            raise ValueError(f"{codes} has codes of other videos than {path} has features of; cache both anew")
 
     def read(self, video_id: str, frames: Sequence[int], flipped: bool = False) -> Tensor:
         """Features (T,N,C) float32, or codes (T,N) int64, of the frames named, of the mirrored video if ``flipped``.
@@ -112,7 +112,11 @@ class FeatureCache:
                 "(data.eval_transform.square in evaluation), or cache again"
             )
         if transform.size != self.size:
-            raise ValueError(f"{self.path} is of {list(self.size)} frames, the transform makes {transform.size}")
+            shape = list(self.size)
+            raise ValueError(
+                f"{self.path} is of frames of {shape}, the transform makes {transform.size}: set data.size={shape}, or "
+                "cache again"
+            )
 
     def check_encoders(self, encoders: Mapping[str, FrozenEncoder]) -> None:
         """Refuse caches that other encoders made than a model has: ``encoders`` by what they make.
