@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.saving import start_from
+from dias_video.pretrained.weights import read_weights
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "dias_video/assets/dias"
@@ -95,3 +96,18 @@ def test_an_encoder_of_random_weights_is_asked_for_and_announced(tmp_path: Path,
     code, output = run(name, *words, "model.encoder.weights=random")
     assert code == 0, output
     assert "the encoder is frozen with random weights" in output
+
+
+def test_whitening_sees_the_part_of_the_frames_that_training_sees(tmp_path: Path) -> None:
+    write_clip(tmp_path / "toss/train/00000", num_frames=4)  # 32 x 48 pixels
+    common = ("model=tiny_free", "model.encoder.weights=random", f"data.root={tmp_path}", "feature_dim=8", "stride=1")
+
+    def whitened(square: str, name: str) -> dict[str, Tensor]:
+        where = (f"data.eval_transform.square={square}", f"out_dir={tmp_path / name}")
+        code, output = run("whiten_encoder", *common, *where)
+        assert code == 0, output
+        return read_weights(tmp_path / name)
+
+    one, same, whole = whitened("true", "a"), whitened("true", "b"), whitened("false", "c")
+    assert all(torch.equal(value, same[name]) for name, value in one.items())
+    assert any(not torch.equal(value, whole[name]) for name, value in one.items())
