@@ -13,6 +13,7 @@ from dias_video.data.checking import usable
 from dias_video.data.folder import FolderVideos, OneVideo
 from dias_video.data.images import ImageFolder
 from dias_video.data.loading import ClipDataset
+from dias_video.data.source import fingerprint
 
 NUM_FRAMES = 20
 
@@ -69,6 +70,24 @@ def test_half_downloaded_videos_are_named(tmp_path, name, codec, container):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     with pytest.raises(ValueError, match=rf"{name} .*(half downloaded|cut off).*download it again or remove it"):
         OneVideo(path)
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    write_video(tmp_path / "a.mp4", "libx264")
+    for name in (b"b\xff.mp4", b"c\xfe/1.png"):
+        os.makedirs(os.path.dirname(os.fsencode(tmp_path / "x") + b"/" + name), exist_ok=True)
+    try:
+        os.rename(os.fsencode(tmp_path / "a.mp4"), os.fsencode(tmp_path / "x") + b"/b\xff.mp4")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    Image.fromarray(pictures(count=1)[0]).save(tmp_path / "1.png")
+    os.rename(tmp_path / "1.png", os.fsencode(tmp_path / "x") + b"/c\xfe/1.png")
+    source = FolderVideos(tmp_path / "x")
+    assert [source.info(index).video_id for index in range(2)] == ["b\\xff", "c\\xfe"]
+    assert source.read(0, [3])["video_id"] == "b\\xff"
+    assert len(fingerprint(source)) == 16
+    assert len(fingerprint(FolderVideos(tmp_path / "x"))) == 16  # by the index that was kept
+    assert ImageFolder(tmp_path / "x", pattern="*.png").read(0, [0])["video_id"] == "c\\xfe/1.png"
 
 
 def test_a_download_with_a_hole_is_named(tmp_path):

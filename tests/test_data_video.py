@@ -12,13 +12,14 @@ import av
 import numpy as np
 import pytest
 import video_files
+from data_files import CASES, reads_shared
 from numpy.typing import NDArray
 from video_files import FRAMES, copy, edit, number_shown, with_sound, write
 
 from dias_video.data import video_file, video_reader
 from dias_video.data.video_file import VideoFiles
 
-CASES = Path(__file__).parents[2] / "shared" / "cases" / "video"
+VIDEOS = sorted((CASES / "video").glob("*")) or [CASES / "video/none"]
 
 
 def whole(path: Path) -> list[NDArray[np.uint8]]:
@@ -303,9 +304,8 @@ def test_titles_need_not_be_utf8(tmp_path: Path, end: str) -> None:
     check(path, whole(write(tmp_path / f"b.{end}", "mpeg4")))
 
 
-@pytest.mark.data
-@pytest.mark.skipif(not CASES.is_dir(), reason="no shared cases here")
-@pytest.mark.parametrize("path", sorted(CASES.glob("*")), ids=lambda path: path.name)
+@reads_shared
+@pytest.mark.parametrize("path", VIDEOS, ids=lambda path: path.name)
 def test_the_cases(path: Path) -> None:
     if path.name == "audio_only.mp4":
         with pytest.raises(ValueError, match="holds no pictures"):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dias_video.data.animation import is_animated_webp
-from dias_video.data.paths import Choice, ends_so, files_in, files_under, natural
+from dias_video.data.paths import Choice, ends_so, files_in, files_under, natural, readable
 from dias_video.data.pictures import EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range
@@ -113,7 +113,7 @@ class OneVideo(Configured):
             if not names:
                 raise ValueError(f"{self.path} holds no pictures; name a video file or a folder of frames")
             self._media.add(self.path, names)
-        self._info = VideoInfo(self.path.stem or self.path.resolve().name, self._media.num_frames(self.path))
+        self._info = VideoInfo(readable(self.path.stem or self.path.resolve().name), self._media.num_frames(self.path))
 
     def __len__(self) -> int:
         return 1
@@ -190,7 +190,7 @@ def _refuse_strangers(root: Path, videos: Sequence[str], pictures: Sequence[str]
 
 def _names(root: Path, paths: Sequence[Path]) -> list[str]:
     """Ids: paths inside ``root`` without extension, with it where that would repeat."""
-    whole = [path.relative_to(root).as_posix() for path in paths]
+    whole = [readable(path.relative_to(root).as_posix()) for path in paths]
     short = [
         name if path.suffix.lower() not in VIDEO_EXTENSIONS or path.is_dir() else name[: -len(path.suffix)]
         for name, path in zip(whole, paths, strict=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dias_video.data.paths import Choice, files_under
+from dias_video.data.paths import Choice, files_under, readable
 from dias_video.data.pictures import EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problem, Problems
 from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range
@@ -53,13 +53,13 @@ class ImageFolder(Configured):
 
     def info(self, index: int) -> VideoInfo:
         """The path inside the folder is the id."""
-        return VideoInfo(self._names[index], 1)
+        return VideoInfo(readable(self._names[index]), 1)
 
     def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """The picture."""
         wanted = frames_in_range(frames, 1, self._names[index])
         video = read_frames(self.files(index) * len(wanted), upright=True, at_least=self.at_least)
-        return {"video": video, "video_id": self._names[index], "frame_index": torch.tensor(wanted)}
+        return {"video": video, "video_id": self.info(index).video_id, "frame_index": torch.tensor(wanted)}
 
     def files(self, index: int) -> list[Path]:
         """The picture."""

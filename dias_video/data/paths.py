@@ -24,6 +24,11 @@ def hidden(name: str) -> bool:
     return name.startswith(".")
 
 
+def readable(name: str) -> str:
+    """A file's name as text that can be written anywhere: a byte that is no UTF-8 becomes ``\\xff``."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 class Choice(NamedTuple):
     """Which files of a data set count, by shell patterns (``*.jpg``) of a file's name or of its path in the root."""
 

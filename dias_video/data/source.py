@@ -132,7 +132,7 @@ def fingerprint(source: VideoSource) -> str:
             digest.update(f"{info.frames}\n".encode())
         if isinstance(source, FileSource):
             for file in source.files(index):
-                digest.update(f"{file.name}\t{file.stat().st_size}\n".encode())
+                digest.update(f"{file.name}\t{file.stat().st_size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dias_video.simulate import looks, world
-from dias_video.simulate.record import describe
+from dias_video.simulate.record import record_of
 from dias_video.simulate.scenarios import GRAVITY, SCENARIOS, SECONDS, Cast, Stage, resting
 from dias_video.simulate.scene import Body, Camera, Clip, Scene, Trajectory
 
@@ -74,7 +74,7 @@ class Contact:
             if min((masks == 1 + body).mean() for body in (stage.agent, stage.patient)) < MIN_AREA:
                 continue
             video, masks = world.draw(scene, trajectory, self.size)
-            record = describe(scene, trajectory, masks, self.fps)
+            record = record_of(scene, trajectory, masks, self.fps)
             outcome = {
                 "label": label,
                 "scenario": scenario,

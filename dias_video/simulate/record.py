@@ -13,7 +13,7 @@ from dias_video.simulate.scene import Body, Scene, Trajectory
 DECIMALS = 6
 
 
-def describe(scene: Scene, trajectory: Trajectory, masks: NDArray[np.uint8], fps: float) -> dict[str, Any]:
+def record_of(scene: Scene, trajectory: Trajectory, masks: NDArray[np.uint8], fps: float) -> dict[str, Any]:
     """Boxes, states, bodies and camera of a clip as plain json values; ``masks`` (T, H, W) are its instance ids."""
     num_frames, height, width = masks.shape
     boxes, valid = boxes_of(masks, len(scene.bodies))

@@ -12,7 +12,7 @@ import numpy as np
 
 from dias_video.simulate import world
 from dias_video.simulate.contact import MIN_AREA, Contact
-from dias_video.simulate.record import describe
+from dias_video.simulate.record import record_of
 from dias_video.simulate.scenarios import SCENARIOS, Stage
 from dias_video.simulate.scene import Clip, Event, Scene, Trajectory, Vector
 from dias_video.simulate.world import Meeting
@@ -86,7 +86,7 @@ class Surprise:
                 "body": event.body + 1,
                 "staged": name,
             }
-            return Clip(video, masks, {**describe(scene, shown, masks, self.fps), **told})
+            return Clip(video, masks, {**record_of(scene, shown, masks, self.fps), **told})
         raise ValueError(
             f"no pair of kind {kind!r} in {MAX_ATTEMPTS} attempts (size={list(self.size)}, "
             f"num_frames={self.num_frames}, fps={self.fps}): use settings nearer to the defaults or other kinds."

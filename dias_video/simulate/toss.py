@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dias_video.simulate import looks, world
-from dias_video.simulate.record import describe
+from dias_video.simulate.record import record_of
 from dias_video.simulate.scene import SHAPES, Body, Camera, Clip, Part, Quaternion, Scene, Trajectory
 from dias_video.simulate.shapes import NUM_BUNDLED, bundled_mesh, is_usable
 
@@ -44,7 +44,7 @@ class Toss:
         """Invent, simulate and render one clip. ``index`` is not used: every clip is drawn alike."""
         scene, trajectory = self._moved_scene(rng)
         video, masks = world.draw(scene, trajectory, self.size)
-        return Clip(video, masks, describe(scene, trajectory, masks, self.fps))
+        return Clip(video, masks, record_of(scene, trajectory, masks, self.fps))
 
     def _moved_scene(self, rng: np.random.Generator) -> tuple[Scene, Trajectory]:
         """The first scene that keeps its bodies in view, or the best of ``MAX_ATTEMPTS``; physics is cheap."""
