@@ -7,6 +7,7 @@ python scripts/track.py video=path/to/any.mp4 out_dir=runs/mine checkpoint=runs/
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from _main import entry, options
@@ -19,6 +20,7 @@ from dias_video.auto.run import track_files
 @entry("track", track_files)
 def main(cfg: DictConfig) -> None:
     """Track the videos in ``cfg.video`` and write their files into ``cfg.out_dir``."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs behind ignore it
     try:
         for written in track_files(encoder=instantiate(cfg.encoder), **options(cfg, but=("encoder",))):
             print(written, flush=True)
