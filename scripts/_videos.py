@@ -9,11 +9,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
 
+class WrongSlice(ValueError):
+    """A wrong value of ``videos``, which is the option's fault and not the data's."""
+
+
 def source_of(cfg: DictConfig, split: str, checked: bool = True) -> Any:
     """The videos of a split of ``cfg.data``, or the slice of them that it names; ``checked`` those that can be read.
 
     Raises:
-        ValueError: the data config has no such split, or the split not the videos asked for.
+        WrongSlice: the split has not the videos asked for.
+        ValueError: the data config has no such split, or the data can't be opened.
     """
     splits = [str(name) for name, value in cfg.data.items() if isinstance(value, DictConfig) and "root" in value]
     if split not in splits:
@@ -40,7 +45,7 @@ def _opened(cfg: DictConfig, split: str, checked: bool) -> Any:
     try:
         source = sliced(source, videos)
     except ValueError as error:
-        raise ValueError(f"data.{split}.{error}") from error
+        raise WrongSlice(f"data.{split}.{error}") from error
     return usable(source, cfg.data.get("on_error", "raise")) if checked else source
 
 

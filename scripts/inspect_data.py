@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from _main import entry
-from _videos import source_of
+from _videos import WrongSlice, source_of
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
@@ -52,6 +52,8 @@ def inspect(cfg: DictConfig, name: str) -> tuple[dict[str, Any], list[Problem]]:
     """Facts and problems of one source; its contact sheet is written. A source that can't be opened is a problem."""
     try:
         source = source_of(cfg, name, checked=False)
+    except WrongSlice:
+        raise
     except (ValueError, OSError, InstantiationException) as error:
         return {"videos": 0}, [Problem(name, " ".join(str(error).split()))]
     seen = Inspection(source, cfg.videos, cfg.check)

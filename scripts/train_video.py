@@ -58,7 +58,8 @@ def main(cfg: DictConfig, checkpoint: str | None) -> None:
     """Train ``cfg.model`` on ``cfg.data.train``."""
     check_said(cfg)
     part = "backbone" if "backbone" in cfg.model else "encoder"  # that is frozen, if one is
-    if checkpoint is not None and "weights" in cfg.model[part] and part not in cfg.begin_anew:
+    takes = list(cfg.model[part])  # with what is missing
+    if checkpoint is not None and "weights" in takes and part not in cfg.begin_anew:
         cfg.model[part].weights = "random"  # until the checkpoint brings them; nothing is downloaded
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)

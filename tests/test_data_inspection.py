@@ -113,7 +113,7 @@ def test_features_of_what_can_be_read_serve_training(tmp_path):
     assert "features of 2 videos" in made.stdout, made.stderr
     features = f"data.features={{_target_: dias_video.data.features.FeatureCache, path: {tmp_path}/f}}"
     plain = (features, "data.transform.crop_area=null", "data.transform.flip=0", "max_steps=1", "trainer.batch_size=2")
-    done = run("train_video", f"checkpoint={SHIPPED}", *plain, f"out_dir={tmp_path}/run")
+    done = run("train_video", "model=tiny", f"checkpoint={SHIPPED}", *plain, f"out_dir={tmp_path}/run")
     assert done.returncode == 0, done.stderr
 
 

@@ -136,5 +136,5 @@ def test_a_direct_decoder_has_the_published_parameters() -> None:
     assert not any(
         name.startswith(("project_tokens", "transformer.project_slots")) for name, _ in decoder.named_parameters()
     )
-    with pytest.raises(ValueError, match="must be as wide"):
+    with pytest.raises(ValueError, match="slots of width 8, got 6 and 8"):
         CausalDecoder(6, 8, GRID, width=8, direct=True)

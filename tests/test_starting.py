@@ -9,6 +9,7 @@ import torch
 from data_files import write_clip
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from safetensors.torch import load_file
 from test_pretrained import Part, Whole
 from test_script_options import run, sentence
 from torch import Tensor, nn
@@ -111,3 +112,16 @@ def test_whitening_sees_the_part_of_the_frames_that_training_sees(tmp_path: Path
     one, same, whole = whitened("true", "a"), whitened("true", "b"), whitened("false", "c")
     assert all(torch.equal(value, same[name]) for name, value in one.items())
     assert any(not torch.equal(value, whole[name]) for name, value in one.items())
+
+
+def test_a_checkpoint_brings_the_encoder_that_the_configuration_leaves_open(tmp_path: Path) -> None:
+    write_clip(tmp_path / "toss/train/00000", num_frames=2)
+    words = ["experiment=toss", f"checkpoint={SHIPPED}", f"data.root={tmp_path}", f"out_dir={tmp_path / 'out'}"]
+    words += ["max_steps=1", "trainer.num_workers=0", "data.clip={num_frames: 2, stride: 1}"]
+    code, output = run("train_video", *words)
+    assert code == 0, output
+    before = load_file(SHIPPED / "model.safetensors")
+    after = weights_of(DIAS.from_pretrained(tmp_path / "out/checkpoints/last"))
+    frozen = [name for name in before if name.startswith("encoder.")]
+    assert frozen
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
