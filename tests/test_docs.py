@@ -35,7 +35,7 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", *(page for page in DOCS if page.name != "notebook.md")]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {"bash", "python", "text", "bibtex"}
-PROGRAMS = ("python", "accelerate", "pip", "make")
+PROGRAMS = ("python", "accelerate", "pip", "uv", "make")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -47,6 +47,8 @@ def typed(page: Path, folder: Path) -> list[list[str]]:
     """The commands that bash makes of all blocks of a page, one after the other, with nothing behind them."""
     log, stubs = folder / "typed", folder / "bin"
     stubs.mkdir()
+    (folder / ".venv/bin").mkdir(parents=True, exist_ok=True)
+    (folder / ".venv/bin/activate").touch()
     for program in PROGRAMS:
         stub = stubs / program
         stub.write_text(f"#!/bin/sh\nprintf '%s\\0' {program} \"$@\" >> '{log}'\nprintf '\\0' >> '{log}'\n")
@@ -111,7 +113,7 @@ def test_every_command_is_composed(page: Path, tmp_path: Path, compose: Any, cap
     for words in typed(page, tmp_path):
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words
-        elif words[0] != "pip":
+        elif words[0] not in ("pip", "uv"):
             name, own = of_script(words)
             try:
                 config = compose(name, own)
