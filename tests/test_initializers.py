@@ -6,6 +6,7 @@ import torch
 from dias_video.draws import Draws
 from dias_video.model.initializers import BoxInitializer, GaussianInitializer, box_cover, largest_boxes
 from dias_video.model.layers import fourier_features
+from dias_video.model.tiny import LookingBoxInitializer
 
 B, S, D, K = 3, 4, 5, 2
 TOKENS = torch.randn(B, 6, D, generator=torch.Generator().manual_seed(4))  # on a 2x3 grid
@@ -100,7 +101,7 @@ def test_cover_is_the_share_of_each_cell() -> None:
 
 
 def test_queries_begin_as_the_mean_of_the_tokens_in_the_box() -> None:
-    initializer = BoxInitializer(S, D, grid=(2, 3))
+    initializer = LookingBoxInitializer(S, D, grid=(2, 3))
     left, top = [0.0, 0.0, 1 / 3, 1.0], [1 / 3, 0.0, 1.0, 0.5]
     boxes = torch.tensor([[left, top]] * B)
     valid = torch.tensor([[True, True], [True, False], [False, False]])

@@ -14,9 +14,9 @@ from dias_video.model.decoders.slot_mixer import SlotMixerDecoder
 from dias_video.model.dias import DIAS, carried
 from dias_video.model.initializers import BoxInitializer, GaussianInitializer
 from dias_video.model.objectives import SimilarityObjective
-from dias_video.model.projection import Projection
 from dias_video.model.reduction import Merging
 from dias_video.model.redundancy import merge_redundant_slots
+from dias_video.model.tiny import PlacedProjection
 from dias_video.model.transition import Transition
 from dias_video.pretrained.configured import Configured
 
@@ -242,7 +242,7 @@ def test_ablations_are_one_switch_each() -> None:
 
 def test_tokens_may_begin_with_a_linear_code_of_their_place() -> None:
     torch.manual_seed(0)
-    projection = Projection(C, C, (4, 6), residual=True, place=0.5)
+    projection = PlacedProjection(C, C, (4, 6), residual=True, place=0.5)
     features = torch.randn(3, 24, C)
     rest = torch.nn.functional.layer_norm(features, (C,)) + projection.out.bias  # the MLP begins as a constant
     code = (projection(features, features) - rest).detach()
@@ -252,7 +252,7 @@ def test_tokens_may_begin_with_a_linear_code_of_their_place() -> None:
         torch.testing.assert_close(steps, steps[:1, :1].expand_as(steps))
     assert code.norm(dim=-1).mean() == pytest.approx(0.5 * C**0.5, rel=1e-4)
     with pytest.raises(ValueError, match="residual"):
-        Projection(C, C, (4, 6), place=0.5)
+        PlacedProjection(C, C, (4, 6), place=0.5)
 
 
 def test_a_decoder_may_also_predict_similarities() -> None:

@@ -190,6 +190,9 @@ FORMAT_1 = {
 }  # fmt: skip
 
 
+PLAIN_PROJECTION = FORMAT_1["projection"] | {"grid": None}
+
+
 def test_format_1_is_read(tmp_path: Path) -> None:
     model = build(upgraded(FORMAT_1))
     assert type(model) is DIAS
@@ -214,6 +217,29 @@ def test_format_1_is_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown class 'Unheard'"):
         build(upgraded({**FORMAT_1, "decoder": {"type": "Unheard"}}))
     assert build(upgraded({"type": "Part", "width": 3})).linear.out_features == 3  # a user's own, which is imported
+
+
+def test_what_tiny_models_need_is_found_where_it_lies_now() -> None:
+    """Options of the paper's classes before, classes of their own now; untouched ones stay the paper's."""
+    own = {"grid": [2, 3], "residual": True, "place": 0.25, "feature_dim": 8, "out_dim": 8}
+    stored = {
+        **FORMAT_1,
+        "encoder": FORMAT_1["encoder"] | {"feature_dim": 8},
+        "projection": {"type": "dias_video.model.projection.Projection", **own},
+        "initializer": FORMAT_1["initializer"] | {"grid": [2, 3]},
+        "aggregator": FORMAT_1["aggregator"] | {"attention": FORMAT_1["aggregator"]["attention"] | {"sharpness": 40.0}},
+        "transition": FORMAT_1["transition"] | {"memory": 0.9},
+        "decoder": FORMAT_1["decoder"] | {"feature_dim": 8},
+    }
+    model, plain = build(upgraded(stored)), build(upgraded(FORMAT_1 | {"projection": PLAIN_PROJECTION}))
+    parts = ("projection", "initializer", "aggregator.attention", "transition")
+    assert [type(model.get_submodule(part)).__name__ for part in parts] == [
+        "PlacedProjection", "LookingBoxInitializer", "ClusteringAttention", "RememberingTransition",
+    ]  # fmt: skip
+    assert [type(plain.get_submodule(part)).__name__ for part in parts] == [
+        "Projection", "BoxInitializer", "SlotAttention", "Transition",
+    ]  # fmt: skip
+    assert model.projection.config == {"type": "dias_video.model.tiny.PlacedProjection", **own}
 
 
 def test_every_class_that_format_1_knew_is_where_the_table_says() -> None:

@@ -8,6 +8,7 @@ from tiny import clips, tiny_dias
 
 from dias_video.batch import CarryState
 from dias_video.draws import Draws
+from dias_video.model.tiny import RememberingTransition
 from dias_video.model.transition import Transition
 
 
@@ -35,7 +36,7 @@ def test_queries_come_from_the_running_average_of_a_track(memory: float) -> None
 def test_a_track_that_begins_remembers_nothing() -> None:
     slots, track_id = torch.ones(1, 2, 8), torch.tensor([[0, -1]])
     before = CarryState(torch.full((1, 2, 8), 4.0), track_id >= 0, track_id, track_id + 1, torch.tensor([1]))
-    after = Transition(8, num_heads=2, memory=0.5).remember(before, slots)
+    after = RememberingTransition(8, num_heads=2, memory=0.5).remember(before, slots)
     assert after[0, 0].tolist() == [2.5] * 8
     assert after[0, 1].tolist() == [1.0] * 8
 
@@ -68,4 +69,4 @@ def test_memory_goes_on_in_the_next_window() -> None:
 @pytest.mark.parametrize("memory", [-0.1, 1.0])
 def test_memory_out_of_range(memory: float) -> None:
     with pytest.raises(ValueError, match="memory is the part that is kept"):
-        Transition(8, memory=memory)
+        RememberingTransition(8, memory=memory)

@@ -11,9 +11,8 @@ from dias_video.model.decoders.random_ar import RandomARDecoder
 from dias_video.model.dias import DIAS
 from dias_video.model.encoders import TinyEncoder
 from dias_video.model.initializers import BoxInitializer, GaussianInitializer
-from dias_video.model.projection import Projection
 from dias_video.model.reduction import Merging
-from dias_video.model.transition import Transition
+from dias_video.model.tiny import PlacedProjection, RememberingTransition
 
 HEIGHT, WIDTH = 16, 24  # pixels
 GRID = (2, 3)
@@ -26,10 +25,10 @@ def tiny_dias(boxes: bool = False, seed: int = 0, threshold: float | None = 0.1,
     initializer = BoxInitializer(S, D, hidden=9) if boxes else GaussianInitializer(S, D)
     return DIAS(
         TinyEncoder(C, width=12, depth=1, input_size=(HEIGHT, WIDTH)),
-        Projection(C, D, GRID),
+        PlacedProjection(C, D, GRID),
         initializer,
         Aggregator(SlotAttention(D, D), None if threshold is None else Merging(threshold), threshold is not None),
-        Transition(D, num_heads=2),
+        RememberingTransition(D, num_heads=2, memory=0.0),
         RandomARDecoder(C, D, N, width=10, num_layers=2, num_heads=2),
         **choices,
     )

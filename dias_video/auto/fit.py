@@ -17,16 +17,14 @@ from dias_video.auto.parts import PartsModel, groups_of, owned, parts_given
 from dias_video.batch import VideoBatch
 from dias_video.draws import Draws
 from dias_video.model.aggregator import Aggregator
-from dias_video.model.attention import SlotAttention
 from dias_video.model.clusters import kmeans
 from dias_video.model.decoders.random_ar import RandomARDecoder
 from dias_video.model.dias import DIAS
 from dias_video.model.distillation import whiten
 from dias_video.model.encoders import Encoder, TimmEncoder
 from dias_video.model.learned_initializer import LearnedInitializer
-from dias_video.model.projection import Projection
 from dias_video.model.reduction import Merging
-from dias_video.model.transition import Transition
+from dias_video.model.tiny import ClusteringAttention, PlacedProjection, RememberingTransition
 
 # Chosen on training clips of DAVIS and toss-A (docs/results.md).
 SAMPLED = 48  # frames, evenly spaced, that are looked at before a video is tracked
@@ -116,10 +114,10 @@ def _begun(viewer: Encoder, num_slots: int) -> DIAS:
     dim, num_tokens = viewer.feature_dim, viewer.grid[0] * viewer.grid[1]
     return DIAS(
         viewer,
-        Projection(dim, dim, viewer.grid, residual=True, place=PLACE),
+        PlacedProjection(dim, dim, viewer.grid, residual=True, place=PLACE),
         LearnedInitializer(num_slots, dim),
-        Aggregator(SlotAttention(dim, dim, sharpness=SHARPNESS), Merging(threshold=0.0, rehearsal_threshold=0.0)),
-        Transition(dim, HEADS, memory=MEMORY),
+        Aggregator(ClusteringAttention(dim, dim, sharpness=SHARPNESS), Merging(threshold=0.0, rehearsal_threshold=0.0)),
+        RememberingTransition(dim, HEADS, memory=MEMORY),
         RandomARDecoder(dim, dim, num_tokens, dim, 2, HEADS, short_prefix=0.0, scored="unknown"),
         carry="persist",
         mask_source="aggregation",

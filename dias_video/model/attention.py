@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from dias_video.model.layers import MLP, masked_softmax, zero_biases
@@ -14,15 +13,11 @@ class SlotAttention(Configured, nn.Module):
 
     LayerNorm on queries and on tokens, q/k/v without bias, softmax over slots, weights normalised over tokens with
     epsilon 1e-5: parameter by parameter the authors' released layout.
-
-    ``sharpness`` sets the initial weights so that slots begin as clusters do: logits are ``sharpness`` times the cosine
-    similarity of (normalised) slot and token, and a slot moves towards the mean of its tokens. None is the usual
-    initialisation, whose first attention is almost uniform; small models take long to leave that state.
     """
 
     EPSILON = 1e-5
 
-    def __init__(self, slot_dim: int, token_dim: int, mlp_ratio: int = 4, sharpness: float | None = None) -> None:
+    def __init__(self, slot_dim: int, token_dim: int, mlp_ratio: int = 4) -> None:
         super().__init__()
         self.norm_tokens = nn.LayerNorm(token_dim)
         self.key = nn.Linear(token_dim, slot_dim, bias=False)
@@ -33,27 +28,6 @@ class SlotAttention(Configured, nn.Module):
         self.norm_mlp = nn.LayerNorm(slot_dim)
         self.mlp = MLP(slot_dim, mlp_ratio * slot_dim)
         zero_biases(self)
-        if sharpness is not None:
-            self._begin_as_clustering(sharpness)
-
-    @torch.no_grad()
-    def _begin_as_clustering(self, sharpness: float) -> None:
-        dim = self.query.in_features
-        if self.key.in_features != dim:
-            raise ValueError(f"sharpness compares slots with tokens: slot_dim {dim} must be {self.key.in_features}")
-        nn.init.orthogonal_(self.query.weight, gain=(sharpness / dim**0.5) ** 0.5)
-        self.key.weight.copy_(self.query.weight)
-        nn.init.eye_(self.value.weight)
-        _, keep, new = self.gru.weight_ih.split(dim)  # of the GRU's gates: reset, keep the old state, new state
-        nn.init.zeros_(keep)
-        new.copy_(0.5 * torch.eye(dim))
-        _, keep, new = self.gru.weight_hh.split(dim)
-        nn.init.zeros_(keep)
-        nn.init.zeros_(new)
-        nn.init.zeros_(self.gru.bias_ih)
-        nn.init.zeros_(self.gru.bias_hh)
-        nn.init.constant_(self.gru.bias_ih[dim : 2 * dim], 1.0)
-        self.mlp.begin_at_zero()
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Project tokens (...,N,C) to keys and values (...,N,D); once for all frames and iterations."""

@@ -80,33 +80,19 @@ class BoxInitializer(Initializer):
     Slots without a box are off on the first frame. More boxes than slots: the largest are kept, in their order. A clip
     without boxes (``boxes`` None, or dropped in training with probability ``box_dropout``) starts from the Gaussian
     that also re-seeds slots, all on, so one model serves both kinds of video.
-
-    With the ``grid`` (h,w) of the tokens a query is, besides its box, the mean of the tokens in the box (of those in no
-    box for the background), for small models that can't learn to look places up; this is not in the paper.
     """
 
     takes_boxes = True
 
-    def __init__(
-        self,
-        num_slots: int,
-        slot_dim: int,
-        hidden: int = 256,
-        box_dropout: float = 0.0,
-        grid: tuple[int, int] | None = None,
-    ) -> None:
+    def __init__(self, num_slots: int, slot_dim: int, hidden: int = 256, box_dropout: float = 0.0) -> None:
         super().__init__()
         if num_slots < 2:
             raise ValueError(f"boxes need at least 2 slots (background and one object), got {num_slots}")
         self.num_slots, self.slot_dim, self.box_dropout = num_slots, slot_dim, box_dropout
-        self.grid = None if grid is None else (int(grid[0]), int(grid[1]))
         self.embed = MLP(fourier_features(torch.zeros(4)).numel(), hidden, slot_dim)
         self.background = nn.Parameter(torch.randn(slot_dim))
         self.seed = GaussianInitializer(num_slots, slot_dim)
         self.embed.begin_at_unit_scale(4 * 4.0)  # a sine and a cosine: 1 for each of 4 coordinates and 4 octaves
-        if grid is not None:  # begin with the tokens' mean alone
-            self.embed.begin_at_zero()
-            nn.init.zeros_(self.background)
 
     def forward(
         self, tokens: Tensor, draws: Draws, boxes: Tensor | None = None, box_valid: Tensor | None = None
@@ -123,18 +109,17 @@ class BoxInitializer(Initializer):
         if box_valid is None or boxes.shape != (batch_size, box_valid.shape[-1], 4):
             raise ValueError(f"boxes must be ({batch_size},K,4) with box_valid (B,K), got {tuple(boxes.shape)}")
         boxes, box_valid = largest_boxes(boxes.to(self.background), box_valid, self.num_slots - 1)  # (B,S-1,4) (B,S-1)
-        objects = self.embed(fourier_features(boxes))
-        queries = torch.cat([self.background.expand(batch_size, 1, -1), objects], 1)  # (B,S,D)
-        if self.grid is not None:
-            inside = box_cover(boxes, self.grid) * box_valid[..., None]  # (B,S-1,N)
-            outside = (1 - inside.sum(1, keepdim=True)).clamp_min(0)
-            weights = torch.cat([outside, inside], 1)
-            queries = queries + weights / weights.sum(-1, keepdim=True).clamp_min(1e-6) @ tokens
+        queries = self.of_boxes(boxes, box_valid, tokens)
         on = torch.cat([all_on[:, :1], box_valid], 1)
         if self.training and self.box_dropout > 0:
             dropped = draws.uniform(1) < self.box_dropout  # (B,1)
             queries, on = torch.where(dropped[..., None], seeds, queries), on | dropped
         return queries, on
+
+    def of_boxes(self, boxes: Tensor, box_valid: Tensor, tokens: Tensor) -> Tensor:
+        """Queries (B,S,D) of the background and of boxes (B,S-1,4); what is not ``box_valid`` (B,S-1) is off anyhow."""
+        background = self.background.expand(len(boxes), 1, -1)
+        return torch.cat([background, self.embed(fourier_features(boxes))], 1)
 
     def reseed(self, batch_size: int, draws: Draws) -> Tensor:
         """Fresh queries (B,S,D) for slots that are off, from the learned Gaussians."""

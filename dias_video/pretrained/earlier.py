@@ -44,6 +44,14 @@ IGNORED = ("limit",)  # how many videos a source took: videos are found again by
 MERGING = {"merge_threshold": "threshold", "skip_merging": "skip", "merge_warmup": "warmup"}
 MERGING["rehearsal_threshold"] = "rehearsal_threshold"
 
+# Options of tiny models that stood in the paper's classes, at the value of these, and the classes that have them now.
+REFINED: dict[str, tuple[str, dict[str, Any]]] = {
+    "Projection": ("PlacedProjection", {"grid": None, "residual": False, "place": 0.0}),
+    "SlotAttention": ("ClusteringAttention", {"sharpness": None}),
+    "Transition": ("RememberingTransition", {"memory": 0.0}),
+    "BoxInitializer": ("LookingBoxInitializer", {"grid": None}),
+}
+
 
 def upgraded(config: Any) -> Any:
     """A config of any time as of now, also of format 1 (``type`` without a module) and with ``_target_`` (of a cache).
@@ -67,6 +75,12 @@ def upgraded(config: Any) -> Any:
     for key, value in REMOVED.get(name, {}).items():
         if arguments.pop(key, value) != value:
             raise ValueError(f"{name} has no {key} any more, and here it is {config[key]!r}; use an earlier version")
+    if name in REFINED and stored == PLACES[name]:
+        refined, usual = REFINED[name]
+        if all(arguments.get(key, value) == value for key, value in usual.items()):
+            arguments = {key: value for key, value in arguments.items() if key not in usual}
+        else:
+            stored = f"dias_video.model.tiny.{refined}"
     if ".data." in str(stored):
         arguments = {key: value for key, value in arguments.items() if key not in IGNORED}
     if name == "Aggregator" and "merge_threshold" in arguments:
