@@ -100,8 +100,8 @@ def test_sketches_are_of_pictures_and_masks(clips: Path, tmp_path: Path) -> None
     assert made[1, 16 + 2 * 4 + 2] == pytest.approx(float(colours), abs=1)
     assert made[1, 3 * 4 + 1] == pytest.approx(float(covered), abs=1)
     assert made[1, 32] == sample["boxes"].shape[1]
-    save_sketches(tmp_path / "s.safetensors", {"val": made})
-    assert torch.equal(load_sketches(tmp_path / "s.safetensors")["val"], made)
+    save_sketches(tmp_path / "recipes/s.safetensors", {"val": made})
+    assert torch.equal(load_sketches(tmp_path / "recipes/s.safetensors")["val"], made)
     assert load_sketches(tmp_path / "none") == {}
 
 

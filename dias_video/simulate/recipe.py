@@ -72,6 +72,7 @@ def load_sketches(file: Path) -> dict[str, Tensor]:
 
 def save_sketches(file: Path, sketches: dict[str, Tensor]) -> None:
     """Record sketches by split."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     replace_file(file, lambda aside: save_file(sketches, aside))
 
 
