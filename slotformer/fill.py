@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+from torch import Tensor
 from tqdm import tqdm
 
 from dias_video.data.chosen import places
 from dias_video.data.features import cached_features
-from dias_video.data.simulated import SimulatedVideos
+from dias_video.data.simulated import REMEDY, SimulatedVideos
 from dias_video.data.source import VideoSource, has_boxes
 from dias_video.data.transforms import Transform
 from dias_video.data.windows import video_windows
@@ -24,6 +24,7 @@ from dias_video.model.dias import DIAS
 from dias_video.precision import check_precision
 from dias_video.pretrained.weights import pinned, weights_sha256
 from dias_video.ranks import Ranks, joined
+from dias_video.stores.files import read_json
 from dias_video.tracking import track_videos
 from slotformer.cache import SlotCache, SlotCacheWriter, finish
 
@@ -132,24 +133,36 @@ def cache_states(*, source: VideoSource, cache: str | Path) -> SlotCache:
     whole, chosen = places(source)
     if not isinstance(whole, SimulatedVideos):
         raise ValueError("only simulated videos have true states; set data=contact or data=simulated")
-    records = [json.loads(whole.files(i)[2].read_text()) for i in chosen]
-    num_slots = max(len(record["bodies"]) for record in records)
+    records = [read_json(whole.files(i)[2], REMEDY) for i in chosen]
+    found = [_states(record, whole.files(i)[2]) for i, record in zip(chosen, records, strict=True)]
+    num_slots = max(states.shape[1] for states in found)
     about: dict[str, Any] = {
         "scenarios": sorted({r["scenario"] for r in records if "scenario" in r}),
         "checkpoint_sha256": "true states",
         "data": whole.config,
     }
     with SlotCacheWriter(cache, "fp32", **about) as writer:
-        for index, record in zip(tqdm(chosen, unit="video", desc="states"), records, strict=True):
+        for index, states in zip(tqdm(chosen, unit="video", desc="states"), found, strict=True):
             info = whole.info(index)
             if info.video_id in writer.present:
                 continue
-            states = torch.from_numpy(state_slots(record)).float()  # (T,K,D)
             slots = torch.zeros(states.shape[0], num_slots, states.shape[2])
             slots[:, : states.shape[1]] = states
             live = (torch.arange(num_slots) < states.shape[1]).expand(len(states), -1)
             writer.write(info.video_id, slots, live, label=info.label, scenario=info.scenario)
     return SlotCache(cache)
+
+
+def _states(record: dict[str, Any], file: Path) -> Tensor:
+    """(T,K,D) float32 of a clip's json.
+
+    Raises:
+        ValueError: it is damaged; names the file.
+    """
+    try:
+        return torch.from_numpy(state_slots(record)).float()
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged ({error!r}); {REMEDY}") from error
 
 
 def state_slots(record: dict[str, Any]) -> NDArray[np.float64]:

@@ -7,7 +7,6 @@ ended, counts with all that was predicted of it: an object that vanishes is a su
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +17,12 @@ from tqdm import tqdm
 
 from dias_video.batch import SlotSequence
 from dias_video.data.chosen import places
-from dias_video.data.simulated import SimulatedVideos
+from dias_video.data.simulated import REMEDY, SimulatedVideos
 from dias_video.data.source import VideoSource
 from dias_video.engine import check_folder
 from dias_video.engine.checks import device_of
 from dias_video.pretrained.weights import weights_sha256
-from dias_video.stores.files import write_json
+from dias_video.stores.files import read_json, write_json
 from slotformer.cache import SlotCache
 from slotformer.errors import repeat_last
 from slotformer.fast import fast_rollout
@@ -53,8 +52,8 @@ def pairs_of(source: VideoSource) -> list[Pair]:
     whole, indices = places(source)
     for at in indices:
         name = whole.info(at).video_id
-        record = json.loads(whole.files(at)[2].read_text()) if isinstance(whole, SimulatedVideos) else {}
-        if "possible" not in record:
+        record = read_json(whole.files(at)[2], REMEDY) if isinstance(whole, SimulatedVideos) else {}
+        if not {"pair", "possible", "scenario", "event_frame"} <= record.keys():
             raise ValueError(f"{name} is of no pair; surprise needs slots of data=surprise")
         found.setdefault(record["pair"], {})[record["possible"]] = (name, record)
     pairs = []

@@ -15,7 +15,7 @@ from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.transforms import ClipTransform
 from slotformer import SlotCache, cache_slots
 from slotformer.cache import identity_of
-from slotformer.fill import matrices
+from slotformer.fill import cache_states, matrices
 from slotformer.origin import CachedVideos, dias_of
 
 NAMES = ("toss/val/00000", "toss/val/00001")
@@ -114,3 +114,12 @@ def test_rotations_are_those_of_the_quaternions() -> None:
     for axis, unit in enumerate(np.eye(3)):
         turned = unit + 2 * real * np.cross(vector, unit) + 2 * np.cross(vector, np.cross(vector, unit))
         assert np.allclose(matrices(random)[..., axis], turned)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", "{}", '{"bodies": 3, "num_frames": 5, "num_instances": 2, "state": []}']
+)
+def test_a_clip_of_which_no_states_can_be_read_is_named(tmp_path: Path, source: SimulatedVideos, content: str) -> None:
+    source.files(0)[2].write_text(content)
+    with pytest.raises(ValueError, match=r"00000\.json is damaged .*; simulate it again with scripts/simulate\.py"):
+        cache_states(source=source, cache=tmp_path / "c")

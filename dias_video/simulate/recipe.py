@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dias_video.data.simulated import SimulatedVideos, read_masks
-from dias_video.stores.files import replace_file
+from dias_video.data.simulated import REMEDY, SimulatedVideos, read_masks
+from dias_video.stores.files import read_json, replace_file
 
 CELLS = 2  # a side of the grid that a frame is averaged over
 TOLERANCE = 6  # of 255, that a number of a sketch may be off: encoders and rounding; other clips differ by tens
@@ -37,7 +37,7 @@ def split_checksum(folder: Path, num_videos: int) -> str:
     digest = hashlib.sha256()
     for index in range(num_videos):
         _, zipped, described = source.files(index)
-        record = json.loads(described.read_bytes())
+        record = read_json(described, REMEDY)
         masks = read_masks(zipped, range(source.info(index).num_frames))
         digest.update(json.dumps(record, sort_keys=True).encode())
         digest.update(masks.numpy().astype(np.uint8).tobytes())  # (T,H,W)

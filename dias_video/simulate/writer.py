@@ -31,7 +31,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dias_video.simulate.scene import Clip
-from dias_video.stores.files import replace_file
+from dias_video.stores.files import read_json, replace_file
 
 FORMAT = 1
 MIN_SIDE, MAX_SIDE = 16, 2048
@@ -210,9 +210,9 @@ def _claim(variant: Variant, folder: Path, split: str, num_videos: int, seed: in
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(path.read_text())
+        meta = read_json(path, "remove it or choose another root")
         return {key: meta[key] for key in ("format", "variant", "settings", "splits")}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a meta.json of simulated videos: remove it or choose another root.") from error
 
 

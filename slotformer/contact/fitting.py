@@ -92,7 +92,7 @@ class Kept:
                 said = json.loads(stored.metadata()["readout"])
             if not (changed := differences(said.pop("config"), {**config, **self.about})):
                 return (FittedLogistic if said["form"] == "logistic" else FittedReadouts).of(tensors, **said)
-        except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ValueError(f"{self.file} is damaged ({error}); delete it, it is fitted again") from error
         raise ValueError(
             f"{self.file} was fitted with other settings ({'; '.join(changed)}); go on with the same, or name another "
