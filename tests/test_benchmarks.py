@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -194,3 +195,33 @@ def test_every_system_whose_cost_is_measured_is_made(monkeypatch: pytest.MonkeyP
     assert made["coco+slate"]["model"]["objective"]["tokenizer"]["encoder"]["type"].endswith("ResidualEncoder")
     assert made["coco+vvo_mlp"]["model"]["objective"]["tokenizer"]["encoder"]["type"].endswith("FeatureEncoder")
     assert (made["movi_d+steve"]["boxes"], made["coco"]["boxes"]) == (20, 0)
+
+
+def test_threads_are_timed_alone_and_beside_busy_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = importlib.import_module("benchmarks.threads")
+    monkeypatch.setattr(section, "TURN", 1)
+    seen, beside = [], []
+
+    def noted(work: Any) -> float:
+        work()  # every kind of work runs
+        seen.append(torch.get_num_threads())
+        return float(len(seen))
+
+    class Process:
+        def __init__(self, *_: Any) -> None:
+            beside.append(1)
+
+        def kill(self) -> None:
+            beside.pop()
+
+        def wait(self) -> None: ...
+
+    monkeypatch.setattr(section, "wall", noted)
+    monkeypatch.setattr(section.subprocess, "Popen", Process)
+    monkeypatch.setattr(section, "cpus", lambda: 3)
+    rows = section.run(Bench("cpu", 1, rounds=2, ceilings=CEILINGS))
+    assert seen == [1, 3] * 8  # two kinds of work, two rounds, alone and beside others
+    assert beside == []  # all are ended
+    assert [row.name for row in rows] == ["1 thread", "3 threads"] * 4
+    assert [row.group.endswith("beside 3 busy processes") for row in rows] == [False] * 4 + [True] * 4
+    assert rows[1].ratio == pytest.approx(2 / 3)  # medians 2 and 3
