@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from PIL import Image
 from tiny import GRID, HEIGHT, WIDTH, S, clips, tiny_dias
 from video_files import write
@@ -289,3 +290,14 @@ def test_a_portrait_video_stands_upright(tmp_path: Path) -> None:
     assert batch.video.shape == (1, 3, 3, 64, 32)
     assert sequence.labels.shape == (1, 3, 64, 32)
     assert sequence.attention.shape[-2:] == grid_of((64, 32), 48)
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "configs/backbone").glob("*.yaml")), ids=str)
+def test_every_backbone_looks_at_any_shape(file: Path) -> None:
+    """Patches of 14 and 16 pixels, with and without registers; random weights."""
+    name = yaml.safe_load(file.read_text())["name"]
+    encoder = Backbone(name, "random", tokens=8).encoder((40, 80), torch.device("cpu"))
+    assert encoder.grid == (2, 4)
+    features = encoder.features(square(1, 40, 80)[None])
+    assert features.shape == (1, 1, 8, 384)
+    assert torch.isfinite(features).all()
