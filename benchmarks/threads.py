@@ -23,7 +23,7 @@ from slotformer.contact.readouts.readout import ContactReadout, forms
 from slotformer.rollouter import SlotFormer
 
 SLOTS, DIM = 8, 64
-TURN = 20  # steps
+TURN = 5  # steps
 
 
 def run(bench: Bench) -> list[Row]:
