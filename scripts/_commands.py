@@ -63,6 +63,15 @@ def typed_options(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
             yield option, OmegaConf.select(cfg, option)
 
 
+def untaken_options(known: Options) -> Iterator[str]:
+    """The options that ``+`` adds at the top of a script's config and that nothing takes."""
+    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+        option = override.key_or_group
+        is_taken = "." in option or _is_group(option) or option in known.config or known.annotation(option) is not None
+        if override.is_add() and not is_taken:
+            yield option
+
+
 def _is_group(name: str) -> bool:
     return bool(GlobalHydra.instance().config_loader().get_group_options(name))
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import hydra
-from _commands import as_typed, chosen, print_help, typed_options
+from _commands import as_typed, chosen, print_help, typed_options, untaken_options
 from _options import Options
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -65,6 +65,8 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
             try:
                 for option, value in typed_options(cfg):
                     known.check(option, value)
+                for option in untaken_options(known):
+                    raise ValueError(known.unknown(option))
                 set_matmul_precision("matmul_precision", cfg.matmul_precision)
                 follow_quota()
                 return main(cfg, **{name: cfg[name] for name in named})
@@ -113,6 +115,11 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
                 if composed or os.environ.get("DIAS_TRACEBACK"):
                     raise
                 text = " ".join(str(error).split())
+                if found := re.match(r"Could not override '([\w.]+)'", text):
+                    text = known.unknown(found[1])
+                if isinstance(error, hydra.errors.MissingConfigException) and error.options:
+                    file = str(error.missing_cfg_file).replace(f"experiment/{config_name}/", "experiment/", 1)
+                    text = f"there is no {'='.join(file.rsplit('/', 1))}; choose from {', '.join(error.options)}"
                 if isinstance(error, TypeError):  # Hydra's own, of words of the wrong kind
                     text = f"the options can't be put together: {text}"
                 print(f"error: {text}", file=sys.stderr, flush=True)

@@ -102,7 +102,11 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("train_video", ("resume=perhaps",), "error: resume must be true or false, got 'perhaps'"),
     ("train_video", ("data.root=3",), "error: 3/toss/train is missing"),
     ("train_video", ("data.clip=5",), "error: data.clip must be a group of options, {name: value}, got 5"),
-    ("train_video", ("trainer.batch_sise=5",), "batch_sise"),
+    ("train_video", ("trainer.batch_sise=5",), "no option trainer.batch_sise; did you mean trainer.batch_size? "),
+    ("train_video", ("experiment=mvoi_d",), "error: there is no experiment=mvoi_d; choose from clevrtex, coco, "),
+    ("track", ("vidoe=x",), "error: there is no option vidoe; did you mean video? --help lists them all"),
+    ("track", ("video=x", "+vidoe=x"), "error: there is no option vidoe; did you mean video?"),
+    ("train_video", ("trainer.weights.contrast=1",), "+trainer.weights.contrast=<value> adds it"),
     ("train_video", ("trainer.optimization.max_skipped=-1",), "max_skipped must not be negative, got -1"),
     ("train_video", ("data.root=/nowhere", "validation.num_videos=0"), "/nowhere"),  # 0 is what it is anyhow
     ("train_slotformer", ("cache=/nowhere",), "/nowhere"),
