@@ -163,6 +163,16 @@ def host_group() -> Any:
     return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
+def part() -> None:
+    """Leave the other processes, when all is done.
+
+    Left to the end of the interpreter, the groups' threads are now and then cut off while they run: the process aborts.
+    """
+    if dist.is_initialized():
+        host_group.cache_clear()
+        dist.destroy_process_group()
+
+
 def follow_launcher() -> None:
     """Have Linux send SIGTERM to this process when its launcher dies, so that it saves and ends too.
 

@@ -41,6 +41,12 @@ def options(cfg: DictConfig, but: Sequence[str] = ()) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in (*but, "matmul_precision")}
 
 
+def _part() -> None:
+    """Leave the other processes, of which only who has joined them knows."""
+    if "dias_video.ranks" in sys.modules:
+        sys.modules["dias_video.ranks"].part()
+
+
 def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
     """Decorate ``main(cfg)`` so that ``main()`` composes ``configs/<config_name>.yaml`` with the command line.
 
@@ -69,12 +75,15 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
                     raise ValueError(known.unknown(option))
                 set_matmul_precision("matmul_precision", cfg.matmul_precision)
                 follow_quota()
-                return main(cfg, **{name: cfg[name] for name in named})
+                done = main(cfg, **{name: cfg[name] for name in named})
+                _part()
+                return done
             except SystemExit as end:
                 from dias_video.ranks import Interrupted  # loaded by whoever raises it; --help does without
 
                 if isinstance(end, Interrupted):
                     end.leave()
+                _part()
                 raise
             except KeyboardInterrupt:
                 sys.exit(130)
@@ -91,6 +100,7 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
                     option = _missing(cfg, error.full_key)
                     text = f"{option} is missing; add {option}=<value> to the command"
                 print(f"error: {text}", file=sys.stderr, flush=True)
+                _part()
                 sys.exit(1)
 
         run = hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)(guarded)

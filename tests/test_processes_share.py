@@ -146,3 +146,20 @@ def test_how_long_they_wait_is_what_is_said(tmp_path: Path, data: Path, monkeypa
     monkeypatch.setattr(ranks, "PATIENCE", timedelta(seconds=1))
     codes, printed = shared(2, lambda: slots(tmp_path), tmp_path)
     assert codes[0] not in (0, None), printed
+
+
+def join_and_part() -> None:
+    ranks.joined("cpu")
+    group = ranks.Ranks()
+    with group.together():
+        pass
+    assert group.count == 2
+    ranks.part()
+    assert not torch.distributed.is_initialized()
+    assert ranks.host_group.cache_info().currsize == 0
+    ranks.part()  # of nobody
+
+
+def test_processes_part_before_they_end(tmp_path: Path) -> None:
+    """Groups that are left to the interpreter's end aborted one run in three."""
+    assert shared(2, join_and_part, tmp_path) == ([0, 0], "")
