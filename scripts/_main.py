@@ -14,25 +14,12 @@ from typing import Any
 import hydra
 from _commands import as_typed, chosen, print_help, typed_options, untaken_options
 from _options import Options
+from _sentences import of_start, of_unknown, of_work
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from dias_video.precision import set_matmul_precision
 from dias_video.threads import follow_quota
-
-
-def _place(error: Exception) -> str:
-    """The part of the config that could not be instantiated."""
-    found = re.search(r"full_key: (\S+)", str(error))
-    return found.group(1) if found else "an object"
-
-
-def _missing(cfg: DictConfig, option: str) -> str:
-    """The option to add where a value is missing: the one it refers to, if it refers to another."""
-    group, _, name = option.rpartition(".")
-    values: Any = OmegaConf.to_container(OmegaConf.select(cfg, group) if group else cfg, resolve=False)
-    found = re.fullmatch(r"\$\{([\w.]+)\}", str(values[name]))
-    return found.group(1) if found else option
 
 
 def options(cfg: DictConfig, but: Sequence[str] = ()) -> dict[str, Any]:
@@ -72,7 +59,7 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
                 for option, value in typed_options(cfg):
                     known.check(option, value)
                 for option in untaken_options(known):
-                    raise ValueError(known.unknown(option))
+                    raise ValueError(of_unknown(option, known))
                 set_matmul_precision("matmul_precision", cfg.matmul_precision)
                 follow_quota()
                 done = main(cfg, **{name: cfg[name] for name in named})
@@ -90,16 +77,7 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
             except (ValueError, OSError, OmegaConfBaseException, hydra.errors.InstantiationException) as error:
                 if os.environ.get("DIAS_TRACEBACK"):
                     raise
-                cause = error.__cause__ if isinstance(error, hydra.errors.InstantiationException) else None
-                text = " ".join(str(cause or error).split())
-                if isinstance(error, OSError) and error.filename:  # the system's own, which begins with a number
-                    text = f"{error.filename}: {error.strerror}"
-                if cause is not None and not isinstance(cause, (ValueError, OSError)):
-                    text = f"{_place(error)} can't be made of its options: {text}"
-                if isinstance(error, MissingMandatoryValue):
-                    option = _missing(cfg, error.full_key)
-                    text = f"{option} is missing; add {option}=<value> to the command"
-                print(f"error: {text}", file=sys.stderr, flush=True)
+                print(f"error: {of_work(error, cfg)}", file=sys.stderr, flush=True)
                 _part()
                 sys.exit(1)
 
@@ -124,15 +102,7 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
             except (hydra.errors.HydraException, ValueError, TypeError) as error:
                 if composed or os.environ.get("DIAS_TRACEBACK"):
                     raise
-                text = " ".join(str(error).split())
-                if found := re.match(r"Could not override '([\w.]+)'", text):
-                    text = known.unknown(found[1])
-                if isinstance(error, hydra.errors.MissingConfigException) and error.options:
-                    file = str(error.missing_cfg_file).replace(f"experiment/{config_name}/", "experiment/", 1)
-                    text = f"there is no {'='.join(file.rsplit('/', 1))}; choose from {', '.join(error.options)}"
-                if isinstance(error, TypeError):  # Hydra's own, of words of the wrong kind
-                    text = f"the options can't be put together: {text}"
-                print(f"error: {text}", file=sys.stderr, flush=True)
+                print(f"error: {of_start(error, config_name, known)}", file=sys.stderr, flush=True)
                 sys.exit(1)
 
         started.takers = [main, *functions]  # type: ignore[attr-defined]

@@ -7,7 +7,6 @@ is annotated the value in the config tells.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -73,15 +72,6 @@ class Options:
     def is_list(self, option: str) -> bool:
         """Whether several values may be given."""
         return any(plain(kind) is list for kind in self.kinds(option))
-
-    def unknown(self, option: str) -> str:
-        """What is said of an option that a script does not have: the one of nearest name in its group."""
-        group, dot, name = option.rpartition(".")
-        beside = self.default(group) if group else self.config
-        near = difflib.get_close_matches(name, beside, 1) if isinstance(beside, dict) else []
-        question = "".join(f"did you mean {group}{dot}{one}? " for one in near)
-        adding = f"; +{option}=<value> adds it" if self.annotation(option) is not None else ""
-        return f"there is no option {option}; {question}--help lists them all{adding}"
 
     def check(self, option: str, value: Any) -> None:
         """Refuse a value that is not of the option's kinds.

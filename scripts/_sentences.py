@@ -1,0 +1,63 @@
+"""What is said of errors: one sentence in a user's words."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+import hydra
+from _options import Options
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+
+def of_work(error: Exception, cfg: DictConfig) -> str:
+    """Of an error that ended the work that ``cfg`` describes."""
+    cause = error.__cause__ if isinstance(error, hydra.errors.InstantiationException) else None
+    text = " ".join(str(cause or error).split())
+    if isinstance(error, OSError) and error.filename:  # the system's own, which begins with a number
+        text = f"{error.filename}: {error.strerror}"
+    if cause is not None and not isinstance(cause, (ValueError, OSError)):
+        text = f"{_place(error)} can't be made of its options: {text}"
+    if isinstance(error, MissingMandatoryValue):
+        option = _missing(cfg, error.full_key)
+        text = f"{option} is missing; add {option}=<value> to the command"
+    return text
+
+
+def of_start(error: Exception, config_name: str, known: Options) -> str:
+    """Of an error that kept a config from being composed."""
+    text = " ".join(str(error).split())
+    if found := re.match(r"Could not override '([\w.]+)'", text):
+        text = of_unknown(found[1], known)
+    if isinstance(error, hydra.errors.MissingConfigException) and error.options:
+        file = str(error.missing_cfg_file).replace(f"experiment/{config_name}/", "experiment/", 1)
+        text = f"there is no {'='.join(file.rsplit('/', 1))}; choose from {', '.join(error.options)}"
+    if isinstance(error, TypeError):  # Hydra's own, of words of the wrong kind
+        text = f"the options can't be put together: {text}"
+    return text
+
+
+def of_unknown(option: str, known: Options) -> str:
+    """Of an option that a script does not have: the one of nearest name in its group."""
+    group, dot, name = option.rpartition(".")
+    beside = known.default(group) if group else known.config
+    near = difflib.get_close_matches(name, beside, 1) if isinstance(beside, dict) else []
+    question = "".join(f"did you mean {group}{dot}{one}? " for one in near)
+    adding = f"; +{option}=<value> adds it" if known.annotation(option) is not None else ""
+    return f"there is no option {option}; {question}--help lists them all{adding}"
+
+
+def _place(error: Exception) -> str:
+    """The part of the config that could not be instantiated."""
+    found = re.search(r"full_key: (\S+)", str(error))
+    return found.group(1) if found else "an object"
+
+
+def _missing(cfg: DictConfig, option: str) -> str:
+    """The option to add where a value is missing: the one it refers to, if it refers to another."""
+    group, _, name = option.rpartition(".")
+    values: Any = OmegaConf.to_container(OmegaConf.select(cfg, group) if group else cfg, resolve=False)
+    found = re.fullmatch(r"\$\{([\w.]+)\}", str(values[name]))
+    return found.group(1) if found else option
