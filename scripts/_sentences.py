@@ -29,7 +29,8 @@ def of_work(error: Exception, cfg: DictConfig) -> str:
 def of_start(error: Exception, config_name: str, known: Options) -> str:
     """Of an error that kept a config from being composed."""
     text = " ".join(str(error).split())
-    if found := re.match(r"Could not override '([\w.]+)'", text):
+    found = re.match(r"Could not override '([\w.]+)'", text)
+    if found and found[1].rpartition(".")[2] not in _beside(found[1], known):  # it is not an option within a group
         text = of_unknown(found[1], known)
     if isinstance(error, hydra.errors.MissingConfigException) and error.options:
         file = str(error.missing_cfg_file).replace(f"experiment/{config_name}/", "experiment/", 1)
@@ -42,11 +43,17 @@ def of_start(error: Exception, config_name: str, known: Options) -> str:
 def of_unknown(option: str, known: Options) -> str:
     """Of an option that a script does not have: the one of nearest name in its group."""
     group, dot, name = option.rpartition(".")
-    beside = known.default(group) if group else known.config
-    near = difflib.get_close_matches(name, beside, 1) if isinstance(beside, dict) else []
+    near = difflib.get_close_matches(name, _beside(option, known), 1)
     question = "".join(f"did you mean {group}{dot}{one}? " for one in near)
     adding = f"; +{option}=<value> adds it" if known.annotation(option) is not None else ""
     return f"there is no option {option}; {question}--help lists them all{adding}"
+
+
+def _beside(option: str, known: Options) -> list[str]:
+    """The names in an option's group."""
+    group = option.rpartition(".")[0]
+    beside = known.default(group) if group else known.config
+    return list(beside) if isinstance(beside, dict) else []
 
 
 def _place(error: Exception) -> str:
