@@ -7,6 +7,7 @@ Axis legend, used in every docstring and trailing comment of the project:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -32,13 +33,13 @@ def resize_frames(frames: Tensor, size: Sequence[int]) -> Tensor:
     return resized.view(*frames.shape[:-2], *size)
 
 
-class TensorRecord:
+class TensorRecord(ABC):
     """Mixin for dataclasses of tensors (and names) that move together."""
 
     @property
+    @abstractmethod
     def num_frames(self) -> int:
         """T, what a sample counts for in frames a second."""
-        raise NotImplementedError
 
     def changed(self: Record, change: Callable[[Tensor], Tensor]) -> Record:
         """The same record with ``change`` applied to every tensor."""

@@ -9,6 +9,7 @@ import ast
 import csv
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -244,8 +245,10 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         write_clip(tmp_path / "data/contact/test/00000", 34, (40, 160), label=1)
         source = SimulatedVideos(str(tmp_path / "data"), "contact/test")
         cache_slots(checkpoint="dias_video/assets/dias", source=source, cache="runs/slots/test", device="cpu")
-    for block in blocks(page, "python"):
-        exec(compile(block, str(page), "exec"), {})
+    for number, block in enumerate(blocks(page, "python")):
+        file = tmp_path / f"block_{number}.py"
+        file.write_text(block)
+        runpy.run_path(str(file))
 
 
 def own_video(folder: Path) -> list[str]:

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_script_options import COMMANDS, run, sentence, world  # noqa: F401 - the fixture
+from test_script_commands import COMMANDS, world  # noqa: F401 - the fixture
+from test_script_options import run, sentence
 from toy_slots import toy_cache
 
 from slotformer.prediction import predict

@@ -16,6 +16,7 @@ import torch
 from accelerate.state import AcceleratorState
 from data_files import write_clip
 from processes import _free_port
+from test_script_options import run
 from tiny import tiny_dias
 
 from dias_video import ranks
@@ -163,3 +164,11 @@ def join_and_part() -> None:
 def test_processes_part_before_they_end(tmp_path: Path) -> None:
     """Groups that are left to the interpreter's end aborted one run in three."""
     assert shared(2, join_and_part, tmp_path) == ([0, 0], "")
+
+
+@pytest.mark.parametrize(("words", "code"), [(("videos=1",), 0), (("split=none",), 1)])
+def test_scripts_part(data: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: int) -> None:
+    monkeypatch.setattr(ranks, "part", lambda: print("parted"))
+    options = ("data=simulated", f"data.root={data}", "data.train.split=toss/val", f"out_dir={data}/out", *words)
+    ended, output = run("inspect_data", *options)
+    assert (ended, output.splitlines().count("parted")) == (code, 1), output

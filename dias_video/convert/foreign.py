@@ -32,10 +32,15 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # the two raise many kinds; each becomes one sentence
         # PyTorch's own message would advise to allow code in the file.
         if foreign := re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error)):
+            try:
+                named = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
+            except Exception:  # a file of the form before 2020 is not searched
+                named = [foreign[1]]
             raise ValueError(
-                f"{file} holds more than plain weights ({foreign[1]}), and reading that could run code; if you trust "
-                f'it, keep its weights alone, where that class is installed: python -c "import torch; torch.save('
-                f"torch.load('{file}', 'cpu', weights_only=False)['state_dict'], 'weights.pth')\""
+                f"{file} holds more than plain weights ({', '.join(named)}); if you trust these, let them alone be "
+                f'read where they are installed, and keep the weights: python -c "import pkgutil, torch; '
+                f"torch.serialization.add_safe_globals([pkgutil.resolve_name(name) for name in {named}]); "
+                f"torch.save(torch.load('{file}', 'cpu', weights_only=True)['state_dict'], 'weights.pth')\""
             ) from error
         raise ValueError(f"{file} can't be read as plain weights; it is damaged, fetch it again") from error
     inside = found.get("state_dict", found) if isinstance(found, dict) else None
