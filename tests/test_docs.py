@@ -196,9 +196,9 @@ def figures(folder: str) -> dict[tuple[str, ...], dict[str, float]]:
     }
 
 
-def rows_of(title: str) -> list[list[str]]:
-    """The table of a section of the results page, head first."""
-    section = (ROOT / "docs/results.md").read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+def rows_of(title: str, page: str = "results") -> list[list[str]]:
+    """The table of a section of a page, head first."""
+    section = (ROOT / f"docs/{page}.md").read_text().split(f"## {title}\n")[1].split("\n## ")[0]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     return [lines[0], *lines[2:]]
 
@@ -217,13 +217,19 @@ def test_results_are_those_of_their_raw_files() -> None:
     head, *rows = rows_of("Tracking simulated objects")
     for told, method, *cells in rows:
         name = told.replace(" ", "_")
-        with (ROOT / f"results/toss_a/{name}.csv").open() as file:
-            videos = [row for row in csv.DictReader(file) if row["method"] == method]
-        assert len(videos) == 64
-        assert cells == [f"{np.mean([float(row[measure]) for row in videos]):.3f}" for measure in head[2:]], (
-            told,
-            method,
-        )
+        assert cells == means(f"toss_a/{name}.csv", method, head[2:], 64)
+    head, *rows = rows_of("Scores", "tracking")
+    for clips, method, *cells in rows:
+        found = means(f"own/{clips}.csv", method, head[2:], {"toss_a": 24}.get(clips, 20))
+        assert cells == [mean if cell else "" for cell, mean in zip(cells, found, strict=True)]
+
+
+def means(file: str, method: str, measures: list[str], videos: int) -> list[str]:
+    """Of a method over the rows, one a video, of a raw file."""
+    with (ROOT / "results" / file).open() as opened_file:
+        rows = [row for row in csv.DictReader(opened_file) if row["method"] == method]
+    assert len(rows) == videos
+    return [f"{np.mean([float(row[measure]) for row in rows]):.3f}" for measure in measures]
 
 
 def world(folder: Path) -> None:

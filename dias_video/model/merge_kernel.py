@@ -16,7 +16,11 @@ COLUMNS = 64  # of the slots' width that are averaged at once
 def merge(
     slots: Tensor, threshold: float, live: Tensor, age: Tensor, distance: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``redundancy.merge_plainly`` in one launch."""
+    """``redundancy.merge_plainly`` in one launch: slots (B,S,D), ``live`` and ``age`` (B,S), ``distance`` (B,S,S).
+
+    Returns:
+        Merged slots (B,S,D), which remain (B,S), each slot's representative (B,S), and its share of it (B,S).
+    """
     slots, live, age = slots.contiguous(), live.contiguous(), age.contiguous()
     num_sets, num_slots, dim = slots.shape
     merged, remaining, representative = torch.empty_like(slots), torch.empty_like(live), torch.empty_like(age)

@@ -66,12 +66,12 @@ def sketch(folder: Path, num_videos: int) -> Tensor:
 
 
 def load_sketches(file: Path) -> dict[str, Tensor]:
-    """Recorded sketches by split; none where nothing is recorded."""
+    """Recorded sketches (N,34) by split; none where nothing is recorded."""
     return load_file(file) if file.is_file() else {}
 
 
 def save_sketches(file: Path, sketches: dict[str, Tensor]) -> None:
-    """Record sketches by split."""
+    """Record sketches (N,34) by split."""
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_file(file, lambda aside: save_file(sketches, aside))
 
@@ -80,7 +80,7 @@ def verdict(made: Tensor, recorded: Tensor | None, same_checksum: bool | None) -
     """What can be said of a split that was made, given what is recorded of it.
 
     Args:
-        made, recorded: sketches; None: none is recorded.
+        made, recorded: sketches (N,34); None: none is recorded.
         same_checksum: whether the checksum is the recorded one; None: none is recorded.
 
     Raises:
