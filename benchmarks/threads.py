@@ -17,7 +17,7 @@ import torch
 from benchmarks.measure import Bench, Row, Work
 from dias_video.batch import SlotSequence
 from dias_video.draws import Draws
-from dias_video.threads import cpus, threads
+from dias_video.machine.threads import cpus, threads
 from slotformer.contact.committee import cross_entropies
 from slotformer.contact.readouts.readout import ContactReadout, forms
 from slotformer.rollouter import SlotFormer

@@ -24,9 +24,9 @@ from dias_video.data.transforms import ClipTransform
 from dias_video.draws import Draws
 from dias_video.engine import Logging, Optimization, Trainer
 from dias_video.engine.update import Updater
+from dias_video.machine.precision import autocast
 from dias_video.model.dias import DIAS, Scan
 from dias_video.model.losses import distillation_loss, match_regions, reconstruction_loss
-from dias_video.precision import autocast
 from dias_video.pretrained.configured import build
 
 LOADED = 8  # videos on the disk

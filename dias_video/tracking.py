@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dias_video.batch import CarryState, SlotSequence, VideoBatch
 from dias_video.draws import Draws
-from dias_video.precision import autocast, check_precision
+from dias_video.machine.precision import autocast, check_precision
 
 # Both chosen on val clips of toss-A and toss-D (docs/notebook.md).
 REACH = 1.5  # half a window of the filter that follows edges, in cells
@@ -75,7 +75,7 @@ def track_windows(
         rehearse: without boxes, go through the first window forwards and backwards before it is tracked.
         labels: also tell the owner of every pixel.
         follow_edges: labels end where colours change in the frame, not where cells of the feature grid do.
-        precision: in which the model computes (``dias_video.precision``); slots are handed over in float32.
+        precision: in which the model computes (``dias_video.machine.precision``); slots are handed over in float32.
 
     Yields:
         Each window as it came, and its slots on the model's device.

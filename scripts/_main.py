@@ -18,8 +18,8 @@ from _sentences import of_start, of_unknown, of_work
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dias_video.precision import set_matmul_precision
-from dias_video.threads import follow_quota
+from dias_video.machine.precision import set_matmul_precision
+from dias_video.machine.threads import follow_quota
 
 
 def options(cfg: DictConfig, but: Sequence[str] = ()) -> dict[str, Any]:
@@ -30,8 +30,8 @@ def options(cfg: DictConfig, but: Sequence[str] = ()) -> dict[str, Any]:
 
 def _part() -> None:
     """Leave the other processes, of which only who has joined them knows."""
-    if "dias_video.ranks" in sys.modules:
-        sys.modules["dias_video.ranks"].part()
+    if "dias_video.machine.ranks" in sys.modules:
+        sys.modules["dias_video.machine.ranks"].part()
 
 
 def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
@@ -66,7 +66,7 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
                 _part()
                 return done
             except SystemExit as end:
-                from dias_video.ranks import Interrupted  # loaded by whoever raises it; --help does without
+                from dias_video.machine.ranks import Interrupted  # loaded by whoever raises it; --help does without
 
                 if isinstance(end, Interrupted):
                     end.leave()

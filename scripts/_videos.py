@@ -23,7 +23,7 @@ def source_of(cfg: DictConfig, split: str, checked: bool = True) -> Any:
     splits = [str(name) for name, value in cfg.data.items() if isinstance(value, DictConfig) and "root" in value]
     if split not in splits:
         raise ValueError(f"this data has no split {split!r}; choose from {', '.join(splits)}")
-    from dias_video.ranks import Ranks  # --help does without
+    from dias_video.machine.ranks import Ranks  # --help does without
 
     with Ranks().together():  # one of several processes says what is wrong
         return _opened(cfg, split, checked)

@@ -15,8 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dias_video.data.features import FEATURES, FeatureCache, cache_size, fill_features
+from dias_video.machine.ranks import Ranks, joined
 from dias_video.pretrained.saving import Pretrained
-from dias_video.ranks import Ranks, joined
 from slotformer.contact.physion15 import exporter
 from slotformer.contact.pooled import pooled_tokens
 

@@ -13,7 +13,7 @@ from _videos import source_of
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from dias_video.ranks import joined
+from dias_video.machine.ranks import joined
 from slotformer.contact.physion15 import exporter
 from slotformer.contact.pooled import pooled_slots
 from slotformer.fill import cache_slots

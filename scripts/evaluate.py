@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from dias_video.evaluation.results import summary_table
 from dias_video.evaluation.run import evaluate
-from dias_video.ranks import joined
+from dias_video.machine.ranks import joined
 
 
 @entry("evaluate", evaluate)

@@ -13,9 +13,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dias_video.engine import Trainer
+from dias_video.machine.threads import threads, threads_for
 from dias_video.pretrained.saving import start_from
 from dias_video.pretrained.weights import pinned
-from dias_video.threads import threads, threads_for
 from slotformer.batch import SlotWindows, pack, slot_statistics
 from slotformer.cache import SlotCache
 from slotformer.prediction import RolloutValidation, check_same_encoder

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from dias_video.data.features import FeatureCache
 from dias_video.data.source import VideoSource
 from dias_video.draws import Draws
+from dias_video.machine.ranks import Ranks, joined
 from dias_video.model.clusters import kmeans, squared_distances
-from dias_video.ranks import Ranks, joined
 from slotformer.cache import SlotCache, SlotCacheWriter, finish
 
 

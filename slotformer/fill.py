@@ -20,10 +20,10 @@ from dias_video.data.source import VideoSource, has_boxes
 from dias_video.data.transforms import Transform
 from dias_video.data.windows import video_windows
 from dias_video.engine.checks import Count
+from dias_video.machine.precision import check_precision
+from dias_video.machine.ranks import Ranks, joined
 from dias_video.model.dias import DIAS
-from dias_video.precision import check_precision
 from dias_video.pretrained.weights import pinned, weights_sha256
-from dias_video.ranks import Ranks, joined
 from dias_video.stores.files import read_json
 from dias_video.tracking import track_videos
 from slotformer.cache import SlotCache, SlotCacheWriter, finish

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from dias_video.batch import SlotSequence
 from dias_video.engine import check_folder
 from dias_video.engine.checks import Count, device_of
-from dias_video.precision import autocast, check_precision
+from dias_video.machine.precision import autocast, check_precision
+from dias_video.machine.threads import threads, threads_for
 from dias_video.pretrained.weights import pinned, weights_sha256
 from dias_video.stores.files import write_json
-from dias_video.threads import threads, threads_for
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.errors import RolloutErrors, join_errors, over_models, rollout_errors
 from slotformer.fast import fast_rollout

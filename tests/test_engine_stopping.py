@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from toy import Numbers, Points, Toy, train
 
 from dias_video.engine import Logging, Optimization, Saving, Trainer
+from dias_video.machine.ranks import Interrupted, Signals
 from dias_video.pretrained.weights import read_weights
-from dias_video.ranks import Interrupted, Signals
 
 
 def trained(out_dir: Path, step: int = 4, **options: Any) -> dict[str, torch.Tensor]:

@@ -21,8 +21,8 @@ from dias_video.draws import Draws
 from dias_video.engine import Logging, Optimization, Saving, Trainer
 from dias_video.engine.checkpoint import damage
 from dias_video.engine.loader import Order
+from dias_video.machine.ranks import Interrupted
 from dias_video.pretrained.weights import load_weights, read_weights
-from dias_video.ranks import Interrupted
 
 
 def weights(checkpoint: Path) -> dict[str, Tensor]:

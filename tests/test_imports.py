@@ -59,14 +59,12 @@ def test_libraries_know_no_configuration_system(file: Path) -> None:
 
 
 # What stands below each room; a file of a room may import its own room and these, and nothing else of the project.
-BASE = ("batch", "draws", "precision", "ranks", "stores", "threads")
+BASE = ("batch", "draws", "machine", "stores")
 BELOW: dict[str, tuple[str, ...]] = {
     "__main__": (),
     "batch": (),
     "draws": (),
-    "precision": (),
-    "threads": (),
-    "ranks": (),
+    "machine": (),
     "stores": (),
     "pretrained": BASE,
     "tracking": BASE,  # the loop knows no model; the model offers it as ``DIAS.track``

@@ -10,7 +10,7 @@ from tiny import clips, tiny_dias
 from torch import Tensor
 from toy_slots import toy_cache
 
-from dias_video.precision import autocast, check_precision, set_matmul_precision
+from dias_video.machine.precision import autocast, check_precision, set_matmul_precision
 from dias_video.tracking import track_videos
 from slotformer.prediction import predict_cache
 from slotformer.rollouter import SlotFormer

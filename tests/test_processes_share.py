@@ -19,11 +19,11 @@ from processes import _free_port
 from test_script_options import run
 from tiny import tiny_dias
 
-from dias_video import ranks
 from dias_video.data.features import FeatureCache, fill_features
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.transforms import ClipTransform
 from dias_video.evaluation.run import evaluate
+from dias_video.machine import ranks
 from dias_video.model.dias import DIAS
 from slotformer.fill import cache_slots
 

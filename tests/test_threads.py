@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from dias_video import threads as module
-from dias_video.threads import cpus, follow_quota, threads, threads_for
+from dias_video.machine import threads as module
+from dias_video.machine.threads import cpus, follow_quota, threads, threads_for
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from dias_video.draws import Draws
 from dias_video.engine import Logging, Optimization, Saving, Trainer
+from dias_video.machine.ranks import Interrupted
 from dias_video.pretrained.saving import Pretrained
-from dias_video.ranks import Interrupted
 
 
 class Toy(Pretrained, nn.Module):

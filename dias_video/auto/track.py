@@ -24,8 +24,8 @@ from dias_video.data.pictures import EXTENSIONS
 from dias_video.data.source import VideoSource
 from dias_video.data.windows import video_windows
 from dias_video.engine.checks import Count, device_of
+from dias_video.machine.precision import autocast, check_precision
 from dias_video.model.dias import DIAS
-from dias_video.precision import autocast, check_precision
 from dias_video.tracking import track_windows
 
 SHIPPED = "shipped"  # as a checkpoint: the small model of the package
@@ -103,7 +103,7 @@ class Tracker:
         follow_edges: masks end where colours change in the frame, not where cells of the feature grid do.
         window: frames encoded at once.
         seed: with a video's id, of all that is random.
-        precision: in which models compute (``dias_video.precision``).
+        precision: in which models compute (``dias_video.machine.precision``).
         device: None = cuda if there is one.
 
     Raises:

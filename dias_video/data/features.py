@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from dias_video.data.source import VideoSource, fingerprint
 from dias_video.data.transforms import ClipTransform, Transform
-from dias_video.precision import autocast, check_precision
-from dias_video.ranks import Ranks, joined
+from dias_video.machine.precision import autocast, check_precision
+from dias_video.machine.ranks import Ranks, joined
 from dias_video.stores.store import ShardStore, ShardWriter, build_index
 
 FEATURES, CODES = "features", "codes"  # what a cache can hold, (T,N,C) and (T,N) a video
@@ -177,7 +177,7 @@ def cache_features(
         transform: that of evaluation, to a size and not random.
         flips: also store the features of the mirrored frames (twice the time and disk).
         batch_frames: frames given to the encoder at once.
-        precision: in which the encoder computes (``dias_video.precision``).
+        precision: in which the encoder computes (``dias_video.machine.precision``).
         kind: what ``encoder`` makes, ``features`` or, for a ``CodeReader``, ``codes``, which are stored as they are.
 
     Raises:

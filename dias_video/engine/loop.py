@@ -20,9 +20,9 @@ from dias_video.engine.runlog import Logging, RunLog, check_folder
 from dias_video.engine.schedule import Optimization, Weight, named_weights
 from dias_video.engine.sharding import join
 from dias_video.engine.update import Updater
-from dias_video.precision import check_precision
+from dias_video.machine.precision import check_precision
+from dias_video.machine.ranks import Interrupted, Ranks, Signals
 from dias_video.pretrained.weights import load_weights
-from dias_video.ranks import Interrupted, Ranks, Signals
 
 Validate = Callable[[Any, int], Mapping[str, float]]
 Preview = Callable[[Any, Path], Sequence[Path]]

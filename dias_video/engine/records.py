@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dias_video.ranks import Ranks
+from dias_video.machine.ranks import Ranks
 
 ALARM_STEPS = 50  # updates over whose mean a model is asked whether something is wrong
 

@@ -18,7 +18,7 @@ from accelerate.utils import (
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from dias_video.ranks import PATIENCE
+from dias_video.machine.ranks import PATIENCE
 
 
 def join(precision: str) -> Accelerator:

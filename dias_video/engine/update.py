@@ -18,7 +18,7 @@ from dias_video.engine.records import Records, sample_names
 from dias_video.engine.schedule import weight_at
 from dias_video.engine.sharding import full
 from dias_video.engine.state import TrainingState, seed_generators
-from dias_video.precision import autocast
+from dias_video.machine.precision import autocast
 
 if TYPE_CHECKING:
     from dias_video.engine.loop import Trainer

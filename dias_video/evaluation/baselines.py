@@ -17,8 +17,8 @@ from torch import Tensor
 from dias_video.data.source import Sample
 from dias_video.draws import Draws
 from dias_video.evaluation.methods import EDGES, first_boxes
+from dias_video.machine.precision import autocast
 from dias_video.model.clusters import kmeans, squared_distances
-from dias_video.precision import autocast
 from dias_video.tracking import to_pixels
 
 

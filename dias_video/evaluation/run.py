@@ -21,10 +21,10 @@ from dias_video.evaluation.protocols import PROTOCOLS, Measure
 from dias_video.evaluation.results import MAIN, METRICS, Setting, write_results
 from dias_video.evaluation.scoring import Videos, score_methods
 from dias_video.evaluation.splits import certify
+from dias_video.machine.precision import check_precision
+from dias_video.machine.ranks import Ranks, joined
 from dias_video.model.dias import DIAS
-from dias_video.precision import check_precision
 from dias_video.pretrained.weights import pinned, weights_sha256
-from dias_video.ranks import Ranks, joined
 from dias_video.stores.files import check_new
 
 BASELINES = ("boxes_fixed", "kmeans")

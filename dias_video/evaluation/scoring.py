@@ -31,7 +31,7 @@ from dias_video.evaluation.protocols import (
     score_video,
     standard_error,
 )
-from dias_video.ranks import Ranks, joined
+from dias_video.machine.ranks import Ranks, joined
 
 FACTS = ("frames", "height", "width", "instances")  # of a video, in every row before the measures
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dias_video.batch import SlotSequence
-from dias_video.ranks import host_group
+from dias_video.machine.ranks import host_group
 
 
 def contrast_loss(sequence: SlotSequence, temperature: float, frame_valid: Tensor) -> Tensor:

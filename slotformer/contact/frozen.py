@@ -10,8 +10,8 @@ from dias_video.data.features import FeatureCache, FrozenEncoder, fill_features
 from dias_video.data.source import VideoSource
 from dias_video.data.transforms import ClipTransform, Transform
 from dias_video.engine.checks import device_of
+from dias_video.machine.ranks import Ranks
 from dias_video.pretrained.weights import pinned, weights_sha256
-from dias_video.ranks import Ranks
 from slotformer.cache import SlotCache
 from slotformer.clusters import cache_clusters
 from slotformer.contact.pooled import Features, pooled_slots, pooled_tokens

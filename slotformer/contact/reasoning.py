@@ -15,9 +15,9 @@ from accelerate import PartialState
 from dias_video.data.physion import stimulus
 from dias_video.engine import check_folder
 from dias_video.engine.checks import device_of
+from dias_video.machine.threads import threads, threads_for
 from dias_video.pretrained.weights import weights_sha256
 from dias_video.stores.files import write_json
-from dias_video.threads import threads, threads_for
 from slotformer.cache import SlotCache
 from slotformer.contact.fitting import Kept
 from slotformer.contact.labelled import LabelledSlots

@@ -1,0 +1,1 @@
+"""What a run has of its machine: processes that agree, threads, number formats. Knows no other room."""
