@@ -44,7 +44,6 @@ class Run:
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-        torch.set_num_threads(1)
         AcceleratorState._reset_state(reset_partial_state=True)
         os.environ["ACCELERATE_USE_CPU"] = "true"
         if world > 1:

@@ -95,7 +95,6 @@ def test_what_is_over_and_single_frames() -> None:
 
 def _share(rank: int, port: int, out: Path, lengths: tuple[int, int]) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    torch.set_num_threads(1)
     weight = torch.eye(D, requires_grad=True)
     slots = (torch.cat([random_slots(), random_slots(1)]) @ weight).tensor_split(2)[rank][:, : lengths[rank]]
     try:

@@ -53,7 +53,6 @@ def shared(world: int, work: Callable[[], object], folder: Path) -> tuple[list[i
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-        torch.set_num_threads(1)
         AcceleratorState._reset_state(reset_partial_state=True)
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}

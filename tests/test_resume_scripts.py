@@ -41,7 +41,6 @@ def started(name: str, *options: str) -> ForkProcess:
 
 
 def _script(name: str, options: tuple[str, ...]) -> None:
-    torch.set_num_threads(1)
     os.environ["ACCELERATE_USE_CPU"] = "true"
     sys.path.insert(0, str(ROOT / "scripts"))
     sys.argv = [f"{name}.py", *options]

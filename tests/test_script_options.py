@@ -47,7 +47,6 @@ def _run(name: str, words: tuple[str, ...], folder: str) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-    torch.set_num_threads(1)
     os.environ["ACCELERATE_USE_CPU"] = "true"
     sys.path.insert(0, str(ROOT / "scripts"))
     sys.argv = [f"{name}.py", *words]
