@@ -15,9 +15,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dias_video.auto.run import track_files
+from dias_video.auto.track import Tracker
 
 
-@entry("track", track_files)
+@entry("track", track_files, Tracker)
 def main(cfg: DictConfig) -> None:
     """Track the videos in ``cfg.video`` and write their files into ``cfg.out_dir``."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs behind ignore it

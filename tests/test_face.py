@@ -17,6 +17,7 @@ import yaml
 import dias_video
 import slotformer
 from dias_video.auto.run import track_files
+from dias_video.auto.track import Tracker
 from dias_video.evaluation.probe import probe
 from slotformer.contact.probing import probe_contact
 from slotformer.contact.settings import ReadoutSettings
@@ -78,7 +79,9 @@ def test_a_function_takes_what_its_script_takes(script: str) -> None:
     function, objects, groups = FUNCTIONS[script]
     stated = yaml.safe_load((ROOT / f"configs/{script}.yaml").read_text())
     options = {name: value for name, value in stated.items() if name != "defaults" and name not in groups}
-    parameters = inspect.signature(function).parameters
+    parameters = dict(inspect.signature(function).parameters)
+    if parameters.pop("options", None):  # are handed on
+        parameters |= inspect.signature(Tracker).parameters
     assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
     assert set(parameters) - objects == set(options)
     for name, value in options.items():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from dias_video.auto.backbone import Backbone
 from dias_video.auto.files import ARRAYS, Clip, TrackFiles, check_free
 from dias_video.auto.given import Boxes
 from dias_video.auto.track import Tracker, videos_at
@@ -24,20 +24,12 @@ def track_files(
     video: str | Path,
     out_dir: str | Path,
     overwrite: bool = False,
-    checkpoint: str | Path | None = None,
-    encoder: Backbone | None = None,
-    slots: Count | None = None,
     first_boxes: str | Path | Boxes | None = None,
     first_mask: str | Path | None = None,
-    train_steps: int = 0,
-    follow_edges: bool = True,
     gif: bool = False,
     fps: float = 24,
-    window: Count = 24,
     max_frames: Count | None = None,
-    seed: int = 0,
-    precision: str = "fp32",
-    device: str | None = None,
+    **options: Any,
 ) -> Iterator[Path]:
     """Track videos and write their files, a folder a video (``TrackFiles``), and ``report.html`` of all.
 
@@ -49,7 +41,7 @@ def track_files(
         gif: also write GIFs.
         fps: frames a second of videos that don't tell, as folders of frames.
         max_frames: of each video, the first; None: all.
-        checkpoint, encoder, slots, train_steps, follow_edges, window, seed, precision, device: as for ``Tracker``.
+        options: checkpoint, encoder and all else that ``Tracker`` takes.
 
     Yields:
         The folder of each video, when it is complete, and the page at the end.
@@ -66,17 +58,7 @@ def track_files(
     for folder in folders:
         check_new(folder, overwrite)
         check_free(folder)
-    tracker = Tracker(
-        checkpoint=checkpoint,
-        encoder=encoder,
-        slots=slots,
-        train_steps=train_steps,
-        follow_edges=follow_edges,
-        window=window,
-        seed=seed,
-        precision=precision,
-        device=device,
-    )
+    tracker = Tracker(**options)
     given = tracker.given(source, first_boxes, first_mask)
     lengths = [min(info.num_frames, max_frames or info.num_frames) for info in infos]
     total = sum(length + tracker.frames_looked_at(length) for length in lengths)

@@ -37,18 +37,10 @@ Windows = Iterator[tuple[VideoBatch, SlotSequence]]
 def track(
     video: str | Path,
     *,
-    checkpoint: str | Path | None = None,
-    encoder: Backbone | None = None,
-    slots: Count | None = None,
     first_boxes: str | Path | Boxes | None = None,
     first_mask: str | Path | None = None,
-    train_steps: int = 0,
-    follow_edges: bool = True,
-    window: Count = 24,
     max_frames: Count | None = None,
-    seed: int = 0,
-    precision: str = "fp32",
-    device: str | None = None,
+    **options: Any,
 ) -> Windows:
     """Track the objects of a video of any length, window by window, in memory that does not grow with its length.
 
@@ -57,7 +49,7 @@ def track(
         first_boxes, first_mask: objects on the first frame (``given_objects``), which are tracks 1 to K in their order;
             track 0 is the rest. Without them objects are found.
         max_frames: stop after so many.
-        checkpoint, encoder, slots, train_steps, follow_edges, window, seed, precision, device: as for ``Tracker``.
+        options: checkpoint, encoder, slots, window and all else that ``Tracker`` takes.
 
     Yields:
         ``window`` frames, and their slots: ``labels`` (1,T,H,W) tells the track that owns each pixel.
@@ -65,17 +57,7 @@ def track(
     Raises:
         ValueError: the video can't be read, or options that don't go together.
     """
-    tracker = Tracker(
-        checkpoint=checkpoint,
-        encoder=encoder,
-        slots=slots,
-        train_steps=train_steps,
-        follow_edges=follow_edges,
-        window=window,
-        seed=seed,
-        precision=precision,
-        device=device,
-    )
+    tracker = Tracker(**options)
     source = OneVideo(video)
     return tracker.windows(source, given=tracker.given(source, first_boxes, first_mask), max_frames=max_frames)
 
