@@ -32,24 +32,33 @@ KEPT = 64  # colours of a GIF's picture that are exact, where it has more than 2
 GOLDEN = 0.61803398875  # steps of this on the colour circle keep neighbouring ids far apart
 
 
+NOBODY = -1  # the label of what no track owns, and of void
+BACKGROUND = 0  # its true label, and its track where the first queries come from boxes
+
+
 def colour(track_id: int) -> tuple[int, int, int]:
-    """RGB of a track, the same in every frame, picture and run; void (-1) is black."""
+    """RGB of a track, the same in every frame, picture and run; what nobody owns (-1) is black."""
     if track_id < 0:
         return (0, 0, 0)
     red, green, blue = colorsys.hsv_to_rgb(track_id * GOLDEN % 1, 0.85 - 0.35 * (track_id % 3 == 2), 1.0)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def colour_labels(labels: Tensor) -> Tensor:
-    """Label maps (T,H,W) of any integer ids as pictures (T,H,W,3) uint8."""
+def colour_labels(labels: Tensor, background: int = NOBODY) -> Tensor:
+    """Label maps (T,H,W) of any integer ids as pictures (T,H,W,3) uint8; ``background`` is a label that is black."""
     ids, index = labels.unique(return_inverse=True)
-    palette = torch.tensor([colour(int(i)) for i in ids], dtype=torch.uint8).view(-1, 3)
-    return palette[index]
+    palette = [colour(NOBODY if i == background else i) for i in ids.tolist()]
+    return torch.tensor(palette, dtype=torch.uint8).view(-1, 3)[index]
 
 
-def overlay(video: Tensor, labels: Tensor, opacity: float = 0.55) -> Tensor:
-    """Label maps (T,H,W) over frames (T,3,H,W) uint8, with a line where two labels meet; (T,H,W,3) uint8."""
-    mixed = rearrange(video, "t c h w -> t h w c") * (1 - opacity) + colour_labels(labels) * opacity
+def overlay(video: Tensor, labels: Tensor, opacity: float = 0.55, background: int = NOBODY) -> Tensor:
+    """Label maps (T,H,W) over frames (T,3,H,W) uint8, with a line where two labels meet; (T,H,W,3) uint8.
+
+    Frames stay as they are where nobody is, and where the label is ``background``.
+    """
+    frames = rearrange(video, "t c h w -> t h w c")
+    tinted = ((labels >= 0) & (labels != background))[..., None]
+    mixed = torch.where(tinted, frames * (1 - opacity) + colour_labels(labels) * opacity, frames.float())
     border = torch.zeros_like(labels, dtype=torch.bool)
     border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     border[:, :, 1:] |= labels[:, :, 1:] != labels[:, :, :-1]
@@ -214,19 +223,24 @@ def in_256_colours(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArr
 
 
 def tracked_pictures(
-    tracked: Iterable[tuple[VideoBatch, SlotSequence]], boxes: bool = False, height: int | None = None
+    tracked: Iterable[tuple[VideoBatch, SlotSequence]],
+    boxes: bool = False,
+    height: int | None = None,
+    background: int = NOBODY,
 ) -> Iterator[Tensor]:
     """Frames | masks (| boxes) of one video, window by window, out of ``track_windows`` with ``labels``.
 
     Args:
+        tracked: windows and what was found in them.
         boxes: draw the frames' boxes as a third panel.
         height: of the panels in pixels; the frames' by default.
+        background: the track that is not coloured.
     """
     for window, sequence in tracked:
         assert sequence.labels is not None
         video, labels = at_height(window.video[0], sequence.labels[0].cpu(), height)
         frames = rearrange(video, "t c h w -> t h w c")
-        panels, titles = [frames, overlay(video, labels)], ["video", "slots"]
+        panels, titles = [frames, overlay(video, labels, background=background)], ["video", "slots"]
         if boxes and window.boxes is not None and window.box_valid is not None:
             panels.append(draw_boxes(frames, window.boxes[0], window.box_valid[0]))
             titles.append("boxes")

@@ -1,9 +1,10 @@
-"""What is said of errors: one sentence in a user's words."""
+"""What is said of errors, and of a finished training: one sentence in a user's words."""
 
 from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from typing import Any
 
 import hydra
@@ -24,6 +25,16 @@ def of_work(error: Exception, cfg: DictConfig) -> str:
         option = _missing(cfg, error.full_key)
         text = f"{option} is missing; add {option}=<value> to the command"
     return text
+
+
+def of_trained(out_dir: str, script: str | None = None, /, **options: str) -> str:
+    """Of a training that is finished: where the model lies, and the command that looks at it."""
+    last = f"{out_dir}/checkpoints/last"
+    said = f"the trained model lies in {last}"
+    if script is None:
+        return f"{said}; other scripts take it as checkpoint={last}"
+    words = [f"{name}={value}" for name, value in {"checkpoint": last, **options}.items()]
+    return f"{said}; look at it with: python scripts/{script}.py {shlex.join(words)}"
 
 
 def of_start(error: Exception, config_name: str, known: Options) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from _main import entry
+from _sentences import of_trained
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -47,6 +48,8 @@ def main(cfg: DictConfig, checkpoint: str | None, val_cache: str | None) -> None
         validate = RolloutValidation(held_out)
     with threads(threads_for(model)):
         trainer.fit(model, windows, pack, cfg.out_dir, cfg.resume, config, validate)
+    if trainer.is_main:
+        print(of_trained(cfg.out_dir, "rollout", cache=val_cache or cfg.cache, out_dir=f"{cfg.out_dir}/rollout"))
 
 
 if __name__ == "__main__":

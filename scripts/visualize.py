@@ -22,7 +22,7 @@ from dias_video.engine.checks import Count, device_of
 from dias_video.model.dias import DIAS
 from dias_video.stores.files import check_new
 from dias_video.tracking import track_windows
-from dias_video.visualize import gif_file, tracked_pictures, write_gif
+from dias_video.visualize import BACKGROUND, NOBODY, gif_file, tracked_pictures, write_gif
 
 
 def shown(windows: Iterator[VideoBatch], name: str, num_frames: int) -> Iterator[VideoBatch]:
@@ -64,7 +64,7 @@ def visualize_one(
     shown_windows = shown(windows, info.video_id, num_frames)
     tracked = track_windows(dias, shown_windows, labels=True, follow_edges=follow_edges, precision=precision, **start)
     seconds = seconds_shown(source, index, range(num_frames), fps)
-    write_gif(path, tracked_pictures(tracked, with_boxes, height), seconds)
+    write_gif(path, tracked_pictures(tracked, with_boxes, height, BACKGROUND if given else NOBODY), seconds)
     return path
 
 

@@ -21,7 +21,7 @@ from dias_video.model.dias import DIAS
 from dias_video.report.page import write_report
 from dias_video.report.video import ReportVideo
 from dias_video.tracking import owners
-from dias_video.visualize import colour_labels, gif_file, overlay, side_by_side, write_gif
+from dias_video.visualize import BACKGROUND, NOBODY, colour_labels, gif_file, overlay, side_by_side, write_gif
 from slotformer.cache import SlotCache
 from slotformer.errors import RolloutErrors
 from slotformer.look import future_on_page
@@ -59,12 +59,14 @@ def score_frames(pred: Tensor, true: Tensor) -> dict[str, Tensor]:
     }
 
 
-def write_future(path: Path, sample: Sample, labels: dict[str, Tensor], burn_in: int, seconds: Sequence[float]) -> None:
+def write_future(
+    path: Path, sample: Sample, labels: dict[str, Tensor], burn_in: int, seconds: Sequence[float], background: int
+) -> None:
     """A GIF: observed | true future | predicted; while the model observes, all three show the same."""
     video, steps = sample["video"], len(labels["model"])
-    truth = overlay(video, labels["encoded"])  # (T,H,W,3)
+    truth = overlay(video, labels["encoded"], background=background)  # (T,H,W,3)
     observed = torch.cat([truth[:burn_in], truth[burn_in - 1 : burn_in].expand(steps, -1, -1, -1)])
-    predicted = torch.cat([truth[:burn_in], colour_labels(labels["model"])])
+    predicted = torch.cat([truth[:burn_in], colour_labels(labels["model"], background)])
     write_gif(path, side_by_side([observed, truth, predicted], ["observed", "true future", "predicted"]), seconds)
 
 
@@ -108,6 +110,7 @@ def report_futures(
     frames = range(start, start + (burn_in + steps - 1) * stride + 1, stride)
     whole = [name for name in cache.video_ids if cache.num_frames(name) > frames[-1]]
     scored, drawn = set(spread(cache, whole, masks)), set(spread(cache, whole, gifs))
+    background = BACKGROUND if cache.header.get("protocol", {}).get("queries") == "boxes" else NOBODY
     scores: dict[str, list[list[Tensor]]] = {}
     page: list[ReportVideo] = []
     for name in tqdm(sorted(scored | drawn), unit="video", desc="masks"):
@@ -117,8 +120,8 @@ def report_futures(
             labels = labels_of(dias, video, future.read(name), (height, width))
             if name in drawn and at == 0:
                 shown = videos.seconds_shown(name, frames, fps)
-                write_future(gif_file(out_dir / "gifs", name), sample, labels, burn_in, shown)
-                page.append(future_on_page(sample, labels, burn_in, errors, shown))
+                write_future(gif_file(out_dir / "gifs", name), sample, labels, burn_in, shown, background)
+                page.append(future_on_page(sample, labels, burn_in, errors, shown, background))
             if name in scored and sample.get("masks") is not None:
                 for kind in labels:
                     found = score_frames(labels[kind][-steps:], sample["masks"][burn_in:])

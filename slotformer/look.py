@@ -15,7 +15,12 @@ DRAWN = ("model", "repeat_last", "oracle")  # extrapolation can be off by orders
 
 
 def future_on_page(
-    sample: Sample, labels: Mapping[str, Tensor], burn_in: int, errors: RolloutErrors, seconds: Sequence[float]
+    sample: Sample,
+    labels: Mapping[str, Tensor],
+    burn_in: int,
+    errors: RolloutErrors,
+    seconds: Sequence[float],
+    background: int,
 ) -> ReportVideo:
     """One video of the page.
 
@@ -25,12 +30,14 @@ def future_on_page(
         burn_in: frames that are observed.
         errors: of one model, with this video among them.
         seconds: how long each frame is shown.
+        background: the track that is not coloured.
     """
     name, encoded = sample["video_id"], labels["encoded"]
     place = errors.video_id.index(name)
     curves = {one: errors.errors[one][place] for one in DRAWN if one in errors.errors}
     fps = len(seconds) / max(sum(seconds), 1e-6)
-    video = ReportVideo(name, len(encoded), fps=fps, headline=f"error at the end {curves['model'][-1]:.3f}")
+    headline = f"error at the end {curves['model'][-1]:.3f}"
+    video = ReportVideo(name, len(encoded), fps=fps, headline=headline, background=background)
     predicted = torch.cat([encoded[:burn_in], labels["model"]])
     panels = {"observed": encoded, "true future": encoded, "predicted": predicted}
     video.frames(sample["video"], panels, hold={"observed": burn_in}, blank={"predicted": burn_in})

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import binary_erosion
 from test_auto import film, overlap, square, vit
+from test_report import content
 from torch import Tensor
 
 import dias_video
@@ -18,6 +21,7 @@ from dias_video.auto.parts import parts_given
 from dias_video.auto.run import track_files
 from dias_video.draws import Draws
 from dias_video.model.initializers import box_cover
+from dias_video.visualize import colour
 
 SIZE = (50, 75)
 RED, GREEN = [4, 5, 24, 25], [50, 28, 70, 48]  # on the first frame of ``square``
@@ -130,6 +134,20 @@ def test_files_have_the_given_objects_alone(tmp_path: Path) -> None:
     assert np.unique(found).tolist() == [0, 4, 9]
     described = json.loads((tmp_path / "out/a/instances.json").read_text())
     assert [one["id"] for one in described["annotations"]] == [4, 9]
+    (group,) = content(tmp_path / "out/a/report.html")
+    (video,) = group["videos"]
+    assert {track["id"] for track in video["tracks"]} - {-1} == {3, 8}  # a picture's id is the track's number and one
+    seen = {
+        i: None if c is None else tuple(c)
+        for i, c in zip(*(video["panels"][1][k] for k in ("ids", "colours")), strict=True)
+    }
+    assert seen == {-1: None, 3: colour(3), 8: colour(8)}
+    with av.open(str(tmp_path / "out/a/overlay.mp4")) as film_file:
+        first = next(film_file.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+    around = np.asarray(square(1)[0].permute(1, 2, 0), int)
+    inside = binary_erosion(found == 0, iterations=4, border_value=1)  # away from lines between objects
+    assert np.abs(first - around)[inside].mean() < 8  # as the frame is
+    assert np.abs(first - around)[found > 0].mean() > 30
 
 
 def test_a_trained_model_is_given_boxes(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -196,32 +197,59 @@ def figures(folder: str) -> dict[tuple[str, ...], dict[str, float]]:
     }
 
 
-def rows_of(title: str, page: str = "results") -> list[list[str]]:
+def rows_of(title: str, page: str = "docs/results.md") -> list[list[str]]:
     """The table of a section of a page, head first."""
-    section = (ROOT / f"docs/{page}.md").read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+    section = (ROOT / page).read_text().split(f"## {title}\n")[1].split("\n## ")[0]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     return [lines[0], *lines[2:]]
 
 
 def test_results_are_those_of_their_raw_files() -> None:
-    head, *rows = rows_of("Surprise")
     raw = figures("surprise/shipped.csv")
-    for method, *cells in rows:
-        for kind, cell in zip(head[1:], cells, strict=True):
-            found = raw[kind, method]
+    for place in (("Surprise",), ("Measured", "docs/surprise.md")):
+        head, *rows = rows_of(*place)
+        for (method, *cells), (kind_at, kind) in product(rows, enumerate(head[1:])):
+            cell, found = cells[kind_at], raw[kind, method.strip("`")]
             assert cell == f"{found['rate']:.2f} [{found['low']:.2f}, {found['high']:.2f}]", (method, kind)
     head, *rows = rows_of("The paper's configuration, from the start")
     raw = figures("start/scores.csv")
     for run, step, source, *cells in rows:
         assert cells == [f"{raw[run, step, source][name]:.3f}" for name in head[3:]]
-    head, *rows = rows_of("Tracking simulated objects")
-    for told, method, *cells in rows:
-        name = told.replace(" ", "_")
-        assert cells == means(f"toss_a/{name}.csv", method, head[2:], 64)
-    head, *rows = rows_of("Scores", "tracking")
+    card = "`dias/`: temporal DIAS, 0.7 M parameters", "dias_video/assets/CARD.md"
+    for place in (("Tracking simulated objects",), card):
+        head, *rows = rows_of(*place)
+        assert len(rows) == 5
+        for told, method, *cells in rows:
+            name = told.replace(" ", "_")
+            assert cells == means(f"toss_a/{name}.csv", method, head[2:], 64)
+    head, *rows = rows_of("Scores", "docs/tracking.md")
     for clips, method, *cells in rows:
         found = means(f"own/{clips}.csv", method, head[2:], {"toss_a": 24}.get(clips, 20))
         assert cells == [mean if cell else "" for cell, mean in zip(cells, found, strict=True)]
+
+
+def test_figures_of_the_readme_are_those_of_their_raw_files() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+
+    def mean(file: str, method: str, measure: str, videos: int) -> str:
+        return f"{float(means(file, method, [measure], videos)[0]):.2f}"
+
+    fg_ari, mbo, davis = "video-fg/fg_ari", "video-fg/mbo", "own/davis_first_24.csv"
+    plain, white = "baselines/kmeans_plain", "baselines/kmeans"
+    of_boxes = mean("toss_a/first_boxes.csv", "model", fg_ari, 64)
+    assert f"FG-ARI {of_boxes} with first-frame boxes, 64 unseen clips" in text
+    one, other = (mean("own/toss_a.csv", method, fg_ari, 24) for method in ("model", white))
+    assert f"24 simulated clips: FG-ARI {one}; k-means on the same features {other}." in text
+    one, other, third = (mean(davis, method, mbo, 20) for method in ("model", white, plain))
+    assert f"20 DAVIS clips: mBO {one}; k-means {other}, on features not whitened {third} " in text
+    rate = figures("surprise/shipped.csv")["all", "model"]["rate"]
+    assert f"more surprised by the impossible clip in {rate:.2f} of 80 pairs" in text
+    cpu = {row["what"]: f"{row['cpu_s']} s" for row in csv.DictReader((ROOT / "results/costs.csv").open())}
+    own, small = (cpu[f"a video by {what}"] for what in ("a model of its own", "the small model"))
+    assert f"takes {own} for 100 frames of 256x256, {small} with the small model" in text
+    assert f"CPU, {cpu['futures of 42 simulated clips']} of its time" in text
+    others = cpu["another program's masks"]
+    assert f"CPU, {others} for three videos" in text
 
 
 def means(file: str, method: str, measures: list[str], videos: int) -> list[str]:

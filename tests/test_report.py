@@ -89,7 +89,11 @@ def test_page_holds_frames_labels_attention_and_tracks(tmp_path: Path) -> None:
     assert [panel["title"] for panel in video["panels"]] == ["video", "slots", "truth"]
     slots = video["panels"][1]
     assert slots["ids"] == [0, 1, 7]
-    assert slots["colours"][1] == list(colour(1))
+    assert slots["colours"] == [list(colour(i)) for i in (0, 1, 7)]
+    assert video["panels"][2]["colours"] == [None, list(colour(1)), list(colour(2))]  # true background as the frame is
+    of_boxes = shown(background=0).encoded(10**6)
+    assert of_boxes["panels"][1]["colours"][0] is None
+    assert [track["colour"] for track in of_boxes["tracks"]] == [None, colour(1), colour(7)]
     for t in range(T):
         labels = np.array(slots["ids"])[decoded(slots["labels"][t])].reshape(H, W)
         assert (labels == expected["labels"][t].numpy()).all()
@@ -148,7 +152,7 @@ def test_pages_are_capped_and_say_so(tmp_path: Path) -> None:
     write_report(tmp_path / "small.html", "t", videos, megabytes=0.1)
     assert (tmp_path / "small.html").stat().st_size < 0.1e6 + 20000 < whole  # the page's own text
     (group,) = content(tmp_path / "small.html")
-    assert group["notes"] == ["Videos on this page: 2, in at most 0.1 MB."]
+    assert group["notes"] == ["This page shows 2 videos. They take at most 0.1 MB."]
     for video in group["videos"]:
         assert video["heat"] is None
         count = len(video["frames"])
@@ -240,6 +244,8 @@ def test_page_in_a_browser(tmp_path: Path, opened: Any) -> None:
     page.key("ArrowLeft")
     assert page.run("state.time") == 4
     assert page.run("document.querySelector('#curve .now').getAttribute('x1')") < now
+
+    assert pixel(page, 2, 50, 30) == pixel(page, 0, 50, 30) != pixel(page, 1, 50, 30)  # the true background is bare
 
     # A slot under the mouse is shown alone; a click keeps it, Escape lets it go.
     background = pixel(page, 1, 50, 30)

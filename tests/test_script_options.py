@@ -105,7 +105,7 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("rollout", ("device=fast",), "error: device must be a device such as cpu"),
     ("inspect_data", ("data=1.5", "data.root=x"), "Config group override must be a string"),
     ("inspect_data", ("data=[0,-3]", "data.root=x"), "error: the options can't be put together"),
-    ("inspect_cache", ("cache=[]",), "error: [] holds no store"),
+    ("inspect_cache", ("cache=[]",), "error: [] holds no cache"),
 ]  # fmt: skip
 
 

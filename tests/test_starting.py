@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 from test_pretrained import Part, Whole
 from test_script_options import run, sentence
+from tiny import tiny_dias
 from torch import Tensor, nn
 
 from dias_video.model.dias import DIAS
+from dias_video.model.objectives import FeatureObjective
 from dias_video.pretrained.saving import start_from
 from dias_video.pretrained.weights import read_weights
 
@@ -56,6 +59,15 @@ def test_a_part_that_begins_anew_may_be_another(tmp_path: Path) -> None:
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in before.items())
     with pytest.raises(ValueError, match="name is None"):
         start_from(Whole(Part(6, scale=3.0), name="b"), tmp_path, begin_anew=["part"])
+
+
+def test_no_objective_is_that_of_the_features(tmp_path: Path) -> None:
+    saved, new = tiny_dias(), tiny_dias(objective=FeatureObjective())
+    assert saved.config["objective"] is None
+    saved.save_pretrained(tmp_path)
+    start_from(new, tmp_path)
+    new.save_pretrained(tmp_path)
+    start_from(saved, tmp_path)
 
 
 @pytest.mark.parametrize("experiment", ["demo", "toss"])
@@ -120,6 +132,11 @@ def test_a_checkpoint_brings_the_encoder_that_the_configuration_leaves_open(tmp_
     words += ["max_steps=1", "trainer.num_workers=0", "data.clip={num_frames: 2, stride: 1}"]
     code, output = run("train_video", *words)
     assert code == 0, output
+    following = output.splitlines()[-1].partition("look at it with: python scripts/")[2]
+    write_clip(tmp_path / "toss/val/00000", num_frames=2)
+    code, output = run(*shlex.split(following.replace(".py ", " ", 1)))
+    assert code == 0, output
+    assert (tmp_path / "out/slots/toss/val/00000.gif").is_file()
     before = load_file(SHIPPED / "model.safetensors")
     after = weights_of(DIAS.from_pretrained(tmp_path / "out/checkpoints/last"))
     frozen = [name for name in before if name.startswith("encoder.")]

@@ -161,7 +161,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     stranger = tmp_path / "other"
     stranger.mkdir()
     (stranger / "thesis.tex").write_text("precious")
-    with pytest.raises(ValueError, match="not empty and holds no store"):
+    with pytest.raises(ValueError, match="not empty and holds no cache"):
         ShardWriter(stranger, HEADER)
 
 
@@ -222,7 +222,7 @@ def test_headers_of_other_versions(tmp_path: Path) -> None:
     file.write_text("{")
     with pytest.raises(ValueError, match=r"header\.json is damaged"):
         ShardStore(tmp_path)
-    with pytest.raises(ValueError, match="holds no store"):
+    with pytest.raises(ValueError, match="holds no cache"):
         ShardStore(tmp_path / "nowhere")
 
 

@@ -49,6 +49,11 @@ def test_overlay_mixes_and_draws_borders() -> None:
     assert got.shape == (1, 4, 5, 3)
     assert got[0, 0, 0].tolist() == [round(50 + c / 2) for c in colour(0)]
     assert (got[0, :, 3] == 255).all()
+    bare = overlay(video, masks, opacity=0.5, background=0)
+    assert (bare[0, :, :3] == 100).all()
+    assert torch.equal(bare[0, :, 3:], got[0, :, 3:])
+    assert (overlay(video, masks - 1, opacity=0.5)[0, :, :3] == 100).all()  # nobody's
+    assert not colour_labels(masks, background=0)[0, :, :3].any()
 
 
 def test_boxes_are_drawn_on_their_edges() -> None:

@@ -101,25 +101,27 @@ class TrackFiles:
         assert found.attention is not None
         video, labels, attention = window.video[0].cpu(), found.labels[0], found.attention[0]
         ids = label_ids(labels, self.clip.ids)  # (T,H,W)
+        tracks = label_ids(found.track_id[0], self.clip.ids)  # (T,S)
+        shown = torch.from_numpy(ids - 1)  # what is around objects that were given is nobody's
         boxes = [boxes_of(frame) for frame in ids]
         self._labels.add(ids)
         self._arrays.add(
             slots=found.slots[0].numpy(),
             live=found.live[0].numpy(),
             track_id=found.track_id[0].numpy(),
-            boxes=_of_slots(boxes, label_ids(found.track_id[0], self.clip.ids), self.clip.size),
+            boxes=_of_slots(boxes, tracks, self.clip.size),
             labels=grid_labels(attention, found.live[0], found.track_id[0]).numpy(),
         )
         self._instances.add(ids, boxes)
-        for frame, owner in zip(video, labels, strict=True):  # a frame at a time: overlays are made in floats
+        for frame, owner in zip(video, shown, strict=True):  # a frame at a time: overlays are made in floats
             picture = overlay(frame[None], owner[None])[0]
             self._film.add(picture, self.clip.times[self._seen])
             if self._moving is not None:
                 small, small_labels = at_height(frame[None], owner[None], min(GIF_HEIGHT, self.clip.size[0]))
                 self._moving.add(overlay(small, small_labels)[0], self._shown(self._seen))
             self._seen += 1
-        small, small_labels = at_height(video, labels, min(PAGE_HEIGHT, self.clip.size[0]))
-        self._page.add(small, small_labels, attention, found.track_id[0])
+        small, small_labels = at_height(video, shown, min(PAGE_HEIGHT, self.clip.size[0]))
+        self._page.add(small, small_labels, attention, torch.from_numpy(tracks - 1))
 
     def _shown(self, frame: int) -> float:
         """Seconds for which a frame is shown."""

@@ -13,7 +13,7 @@ from dias_video.data.transforms import Transform
 from dias_video.evaluation.methods import ModelTracks
 from dias_video.evaluation.protocols import VIDEO_FG, mean_of_defined, score_video
 from dias_video.model.dias import DIAS
-from dias_video.visualize import gif_file, overlay, side_by_side, write_gif
+from dias_video.visualize import BACKGROUND, NOBODY, gif_file, overlay, side_by_side, write_gif
 
 FPS = 12  # of the GIFs of videos that don't tell when their frames are shown
 
@@ -48,8 +48,7 @@ class ClipValidation:
         self.tracks = []
         for index in self.indices:
             sample = self._read(index)
-            boxes = model.takes_boxes and sample.get("boxes") is not None
-            self.tracks.append((sample, ModelTracks(model, boxes)(sample)))
+            self.tracks.append((sample, ModelTracks(model, self._boxes(model, sample))(sample)))
         scores = [
             score_video(pred, sample["masks"], (VIDEO_FG,), tracking=False)
             for sample, pred in self.tracks
@@ -63,13 +62,21 @@ class ClipValidation:
         files = []
         for index, (sample, pred) in zip(self.indices, self.tracks, strict=True):
             video = sample["video"]
-            panels = {"video": rearrange(video, "t c h w -> t h w c"), "slots": overlay(video, pred)}
+            background = BACKGROUND if self._boxes(model, sample) else NOBODY
+            panels = {
+                "video": rearrange(video, "t c h w -> t h w c"),
+                "slots": overlay(video, pred, background=background),
+            }
             if sample.get("masks") is not None:
-                panels["truth"] = overlay(video, sample["masks"])
+                panels["truth"] = overlay(video, sample["masks"], background=BACKGROUND)
             files.append(gif_file(folder, sample["video_id"]))
             shown = seconds_shown(self.source, index, range(len(video)), FPS)
             write_gif(files[-1], side_by_side(list(panels.values()), list(panels)), shown)
         return files
+
+    @staticmethod
+    def _boxes(model: DIAS, sample: Sample) -> bool:
+        return model.takes_boxes and sample.get("boxes") is not None
 
     def _read(self, index: int) -> Sample:
         sample = self.source.read(index, range(min(self.num_frames, self.source.info(index).num_frames)))

@@ -11,6 +11,7 @@ from dias_video.evaluation.protocols import Protocol
 from dias_video.evaluation.scoring import FACTS, Videos, VideoScores
 from dias_video.report.page import write_report
 from dias_video.report.video import ReportVideo
+from dias_video.visualize import BACKGROUND, NOBODY
 
 
 def extremes(values: Sequence[float], number: int) -> list[int]:
@@ -38,12 +39,15 @@ def write_extremes(
     """
     measure = f"{protocol.name}/mbo"  # FG-ARI is all or nothing where there is one object
     values = scores.column(measure)
+    with_background = method.boxes if isinstance(method, SlotMethod) else method.background == BACKGROUND
+    background = BACKGROUND if with_background else NOBODY
     shown = []
     for index in extremes(values, number):
         sample = videos[index]
         row = scores.rows[index]
         facts = {name: int(value) if name in FACTS else value for name, value in row.items()}
-        video = ReportVideo(sample["video_id"], len(sample["video"]), facts=facts, headline=f"mBO {values[index]:.3f}")
+        name, headline = sample["video_id"], f"mBO {values[index]:.3f}"
+        video = ReportVideo(name, len(sample["video"]), facts=facts, headline=headline, background=background)
         if isinstance(method, SlotMethod):
             tracked = method.tracked([sample])
             assert tracked.labels is not None

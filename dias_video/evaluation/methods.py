@@ -49,6 +49,8 @@ class BatchMethod(Method, Interface):
 class SlotMethod(Method, Interface):
     """A method whose maps are of slots, which the report page shows."""
 
+    boxes: bool  # it is given the first frame's boxes: track 0 is then the background's
+
     def tracked(self, samples: Sequence[Sample]) -> SlotSequence:
         """Slots, attention and labels of videos of one shape, on the CPU; some methods take one video."""
         ...
@@ -84,7 +86,7 @@ class ModelTracks:
     ) -> None:
         if boxes and not model.takes_boxes:
             raise ValueError("this model starts from learned queries and takes no boxes; set boxes=false")
-        self.model, self.window = model, window
+        self.model, self.boxes, self.window = model, boxes, window
         self.options: dict[str, Any] = {"seed": seed, "boxes": boxes, "rehearse": rehearse}
         self.options |= {"follow_edges": follow_edges, "precision": precision}
         self.mask_source = model.mask_source + (EDGES if follow_edges else "")

@@ -87,7 +87,7 @@ def upgraded(config: Any) -> Any:
         merging = {now: arguments.pop(then) for then, now in MERGING.items() if then in arguments}
         kind = {"type": "dias_video.model.reduction.Merging"}
         arguments["reduction"] = None if merging["threshold"] is None else kind | merging
-    if name == "DIAS" and "objective" not in arguments:  # no argument of before
+    if name == "DIAS" and arguments.get("objective") is None:  # no argument of before; None is the same one
         arguments["objective"] = {"type": "dias_video.model.objectives.FeatureObjective"}
     if name == "TimmEncoder":  # frames went straight to the network's size, clamped where they were smoothed
         arguments = {"antialias": True, "clamp": arguments.get("antialias", True), "frame_size": None, **arguments}

@@ -12,7 +12,7 @@ function element(tag, text, attributes = {}) {
   return made;
 }
 
-const rgb = (colour) => `rgb(${colour.join(",")})`;
+const rgb = (colour) => (colour === null ? "transparent" : `rgb(${colour.join(",")})`);
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
 // Runs of (place in the panel's ids, length), as numbers of seven bits a byte.
@@ -47,7 +47,7 @@ function drawLabels(pixels, panel, labels, width) {
   const out = pixels.data;
   for (let i = 0, p = 0; i < labels.length; i++, p += 4) {
     const label = labels[i];
-    const colour = panel.spec.colours[label];
+    const colour = panel.spec.colours[label]; // null: not coloured
     const mine = only === null || panel.spec.ids[label] === only;
     const column = i % width;
     const before = (column > 0 && labels[i - 1] !== label) || (i >= width && labels[i - width] !== label);
@@ -55,8 +55,9 @@ function drawLabels(pixels, panel, labels, width) {
     const border = before || (only !== null && after); // a line of one pixel between slots, all around one alone
     for (let c = 0; c < 3; c++) {
       let value = blank ? 0 : out[p + c];
-      if (only === null) value = border ? 255 : blank ? colour[c] : 0.45 * value + 0.55 * colour[c];
-      else if (mine) value = border || blank ? colour[c] : value;
+      const own = colour === null ? value : colour[c];
+      if (only === null) value = border ? 255 : blank || colour === null ? own : 0.45 * value + 0.55 * own;
+      else if (mine) value = border || blank ? own : value;
       else value = 0.2 * value;
       out[p + c] = value;
     }

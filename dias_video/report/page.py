@@ -41,7 +41,8 @@ def write_report(
         raise ValueError(f"there is no video to show in {path}")
     share = int(megabytes * 1e6 / len(videos))
     shown = [video.encoded(share) for video in videos]
-    said = [*notes, f"Videos on this page: {len(videos)}, in at most {megabytes:g} MB."]
+    shows = "1 video. It takes" if len(videos) == 1 else f"{len(videos)} videos. They take"
+    said = [*notes, f"This page shows {shows} at most {megabytes:g} MB."]
     _write(Path(path), title, [{"title": title, "notes": said, "videos": shown}])
 
 

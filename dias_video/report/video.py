@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dias_video.visualize import colour
+from dias_video.visualize import BACKGROUND, NOBODY, colour
 
 HEIGHT = 256  # pixels; larger frames are shown smaller
 MAX_FRAMES = 96  # of a video; of longer ones every second, third, … is shown
 QUALITY = 80  # of JPEG
-VOID = -1
 
 
 @dataclass
@@ -54,6 +53,7 @@ class ReportVideo:
         fps: at which it is played.
         facts: shown in a table.
         headline: shown under the name in the list of videos.
+        background: the track that is not coloured.
         max_frames: shown at most, evenly spaced; statistics are of all.
     """
 
@@ -65,10 +65,11 @@ class ReportVideo:
         fps: float = 12,
         facts: Mapping[str, Any] | None = None,
         headline: str = "",
+        background: int = NOBODY,
         max_frames: int = MAX_FRAMES,
     ) -> None:
         self.name, self.num_frames, self.fps = name, num_frames, float(fps)
-        self.facts, self.headline = dict(facts or {}), headline
+        self.facts, self.headline, self.background = dict(facts or {}), headline, background
         self.step = -(-num_frames // max_frames)
         self.seen = self.counted = 0
         self.truth = False
@@ -163,7 +164,7 @@ class ReportVideo:
             objects, true = np.unique(truth, return_inverse=True)
             pairs = place.ravel() * len(objects) + true.ravel()
             table = np.bincount(pairs, minlength=len(ids) * len(objects)).reshape(len(ids), len(objects))
-            table[:, objects == VOID] = 0
+            table[:, objects == NOBODY] = 0
             covers = {int(i): int(objects[n.argmax()]) for i, n in zip(ids, table, strict=True) if n.any()}
         for i in sizes if alive is None else alive:
             track = self.tracks.setdefault(i, _Track(first=frame))
@@ -218,7 +219,7 @@ class ReportVideo:
             "tracks": [
                 {
                     "id": i,
-                    "colour": colour(i),
+                    "colour": _colour(i, self.background),
                     "first": track.first,
                     "last": track.last,
                     "alive": track.alive,
@@ -250,11 +251,16 @@ class ReportVideo:
             "title": panel.title,
             "tracks": panel.tracks,
             "ids": ids.tolist(),
-            "colours": [colour(int(i)) for i in ids],
+            "colours": [_colour(int(i), self.background if panel.tracks else BACKGROUND) for i in ids],
             "labels": [_base64(runs(frame)) for frame in places],
             "hold": shown(panel.hold),
             "blank": shown(panel.blank),
         }
+
+
+def _colour(track_id: int, background: int) -> tuple[int, int, int] | None:
+    """None where the frame stays as it is."""
+    return None if track_id in (NOBODY, background) else colour(track_id)
 
 
 def runs(places: NDArray[np.integer]) -> bytes:

@@ -69,7 +69,7 @@ class ShardWriter:
         self.part, self.parts, self.shard_bytes = part, parts, shard_bytes
         found = [f for f in self.path.iterdir() if f.suffix != ".tmp"] if self.path.is_dir() else []
         if found and not (self.path / HEADER).exists():
-            raise ValueError(f"{self.path} is not empty and holds no store; name another folder")
+            raise ValueError(f"{self.path} is not empty and holds no cache; name another folder")
         self.path.mkdir(parents=True, exist_ok=True)
         self._claim(json.loads(json.dumps(dict(header))), identity)
         shards = shard_files(self.path)
@@ -295,7 +295,10 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / HEADER
     if not file.is_file():
-        raise ValueError(f"{path} holds no store: {file} is missing")
+        raise ValueError(
+            f"{path} holds no cache: {file} is missing; name the folder that cache_slots.py, cache_states.py or "
+            "cache_features.py wrote"
+        )
     remedy = "make the store again in another folder"
     described = read_json(file, remedy)
     version, header = described.get("format"), described.get("header")
