@@ -36,7 +36,8 @@ def main(cfg: DictConfig, export: str | None) -> None:
         print(exported(Path(cfg.out_dir) / "physion15" / future.path.relative_to(Path(cfg.out_dir) / "slots"), slots))
     if not found.errors:
         print(
-            f"{Path(cfg.out_dir) / 'slots'}: predicted slots; every video ends where the prediction begins: no errors"
+            f"{Path(cfg.out_dir) / 'slots'}: predicted slots. Every video ends where its prediction begins, so there "
+            "is no true future to compare with"
         )
         return
     last = found.errors[-1]

@@ -164,7 +164,7 @@ def test_weights_are_not_fetched_because_a_file_says_so(monkeypatch: pytest.Monk
         with pytest.raises(ValueError, match="enough"):
             build({"type": "dias_video.model.encoders.TimmEncoder", "name": "vit_tiny", "weights": weights})
     assert asked == [("vit_tiny", False, None)] * 3
-    with pytest.raises(ValueError, match="is no name of a timm model"):
+    with pytest.raises(ValueError, match="names a place and not a model of timm"):
         build({"type": "dias_video.model.encoders.TimmEncoder", "name": "hf-hub:someone/else"})
     assert len(asked) == 3
 

@@ -23,7 +23,7 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
             where there is one, the remedy.
     """
     if not file.is_file():
-        raise ValueError(f"{file} not found")
+        raise ValueError(f"{file} is missing; check file=")
     try:
         if file.suffix == ".safetensors":
             found = load_file(file)

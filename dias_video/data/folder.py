@@ -69,7 +69,9 @@ class FolderVideos(Configured):
         self._paths = [*files, *(self.root / folder for folder in folders)]
         self._paths.sort(key=lambda path: natural(path.relative_to(self.root).as_posix()))
         if not self._paths:
-            raise ValueError(f"{self.root} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))} or pictures)")
+            raise ValueError(
+                f"{self.root} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))} or pictures); check data.root"
+            )
         names = _names(self.root, self._paths)
         lengths = map(self._media.num_frames, self._paths)
         self._infos = [VideoInfo(name, length) for name, length in zip(names, lengths, strict=True)]

@@ -240,5 +240,5 @@ def read_state(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{checkpoint / 'trainer.safetensors'} is damaged ({error}); {remedy}") from error
     if state.get("format") != FORMAT_VERSION:
-        raise ValueError(f"{file} has format {state.get('format')}, this version reads {FORMAT_VERSION}")
+        raise ValueError(f"{file} has format {state.get('format')}, this version reads {FORMAT_VERSION}; {remedy}")
     return tensors, state

@@ -266,7 +266,7 @@ class _Run:
         found = {name: float(value) for name, value in validate(model, self.state.step).items()}
         metric = self.trainer.saving.metric
         if metric is not None and metric not in found:
-            raise ValueError(f"saving.metric={metric} is not among the validation results {sorted(found)}")
+            raise ValueError(f"saving.metric={metric} is not among the validation results; choose from {sorted(found)}")
         return found
 
     def _log(self, epoch: int, row: dict[str, float], found: Mapping[str, float]) -> None:

@@ -137,7 +137,7 @@ class TimmEncoder(Encoder):
     ) -> None:
         if ":" in name:
             raise ValueError(
-                f"{name} is no name of a timm model but of a place; give its weights as a safetensors file"
+                f"{name} names a place and not a model of timm; name the model, and its weights as a safetensors file"
             )
         import timm  # takes seconds to import, and smaller encoders do without
 

@@ -37,7 +37,10 @@ class MaskTeacher:
             ValueError: teacher and student differ in their number of slots.
         """
         if self.model.num_slots != scan.slots.shape[2]:
-            raise ValueError(f"the teacher has {self.model.num_slots} slots, the student {scan.slots.shape[2]}")
+            raise ValueError(
+                f"the teacher has {self.model.num_slots} slots, the student {scan.slots.shape[2]}; give both as many "
+                "(sizes.num_slots)"
+            )
         live, masks = self.masks(batch, features, draws)
         assert scan.attention is not None
         with torch.autocast(features.device.type, enabled=False):

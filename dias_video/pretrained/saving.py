@@ -112,7 +112,7 @@ def described(folder: Path, kind: type[Model]) -> Model:
     except KeyError as error:
         raise ValueError(f"{file} is damaged ({error} is missing); use another checkpoint") from error
     if version not in (1, FORMAT_VERSION):
-        raise ValueError(f"{file} has format {version}, this version reads 1 and {FORMAT_VERSION}")
+        raise ValueError(f"{file} has format {version}, this version reads 1 and {FORMAT_VERSION}; use a newer one")
     try:
         model: Model = build(upgraded(config), kind)
         return model

@@ -43,7 +43,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if not file.is_file():
             if file.name == FROZEN:
                 continue
-            raise ValueError(f"{file} is missing")
+            raise ValueError(f"{file} is missing; use another checkpoint")
         try:
             tensors |= load_file(file)
         except (SafetensorError, OSError) as error:

@@ -97,8 +97,8 @@ def verdict(made: Tensor, recorded: Tensor | None, same_checksum: bool | None) -
         raise ValueError(f"shows other pictures in {int(far.sum())} clips ({clips}): were mp4 files replaced?")
     if far.float().mean() > OTHER_COURSE:
         raise ValueError(
-            f"is another content ({int(far.sum())} of {count} clips, {clips}): another version of PyBullet or of this "
-            "code, or other settings"
+            f"has other content in {int(far.sum())} of {count} clips ({clips}): PyBullet or this code is of another "
+            "version, or the settings are others"
         )
     if same_checksum is False:
         return f"as recorded but for this CPU's arithmetic ({int(far.sum())} of {count} clips took another course)"

@@ -299,11 +299,11 @@ def read_header(path: str | Path) -> dict[str, Any]:
             f"{path} holds no cache: {file} is missing; name the folder that cache_slots.py, cache_states.py or "
             "cache_features.py wrote"
         )
-    remedy = "make the store again in another folder"
+    remedy = "make the cache again in another folder"
     described = read_json(file, remedy)
     version, header = described.get("format"), described.get("header")
     if version != FORMAT_VERSION:
-        raise ValueError(f"{file} has format {version}, this version reads {FORMAT_VERSION}; make the store again")
+        raise ValueError(f"{file} has format {version}, this version reads {FORMAT_VERSION}; make the cache again")
     if not isinstance(header, dict):
         raise ValueError(f"{file} is damaged (it holds no header); {remedy}")
     return header

@@ -129,7 +129,10 @@ class CodeReader:
         reads_features = isinstance(self.tokenizer.encoder, FeatureEncoder)
         backbone = self.tokenizer.backbone if reads_features else None
         if reads_features and backbone is None:
-            raise ValueError("this tokenizer reads features and has no backbone that makes them of video")
+            raise ValueError(
+                "this tokenizer reads features and has no backbone that makes them of video; give it one, or cached "
+                "features"
+            )
         return self.tokenizer.codes(video, None if backbone is None else backbone.features(video).float())
 
     def state_dict(self) -> dict[str, Tensor]:
