@@ -24,6 +24,7 @@ ON = {
     "no_reduction": {"distillation", "random order"},
     "no_reinitialization": TECHNIQUES - {"reinitialization"},
     "no_distillation": TECHNIQUES - {"distillation"},
+    "plain": {"random order"},
     "causal": TECHNIQUES - {"random order"},
     "dinosaur": set(),
     "slotcontrast": set(),
@@ -54,8 +55,8 @@ DECODERS = {
     "slate": ("CausalDecoder", "out_dim", 256),
     "steve": ("CausalDecoder", "out_dim", 256),
     "vvo_tfd": ("CausalDecoder", "out_dim", 256),
-    "vvo_mlp": ("MLPDecoder", "feature_dim", [64, 64]),
-    "videosaur": ("SlotMixerDecoder", "feature_dim", [64, 256]),
+    "vvo_mlp": ("MLPDecoder", "feature_dim", [64, 384]),
+    "videosaur": ("SlotMixerDecoder", "feature_dim", [384, 256]),
 }
 
 
@@ -129,7 +130,7 @@ def test_rows_share_everything_else(row: str) -> None:
     def shared(name: str) -> Any:
         plain = OmegaConf.to_container(composed(name), resolve=True)
         assert isinstance(plain, dict)
-        for key in ("decoder", "teacher", "objective", "contrast_temperature", "guide", "initializer"):
+        for key in ("decoder", "teacher", "objective", "contrast_temperature", "guide", "initializer", "mask_source"):
             plain["model"].pop(key, None)
         for key in ("reduction", "reinitialize", "bilevel"):
             plain["model"]["aggregator"].pop(key, None)

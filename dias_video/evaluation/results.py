@@ -14,7 +14,7 @@ from dias_video.evaluation.protocols import PROTOCOLS, Protocol
 from dias_video.evaluation.scoring import FACTS, Videos, VideoScores
 from dias_video.stores.files import replace_file, write_json
 
-METRICS = "metrics.json"
+METRICS, VIDEOS = "metrics.json", "videos.csv"
 MAIN = "model"  # the method whose measures carry no prefix
 
 
@@ -118,7 +118,7 @@ def write_results(
             writer.writeheader()
             writer.writerows(rows)
 
-    replace_file(out_dir / "videos.csv", write_table)
+    replace_file(out_dir / VIDEOS, write_table)
     write_json(out_dir / METRICS, content)
     return content
 

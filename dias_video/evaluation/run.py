@@ -23,7 +23,7 @@ from dias_video.evaluation.scoring import Videos, score_methods
 from dias_video.evaluation.splits import certify
 from dias_video.machine.precision import check_precision
 from dias_video.machine.ranks import Ranks, joined
-from dias_video.model.dias import DIAS
+from dias_video.model.dias import DIAS, MASK_SOURCES
 from dias_video.pretrained.weights import pinned, weights_sha256
 from dias_video.stores.files import check_new
 
@@ -50,6 +50,7 @@ def evaluate(
     baselines: Sequence[str] = BASELINES,
     boxes: bool | None = None,
     rehearse: bool = False,
+    mask_source: str | None = None,
     follow_edges: bool = False,
     max_videos: Count | None = None,
     max_frames: Count | None = None,
@@ -86,6 +87,7 @@ def evaluate(
         boxes: give the first frame's boxes to the model and to the baselines; None: if both data and model have them
             (``auto`` is not given any).
         rehearse: without boxes: go through the first window forwards and backwards before it is tracked.
+        mask_source: masks of a checkpoint's model are read from, ``decoder`` or ``aggregation``; None: as it is stored.
         follow_edges: masks (k-means' too) end where colours change in the frame.
         max_videos, max_frames: only the first so many; the result says so.
         frozen_split: refuse to score unless the data is this split (``dias_video.evaluation.splits``).
@@ -126,6 +128,12 @@ def evaluate(
             check_new(Path(out_dir) / METRICS, overwrite)
         check_precision("precision", precision, device or accelerator.device)
         model = None if checkpoint is None else DIAS.from_pretrained(checkpoint).to(device or accelerator.device).eval()
+        if mask_source is not None:
+            if model is None:
+                raise ValueError("mask_source= is for a trained model: give it with checkpoint=")
+            if mask_source not in MASK_SOURCES:
+                raise ValueError(f"unknown mask_source={mask_source}; choose from {', '.join(MASK_SOURCES)}")
+            model.mask_source = mask_source
         if predictions is not None and features is not None:
             raise ValueError("features= is what a model looks at: give it with checkpoint=, not with predictions=")
         if predictions is not None and follow_edges:
