@@ -309,6 +309,28 @@ def test_a_further_measure_stands_beside_the_others(tmp_path: Path) -> None:
     assert float(rows[0]["extra/share"]) == expected
 
 
+def test_masks_are_read_from_what_is_asked_for(tmp_path: Path) -> None:
+    """As if the model had been stored with it."""
+    scored = {}
+    for stored in ("decoder", "aggregation"):
+        folder = tmp_path / stored
+        tiny_dias(threshold=None, mask_source=stored).save_pretrained(folder)
+        for asked in (None, "decoder", "aggregation"):
+            options = {"checkpoint": folder, "transform": ClipTransform((16, 24)), "boxes": False, "report": 0}
+            out = tmp_path / f"out/{stored}_{asked}"
+            found = evaluate(source=Blocks(), out_dir=out, mask_source=asked, baselines=(), max_videos=2, **options)
+            assert found["about"]["mask_source"][MAIN] == (asked or stored)
+            scored[stored, asked] = {name: value for name, value in found.items() if name != "about"}
+    read = {source: scored[source, None] for source in ("decoder", "aggregation")}
+    assert read["decoder"] != read["aggregation"]
+    assert all(scored[stored, asked] == read[asked] for stored in read for asked in read)
+    common = {"source": Blocks(), "out_dir": tmp_path / "none"}
+    with pytest.raises(ValueError, match=r"mask_source= is for a trained model: give it with checkpoint="):
+        evaluate(predictions=tmp_path, mask_source="decoder", **common)
+    with pytest.raises(ValueError, match=r"unknown mask_source=slots; choose from decoder, aggregation"):
+        evaluate(checkpoint=folder, mask_source="slots", **common)
+
+
 def test_extremes_are_the_worst_then_the_best() -> None:
     nan = math.nan
     assert extremes([0.5, nan, 0.1, 0.9, 0.3], 4) == [2, 4, 3, 0]

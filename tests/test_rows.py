@@ -145,83 +145,83 @@ def test_rows_share_everything_else(row: str) -> None:
     assert shared(row) == shared("full")
 
 
+def scores_of(*values: float) -> str:
+    """The table of an evaluation's videos, a value for every measure that is compared."""
+    names = ("video_id", "video-fg/fg_ari", "video-fg/mbo", "ocb/ari")
+    lines = [(f"v{number}", value, value / 2, "" if number == 1 else value) for number, value in enumerate(values)]
+    return "\n".join(",".join(map(str, line)) for line in (names, *lines)) + "\n"
+
+
 def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone_if_its_options_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First the training is cut off before its first checkpoint, then the evaluation, then all is there."""
+    """First the training is cut off, then the second evaluation of four, then all is there."""
     monkeypatch.syspath_prepend(CONFIGS.parent / "scripts")
     compare = importlib.import_module("compare")
     folder, ran = tmp_path / "full/s7", []
 
     def run(script: str, *words: str) -> None:
         ran.append(script)
-        assert ("resume=true" in words) == (script == "train_video")
-        assert f"out_dir={folder if script == 'train_video' else folder / 'eval'}" in words
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").touch()
-        if len(ran) in (1, 3):
+        given = dict(word.split("=", 1) for word in words)
+        assert ("resume" in given) == (script == "train_video")
+        if len(ran) in (1, 4):
             raise ValueError("cut off")
-        if script == "evaluate":
-            (folder / "eval").mkdir()
-            (folder / "eval/metrics.json").write_text(json.dumps({"video-fg/mbo": 0.25}))
+        if script == "train_video":
+            assert given["out_dir"] == str(folder)
+            for step in (5, 10):
+                (folder / f"checkpoints/step_{step:06d}").mkdir(parents=True, exist_ok=True)
+        else:
+            scored, step = Path(given["out_dir"]), Path(given["checkpoint"]).name
+            assert scored == folder / f"eval/{step}_{given['mask_source']}"
+            scored.mkdir(parents=True)
+            found = dict.fromkeys(compare.MEASURES, int(step.removeprefix("step_")) / 20)
+            (scored / "metrics.json").write_text(json.dumps(found))
 
     monkeypatch.setattr(compare, "run", run)
-    options = {
-        "root": "x",
-        "encoder": "x",
-        "features": "x",
-        "out_dir": str(tmp_path),
-        "first": [],
-        "after": {},
-        "train": [],
-        "evaluate": [],
-    }
+    options = dict(root="x", encoder="x", features="x", out_dir=str(tmp_path), after={}, train=[], evaluate=[])
     for _ in range(2):
         with pytest.raises(ValueError, match="cut off"):
-            compare.score(OmegaConf.create(options), "full", 7)
+            list(compare.score(OmegaConf.create(options), "full", 7))
     for _ in range(2):
-        assert compare.score(OmegaConf.create(options), "full", 7) == {"video-fg/mbo": 0.25}
-    assert ran == ["train_video", "train_video", "evaluate", "train_video", "evaluate"]
-    for name in ("train", "first", "evaluate"):
+        found = list(compare.score(OmegaConf.create(options), "full", 7))
+    assert [(row["step"], row["mask_source"], row["ocb/ari"]) for row, _ in found] == [
+        (5, "decoder", 0.25), (5, "aggregation", 0.25), (10, "decoder", 0.5), (10, "aggregation", 0.5),
+    ]  # fmt: skip
+    cut_off = ["train_video", "train_video", "evaluate", "evaluate"]
+    assert ran == [*cut_off, "train_video", "evaluate", "evaluate", "evaluate", "train_video"]
+    for name in ("train", "evaluate"):
         message = rf"full/s7 is of other options \({name} is \[\], now \['max_steps=5'\]\); name another out_dir"
         with pytest.raises(ValueError, match=message):
-            compare.score(OmegaConf.create({**options, name: ["max_steps=5"]}), "full", 7)
+            list(compare.score(OmegaConf.create({**options, name: ["max_steps=5"]}), "full", 7))
     (folder / "options.json").unlink()  # as in folders of before it was kept
     with pytest.raises(ValueError, match="full/s7 is of other options"):
-        compare.score(OmegaConf.create(options), "full", 7)
-    assert len(ran) == 5
+        list(compare.score(OmegaConf.create(options), "full", 7))
+    assert len(ran) == 9
 
 
-def test_a_row_begins_with_the_weights_of_its_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_compared_video_by_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seeds of two rows; every video of the second row has 0.1 more, or 0.3 more, whatever it has in the first."""
     monkeypatch.syspath_prepend(CONFIGS.parent / "scripts")
     compare = importlib.import_module("compare")
-    ran: list[tuple[str, ...]] = []
 
-    def run(script: str, *words: str) -> None:
-        ran.append((script, *words))
-        if script == "evaluate":
-            (tmp_path / "solv/s3/eval").mkdir(parents=True)
-            (tmp_path / "solv/s3/eval/metrics.json").write_text("{}")
+    def score(cfg: DictConfig, row: str, seed: int) -> Any:
+        for step in (5, 10):
+            folder = tmp_path / f"{row}{seed}{step}"
+            folder.mkdir(exist_ok=True)
+            more = (0.0 if row == "full" else 0.1 + 0.2 * seed) if step == 10 else 9.0
+            (folder / "videos.csv").write_text(scores_of(*(value + more for value in (0.2, 0.5, 0.3))))
+            found = {"row": row, "seed": seed, "step": step, "mask_source": "decoder"}
+            yield found | dict.fromkeys(compare.MEASURES, 0.25 + seed / 4 + more), folder
 
-    monkeypatch.setattr(compare, "run", run)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        words = [
-            "root=x",
-            "encoder=x",
-            "features=x",
-            f"out_dir={tmp_path}",
-            "train=['max_steps=7']",
-            "first=['max_steps=2']",
-        ]
-        compare.score(compose("compare", words), "solv", 3)
-    first, then, _ = ran
-    assert first[0] == then[0] == "train_video"
-    assert set(first) - set(then) == {f"out_dir={tmp_path}/solv/s3/first", "max_steps=2"}
-    assert set(then) - set(first) == {
-        f"out_dir={tmp_path}/solv/s3",
-        f"checkpoint={tmp_path}/solv/s3/first/checkpoints/last",
-    }
-    assert first.index("max_steps=2") > first.index("max_steps=7")  # of two the later one counts
+    monkeypatch.setattr(compare, "score", score)
+    cfg = OmegaConf.create({"rows": ["full", "plain"], "seeds": [0, 1], "out_dir": str(tmp_path)})
+    compare.main.__wrapped__(cfg)
+    head, _, full, plain = (tmp_path / "table.md").read_text().splitlines()
+    assert head.endswith("| video-fg/fg_ari, more than full | video-fg/mbo, more than full | ocb/ari, more than full |")
+    assert full.endswith("| 0.375 ± 0.177 |  |  |  |")
+    gains = ["+0.200 [+0.200, +0.200]", "+0.100 [+0.100, +0.100]", "+0.200 [+0.200, +0.200]"]
+    assert plain == f"| plain | decoder | {' | '.join(['0.575 ± 0.318'] * 6 + gains)} |"
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
 
 
 def test_a_row_may_begin_where_another_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,9 +233,7 @@ def test_a_row_may_begin_where_another_one_ended(tmp_path: Path, monkeypatch: py
         cfg = compose("compare", ["root=x", "encoder=x", "features=x", f"out_dir={tmp_path}"])
     assert compare.train(cfg, "adaslot", 3) == tmp_path / "adaslot/s3"
     assert [word for words in ran for word in words if word.startswith(("experiment", "out_dir", "checkpoint"))] == [
-        "experiment=rows/dinosaur", f"out_dir={tmp_path}/dinosaur/s3/first",
-        "experiment=rows/dinosaur", f"checkpoint={tmp_path}/dinosaur/s3/first/checkpoints/last",
-        f"out_dir={tmp_path}/dinosaur/s3",
+        "experiment=rows/dinosaur", f"out_dir={tmp_path}/dinosaur/s3",
         "experiment=rows/adaslot", f"checkpoint={tmp_path}/dinosaur/s3/checkpoints/last",
         f"out_dir={tmp_path}/adaslot/s3",
     ]  # fmt: skip
