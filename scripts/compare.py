@@ -7,26 +7,21 @@ python scripts/compare.py root=data/toss-A encoder=hub features=runs/features ou
 
 from __future__ import annotations
 
-import csv
-import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from _main import entry
+from _table import MEASURES, table, write_rows
 from omegaconf import DictConfig, OmegaConf
 
-from dias_video.evaluation.results import METRICS, VIDEOS
+from dias_video.evaluation.results import METRICS
 from dias_video.model.dias import MASK_SOURCES
 from dias_video.stores.files import read_json, replace_file, write_json
 from dias_video.stores.store import differences
-from slotformer.statistics import interval
 
-MEASURES = ("video-fg/fg_ari", "video-fg/mbo", "video-fg/miou", "ocb/ari", "ocb/mbo", "ocb/miou")
-COMPARED = ("video-fg/fg_ari", "video-fg/mbo", "ocb/ari")  # beside the first row, video by video
 OPTIONS = ("root", "encoder", "features", "after", "train", "evaluate")  # of every row
 
 
@@ -86,39 +81,6 @@ def score(cfg: DictConfig, row: str, seed: int) -> Iterator[tuple[dict[str, Any]
             yield about | {name: found[name] for name in MEASURES}, scored
 
 
-def by_video(folder: Path) -> dict[str, list[float]]:
-    """The ``COMPARED`` measures of every video; NaN where one has none."""
-    with (folder / VIDEOS).open(newline="") as file:
-        return {line["video_id"]: [float(line[name] or "nan") for name in COMPARED] for line in csv.DictReader(file)}
-
-
-def worth(first: list[Path], other: list[Path]) -> list[str]:
-    """How much more ``other`` scores than ``first``, seed by seed: means with 95 % intervals over videos."""
-    columns = []
-    for one, two in zip(map(by_video, first), map(by_video, other), strict=True):
-        columns.append([np.subtract(two[name], one[name]) for name in one])
-    means = interval(np.mean(columns, 0))
-    return [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in means.T]
-
-
-def cell(values: list[float]) -> str:
-    """Mean, and the standard deviation over several seeds."""
-    mean = f"{statistics.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.3f}"
-
-
-def table(scores: Mapping[tuple[str, str], list[dict[str, Any]]], folders: Mapping[tuple[str, str], list[Path]]) -> str:
-    """The rows' ends in Markdown, and how much more they score than the first row with the same kind of masks."""
-    gains = [f"{name}, more than {next(iter(scores))[0]}" for name in COMPARED]
-    lines = [["row", "mask_source", *MEASURES, *gains], ["---"] * (2 + len(MEASURES) + len(gains))]
-    first = next(iter(scores))[0]
-    for (row, masks), ends in scores.items():
-        cells = [cell([end[name] for end in ends]) for name in MEASURES]
-        more = [""] * len(gains) if row == first else worth(folders[first, masks], folders[row, masks])
-        lines.append([row, masks, *cells, *more])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 @entry("compare")
 def main(cfg: DictConfig) -> None:
     """Make the table of ``cfg.rows`` and the scores on the way, rewritten after every row."""
@@ -138,14 +100,6 @@ def main(cfg: DictConfig) -> None:
         replace_file(out_dir / "scores.csv", lambda file: write_rows(file, steps))
         (out_dir / "table.md").write_text(table(ends, folders) + "\n")
     print(table(ends, folders))
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Rows as csv."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -242,6 +242,6 @@ def test_a_row_may_begin_where_another_one_ended(tmp_path: Path, monkeypatch: py
 
 def test_a_cell_has_the_sample_deviation_of_several_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(CONFIGS.parent / "scripts")
-    compare = importlib.import_module("compare")
-    assert compare.cell([0.25]) == "0.250"
-    assert compare.cell([0.1, 0.3]) == "0.200 ± 0.141"
+    cell = importlib.import_module("_table").cell
+    assert cell([0.25]) == "0.250"
+    assert cell([0.1, 0.3]) == "0.200 ± 0.141"
