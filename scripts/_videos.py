@@ -13,6 +13,20 @@ class WrongSlice(ValueError):
     """A wrong value of ``videos``, which is the option's fault and not the data's."""
 
 
+def check_split(cfg: DictConfig, split: str | None = None) -> list[str]:
+    """The sources of ``cfg.data``, ``split`` among them if it is given.
+
+    Raises:
+        ValueError: it is not; says which there are, and the part of the data that each reads.
+    """
+    groups = {str(name): value for name, value in cfg.data.items() if isinstance(value, DictConfig)}
+    sources = {name: value for name, value in groups.items() if "root" in value}
+    if split is not None and split not in sources:
+        told = [f"{name} ({value.split})" if value.get("split") else name for name, value in sources.items()]
+        raise ValueError(f"this data has no split {split!r}; choose from {', '.join(told)}")
+    return list(sources)
+
+
 def source_of(cfg: DictConfig, split: str, checked: bool = True) -> Any:
     """The videos of a split of ``cfg.data``, or the slice of them that it names; ``checked`` those that can be read.
 
@@ -20,9 +34,7 @@ def source_of(cfg: DictConfig, split: str, checked: bool = True) -> Any:
         WrongSlice: the split has not the videos asked for.
         ValueError: the data config has no such split, or the data can't be opened.
     """
-    splits = [str(name) for name, value in cfg.data.items() if isinstance(value, DictConfig) and "root" in value]
-    if split not in splits:
-        raise ValueError(f"this data has no split {split!r}; choose from {', '.join(splits)}")
+    check_split(cfg, split)
     from dias_video.machine.ranks import Ranks  # --help does without
 
     with Ranks().together():  # one of several processes says what is wrong

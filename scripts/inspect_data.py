@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from _main import entry
-from _videos import WrongSlice, source_of
+from _videos import WrongSlice, check_split, source_of
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
@@ -24,9 +24,7 @@ from dias_video.stores.files import write_json
 def main(cfg: DictConfig, split: str | None) -> None:
     """Inspect the sources of ``cfg.data`` and write what was seen into ``cfg.out_dir``."""
     cfg.data.on_error = "skip_and_report"  # to list every problem, not the first
-    names = [str(name) for name, value in cfg.data.items() if isinstance(value, DictConfig) and is_source(value)]
-    if split is not None and split not in names:
-        raise ValueError(f"this data has no split {split!r}; choose from {', '.join(names)}")
+    names = check_split(cfg, split)
     report: dict[str, Any] = {}
     for name in names if split is None else [split]:
         facts, problems = inspect(cfg, name)
@@ -41,11 +39,6 @@ def main(cfg: DictConfig, split: str | None) -> None:
         raise ValueError("there is not one video to read here; see the problems above")
     if cfg.check and wrong:
         sys.exit(1)
-
-
-def is_source(value: DictConfig) -> bool:
-    """Whether a part of the data config makes videos."""
-    return "root" in value and "_target_" in value
 
 
 def inspect(cfg: DictConfig, name: str) -> tuple[dict[str, Any], list[Problem]]:

@@ -244,7 +244,10 @@ def test_figures_of_the_readme_are_those_of_their_raw_files() -> None:
     assert f"20 DAVIS clips: mBO {one}; k-means {other}, on features not whitened {third} " in text
     rate = figures("surprise/shipped.csv")["all", "model"]["rate"]
     assert f"more surprised by the impossible clip in {rate:.2f} of 80 pairs" in text
-    cpu = {row["what"]: f"{row['cpu_s']} s" for row in csv.DictReader((ROOT / "results/costs.csv").open())}
+    costs = {row["what"]: row for row in csv.DictReader((ROOT / "results/costs.csv").open())}
+    demo, tests = (f"{float(costs[what]['wall_s']) / 60:.1f} minutes" for what in ("the demo", "the tests"))
+    assert f"`make demo` takes {demo} and `make test` {tests} on two free CPU cores" in text
+    cpu = {what: f"{row['cpu_s']} s" for what, row in costs.items()}
     own, small = (cpu[f"a video by {what}"] for what in ("a model of its own", "the small model"))
     assert f"takes {own} for 100 frames of 256x256, {small} with the small model" in text
     assert f"CPU, {cpu['futures of 42 simulated clips']} of its time" in text

@@ -88,7 +88,8 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("visualize", ("data=simulated",), "error: data.root is missing; add data.root=<value> to the command"),
     ("whiten_encoder", ("videos=-1",), "error: videos must not be negative, got -1"),
     ("whiten_encoder", (f"checkpoint={ROOT}/dias_video/assets/slotformer",), "SlotFormer, which has no encoder"),
-    ("cache_slots", ("split=transform",), "this data has no split 'transform'; choose from train, eval, readout"),
+    ("cache_slots", ("split=transform",), "this data has no split 'transform'; choose from "
+     "train (contact/train), eval (contact/test), readout (contact/readout)"),
     ("benchmark", ("sections=[nosuch]",), "there is no section 'nosuch'; choose from training, launches,"),
     ("rollout", ("gifs=1.5",), "error: gifs must be an integer, got 1.5"),
     ("rollout", ("checkpoint=[x,3]",), "error: checkpoint must be text, got 3"),
