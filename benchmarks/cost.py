@@ -20,7 +20,8 @@ import torch
 from benchmarks.measure import Bench, Row, peaks
 from benchmarks.training import Setting, clips
 from dias_video.batch import VideoBatch
-from dias_video.engine import Optimization, Trainer
+from dias_video.engine.loop import Trainer
+from dias_video.engine.schedule import Optimization
 from dias_video.engine.update import Updater
 from dias_video.model.dias import DIAS
 from dias_video.model.guide import MaskTeacher

@@ -22,7 +22,9 @@ from dias_video.data.loading import ClipDataset
 from dias_video.data.movi import MoviVideos
 from dias_video.data.transforms import ClipTransform
 from dias_video.draws import Draws
-from dias_video.engine import Logging, Optimization, Trainer
+from dias_video.engine.loop import Trainer
+from dias_video.engine.runlog import Logging
+from dias_video.engine.schedule import Optimization
 from dias_video.engine.update import Updater
 from dias_video.machine.precision import autocast
 from dias_video.model.dias import DIAS, Scan

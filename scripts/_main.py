@@ -18,14 +18,21 @@ from _sentences import of_start, of_unknown, of_work
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dias_video.machine.precision import set_matmul_precision
-from dias_video.machine.threads import follow_quota
-
 
 def options(cfg: DictConfig, but: Sequence[str] = ()) -> dict[str, Any]:
     """The options of a script as plain values, for its function; ``but`` those that are handed over otherwise."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     return {name: value for name, value in plain.items() if name not in (*but, "matmul_precision")}
+
+
+def _set_up(matmul_precision: str) -> None:
+    """Tell PyTorch how to compute, if the script has loaded it."""
+    if "torch" in sys.modules:
+        from dias_video.machine.precision import set_matmul_precision
+        from dias_video.machine.threads import follow_quota
+
+        set_matmul_precision("matmul_precision", matmul_precision)
+        follow_quota()
 
 
 def _part() -> None:
@@ -60,8 +67,7 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
                     known.check(option, value)
                 for option in untaken_options(known):
                     raise ValueError(of_unknown(option, known))
-                set_matmul_precision("matmul_precision", cfg.matmul_precision)
-                follow_quota()
+                _set_up(cfg.matmul_precision)
                 done = main(cfg, **{name: cfg[name] for name in named})
                 _part()
                 return done

@@ -11,12 +11,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from _annotations import least, of_items, parameters, parts, plain
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig
 
 from dias_video.data.chosen import sliced
+from dias_video.engine.checks import device_of
 
 WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
 WORDS |= {list: "a list, [a,b]", dict: "a group of options, {name: value}"}
@@ -84,7 +84,7 @@ class Options:
         if option.rpartition(".")[2] == "device" and isinstance(value, str):
             if not re.fullmatch(r"cpu|(cuda|mps|xpu)(:\d+)?", value):
                 raise ValueError(f"{option} must be a device such as cpu, cuda or cuda:1, got {value!r}")
-            if value.startswith("cuda") and not torch.cuda.is_available():
+            if value.startswith("cuda") and device_of(None).type != "cuda":
                 raise ValueError(f"{option}={value} was asked for and there is no GPU; use {option}=cpu")
 
 

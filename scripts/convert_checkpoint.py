@@ -18,7 +18,8 @@ from dias_video.convert.dias import adopt_released as adopt_dias
 from dias_video.convert.foreign import read_checkpoint
 from dias_video.convert.videosaur import convert_videosaur, is_videosaur
 from dias_video.pretrained.weights import WEIGHTS
-from dias_video.stores.files import check_new, save_tensors
+from dias_video.stores.files import check_new
+from dias_video.stores.tensors import save_tensors
 from slotformer.convert import adopt_released as adopt_slotformer
 
 

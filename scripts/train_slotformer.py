@@ -13,7 +13,7 @@ from _sentences import of_trained
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from dias_video.engine import Trainer
+from dias_video.engine.loop import Trainer
 from dias_video.machine.threads import threads, threads_for
 from dias_video.pretrained.saving import start_from
 from dias_video.pretrained.weights import pinned

@@ -24,7 +24,7 @@ from dias_video.batch import VideoBatch
 from dias_video.data.loading import ClipDataset
 from dias_video.data.memory import InMemory
 from dias_video.data.problems import problems_of
-from dias_video.engine import Trainer
+from dias_video.engine.loop import Trainer
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.saving import start_from
 from dias_video.pretrained.weights import pinned

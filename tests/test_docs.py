@@ -96,7 +96,7 @@ def compose(monkeypatch: pytest.MonkeyPatch) -> Any:
         return typed_options(config)
 
     monkeypatch.setattr(_main, "typed_options", watched)
-    monkeypatch.setattr(_main, "set_matmul_precision", stop)
+    monkeypatch.setattr(_main, "_set_up", stop)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # some commands are for a GPU
 
     def run(name: str, words: list[str]) -> Any:

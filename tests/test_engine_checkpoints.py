@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from torch import nn
 from toy import Numbers, Points, Toy, train
 
-from dias_video.engine import Optimization, Saving, Trainer, runlog
-from dias_video.engine.checkpoint import Checkpoints, damage
+from dias_video.engine import runlog
+from dias_video.engine.checkpoint import Checkpoints, Saving, damage
+from dias_video.engine.loop import Trainer
+from dias_video.engine.schedule import Optimization
 from dias_video.pretrained.weights import weights_sha256
 
 

@@ -15,8 +15,9 @@ from PIL import Image
 from processes import Run, rows
 from toy import Numbers, Points, Toy, train
 
-from dias_video.engine import Logging, Saving, Trainer
-from dias_video.engine.runlog import RunLog
+from dias_video.engine.checkpoint import Saving
+from dias_video.engine.loop import Trainer
+from dias_video.engine.runlog import Logging, RunLog
 from dias_video.stores.files import write_json
 
 FILES = ("still.png", "moving.gif")

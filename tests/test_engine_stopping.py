@@ -14,7 +14,10 @@ from processes import equal, rows
 from safetensors.torch import load_file
 from toy import Numbers, Points, Toy, train
 
-from dias_video.engine import Logging, Optimization, Saving, Trainer
+from dias_video.engine.checkpoint import Saving
+from dias_video.engine.loop import Trainer
+from dias_video.engine.runlog import Logging
+from dias_video.engine.schedule import Optimization
 from dias_video.machine.ranks import Interrupted, Signals
 from dias_video.pretrained.weights import read_weights
 

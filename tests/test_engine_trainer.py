@@ -18,9 +18,11 @@ from torch import Tensor
 from toy import Numbers, Points, Toy, train
 
 from dias_video.draws import Draws
-from dias_video.engine import Logging, Optimization, Saving, Trainer
-from dias_video.engine.checkpoint import damage
+from dias_video.engine.checkpoint import Saving, damage
 from dias_video.engine.loader import Order
+from dias_video.engine.loop import Trainer
+from dias_video.engine.runlog import Logging
+from dias_video.engine.schedule import Optimization
 from dias_video.machine.ranks import Interrupted
 from dias_video.pretrained.weights import load_weights, read_weights
 

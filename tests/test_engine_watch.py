@@ -12,7 +12,9 @@ from torch import Tensor
 from toy import Numbers, Points, Toy
 
 from dias_video.draws import Draws
-from dias_video.engine import Logging, Optimization, Trainer
+from dias_video.engine.loop import Trainer
+from dias_video.engine.runlog import Logging
+from dias_video.engine.schedule import Optimization
 
 
 class Watching(Toy):

@@ -56,6 +56,13 @@ def test_models_load_no_encoder_that_they_do_not_need() -> None:
     assert done.stdout == "set()\n"
 
 
+def test_simulating_loads_no_torch() -> None:
+    """Every one of its processes would load it first, for seconds, and not use it."""
+    code = "import sys; sys.path.append('scripts'); import simulate; print({'torch', 'hydra'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "{'hydra'}\n"
+
+
 @pytest.mark.parametrize("package", [dias_video, slotformer])
 def test_every_name_is_what_its_file_defines(package: Any) -> None:
     assert set(package.__all__) == set(package._PLACES) <= set(dir(package))

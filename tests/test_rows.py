@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from dias_video.engine import Trainer
+from dias_video.engine.loop import Trainer
 from dias_video.model.dias import DIAS
 
 CONFIGS = Path(__file__).parents[1] / "configs"

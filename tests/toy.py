@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from dias_video.draws import Draws
-from dias_video.engine import Logging, Optimization, Saving, Trainer
+from dias_video.engine.checkpoint import Saving
+from dias_video.engine.loop import Trainer
+from dias_video.engine.runlog import Logging
+from dias_video.engine.schedule import Optimization
 from dias_video.machine.ranks import Interrupted
 from dias_video.pretrained.saving import Pretrained
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ Count = Annotated[int, AtLeast(1)]
 
 def device_of(name: str | None) -> torch.device:
     """The device named, or cuda if there is one."""
+    import torch  # options are checked before it is loaded, and simulating needs none of it
+
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 

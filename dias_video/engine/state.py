@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dias_video.engine.checkpoint import read_state
 from dias_video.engine.sharding import local, part_of, whole
@@ -59,6 +58,8 @@ class TrainingState:
         if self.flops is not None:
             yield
             return
+        from torch.utils.flop_counter import FlopCounterMode  # brings Triton
+
         # Compiled code would hide its operations.
         with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
             yield

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dias_video.data.simulated import REMEDY, SimulatedVideos, read_masks
-from dias_video.stores.files import read_json, replace_file
+from dias_video.stores.files import read_json
+from dias_video.stores.tensors import save_tensors
 
 CELLS = 2  # a side of the grid that a frame is averaged over
 TOLERANCE = 6  # of 255, that a number of a sketch may be off: encoders and rounding; other clips differ by tens
@@ -73,7 +74,7 @@ def load_sketches(file: Path) -> dict[str, Tensor]:
 def save_sketches(file: Path, sketches: dict[str, Tensor]) -> None:
     """Record sketches (N,34) by split."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, lambda aside: save_file(sketches, aside))
+    save_tensors(sketches, file)
 
 
 def verdict(made: Tensor, recorded: Tensor | None, same_checksum: bool | None) -> str:

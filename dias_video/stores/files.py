@@ -14,8 +14,6 @@ from typing import Any
 
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 READABLE = 0o644  # safetensors makes files that nobody else can read
 
@@ -125,16 +123,6 @@ def writing(path: Path, remedy: str) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise OSError(f"can't write {path} ({reason}); {remedy}") from error
-
-
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file under its name at once.
-
-    Raises:
-        OSError: the file could not be written.
-    """
-    with writing(path, "see whether the disk is full or the folder read-only"):
-        replace_file(path, lambda aside: save_file(dict(tensors), aside, metadata=dict(metadata or {})))
 
 
 def sync(path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dias_video.stores.files import save_tensors
+from dias_video.stores.tensors import save_tensors
 
 SHARD_VERSION = 1
 OFFSETS, KEY_BYTES, KEY_ENDS = "_offsets", "_key_bytes", "_key_ends"

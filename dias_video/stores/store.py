@@ -33,8 +33,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dias_video.stores.files import read_json, replace_file, save_tensors
+from dias_video.stores.files import read_json, replace_file
 from dias_video.stores.shard import REMEDY, Shard, pack_keys, save_shard
+from dias_video.stores.tensors import save_tensors
 
 FORMAT_VERSION = 1
 INDEX = "index.safetensors"

@@ -7,7 +7,7 @@ from typing import Any
 
 from dias_video.data.physion15 import SCENARIOS
 from dias_video.data.source import VideoSource
-from dias_video.engine import check_folder
+from dias_video.engine.runlog import check_folder
 from dias_video.machine.ranks import Ranks, joined
 from dias_video.stores.files import write_json
 from slotformer.contact.frozen import FrozenFeatures

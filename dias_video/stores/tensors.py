@@ -1,0 +1,21 @@
+"""Files of tensors that appear whole or not at all; apart from ``files``, which does without PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dias_video.stores.files import replace_file, writing
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file under its name at once.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    with writing(path, "see whether the disk is full or the folder read-only"):
+        replace_file(path, lambda aside: save_file(dict(tensors), aside, metadata=dict(metadata or {})))
