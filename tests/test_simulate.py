@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -21,7 +22,7 @@ from dias_video.simulate import contact as contact_module
 from dias_video.simulate import world
 from dias_video.simulate.contact import Contact
 from dias_video.simulate.scenarios import SCENARIOS
-from dias_video.simulate.scene import Body, Camera, Light, Part, Scene
+from dias_video.simulate.scene import Body, Camera, Light, Part, Scene, Trajectory
 from dias_video.simulate.toss import Toss
 from dias_video.simulate.writer import clip_generator, write_dataset
 
@@ -152,16 +153,21 @@ def test_two_balls_touch_or_pass_at_a_known_distance() -> None:
     texture = np.full((8, 8, 3), 128, np.uint8)
     part = Part("sphere", (0.5, 0.5, 0.5))
 
-    def meeting(offset: float, reach: float) -> world.Meeting:
+    def moved(offset: float, reach: float, **options: Any) -> tuple[Trajectory, world.Meeting]:
         left = Body((part,), 1.0, (-1.5, 0.0, 3.0), texture, velocity=(1.0, 0.0, 0.0), damping=0.0)
         right = Body((part,), 1.0, (1.5, offset, 3.0), texture, velocity=(-1.0, 0.0, 0.0), damping=0.0)
         camera, sky = Camera((0, 5, 3), (0, 0, 3), 5.0), np.zeros((2, 3), np.uint8)
         scene = Scene((left, right), camera, Light((0, 0, 1)), texture, sky, gravity=0.0)
-        return world.move(scene, 20, 10.0, (0, 1), reach)[1]
+        return world.move(scene, 20, 10.0, (0, 1), reach, **options)
 
-    assert meeting(0.0, 0.0).touched[0] == 13
-    assert meeting(0.8, 0.29) == ([], False)  # they pass 0.3 m apart
-    assert meeting(0.8, 0.31) == ([], True)
+    whole, meeting = moved(0.0, 0.0)
+    assert meeting.touched[0] == 13
+    assert moved(0.8, 0.29)[1] == ([], False)  # they pass 0.3 m apart
+    assert moved(0.8, 0.31)[1] == ([], True)
+    begun, meeting = moved(0.0, 0.0, until=lambda met: bool(met.touched))
+    assert meeting.touched == [13]
+    for part, all_of_it in zip(begun, whole, strict=True):
+        np.testing.assert_array_equal(part, all_of_it[:14])
 
 
 def test_bundled_meshes() -> None:
@@ -252,9 +258,9 @@ def test_near_misses_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     moved, move = [0], world.move
     near: set[int] = set()  # attempts
 
-    def told(*arguments: object) -> tuple[object, world.Meeting]:
+    def told(*arguments: object, **options: object) -> tuple[object, world.Meeting]:
         moved[0] += 1
-        trajectory, meeting = move(*arguments)
+        trajectory, meeting = move(*arguments, **options)
         return trajectory, world.Meeting(meeting.touched, moved[0] in near or meeting.near)
 
     def attempts(label: int) -> int:
@@ -269,7 +275,7 @@ def test_near_misses_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert attempts(1) == touching
 
     still = move(variant.scene(np.random.default_rng(0), SCENARIOS["drop"][0])[0], 9, 3.0)[0]
-    monkeypatch.setattr(world, "move", lambda *_: (still, world.Meeting([], True)))
+    monkeypatch.setattr(world, "move", lambda *_, **__: (still, world.Meeting([], True)))
     monkeypatch.setattr(contact_module, "MAX_ATTEMPTS", 3)
     with pytest.raises(ValueError, match="no 'drop' clip with label 0 in 3 attempts"):
         variant.clip(np.random.default_rng(0), 0)

@@ -61,24 +61,26 @@ class Contact:
         label = index // len(self.scenarios) % 2
         versions = SCENARIOS[scenario]
         version = versions[index // (2 * len(self.scenarios)) % len(versions)]
+
+        def refused(meeting: world.Meeting) -> bool:
+            """Whatever comes later."""
+            early = meeting.touched and meeting.touched[0] < self.observed
+            return bool(early or (not label and (meeting.touched or meeting.near)))
+
         for _ in range(MAX_ATTEMPTS):
             scene, stage = self.scene(rng, version)
             pair = (stage.agent, stage.patient)
-            trajectory, (touched, near) = world.move(scene, self.num_frames, self.fps, pair, self.near_miss)
-            if bool(touched) != bool(label) or (touched and touched[0] < self.observed) or (near and not touched):
-                continue
-            if not self._in_view(scene, stage, trajectory):
-                continue
-            first = Trajectory(*(states[:1] for states in trajectory))
-            _, masks = world.draw(scene, first, self.size)
-            if min((masks == 1 + body).mean() for body in (stage.agent, stage.patient)) < MIN_AREA:
+            trajectory, met = world.move(scene, self.num_frames, self.fps, pair, self.near_miss, until=refused)
+            if refused(met) or bool(met.touched) != bool(label) or not self._in_view(scene, stage, trajectory):
                 continue
             video, masks = world.draw(scene, trajectory, self.size)
+            if min((masks[0] == 1 + body).mean() for body in pair) < MIN_AREA:
+                continue
             record = record_of(scene, trajectory, masks, self.fps)
             outcome = {
                 "label": label,
                 "scenario": scenario,
-                "first_contact_frame": touched[0] if touched else None,
+                "first_contact_frame": met.touched[0] if met.touched else None,
                 "agent": stage.agent + 1,
                 "patient": stage.patient + 1,
                 "num_observed": self.observed,

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -77,8 +77,9 @@ def move(
     pair: tuple[int, int] | None = None,
     reach: float = 0.0,
     event: Event | None = None,
+    until: Callable[[Meeting], bool] = lambda meeting: False,
 ) -> tuple[Trajectory, Meeting]:
-    """Simulate ``num_frames`` frames; frame 0 is the scene as given.
+    """Simulate ``num_frames`` frames, fewer if ``until`` is true after one; frame 0 is the scene as given.
 
     Also tells how the two bodies ``pair`` (indices) met, and whether they came nearer than ``reach`` metres. Steps are
     ``1 / STEPS_PER_SECOND`` seconds, rounded so that a whole number fits into a frame. With an ``event``, all is as
@@ -111,6 +112,8 @@ def move(
         if touching:
             touched.append(frame)
         states.append(_states(p, client, ids))
+        if until(Meeting(touched, near)):
+            break
     position, orientation, velocity = (np.array(kind) for kind in zip(*states, strict=True))
     return Trajectory(position, orientation, velocity), Meeting(touched, near)
 
@@ -243,11 +246,14 @@ def draw(scene: Scene, trajectory: Trajectory, size: tuple[int, int]) -> tuple[N
     top, horizon = scene.sky.astype(np.float64)
     blend = np.linspace(0, 1, height)[:, None, None]
     sky = np.broadcast_to(((1 - blend) * top + blend * horizon).astype(np.uint8), (height, width, 3))
+    poses = [
+        (number, trajectory.position[:, index] + _rotate(turned, part.position), turned)
+        for index, part, number in parts
+        for turned in [trajectory.orientation[:, index]]
+    ]
     for frame in range(num_frames):
-        for index, part, number in parts:
-            orientation = trajectory.orientation[frame, index]
-            position = trajectory.position[frame, index] + _rotate(orientation, part.position)
-            p.resetBasePositionAndOrientation(number, position, orientation, physicsClientId=client)
+        for number, position, orientation in poses:
+            p.resetBasePositionAndOrientation(number, position[frame], orientation[frame], physicsClientId=client)
         _, _, color, _, hit = p.getCameraImage(width, height, **camera)
         hit = np.reshape(hit, (height, width))
         video[frame] = np.reshape(color, (height, width, 4))[..., :3]
@@ -289,12 +295,13 @@ def _add_visual(p: ModuleType, client: int, mesh: Mesh, texture: NDArray[np.uint
     path = Path(_texture_folder().name) / f"{number}.png"
     Image.fromarray(texture).save(path, compress_level=1)
     loaded = p.loadTexture(str(path), physicsClientId=client)
+    path.unlink()  # to write over a file can mean to wait until the disk has its old content
     p.changeVisualShape(number, -1, textureUniqueId=loaded, physicsClientId=client)
     return int(number)
 
 
 def _rotate(quaternion: NDArray[np.float64], vector: Vector) -> NDArray[np.float64]:
-    """``vector`` turned by a unit quaternion (x, y, z, w)."""
-    axis, real = quaternion[:3], quaternion[3]
+    """``vector`` turned by unit quaternions (..., 4), x, y, z and w: (..., 3)."""
+    axis, real = quaternion[..., :3], quaternion[..., 3:]
     turned = np.cross(axis, vector)
     return np.asarray(vector + 2 * (real * turned + np.cross(axis, turned)))
