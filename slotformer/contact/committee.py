@@ -16,7 +16,6 @@ from slotformer.contact.readouts.readout import ContactReadout
 from slotformer.contact.settings import ReadoutSettings
 
 VALIDATIONS = 10  # times that a fit is judged on what was held out
-AT_ONCE = 64  # videos
 
 
 class HeldOut(NamedTuple):
@@ -50,8 +49,7 @@ def fit_committee(
     Raises:
         ValueError: the loss is not finite at any moment.
     """
-    live = data.slots[data.live]
-    readout.set_statistics(live.mean(0), live.std(0))
+    readout.set_statistics(*data.statistics())
     fold = torch.arange(readout.members // settings.restarts).repeat_interleave(settings.restarts).to(part)
     steps = settings.epochs * math.ceil(len(data) / settings.batch_size)
     every = math.ceil(steps / VALIDATIONS)
@@ -97,5 +95,4 @@ def held_out(readout: ContactReadout, data: LabelledSlots, part: Tensor, fold: T
 @torch.no_grad()
 def evaluate(readout: ContactReadout, data: LabelledSlots) -> Tensor:
     """Logits (M,V) of all members."""
-    parts = zip(data.slots.split(AT_ONCE), data.live.split(AT_ONCE), strict=True)
-    return torch.cat([readout(slots, live) for slots, live in parts], 1)
+    return torch.cat([readout(slots, live) for slots, live in data.parts()], 1)

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dias_video.machine.threads import threads
-from dias_video.stores.files import save_tensors
 from dias_video.stores.store import differences
+from dias_video.stores.tensors import save_tensors
 from slotformer.contact.committee import evaluate, fit_committee
 from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.logistic import FittedLogistic, fit_logistic

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from slotformer.contact.places import PlaceProbe
+from dias_video.stores.files import writing
+
+AT_ONCE = 64  # videos
+
+
+def paged(shape: tuple[int, ...], folder: str | Path | None = None) -> Tensor:
+    """Zeros of float32 in a file without a name, of which the system keeps in memory what it has room for.
+
+    Args:
+        shape: of the tensor.
+        folder: on whose disk the file is, until the tensor is gone; None = that of temporary files.
+
+    Raises:
+        OSError: the disk has no room for it.
+    """
+    place = Path(folder or tempfile.gettempdir())
+    with writing(place, "see whether the disk is full"), tempfile.TemporaryFile(dir=place) as file:
+        if hasattr(os, "posix_fallocate"):  # a disk that is full should say so here, and not kill the process later
+            os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
+        return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))
 
 
 @dataclass
@@ -26,27 +49,25 @@ class LabelledSlots:
     def __len__(self) -> int:
         return len(self.label)
 
-    def take(self, index: NDArray[np.int64]) -> LabelledSlots:
-        """Some of the videos."""
-        at = torch.from_numpy(index)
-        return LabelledSlots(
-            [self.video_id[i] for i in index],
-            [self.scenario[i] for i in index],
-            self.label[at],
-            self.slots[at],
-            self.live[at],
-            self.num_places,
-        )
+    def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Slots (v,T,S,D) and live (v,T,S) of some videos after the others."""
+        return zip(self.slots.split(AT_ONCE), self.live.split(AT_ONCE), strict=True)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (D,) of the channels of live slots."""
+        sums = torch.zeros(2, self.slots.shape[-1], dtype=torch.float64, device=self.slots.device)
+        for slots, live in self.parts():
+            found = slots[live].double()
+            sums += torch.stack([found.sum(0), found.square().sum(0)])
+        count = int(self.live.sum())
+        mean, squares = sums / max(count, 1)
+        variance = (squares - mean.square()).clamp(min=0) * count / max(count - 1, 1)
+        return mean.float(), variance.sqrt().float()
 
     def to(self, device: torch.device | str) -> LabelledSlots:
         """The same with every tensor on ``device``."""
         label, slots, live = (x.to(device) for x in (self.label, self.slots, self.live))
         return replace(self, label=label, slots=slots, live=live)
-
-    def with_places(self, probe: PlaceProbe) -> LabelledSlots:
-        """The same videos with every slot's place as its last channels, (V,T,S,D+4)."""
-        places = probe(self.slots)
-        return replace(self, slots=torch.cat([self.slots, places], -1), num_places=places.shape[-1])
 
     def first(self, num_frames: int) -> LabelledSlots:
         """The first frames of every video."""

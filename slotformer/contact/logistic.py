@@ -35,7 +35,7 @@ def frame_features(data: LabelledSlots) -> Values:
     Channels that hold a slot's place are left out.
     """
     own = data.slots.shape[-1] - data.num_places
-    return pooled(data.slots[..., :own], data.live).flatten(1).double().numpy()
+    return torch.cat([pooled(slots[..., :own], live).flatten(1) for slots, live in data.parts()]).double().numpy()
 
 
 class Regressions(NamedTuple):

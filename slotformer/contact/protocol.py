@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 from dias_video.batch import SlotSequence
 from slotformer.cache import SlotCache
 from slotformer.contact.fitting import Fitted, Kept, fit
-from slotformer.contact.labelled import LabelledSlots
-from slotformer.contact.places import PlaceProbe
+from slotformer.contact.labelled import LabelledSlots, paged
+from slotformer.contact.places import NUM_PLACE, PlaceProbe
 from slotformer.contact.settings import ReadoutSettings
 from slotformer.fast import fast_rollout
 from slotformer.rollouter import Dynamics, context_live
@@ -51,10 +52,6 @@ class Futures:
             said += f", {last + self.step} to {(count - 1) * self.step} {'encoded' if name == 'full' else 'predicted'}"
         return said
 
-    def with_places(self, probe: PlaceProbe) -> Futures:
-        """The same with the slots' places, read from encoded and predicted slots alike."""
-        return replace(self, encoded=self.encoded.with_places(probe), predicted=self.predicted.with_places(probe))
-
     def _count(self, predicted_frames: int) -> int:
         return self.observed + predicted_frames * self.offsets
 
@@ -65,12 +62,15 @@ def futures(
     observed_frames: int,
     predicted_frames: int,
     every_frame: bool = False,
+    probe: PlaceProbe | None = None,
     batch_size: int = 64,
     progress: Wrap = iter,
+    folder: str | Path | None = None,
 ) -> Futures:
     """Observe the first ``observed_frames`` raw frames of every labelled video and roll out from there.
 
-    A video that ends before the last predicted frame has no live encoded slots there.
+    A video that ends before the last predicted frame has no live encoded slots there. Slots are made batch by batch and
+    lie in files (``paged``), so the memory that this takes does not grow with the data.
 
     Args:
         cache: the encoded videos.
@@ -79,8 +79,10 @@ def futures(
         predicted_frames: in frames of the model's stride.
         every_frame: keep all raw frames: rollouts of the context's ``stride`` offsets are interleaved, as SlotFormer's
             authors do. False: only frames 0, ``stride``, ... are looked at.
+        probe: gives slots their places as last channels, encoded and predicted ones alike; None = no places.
         batch_size: videos at once.
         progress: wraps the list of batches.
+        folder: on whose disk the slots lie meanwhile; None = that of temporary files.
 
     Raises:
         ValueError: a video without label, or one that ends while it is observed.
@@ -93,8 +95,10 @@ def futures(
     count = predicted_frames * offsets
     span = (observed + count - 1) * step + 1
     shape = (len(cache), observed + count, cache.num_slots)
-    encoded, alive = torch.zeros(*shape, cache.slot_dim), torch.zeros(shape, dtype=torch.bool)
-    rolled, rolled_alive = torch.zeros_like(encoded), torch.zeros_like(alive)
+    num_places = 0 if probe is None else NUM_PLACE
+    ends = [paged((*shape, cache.slot_dim + num_places), folder) for _ in ("encoded", "predicted")]
+    encoded, rolled = (end[..., : cache.slot_dim] for end in ends)
+    alive, rolled_alive = (torch.zeros(shape, dtype=torch.bool) for _ in ends)
     labels, scenarios = [], []
     for rows in progress(range(0, len(cache), batch_size)):
         names = cache.video_ids[rows : rows + batch_size]
@@ -116,9 +120,12 @@ def futures(
             future = slice(observed + offset, None, offsets)
             rolled[here, future] = fast_rollout(model, seen.slots[:, at], live, predicted_frames).cpu()
             rolled_alive[here, future] = live[:, -1:].expand(-1, predicted_frames, -1).cpu()
+        if probe is not None:
+            for slots in ends:
+                slots[here, ..., cache.slot_dim :] = probe(slots[here, ..., : cache.slot_dim])
     about = (list(cache.video_ids), scenarios, torch.tensor(labels))
-    ends = LabelledSlots(*about, encoded, alive), LabelledSlots(*about, rolled, rolled_alive)
-    return Futures(observed, *ends, step, offsets)
+    made = LabelledSlots(*about, ends[0], alive, num_places), LabelledSlots(*about, ends[1], rolled_alive, num_places)
+    return Futures(observed, *made, step, offsets)
 
 
 @dataclass

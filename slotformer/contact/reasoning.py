@@ -13,8 +13,8 @@ import torch
 from accelerate import PartialState
 
 from dias_video.data.physion import stimulus
-from dias_video.engine import check_folder
 from dias_video.engine.checks import device_of
+from dias_video.engine.runlog import check_folder
 from dias_video.machine.threads import threads, threads_for
 from dias_video.pretrained.weights import weights_sha256
 from dias_video.stores.files import write_json
@@ -64,19 +64,24 @@ class Task:
     second_look: bool
     device: torch.device
     kept: Kept
+    folder: Path  # on whose disk slots lie meanwhile
     encoded: list[FittedPoint] = field(default_factory=list)  # what no dynamics model plays a part in, fitted once
 
     def reason(self, model: Dynamics, folder: str, place: str) -> Reasoned:
         """Roll out with one dynamics model, fit readouts (kept in a folder of that name), score the test videos."""
         caches, observed, counts, seeds = self.caches, self.observed, self.counts, self.seeds
         model = model.to(self.device)
-        most = max(counts)
-        ends = {
-            name: futures(cache, model, observed, most, self.every_frame, progress=bar("rollout"))
-            for name, cache in caches.items()
-        }
-        if self.probe is not None:
-            ends = {name: end.with_places(self.probe) for name, end in ends.items()}
+        roll_out = partial(
+            futures,
+            model=model,
+            observed_frames=observed,
+            predicted_frames=max(counts),
+            every_frame=self.every_frame,
+            probe=self.probe,
+            progress=bar("rollout"),
+            folder=self.folder,
+        )
+        ends = {name: roll_out(cache) for name, cache in caches.items()}
         checkpoint = weights_sha256(folder)
         without, with_model = points_of(counts)
         kept = self.kept.of(readout_sha256=self.settings["readout"], observed_raw_frames=observed, stride=model.stride)
@@ -189,7 +194,9 @@ def reason(
         second_look=second_look,
         device=device_of(device),
         kept=Kept(out_dir / "readouts", resume),
+        folder=out_dir,
     )
+    out_dir.mkdir(parents=True, exist_ok=True)
     with threads(threads_for(*loaded)):
         parts = [
             task.reason(model, folder, str(at) if models[1:] else "")
