@@ -13,10 +13,10 @@ from dias_video.model.aggregator import Aggregator
 from dias_video.model.attention import SlotAttention
 from dias_video.model.decoders.random_ar import RandomARDecoder
 from dias_video.model.dias import DIAS
-from dias_video.model.encoders import TinyEncoder
 from dias_video.model.initializers import GaussianInitializer
 from dias_video.model.projection import Projection
 from dias_video.model.reduction import Merging
+from dias_video.model.tiny_encoder import TinyEncoder
 from dias_video.model.transition import Transition
 
 BASE = {"frames": 3, "slots": 4, "tokens": 64}

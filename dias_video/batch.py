@@ -33,6 +33,17 @@ def resize_frames(frames: Tensor, size: Sequence[int]) -> Tensor:
     return resized.view(*frames.shape[:-2], *size)
 
 
+def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Masks or labels (...,H,W) to another (H,W): the pixel under the centre of each new one. All are resized so."""
+    if tuple(labels.shape[-2:]) == tuple(size):
+        return labels
+    rows, columns = (
+        (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
+        for new, old in zip(size, labels.shape[-2:], strict=True)
+    )
+    return labels[..., rows[:, None], columns]
+
+
 class TensorRecord(ABC):
     """Mixin for dataclasses of tensors (and names) that move together."""
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dias_video.batch import CarryState, SlotSequence, VideoBatch
+from dias_video.batch import CarryState, SlotSequence, VideoBatch, resize_labels
 from dias_video.draws import Draws
 from dias_video.machine.precision import autocast, check_precision
 
@@ -154,10 +154,6 @@ def owners(
     frames = [None] * len(attention) if edges_of is None else edges_of
     scale = min(1.0, (MOST_PIXELS / (size[0] * size[1])) ** 0.5)
     small = round(size[0] * scale), round(size[1] * scale)
-    rows, columns = (
-        (2 * torch.arange(new, device=attention.device) + 1) * old // (2 * new)
-        for new, old in zip(size, small, strict=True)
-    )
     # A frame at a time: a few floats a slot and pixel, not T times as many.
     for cells, on, ids, frame in zip(attention, live, track_id, frames, strict=True):
         if not on.any():
@@ -167,7 +163,7 @@ def owners(
             frame = F.adaptive_avg_pool2d(frame.float(), small).round().to(torch.uint8)
         # max, since argmax over a first axis takes several times as long
         owner = ids[on][to_pixels(cells[on], small, frame).max(0).indices].to(torch.int32)  # (h,w)
-        labels.append(owner if small == size else owner[rows[:, None], columns])
+        labels.append(resize_labels(owner, size))
     return torch.stack(labels) if labels else torch.zeros(0, *size, dtype=torch.int32)
 
 

@@ -16,14 +16,12 @@ from typing import Any, cast
 import av
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision.utils import draw_bounding_boxes
 
-from dias_video.batch import SlotSequence, VideoBatch
+from dias_video.batch import SlotSequence, VideoBatch, resize_frames, resize_labels
 from dias_video.stores.files import replace_file
 
 HUNDREDTH = Fraction(1, 100)  # second, the unit of time in a GIF
@@ -68,6 +66,8 @@ def overlay(video: Tensor, labels: Tensor, opacity: float = 0.55, background: in
 
 def draw_boxes(pictures: Tensor, boxes: Tensor, box_valid: Tensor) -> Tensor:
     """Outline boxes (T,K,4), normalised xyxy, where ``box_valid`` (T,K); box k in the colour of track k + 1."""
+    from torchvision.utils import draw_bounding_boxes  # brings PyTorch's compiler, seconds that others do without
+
     _, height, width, _ = pictures.shape
     edges = boxes * torch.tensor([width, height, width, height]) - torch.tensor([0, 0, 1, 1])  # the last pixels inside
     edges[..., 2:] = edges[..., 2:].maximum(edges[..., :2])
@@ -87,8 +87,7 @@ def at_height(video: Tensor, labels: Tensor, height: int | None) -> tuple[Tensor
     if height is None or height == old[0]:
         return video, labels
     size = (height, max(1, round(old[1] * height / old[0])))
-    rows, columns = ((2 * torch.arange(new) + 1) * o // (2 * new) for new, o in zip(size, old, strict=True))
-    return F.interpolate(video, size, mode="bilinear", antialias=True), labels[:, rows[:, None], columns]
+    return resize_frames(video, size), resize_labels(labels, size)
 
 
 def side_by_side(panels: Sequence[Tensor], titles: Sequence[str]) -> Tensor:

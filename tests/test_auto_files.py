@@ -22,9 +22,10 @@ from PIL import Image
 from test_auto import film, square
 from torch import Tensor
 
-from dias_video.auto.files import ARRAYS, Clip, TrackFiles, boxes_of
+from dias_video.auto.files import ARRAYS, Clip, TrackFiles
 from dias_video.auto.run import track_files
 from dias_video.batch import SlotSequence, VideoBatch
+from dias_video.data.boxes import pixel_boxes
 from dias_video.data.davis import DavisVideos
 from dias_video.data.paths import safe_names
 from dias_video.data.ytvis import YouTubeVIS
@@ -203,7 +204,7 @@ def test_boxes_of_ids() -> None:
     ids = np.zeros((4, 6), np.int32)
     ids[1:3, 2:5] = 2
     ids[3, 0] = 7
-    assert boxes_of(ids) == {2: (2, 1, 5, 3), 7: (0, 3, 1, 4)}
+    assert pixel_boxes(ids) == {2: (2, 1, 5, 3), 7: (0, 3, 1, 4)}
 
 
 @given(st.lists(st.text(st.sampled_from("aA./\\:*~\0é \n"), max_size=6), max_size=6, unique=True))

@@ -16,10 +16,10 @@ from dias_video.model.attention import SlotAttention
 from dias_video.model.clusters import kmeans, squared_distances
 from dias_video.model.decoders.mlp import MLPDecoder
 from dias_video.model.dias import DIAS
-from dias_video.model.encoders import TinyEncoder
 from dias_video.model.initializers import BoxInitializer, GaussianInitializer
 from dias_video.model.projection import Projection
 from dias_video.model.reduction import Merging
+from dias_video.model.tiny_encoder import TinyEncoder
 from dias_video.model.transition import Transition
 
 

@@ -16,7 +16,8 @@ from torchvision.transforms import v2
 from dias_video.batch import VideoBatch, resize_frames
 from dias_video.draws import Draws
 from dias_video.model.distillation import Distillation, whiten
-from dias_video.model.encoders import Encoder, TimmEncoder, TinyEncoder
+from dias_video.model.encoders import Encoder, TimmEncoder
+from dias_video.model.tiny_encoder import TinyEncoder
 
 WEIGHTS = SHARED.parent / "weights/dinov2_vits14_fp16.safetensors"
 TINY_VIT = "vit_tiny_patch16_224.augreg_in21k"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dias_video.data.features import encoder_hash
 from dias_video.model.dias import DIAS
-from dias_video.model.encoders import TinyEncoder
+from dias_video.model.tiny_encoder import TinyEncoder
 from dias_video.pretrained.configured import Configured, build, path_of
 from dias_video.pretrained.earlier import PLACES, upgraded
 from dias_video.pretrained.saving import Pretrained
@@ -147,7 +147,7 @@ def test_a_second_class_of_one_name_is_refused() -> None:
     define("Part", __name__)  # of the same module: a cell of a notebook is run again
     with pytest.raises(TypeError, match=rf"{__name__}\.Part is called Part already; .* in __main__ other"):
         define("Part", "__main__")
-    with pytest.raises(TypeError, match=r"dias_video\.model\.encoders\.TinyEncoder is called TinyEncoder already"):
+    with pytest.raises(TypeError, match=r"dias_video\.model\.tiny_encoder\.TinyEncoder is called TinyEncoder already"):
         define("TinyEncoder", "notebook")
     Configured.known["Part"] = Part
 

@@ -23,7 +23,7 @@ import slotformer.contact.probing
 import slotformer.contact.reasoning
 import slotformer.fill  # noqa: F401
 from dias_video.model.dias import DIAS
-from dias_video.model.encoders import TinyEncoder
+from dias_video.model.tiny_encoder import TinyEncoder
 from dias_video.pretrained.weights import read_weights
 from dias_video.stores.files import sha256
 from slotformer.cache import SlotCache

@@ -27,9 +27,10 @@ from dias_video.model.aggregator import Aggregator
 from dias_video.model.attention import SlotAttention
 from dias_video.model.decoders.mlp import MLPDecoder
 from dias_video.model.dias import DIAS
-from dias_video.model.encoders import TimmEncoder, TinyEncoder
+from dias_video.model.encoders import TimmEncoder
 from dias_video.model.initializers import GaussianInitializer
 from dias_video.model.projection import Projection
+from dias_video.model.tiny_encoder import TinyEncoder
 from dias_video.model.transition import Transition
 from dias_video.pretrained.weights import weights_sha256
 from dias_video.stores.store import ShardWriter

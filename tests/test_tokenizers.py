@@ -17,7 +17,7 @@ from dias_video.data.loading import ClipDataset
 from dias_video.data.transforms import ClipTransform
 from dias_video.draws import Draws
 from dias_video.evaluation.codes import CodeValidation
-from dias_video.model.encoders import TinyEncoder
+from dias_video.model.tiny_encoder import TinyEncoder
 from dias_video.model.tokenizers.nets import (
     FeatureDecoder,
     FeatureEncoder,

@@ -9,10 +9,10 @@ from dias_video.model.aggregator import Aggregator
 from dias_video.model.attention import SlotAttention
 from dias_video.model.decoders.random_ar import RandomARDecoder
 from dias_video.model.dias import DIAS
-from dias_video.model.encoders import TinyEncoder
 from dias_video.model.initializers import BoxInitializer, GaussianInitializer
 from dias_video.model.reduction import Merging
 from dias_video.model.tiny import PlacedProjection, RememberingTransition
+from dias_video.model.tiny_encoder import TinyEncoder
 
 HEIGHT, WIDTH = 16, 24  # pixels
 GRID = (2, 3)

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import find_objects
 from torch import Tensor
 
 from dias_video.batch import SlotSequence, VideoBatch
 from dias_video.data import rle
+from dias_video.data.boxes import pixel_boxes
 from dias_video.report.page import write_report
 from dias_video.report.video import ReportVideo
 from dias_video.visualize import FilmWriter, GifWriter, at_height, colour, overlay
@@ -103,7 +103,7 @@ class TrackFiles:
         ids = label_ids(labels, self.clip.ids)  # (T,H,W)
         tracks = label_ids(found.track_id[0], self.clip.ids)  # (T,S)
         shown = torch.from_numpy(ids - 1)  # what is around objects that were given is nobody's
-        boxes = [boxes_of(frame) for frame in ids]
+        boxes = [pixel_boxes(frame) for frame in ids]
         self._labels.add(ids)
         self._arrays.add(
             slots=found.slots[0].numpy(),
@@ -180,12 +180,6 @@ def grid_labels(attention: Tensor, live: Tensor, track_id: Tensor) -> Tensor:
     owner = attention.masked_fill(~live[..., None, None], -1).argmax(1)  # (T,h,w)
     ids = track_id.masked_fill(~live, -1)
     return ids.gather(1, owner.flatten(1)).view_as(owner).to(torch.int32)
-
-
-def boxes_of(ids: NDArray[np.int32]) -> dict[int, tuple[int, int, int, int]]:
-    """Pixels x0, y0, x1, y1 (edges exclusive) around each id above 0 of a frame (H,W)."""
-    found = enumerate(find_objects(ids), 1)
-    return {i: (x.start, y.start, x.stop, y.stop) for i, at in found if at is not None for y, x in [at]}
 
 
 def _of_slots(

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dias_video.batch import resize_labels
 from dias_video.data.boxes import boxes_from_masks
 from dias_video.data.paths import inside
 from dias_video.data.pictures import is_deep, read_frames
 from dias_video.data.problems import Problem
 from dias_video.data.source import VOID, Keys, Sample, VideoInfo, frames_in_range, wanted
-from dias_video.data.transforms import nearest
 from dias_video.pretrained.configured import Configured
 
 Unlabelled = Literal["void", "background"]  # what pixels count as that an annotator left open
@@ -127,7 +127,7 @@ class AnnotatedVideos(Configured):
         size, shown = tuple(masks.shape[-2:]), tuple(video.shape[-2:])
         for factor in FACTORS if self.at_least is not None else FACTORS[:1]:
             if tuple(-(-side // factor) for side in size) == shown:
-                return masks if factor == 1 else nearest(masks, shown)
+                return masks if factor == 1 else resize_labels(masks, shown)
         sizes = [f"{width}x{height}" for height, width in (size, shown)]
         raise ValueError(
             f"{clip.video_id} in {self.annotations}: masks are {sizes[0]}, frames are {sizes[1]} pixels; correct the "

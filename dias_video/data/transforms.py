@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from dias_video.batch import resize_frames
+from dias_video.batch import resize_frames, resize_labels
 from dias_video.data.source import Sample
 from dias_video.pretrained.configured import Configured
 
@@ -132,19 +132,11 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
 
 
 def resize(sample: Sample, size: tuple[int, int]) -> Sample:
-    """Resize frames (:func:`~dias_video.batch.resize_frames`) and masks (nearest pixel centre) to ``size`` (H,W)."""
+    """Resize frames and masks to ``size`` (H,W), by ``resize_frames`` and ``resize_labels`` of ``dias_video.batch``."""
     out = {**sample, "video": resize_frames(sample["video"], size)}
-    if sample.get("masks") is not None and tuple(sample["masks"].shape[-2:]) != size:
-        out["masks"] = nearest(sample["masks"], size)
+    if sample.get("masks") is not None:
+        out["masks"] = resize_labels(sample["masks"], size)
     return out
-
-
-def nearest(masks: Tensor, size: Sequence[int]) -> Tensor:
-    """Masks (T,H,W) to another (H,W): the pixel that lies under the centre of each new one."""
-    rows, columns = (
-        (2 * torch.arange(new) + 1) * old // (2 * new) for old, new in zip(masks.shape[1:], size, strict=True)
-    )
-    return masks[:, rows][:, :, columns]
 
 
 def flip(sample: Sample) -> Sample:

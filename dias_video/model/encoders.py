@@ -14,11 +14,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from dias_video.batch import resize_frames
-from dias_video.model.layers import MLP
 from dias_video.pretrained.saving import Pretrained
 from dias_video.pretrained.weights import read_weights
 
@@ -180,7 +178,7 @@ class TimmEncoder(Encoder):
         mapped = nn.Linear(vit.num_features, feature_dim) if feature_dim else nn.Identity()
         self.head = nn.Sequential(nn.Identity(), mapped)
         if saved:
-            load_weights(self, weights)
+            load_encoder(self, weights)
         self.requires_grad_(False)
 
     @torch.no_grad()
@@ -196,68 +194,6 @@ class TimmEncoder(Encoder):
         """Patch tokens (B*T,N,width) of frames (B*T,3,*input_size) in [0,1]."""
         tokens: Tensor = self.vit.forward_features((frames - self.pixel_mean) / self.pixel_std)
         return tokens[:, self.num_prefix :]
-
-
-class TinyEncoder(Encoder):
-    """A small convolutional encoder for machines without a GPU: stride 8, so 16x16 tokens at 128 px.
-
-    It learns by distillation from a large frozen encoder (``Distillation``) and is frozen afterwards.
-
-    Args:
-        feature_dim: C.
-        width: channels at full depth.
-        depth: residual blocks at full depth.
-        input_size: (height, width) in pixels, multiples of 8.
-        weights: ``random``, or the folder of an encoder, or of a model that has one.
-        color: see ``Encoder``.
-    """
-
-    def __init__(
-        self,
-        feature_dim: int = 64,
-        width: int = 96,
-        depth: int = 4,
-        input_size: tuple[int, int] = (128, 128),
-        weights: str = "random",
-        color: float = 0.0,
-    ) -> None:
-        super().__init__(feature_dim, color)
-        if any(side % 8 or side < 8 for side in input_size):
-            raise ValueError(f"input_size must be multiples of 8, got {tuple(input_size)}")
-        self.frame_size = self.input_size = (int(input_size[0]), int(input_size[1]))
-        self.grid = (self.input_size[0] // 8, self.input_size[1] // 8)
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width // 4, 5, stride=2, padding=2),
-            nn.GELU(),
-            nn.Conv2d(width // 4, width // 2, 3, stride=2, padding=1),
-            nn.GELU(),
-            nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
-        )
-        self.position = nn.Parameter(torch.zeros(1, width, *self.grid))  # the teacher's tokens know where they are
-        self.blocks = nn.Sequential(*[ConvBlock(width) for _ in range(depth)])
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, feature_dim))
-        if weights != "random":
-            load_weights(self, weights)
-
-    def backbone(self, frames: Tensor) -> Tensor:
-        """(B*T,N,width) of frames (B*T,3,*input_size) in [0,1]."""
-        x = self.stem((frames * 4 - 2).contiguous(memory_format=torch.channels_last))  # (B*T,width,h,w)
-        return rearrange(self.blocks(x + self.position), "b c h w -> b (h w) c")
-
-
-class ConvBlock(nn.Module):
-    """Depthwise 7x7 convolution, LayerNorm, MLP, residual: (B,C,h,w) to the same."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.spatial = nn.Conv2d(width, width, 7, padding=3, groups=width)
-        self.norm = nn.LayerNorm(width)
-        self.mlp = MLP(width, 4 * width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,C,h,w) to the same."""
-        y = self.mlp(self.norm(self.spatial(x).permute(0, 2, 3, 1)))
-        return x + y.permute(0, 3, 1, 2)
 
 
 def in_pieces(encode: Callable[[Tensor], Tensor], video: Tensor) -> Tensor:
@@ -281,7 +217,7 @@ def scaled(frames: Tensor, size: tuple[int, int], antialias: bool, clamp: bool) 
     return floats
 
 
-def load_weights(encoder: Encoder, folder: str) -> None:
+def load_encoder(encoder: Encoder, folder: str) -> None:
     """Take the tensors of the encoder that was saved in ``folder``, by itself or as a model's ``encoder``.
 
     Raises:

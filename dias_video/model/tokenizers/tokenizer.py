@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from dias_video.batch import VideoBatch
 from dias_video.draws import Draws
-from dias_video.model.encoders import TimmEncoder, TinyEncoder
+from dias_video.model.encoders import TimmEncoder
+from dias_video.model.tiny_encoder import TinyEncoder
 from dias_video.model.tokenizers.nets import (
     FeatureDecoder,
     FeatureEncoder,
