@@ -14,8 +14,6 @@ from dias_video.batch import SlotSequence
 from slotformer.rollouter import births, context_live, scored_live
 from slotformer.statistics import Values, deviation, mean_ratio, ratio_interval
 
-BASELINES = ("repeat_last", "constant_velocity")
-
 
 def repeat_last(slots: Tensor, live: Tensor, steps: int) -> Tensor:
     """The last context frame again and again: (B,T,S,D), (B,T,S) -> (B,steps,S,D)."""
@@ -56,7 +54,7 @@ class RolloutErrors:
     births: NDArray[np.int64]  # (V,) tracks that began after the context, which nothing is scored on
     scored: NDArray[np.int64]  # (R,) slots scored a step, over all videos
 
-    def table(self, level: float = 0.95, seed: int = 0) -> list[dict[str, float]]:
+    def table(self, seed: int = 0) -> list[dict[str, float]]:
         """One row a step: mean and bootstrap interval over videos a predictor, and errors relative to repeat_last.
 
         A predictor that was asked about some videos only (NaN on the others) is related to repeat_last on these.
@@ -65,7 +63,7 @@ class RolloutErrors:
         pairs = {name: (values, np.ones_like(values)) for name, values in errors.items()}
         pairs |= {f"{name}_relative": (errors[name], repeated) for name in errors if name != "repeat_last"}
         values, others = (np.stack(column, -1) for column in zip(*pairs.values(), strict=True))  # (V,R,columns)
-        ends = ratio_interval(values, others, level, seed)  # (3,R,columns)
+        ends = ratio_interval(values, others, seed=seed)  # (3,R,columns)
         rows = []
         for step in range(len(self.scored)):
             row: dict[str, float] = {"step": step + 1}
@@ -104,11 +102,11 @@ def join_errors(parts: list[RolloutErrors]) -> RolloutErrors:
     )
 
 
-def over_models(parts: Sequence[RolloutErrors], level: float = 0.95, seed: int = 0) -> list[dict[str, float]]:
+def over_models(parts: Sequence[RolloutErrors], seed: int = 0) -> list[dict[str, float]]:
     """The table of several models on the same videos: means over models, and ``…_std``, their ``deviation``."""
     names = parts[0].errors
     mean = replace(parts[0], errors={name: np.mean([part.errors[name] for part in parts], 0) for name in names})
-    rows = mean.table(level, seed)
+    rows = mean.table(seed)
     for key, other in (("model", None), ("model_relative", "repeat_last")):
         means = [
             mean_ratio(part.errors["model"], part.errors[other] if other else np.ones_like(part.errors["model"]))

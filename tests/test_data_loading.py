@@ -15,19 +15,6 @@ from dias_video.data.source import VideoInfo, VideoSource, fingerprint
 from dias_video.data.transforms import ClipTransform
 
 
-def test_windows_visit_every_frame_once_in_order():
-    clips = ClipDataset(Counting(), num_frames=4, sampling="windows")
-    assert len(clips) == 2 + 3 + 2
-    seen = [(s["video_id"], f) for s in (clips[0, i] for i in range(len(clips))) for f in s["frame_index"].tolist()]
-    assert seen == [(f"v{v}", f) for v, length in enumerate(LENGTHS) for f in range(length)]
-
-
-def test_strided_windows_take_every_nth_frame():
-    clips = ClipDataset(Counting(), num_frames=2, stride=3, sampling="windows")
-    frames = [s["frame_index"].tolist() for s in (clips[0, i] for i in range(len(clips)))]
-    assert frames == [[0, 3], [0, 3], [6, 9], [0, 3], [6]]
-
-
 def test_random_clips_reach_every_start_and_no_other():
     clips = ClipDataset(Counting(), num_frames=3, stride=2)
     starts = {int(clips[epoch, 1]["frame_index"][0]) for epoch in range(200)}
@@ -46,7 +33,7 @@ def test_random_starts_are_uniform():
 
 def test_short_videos_give_short_clips_and_none_gives_whole_videos():
     assert ClipDataset(Counting(), num_frames=9)[0, 0]["frame_index"].tolist() == [0, 1, 2, 3, 4]
-    whole = ClipDataset(Counting(), num_frames=None, sampling="windows")
+    whole = ClipDataset(Counting(), num_frames=None)
     assert [len(whole[0, i]["video"]) for i in range(3)] == list(LENGTHS)
 
 
@@ -62,7 +49,7 @@ def test_a_clip_is_a_function_of_its_key():
     assert any(not torch.equal(different[key]["frame_index"], ahead[key]["frame_index"]) for key in keys)
 
 
-@pytest.mark.parametrize("option", [{"num_frames": 0}, {"stride": 0}, {"sampling": "all"}])
+@pytest.mark.parametrize("option", [{"num_frames": 0}, {"stride": 0}])
 def test_wrong_options_are_refused(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         ClipDataset(Counting(), **{"num_frames": 2, **option})

@@ -16,7 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from dias_video.evaluation import metrics
 from dias_video.evaluation.boundary import contour, dilate, j_and_f
-from dias_video.evaluation.metrics import adjusted_rand_index, identity_switches, mean_best_overlap, mean_iou
+from dias_video.evaluation.metrics import adjusted_rand_index, mean_best_overlap, mean_iou
 from dias_video.evaluation.protocols import score_video
 
 MEASURES = (adjusted_rand_index, mean_best_overlap, mean_iou)
@@ -183,8 +183,6 @@ def test_wrong_maps_are_refused() -> None:
         mean_best_overlap(maps[0, 0], maps[0, 0])
     with pytest.raises(ValueError, match="are these label maps"):
         adjusted_rand_index(torch.arange(10**4)[None], torch.arange(10**4)[None])
-    with pytest.raises(ValueError, match="T,H,W"):
-        identity_switches(maps, maps)
 
 
 def test_frames_pool_to_their_video() -> None:
@@ -213,19 +211,17 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def test_identity_switches_by_hand() -> None:
-    true = torch.zeros(1, 6, 4, 8, dtype=torch.int16)
-    true[:, :, :, :3], true[:, :, :, 4:6] = 1, 2
+    true = torch.zeros(6, 4, 8, dtype=torch.int16)
+    true[:, :, :3], true[:, :, 4:6] = 1, 2
     pred = torch.zeros_like(true)
-    pred[:, :, :, :3] = torch.tensor([5, 5, 6, 5, 0, 5])[None, :, None, None]  # two switches, one frame untracked...
-    pred[:, 4, :2, :3] = 9  # ...where two tracks share the instance half and half
-    pred[:, 4, 2:, :3] = 8
-    pred[:, 1:, :, 4:6] = 7  # unmatched in the first frame (background covers more than it), then steady
-    true[:, 3, :, 4:6] = 0  # instance 2 is out of sight once
-    switches, tracked = identity_switches(pred, true)
-    assert switches.tolist() == [2]
-    assert tracked.tolist() == [pytest.approx(9 / 11)]
-    nothing = identity_switches(pred, torch.zeros_like(true))
-    assert all(value.isnan().all() for value in nothing)
+    pred[:, :, :3] = torch.tensor([5, 5, 6, 5, 0, 5])[:, None, None]  # two switches, one frame untracked...
+    pred[4, :2, :3] = 9  # ...where two tracks share the instance half and half
+    pred[4, 2:, :3] = 8
+    pred[1:, :, 4:6] = 7  # unmatched in the first frame (background covers more than it), then steady
+    true[3, :, 4:6] = 0  # instance 2 is out of sight once
+    assert metrics.switches_of_frames(metrics.table_of_maps(pred, true)) == (2, pytest.approx(9 / 11))
+    nothing = metrics.switches_of_frames(metrics.table_of_maps(pred, torch.zeros_like(true)))
+    assert np.isnan(nothing).all()
 
 
 def slow_f(p: np.ndarray, t: np.ndarray) -> float:

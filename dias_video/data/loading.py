@@ -1,11 +1,9 @@
-"""Clips of videos for training and for evaluation: which frames, read, transformed, all a function of the key."""
+"""Clips of videos for training: which frames, read, transformed, all a function of the key."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -36,7 +34,7 @@ class Features(Protocol):
 
 
 class ClipDataset(Dataset[Sample]):
-    """Clips of a source, keyed by ``(epoch, index)``.
+    """Clips of a source, one a video and epoch, its start uniform; keyed by ``(epoch, index)``.
 
     Args:
         source: where the videos are.
@@ -44,8 +42,6 @@ class ClipDataset(Dataset[Sample]):
         stride: every how many frames one is taken.
         transform: applied to the clip with a generator made of (seed, epoch, index).
         seed: of the choice of clips and of the augmentation.
-        sampling: ``random``: one clip a video and epoch, its start uniform; ``windows``: all frames of all videos as
-            consecutive clips, the last of a video possibly shorter.
         features: adds ``features`` (T,N,C), the frozen encoder's output for these frames.
         keys: which of ``masks`` and ``boxes`` will be looked at; the others are not read. None = all.
 
@@ -60,7 +56,6 @@ class ClipDataset(Dataset[Sample]):
         stride: int = 1,
         transform: Transform | None = None,
         seed: int = 0,
-        sampling: Literal["random", "windows"] = "random",
         features: Features | None = None,
         keys: Keys = None,
     ) -> None:
@@ -68,20 +63,15 @@ class ClipDataset(Dataset[Sample]):
             raise ValueError(f"num_frames must be at least 1 or null, got {num_frames}")
         if stride < 1:
             raise ValueError(f"stride must be at least 1, got {stride}")
-        if sampling not in ("random", "windows"):
-            raise ValueError(f"sampling must be 'random' or 'windows', got {sampling!r}")
         self.source, self.num_frames, self.stride = source, num_frames, stride
-        self.transform, self.seed, self.sampling = transform, int(seed), sampling
+        self.transform, self.seed = transform, int(seed)
         self.features, self.keys = features, keys
         if features is not None:
             features.check(source, transform)
-        self._ends: list[int] | None = None  # windows: clips up to and including each video
-        if sampling == "windows":
-            self._ends = list(accumulate(self._num_windows(source.info(i).num_frames) for i in range(len(source))))
 
     def __len__(self) -> int:
         """Clips an epoch."""
-        return len(self.source) if self._ends is None else self._ends[-1]
+        return len(self.source)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """The clip of ``(epoch, index)``: the same in any process, worker and order.
@@ -91,26 +81,12 @@ class ClipDataset(Dataset[Sample]):
         """
         epoch, index = key
         generator = generator_of(self.seed, epoch, index)
-        video, frames = self._clip(index, generator)
-        return read_clip(self.source, video, frames, self.transform, generator, self.features, self.keys)
-
-    def _clip(self, index: int, generator: torch.Generator) -> tuple[int, list[int]]:
-        """Video and frames of clip ``index``; one number is always drawn."""
         place = float(torch.rand((), generator=generator, dtype=torch.float64))
-        if self._ends is None:
-            total = self.source.info(index).num_frames
-            count = min(self.num_frames or total, (total - 1) // self.stride + 1)
-            start = int(place * (total - (count - 1) * self.stride))
-            return index, list(range(start, start + count * self.stride, self.stride))
-        video = bisect_right(self._ends, index)
-        window = index - (self._ends[video - 1] if video else 0)
-        frames = range(0, self.source.info(video).num_frames, self.stride)
-        size = self.num_frames or len(frames)
-        return video, list(frames[window * size : (window + 1) * size])
-
-    def _num_windows(self, total: int) -> int:
-        frames = (total - 1) // self.stride + 1
-        return -(-frames // (self.num_frames or frames))
+        total = self.source.info(index).num_frames
+        count = min(self.num_frames or total, (total - 1) // self.stride + 1)
+        start = int(place * (total - (count - 1) * self.stride))
+        frames = range(start, start + count * self.stride, self.stride)
+        return read_clip(self.source, index, frames, self.transform, generator, self.features, self.keys)
 
 
 def read_clip(

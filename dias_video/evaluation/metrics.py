@@ -126,40 +126,25 @@ def mean_iou(pred: Tensor, true: Tensor, *, ignore_background: bool = False) -> 
     return _score(pred, true, lambda table: table.mean_iou(ignore_background))
 
 
-def identity_switches(pred: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """How often an instance changes its track, and how much of it is tracked at all.
-
-    In a frame an instance and a track match if their IoU exceeds 1/2; ids that do not overlap have at most one such
-    partner, so no assignment is needed. A switch is a match with another track than the instance's last match (as in
-    CLEAR MOT, Bernardin and Stiefelhagen 2008, but stateless). A tracker that never matches never switches: read both.
-
-    Args:
-        pred: (B,T,H,W) integers, track ids.
-        true: (B,T,H,W) integers, 0 background, -1 void.
-
-    Returns:
-        switches (B,) float64, summed over instances, and tracked (B,) float64, the share of (instance, frame) pairs
-        that match; both NaN where a video has no instance.
-
-    Raises:
-        ValueError: as ``adjusted_rand_index``, or not four axes.
-    """
-    if pred.ndim != 4:
-        raise ValueError(f"identity switches need maps (B,T,H,W), got {tuple(pred.shape)}")
-    scores = [switches_of_frames(table_of_maps(p, t)) for p, t in zip(pred, true, strict=True)]
-    both = torch.tensor(scores, dtype=torch.float64, device=pred.device).reshape(-1, 2)
-    return both[:, 0], both[:, 1]
-
-
 def is_track(pred_ids: Tensor, background: int | None) -> Tensor:
     """Which predicted ids (C,) are tracks: all but ``background``, if there is one."""
     return torch.ones_like(pred_ids, dtype=torch.bool) if background is None else pred_ids != background
 
 
 def switches_of_frames(table: OverlapTable, background: int | None = None) -> tuple[float, float]:
-    """``identity_switches`` of one video from the table of its frames, ``counts`` (T,R,C).
+    """How often instances change their track, and how much of them is tracked at all.
 
-    ``background`` is the predicted id that is no track; None: every id is one.
+    In a frame an instance and a track match if their IoU exceeds 1/2; ids that do not overlap have at most one such
+    partner, so no assignment is needed. A switch is a match with another track than the instance's last match (as in
+    CLEAR MOT, Bernardin and Stiefelhagen 2008, but stateless). A tracker that never matches never switches: read both.
+
+    Args:
+        table: of a video's frames, ``counts`` (T,R,C).
+        background: the predicted id that is no track; None: every id is one.
+
+    Returns:
+        Switches, summed over instances, and the share of (instance, frame) pairs that match; both NaN where the video
+        has no instance.
     """
     present = table.instances(ignore_background=True)  # (T,R)
     union = table.counts.sum(2, keepdim=True) + table.counts.sum(1, keepdim=True) - table.counts

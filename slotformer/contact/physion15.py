@@ -113,7 +113,7 @@ def _rows(features: Features) -> NDArray[np.float16]:
     return rows
 
 
-def score_rows(probability: Answers, clips: list[Clip], level: float = 0.95) -> list[dict[str, Any]]:
+def score_rows(probability: Answers, clips: list[Clip]) -> list[dict[str, Any]]:
     """Accuracy in every scenario, and their plain mean, the official score, as ``mean``; intervals by the bootstrap.
 
     A clip that counts for two scenarios is scored in both. The interval of the mean draws clips scenario by scenario.
@@ -121,15 +121,14 @@ def score_rows(probability: Answers, clips: list[Clip], level: float = 0.95) -> 
     Args:
         probability: (V,) of contact; more than 0.5 is the answer that there is.
         clips: of the test split.
-        level: of the intervals.
     """
     right = np.array([(p > 0.5) == clip.label for p, clip in zip(probability, clips, strict=True)], np.float64)
     groups = {name: right[[name in clip.scenarios for clip in clips]] for name in SCENARIOS}
     rows = [
-        dict(zip(("scenario", "accuracy", "low", "high", "clips"), (name, *interval(of, level), len(of)), strict=True))
+        dict(zip(("scenario", "accuracy", "low", "high", "clips"), (name, *interval(of), len(of)), strict=True))
         for name, of in groups.items()
     ]
-    mean, low, high = mean_interval(list(groups.values()), level)
+    mean, low, high = mean_interval(list(groups.values()))
     return [*rows, {"scenario": "mean", "accuracy": mean, "low": low, "high": high, "clips": len(right)}]
 
 

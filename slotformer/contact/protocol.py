@@ -234,7 +234,7 @@ def in_order(answers: Sequence[Answers]) -> list[Answers]:
     return sorted(answers, key=lambda a: (forms.index(a.readout), kinds.index(a.kind), a.predicted_frames))
 
 
-def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: float = 0.95) -> list[dict[str, Any]]:
+def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str]) -> list[dict[str, Any]]:
     """A row for every point of the curve and every scenario, ``all`` last: accuracy, interval, difference to observed.
 
     Intervals are bootstrapped over videos; ``minus_observed`` compares the same videos, so its interval is paired.
@@ -250,7 +250,7 @@ def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str], level: fl
     means = np.stack(
         [x.mean((0, 1)) for pair in zip((a.correct for a in answers), gains, strict=True) for x in pair], 1
     )
-    ends = {name: interval(means[members], level) for name, members in groups.items()}  # (3,2*points) each
+    ends = {name: interval(means[members]) for name, members in groups.items()}  # (3,2*points) each
     rows = []
     for number, (point, gained) in enumerate(zip(answers, gains, strict=True)):
         for name, members in groups.items():
