@@ -222,6 +222,9 @@ def test_results_are_those_of_their_raw_files() -> None:
         for told, method, *cells in rows:
             name = told.replace(" ", "_")
             assert cells == means(f"toss_a/{name}.csv", method, head[2:], 64)
+    head, *rows = rows_of("SlotContrast's contrast on toss-D, shortened", "docs/notebook.md")
+    for row, *cells in rows:
+        assert cells == means("slotcontrast/toss_d.csv", row, head[1:], 64)
     head, *rows = rows_of("Scores", "docs/tracking.md")
     for clips, method, *cells in rows:
         found = means(f"own/{clips}.csv", method, head[2:], {"toss_a": 24}.get(clips, 20))

@@ -12,6 +12,7 @@ import torch
 from tiny import HEIGHT, WIDTH, clips, tiny_dias
 
 from dias_video.data.source import Keys, Sample, VideoInfo
+from dias_video.evaluation.codes import CodeValidation
 from dias_video.evaluation.in_training import ClipValidation
 from dias_video.evaluation.methods import ModelTracks
 from dias_video.evaluation.scoring import Videos, score_methods
@@ -62,7 +63,8 @@ def test_pictures(tmp_path: Path, masks: bool, panels: int) -> None:
     assert pictures.shape[2] == panels * WIDTH
 
 
+@pytest.mark.parametrize("kind", [ClipValidation, CodeValidation])
 @pytest.mark.parametrize(("option", "value"), [("num_videos", 0), ("num_frames", 2.5), ("num_videos", True)])
-def test_wrong_numbers_are_named(option: str, value: Any) -> None:
+def test_wrong_numbers_are_named(kind: Any, option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"validation\.{option} must be an integer of at least 1"):
-        ClipValidation(Clips(), None, **{"num_videos": 2, "num_frames": 2, option: value})
+        kind(Clips(), None, **{"num_videos": 2, "num_frames": 2, option: value})

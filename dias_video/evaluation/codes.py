@@ -13,6 +13,7 @@ from dias_video.batch import VideoBatch
 from dias_video.data.loading import generator_of
 from dias_video.data.source import VideoSource
 from dias_video.data.transforms import Transform
+from dias_video.engine.checks import check_integer
 from dias_video.model.tokenizers.nets import FeatureDecoder
 from dias_video.model.tokenizers.tokenizer import Tokenizer
 from dias_video.visualize import gif_file, side_by_side, write_gif
@@ -25,9 +26,14 @@ class CodeValidation:
         source: validation videos.
         transform: applied to every video (a resize).
         num_videos, num_frames: how many, and of each the first so many frames.
+
+    Raises:
+        ValueError: a number below 1.
     """
 
     def __init__(self, source: VideoSource, transform: Transform | None, num_videos: int, num_frames: int) -> None:
+        check_integer("validation.num_videos", num_videos, least=1)
+        check_integer("validation.num_frames", num_frames, least=1)
         self.source, self.transform, self.num_frames = source, transform, num_frames
         self.indices = range(min(num_videos, len(source)))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dias_video.data.loading import generator_of
 from dias_video.data.source import Sample, VideoSource, seconds_shown
 from dias_video.data.transforms import Transform
+from dias_video.engine.checks import check_integer
 from dias_video.evaluation.methods import ModelTracks
 from dias_video.evaluation.protocols import VIDEO_FG, mean_of_defined, score_video
 from dias_video.model.dias import DIAS
@@ -31,9 +32,8 @@ class ClipValidation:
     """
 
     def __init__(self, source: VideoSource, transform: Transform | None, num_videos: int, num_frames: int) -> None:
-        for name, value in (("num_videos", num_videos), ("num_frames", num_frames)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"validation.{name} must be an integer of at least 1, got {value!r}")
+        check_integer("validation.num_videos", num_videos, least=1)
+        check_integer("validation.num_frames", num_frames, least=1)
         self.source, self.transform, self.num_frames = source, transform, num_frames
         self.indices = range(min(num_videos, len(source)))
         self.tracks: list[tuple[Sample, Tensor]] = []  # of the model that was scored last

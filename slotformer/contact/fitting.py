@@ -111,7 +111,7 @@ class Kept:
 
 
 def fit(data: LabelledSlots, candidates: Sequence[ReadoutSettings], seed: int, kept: Kept | None = None) -> Fitted:
-    """Fit readouts on parts of the readout set; what a part was held out for decides all choices.
+    """Fit readouts on parts of the readout set; all choices are made on the part that was held out.
 
     The set is cut into ``folds`` parts, each with its share of every scenario and answer, and readouts are fitted for
     every part (``single``: for the first alone) on the others. Of ten moments the one with the lowest loss over the
