@@ -177,6 +177,25 @@ def test_the_leading_directions_are_those_of_the_principal_components(kind: str)
     torch.testing.assert_close(share[:3], torch.from_numpy(pca.explained_variance_ratio_), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("smoothness", [0.0, 0.5])
+def test_principal_components_keep_a_part_of_their_variance(smoothness: float) -> None:
+    torch.manual_seed(0)
+    encoder = TimmEncoder(TINY_VIT, "random", (64, 96)).eval()
+    before = grid_tokens(encoder).double()
+    whitened, _ = whiten(encoder, before, 4, smoothness, kept=0.3)
+    after = grid_tokens(whitened).double().flatten(0, 2)
+    pca = PCA(4, whiten=True)
+    expected = torch.tensor(pca.fit_transform(before.flatten(0, 2).numpy()) * pca.explained_variance_**0.15)
+    covariance = torch.cov(after.T)
+    variance = covariance.diagonal()
+    torch.testing.assert_close(covariance, variance.diag(), atol=1e-2, rtol=0)
+    assert variance.mean() == pytest.approx(1.0, abs=1e-2)
+    assert (variance.diff() < 0).all()
+    if not smoothness:
+        expected /= expected.var(0).mean().sqrt()
+        torch.testing.assert_close(after.abs(), expected.abs(), atol=2e-2, rtol=2e-2)  # signs are arbitrary
+
+
 def test_whitening_twice_is_whitening_once() -> None:
     encoder = TimmEncoder(TINY_VIT, "random", (64, 96)).eval()
     once, _ = whiten(encoder, grid_tokens(encoder), 5)

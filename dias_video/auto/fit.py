@@ -1,6 +1,6 @@
 """A model for one video, begun from what the video itself shows; nothing has to be trained.
 
-Features are whitened on the video. Slots begin as clusters of them, settle on the frames that are looked at, and those
+Features are half whitened on the video. Slots begin as clusters of them, settle on the frames that are looked at, and those
 whose own tokens are alike, as the encoder has them, are parts of one thing and so of one track.
 """
 
@@ -26,13 +26,14 @@ from dias_video.model.learned_initializer import LearnedInitializer
 from dias_video.model.reduction import Merging
 from dias_video.model.tiny import ClusteringAttention, PlacedProjection, RememberingTransition
 
-# Chosen on training clips of DAVIS and toss-A (docs/results.md).
+# Chosen on training clips of DAVIS and toss-A (docs/notebook.md).
 SAMPLED = 48  # frames, evenly spaced, that are looked at before a video is tracked
-DIRECTIONS = 64  # of the features, whitened
+DIRECTIONS = 64  # of the features
 TOKENS_EACH = 8  # a direction takes so many tokens to be known
 HEADS = 4  # of the attention of transition and decoder
 SMOOTHNESS = 0.5
-COLOR = 4.0
+KEPT = 0.5  # of the features' variance, as a power: half whitened
+COLOR = 6.0
 PLACE = 0.25
 SHARPNESS = 40.0
 MEMORY = 0.9
@@ -69,8 +70,8 @@ def fitted(
         raise ValueError("slots= is for things that are to be found; here the objects are given")
     tokens, name = sampled.tokens, [sampled.video_id]
     most = min(DIRECTIONS, encoder.feature_dim, tokens.shape[:2].numel() // TOKENS_EACH)
-    kept = max(HEADS, most // HEADS * HEADS)
-    viewer, _ = whiten(encoder, tokens.unflatten(1, encoder.grid), kept, SMOOTHNESS)
+    directions = max(HEADS, most // HEADS * HEADS)
+    viewer, _ = whiten(encoder, tokens.unflatten(1, encoder.grid), directions, SMOOTHNESS, KEPT)
     viewer.color = viewer.config["color"] = COLOR
     features = own_features(viewer, tokens, sampled.frames)  # (M,N,D)
     with torch.random.fork_rng(devices=[]):

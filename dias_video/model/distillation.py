@@ -55,7 +55,9 @@ class Distillation(Pretrained, nn.Module):
 
 
 @torch.no_grad()
-def whiten(encoder: Encoder, tokens: Tensor, feature_dim: int, smoothness: float = 0.0) -> tuple[Encoder, Tensor]:
+def whiten(
+    encoder: Encoder, tokens: Tensor, feature_dim: int, smoothness: float = 0.0, kept: float = 0.0
+) -> tuple[Encoder, Tensor]:
     """An encoder with uncorrelated features of mean 0 and variance 1: the leading principal components of its own.
 
     A few directions of DINOv2's features hold nearly all the variance and say little about objects; whitened, a squared
@@ -65,9 +67,11 @@ def whiten(encoder: Encoder, tokens: Tensor, feature_dim: int, smoothness: float
         encoder: whose features these are.
         tokens: (M,h,w,C) float, a sample of them over whole frames, many more than ``feature_dim``.
         feature_dim: how many features to keep.
-        smoothness: gives a direction the variance v**-smoothness (of mean 1 over directions), where v is the variance
-            of its difference between neighbouring cells. What changes slowly over a picture tells objects apart; what
-            changes from cell to cell tells their edges and textures.
+        smoothness: gives a direction the variance v**-smoothness, where v is the variance of its difference between
+            neighbouring cells. What changes slowly over a picture tells objects apart; what changes from cell to cell
+            tells their edges and textures.
+        kept: a principal component of variance v keeps v**kept of it; 0 whitens, 1 would leave it as it is. With this
+            or a smoothness features have falling variances, of mean 1.
 
     Returns:
         The encoder, and (C,) the share of the variance that each direction had before, falling.
@@ -87,10 +91,11 @@ def whiten(encoder: Encoder, tokens: Tensor, feature_dim: int, smoothness: float
     variance, directions = torch.linalg.eigh(torch.cov(flat.T))
     variance, directions = variance.flip(0).clamp_min(1e-12), directions.flip(1)
     matrix = (directions / variance.sqrt()).T[:feature_dim]  # (D,C)
-    if smoothness:
+    if smoothness or kept:
         white = (tokens.double() - mean) @ matrix.T
         steps = torch.cat([white.diff(dim=1).flatten(0, 2), white.diff(dim=2).flatten(0, 2)])
         roughness, smooth = torch.linalg.eigh(torch.cov(steps.T))
-        weight = roughness.clamp_min(1e-12) ** -smoothness
-        matrix = (smooth * (weight / weight.mean()).sqrt()).T @ matrix
+        larger = variance[:feature_dim, None] ** (kept / 2) * smooth * roughness.clamp_min(1e-12) ** (-smoothness / 2)
+        _, scale, turn = torch.linalg.svd(larger @ smooth.T)  # turned, so that features stay uncorrelated
+        matrix = (scale / scale.square().mean().sqrt())[:, None] * turn @ matrix
     return encoder.followed_by(matrix, mean), variance / variance.sum()
