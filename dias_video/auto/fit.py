@@ -1,7 +1,7 @@
 """A model for one video, begun from what the video itself shows; nothing has to be trained.
 
-Features are half whitened on the video. Slots begin as clusters of them, settle on the frames that are looked at, and those
-whose own tokens are alike, as the encoder has them, are parts of one thing and so of one track.
+Features are half whitened on the video. Slots begin as clusters of them, settle on the frames that are looked at, and
+those whose own tokens are alike, as the encoder has them, are parts of one thing and so of one track.
 """
 
 from __future__ import annotations
