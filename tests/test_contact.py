@@ -19,11 +19,10 @@ from sklearn.pipeline import make_pipeline
 from torch import nn
 from toy_slots import toy_cache, toy_clip
 
-from dias_video.batch import SlotSequence
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.contact.committee import evaluate
 from slotformer.contact.fitting import Kept, best_threshold, fit, stratified_parts
-from slotformer.contact.labelled import LabelledSlots, paged
+from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.looks import Looks, settings_of
 from slotformer.contact.places import PlaceProbe, fit_probe, places_of
 from slotformer.contact.protocol import Answers, accuracy_rows, fit_points, futures, in_order, join_answers, points_of
@@ -213,105 +212,6 @@ def test_one_answer_only_is_refused() -> None:
 def caches(tmp_path_factory: pytest.TempPathFactory) -> tuple[SlotCache, SlotCache]:
     folder = tmp_path_factory.mktemp("caches")
     return tuple(toy_cache(folder / n, 16, seed, balanced=True, num_frames=20) for seed, n in enumerate("ab"))  # type: ignore[return-value]
-
-
-def test_futures_continue_what_was_observed(caches: tuple[SlotCache, SlotCache]) -> None:
-    cache, _ = caches
-    torch.manual_seed(0)
-    model = SlotFormer(cache.slot_dim, burn_in=3, rollout=2, stride=2, width=8, layers=1, heads=2).eval()
-    ends = futures(cache, model, observed_frames=10, predicted_frames=4, batch_size=5)
-    assert ends.observed == 5
-    assert ends.encoded.slots.shape == ends.predicted.slots.shape == (16, 9, 4, cache.slot_dim)
-    slots = torch.cat([cache.read(v).slots for v in cache.video_ids])
-    assert torch.equal(ends.encoded.slots, slots[:, 0:17:2])
-    assert torch.equal(ends.predicted.slots[:, :5], slots[:, 0:10:2])
-    with torch.no_grad():
-        rolled = model.rollout(slots[:, 4:10:2], torch.ones(16, 3, 4, dtype=torch.bool), 4)
-    assert torch.allclose(ends.predicted.slots[:, 5:], rolled, atol=1e-5)
-    assert ends.kind("observed", 0).slots.shape[1] == 5
-    assert torch.equal(ends.kind("full", 4).slots, ends.encoded.slots)
-    assert torch.equal(ends.kind("predicted", 2).slots, ends.predicted.slots[:, :7])
-
-
-def test_places_are_told_of_encoded_and_predicted_slots(caches: tuple[SlotCache, SlotCache]) -> None:
-    cache, _ = caches
-    torch.manual_seed(0)
-    model = SlotFormer(cache.slot_dim, burn_in=3, rollout=2, stride=2, width=8, layers=1, heads=2).eval()
-    probe: Any = lambda slots: slots[..., :4] * 2  # noqa: E731
-    ends = futures(cache, model, 10, 4, probe=probe, batch_size=5)
-    for data in (ends.encoded, ends.predicted):
-        assert data.num_places == 4
-        assert data.slots.shape[-1] == cache.slot_dim + 4
-        assert torch.equal(data.slots[..., -4:], 2 * data.slots[..., :4])
-
-
-def anonymous() -> int:
-    """Bytes of this process' memory that is no file's."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
-def test_futures_take_no_memory_that_grows_with_the_videos() -> None:
-    """80 MB of slots, encoded and predicted."""
-    slots, live = torch.randn(1, 20, 8, 64), torch.ones(1, 20, 8, dtype=torch.bool)
-
-    class Cache:
-        path, num_slots, slot_dim, video_ids = "c", 8, 64, [str(v) for v in range(1000)]
-
-        def __len__(self) -> int:
-            return len(self.video_ids)
-
-        def num_frames(self, name: str) -> int:
-            return 20
-
-        def info(self, name: str) -> Any:
-            return SimpleNamespace(video_id=name, label=1.0, scenario="drop")
-
-        def read(self, name: str, start: int, stop: int, step: int) -> SlotSequence:
-            return SlotSequence([name], slots + int(name), live, torch.zeros(1, 20, 8, dtype=torch.int64))
-
-    model = SlotFormer(64, burn_in=3, rollout=2, stride=1, width=8, layers=1, heads=2).eval()
-    small: Any = Cache()
-    small.video_ids = small.video_ids[:64]
-    futures(small, model, 10, 10)  # what is needed however few they are
-    before = anonymous()
-    ends = futures(Cache(), model, 10, 10)  # type: ignore[arg-type]
-    assert ends.encoded.slots.numel() * 4 + ends.predicted.slots.numel() * 4 > 80e6
-    assert anonymous() - before < 20e6
-    assert torch.equal(ends.encoded.slots[999], slots[0] + 999)
-    mean, scale = ends.encoded.statistics()
-    assert torch.allclose(mean, slots[0].mean((0, 1)) + 499.5)
-    assert anonymous() - before < 20e6
-    spread = ends.encoded.slots.flatten(0, 2).double().std(0)
-    torch.testing.assert_close(scale.double(), spread, rtol=1e-5, atol=0)
-
-
-def test_a_full_disk_is_told_before_slots_are_made(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=f"can't write {tmp_path} .*see whether the disk is full"):
-        paged((1 << 30, 1 << 20), tmp_path)
-    assert not paged((2, 3), tmp_path).any()
-    assert not any(tmp_path.iterdir())
-
-
-def test_a_video_that_ends_early_has_no_live_slots_there(tmp_path: Path) -> None:
-    with SlotCacheWriter(tmp_path / "c", dtype="fp32") as writer:
-        for name, frames in (("a", 9), ("b", 5)):
-            writer.write(name, torch.randn(frames, S, D), torch.ones(frames, S, dtype=torch.bool), label=1.0)
-    model = SlotFormer(D, burn_in=3, rollout=2, stride=1, width=8, layers=1, heads=2)
-    ends = futures(SlotCache(tmp_path / "c"), model, 3, 6)
-    assert ends.encoded.live.any(-1).sum(1).tolist() == [9, 5]
-    assert ends.predicted.live.all()
-    with pytest.raises(ValueError, match="b has fewer than 6 frames"):
-        futures(SlotCache(tmp_path / "c"), model, 6, 2)
-
-
-def test_videos_without_label_are_refused(tmp_path: Path) -> None:
-    with SlotCacheWriter(tmp_path / "c") as writer:
-        writer.write("a", torch.randn(9, S, D), torch.ones(9, S, dtype=torch.bool))
-    model = SlotFormer(D, burn_in=3, rollout=2, stride=1, width=8, layers=1, heads=2)
-    with pytest.raises(ValueError, match="a has no label"):
-        futures(SlotCache(tmp_path / "c"), model, 3, 2)
 
 
 def test_rows_by_hand() -> None:
