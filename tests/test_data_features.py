@@ -119,6 +119,36 @@ def test_another_encoder_or_other_videos_are_refused(cached):
         cache_features(Patches(weight=0.25), Textured(), cached, WHOLE, flips=True)
 
 
+def test_a_video_that_was_repaired_is_cached_and_one_that_was_changed_is_refused(tmp_path):
+    """The second of the videos can't be read at first, and is a frame longer when it can."""
+
+    class Broken(Textured):
+        def read(self, index, frames, keys=None):
+            if index == 1:
+                raise ValueError("v1 is cut off")
+            return super().read(index, frames)
+
+    class Repaired(Textured):
+        def __init__(self, lengths):
+            self.lengths = lengths
+
+        def info(self, index):
+            known = super().info(index)
+            return known._replace(num_frames=self.lengths.get(index, known.num_frames))
+
+    with pytest.raises(ValueError, match="v1 is cut off"):
+        cache_features(Patches(), Broken(), tmp_path, WHOLE)
+    changed = Repaired({0: LENGTHS[0] - 1})
+    repaired = Repaired({1: LENGTHS[1] + 1})
+    with pytest.raises(ValueError, match="made from other videos, v0 is not as it was, for example; name another"):
+        cache_features(Patches(), changed, tmp_path, WHOLE)
+    cache_features(Patches(), repaired, tmp_path, WHOLE)
+    cache = FeatureCache(tmp_path)
+    cache.check(repaired, WHOLE)
+    assert cache.store.length("v1") == LENGTHS[1] + 1
+    assert len(cache.store) == len(LENGTHS)
+
+
 def test_features_too_large_for_half_precision_stop(tmp_path):
     with pytest.raises(ValueError, match="v0 don't fit half precision"):
         cache_features(Patches(weight=1e6), Textured(), tmp_path, WHOLE)

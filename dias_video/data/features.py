@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dias_video.data.source import VideoSource, fingerprint
+from dias_video.data.source import VideoSource, fingerprint, fingerprints
 from dias_video.data.transforms import ClipTransform, Transform
 from dias_video.machine.precision import autocast, check_precision
 from dias_video.machine.ranks import Ranks, joined
-from dias_video.stores.store import ShardStore, ShardWriter, build_index
+from dias_video.stores.store import ShardStore, ShardWriter, build_index, read_header
 
 FEATURES, CODES = "features", "codes"  # what a cache can hold, (T,N,C) and (T,N) a video
 FLIPPED = "|flipped"  # end of the key of a mirrored video
@@ -170,8 +170,9 @@ def cache_features(
 ) -> None:
     """Write the features of every frame of ``source``, transformed, in half precision.
 
-    Continues where an interrupted run stopped. With several processes, each writes every ``parts``-th video; one of
-    them calls :func:`dias_video.stores.store.build_index` when all are done.
+    Continues where an interrupted run stopped, also where a file that could not be read was replaced since. With
+    several processes, each writes every ``parts``-th video; one of them calls
+    :func:`dias_video.stores.store.build_index` when all are done.
 
     Args:
         transform: that of evaluation, to a size and not random.
@@ -197,9 +198,11 @@ def cache_features(
         "flips": flips,
         "precision": precision,
         "data": fingerprint(source),
+        "videos": fingerprints(source),
     }
     indices = range(part, len(source), parts)
-    with ShardWriter(path, header, part, parts) as writer:
+    with ShardWriter(path, header, part, parts, identity=_settings) as writer:
+        _check_present(writer, header)
         names = [(index, info) for index in indices if not _done(writer, (info := source.info(index)).video_id, flips)]
         frames = sum(info.num_frames for _, info in names)
         _check_disk(Path(path), frames * (1 + flips) * encoder.grid[0] * encoder.grid[1] * encoder.feature_dim * 2)
@@ -259,6 +262,25 @@ def encoder_hash(encoder: FrozenEncoder) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _settings(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same for a cache to be continued; its videos are compared one by one."""
+    return {name: value for name, value in header.items() if name not in ("data", "videos")}
+
+
+def _check_present(writer: ShardWriter, header: Mapping[str, Any]) -> None:
+    """Refuse to go on where a video that the cache holds is another one now."""
+    before = read_header(writer.path)
+    if before["data"] == header["data"]:
+        return
+    known, now = before.get("videos", {}), header["videos"]
+    for name in sorted({key.removesuffix(FLIPPED) for key in writer.present}):
+        if known.get(name) is None or known[name] != now.get(name):
+            raise ValueError(
+                f"{writer.path} was made from other videos, {name} is not as it was, for example; name another folder"
+            )
+    writer.restate(header)
 
 
 def _done(writer: ShardWriter, video_id: str, flips: bool) -> bool:

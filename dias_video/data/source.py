@@ -126,14 +126,24 @@ def fingerprint(source: VideoSource) -> str:
     """
     digest = hashlib.sha256()
     for index in range(len(source)):
-        info = source.info(index)
-        digest.update(f"{info.video_id}\t{info.num_frames}\n".encode())
-        if info.frames is not None:
-            digest.update(f"{info.frames}\n".encode())
-        if isinstance(source, FileSource):
-            for file in source.files(index):
-                digest.update(f"{file.name}\t{file.stat().st_size}\n".encode(errors="surrogateescape"))
+        digest.update(_facts(source, index))
     return digest.hexdigest()[:16]
+
+
+def fingerprints(source: VideoSource) -> dict[str, str]:
+    """The same of every video by itself, by its id (hex, 32 bits)."""
+    found = range(len(source))
+    return {source.info(i).video_id: hashlib.sha256(_facts(source, i)).hexdigest()[:8] for i in found}
+
+
+def _facts(source: VideoSource, index: int) -> bytes:
+    info = source.info(index)
+    lines = [f"{info.video_id}\t{info.num_frames}\n"]
+    if info.frames is not None:
+        lines.append(f"{info.frames}\n")
+    if isinstance(source, FileSource):
+        lines += [f"{file.name}\t{file.stat().st_size}\n" for file in source.files(index)]
+    return "".join(lines).encode(errors="surrogateescape")
 
 
 def frames_in_range(frames: Sequence[int], num_frames: int, name: str) -> list[int]:

@@ -91,8 +91,12 @@ class ShardWriter:
                     f"{self.path} was made with other settings ({'; '.join(different[:3])}); name another folder"
                 )
             return
+        self.restate(header)
+
+    def restate(self, header: Mapping[str, Any]) -> None:
+        """Write down what makes the store; again, where that has changed in what the identity leaves out."""
         text = json.dumps({"format": FORMAT_VERSION, "header": header}, indent=1, sort_keys=True) + "\n"
-        replace_file(file, lambda aside: aside.write_text(text))
+        replace_file(self.path / HEADER, lambda aside: aside.write_text(text))
 
     def write(self, key: str, **fields: Tensor) -> None:
         """Add one item; every field is (T, ...), one T for all, dtype and trailing shape as in all other items.
