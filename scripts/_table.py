@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from dias_video.evaluation.results import VIDEOS
 from slotformer.statistics import interval
 
 MEASURES = ("video-fg/fg_ari", "video-fg/mbo", "video-fg/miou", "ocb/ari", "ocb/mbo", "ocb/miou")
+CURVES = ("loss", "reconstruction", "distillation", "live_first", "live_later", "largest_share", "grad_norm")
 COMPARED = ("video-fg/fg_ari", "video-fg/mbo", "ocb/ari")  # beside the first row, video by video
 
 
@@ -48,6 +50,12 @@ def table(scores: Mapping[tuple[str, str], list[dict[str, Any]]], folders: Mappi
         more = [""] * len(gains) if row == first else worth(folders[first, masks], folders[row, masks])
         lines.append([row, masks, *cells, *more])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def curve(run: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a training run logged of losses and slots, one row a logged update; empty where the run has no such term."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{**about, "step": line["step"], **{name: line.get(name, "") for name in CURVES}} for line in lines]
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

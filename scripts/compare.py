@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from _main import entry
-from _table import MEASURES, table, write_rows
+from _table import MEASURES, curve, table, write_rows
 from omegaconf import DictConfig, OmegaConf
 
 from dias_video.evaluation.results import METRICS
@@ -83,9 +83,10 @@ def score(cfg: DictConfig, row: str, seed: int) -> Iterator[tuple[dict[str, Any]
 
 @entry("compare")
 def main(cfg: DictConfig) -> None:
-    """Make the table of ``cfg.rows`` and the scores on the way, rewritten after every row."""
+    """Make the table of ``cfg.rows``, the scores of every checkpoint and the curves, rewritten after every row."""
     out_dir = Path(cfg.out_dir)
     steps: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
     ends: dict[tuple[str, str], list[dict[str, Any]]] = {}
     folders: dict[tuple[str, str], list[Path]] = {}
     for row in cfg.rows:
@@ -94,10 +95,12 @@ def main(cfg: DictConfig) -> None:
             for found, folder in score(cfg, row, seed):
                 steps.append(found)
                 last[found["mask_source"]] = (found, folder)
+            curves.extend(curve(out_dir / row / f"s{seed}", {"row": row, "seed": seed}))
             for masks, (found, folder) in last.items():
                 ends.setdefault((row, masks), []).append(found)
                 folders.setdefault((row, masks), []).append(folder)
         replace_file(out_dir / "scores.csv", lambda file: write_rows(file, steps))
+        replace_file(out_dir / "curves.csv", lambda file: write_rows(file, curves))
         (out_dir / "table.md").write_text(table(ends, folders) + "\n")
     print(table(ends, folders))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,10 @@ def test_rows_are_compared_video_by_video(tmp_path: Path, monkeypatch: pytest.Mo
             found = {"row": row, "seed": seed, "step": step, "mask_source": "decoder"}
             yield found | dict.fromkeys(compare.MEASURES, 0.25 + seed / 4 + more), folder
 
+    for row, seed in product(("full", "plain"), (0, 1)):
+        log = [{"step": 1, "loss": 2.5}, {"step": 50, "loss": 1.5, "distillation": seed + 0.25, "step_s": 0.1}]
+        (tmp_path / f"{row}/s{seed}").mkdir(parents=True)
+        (tmp_path / f"{row}/s{seed}/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     monkeypatch.setattr(compare, "score", score)
     cfg = OmegaConf.create({"rows": ["full", "plain"], "seeds": [0, 1], "out_dir": str(tmp_path)})
     compare.main.__wrapped__(cfg)
@@ -222,6 +227,10 @@ def test_rows_are_compared_video_by_video(tmp_path: Path, monkeypatch: pytest.Mo
     gains = ["+0.200 [+0.200, +0.200]", "+0.100 [+0.100, +0.100]", "+0.200 [+0.200, +0.200]"]
     assert plain == f"| plain | decoder | {' | '.join(['0.575 ± 0.318'] * 6 + gains)} |"
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
+    head, *curves = (tmp_path / "curves.csv").read_text().splitlines()
+    assert head == "row,seed,step,loss,reconstruction,distillation,live_first,live_later,largest_share,grad_norm"
+    assert curves[2:4] == ["full,1,1,2.5,,,,,,", "full,1,50,1.5,,1.25,,,,"]
+    assert len(curves) == 2 * 2 * 2
 
 
 def test_a_row_may_begin_where_another_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
