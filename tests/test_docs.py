@@ -30,6 +30,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from dias_video.data.simulated import SimulatedVideos
+from dias_video.model.dias import MASK_SOURCES
 from slotformer import cache_slots
 
 ROOT = Path(__file__).parents[1]
@@ -190,7 +191,7 @@ def figures(folder: str) -> dict[tuple[str, ...], dict[str, float]]:
     """The rows of a table's raw file by their texts."""
     with (ROOT / "results" / folder).open() as file:
         rows = list(csv.DictReader(file))
-    texts = ("kind", "method", "run", "step", "mask_source")
+    texts = ("kind", "method", "row", "step", "mask_source")
     return {
         tuple(row[t] for t in texts if t in row): {k: float(v) for k, v in row.items() if k not in texts}
         for row in rows
@@ -212,9 +213,15 @@ def test_results_are_those_of_their_raw_files() -> None:
             cell, found = cells[kind_at], raw[kind, method.strip("`")]
             assert cell == f"{found['rate']:.2f} [{found['low']:.2f}, {found['high']:.2f}]", (method, kind)
     head, *rows = rows_of("The paper's configuration, from the start")
-    raw = figures("start/scores.csv")
-    for run, step, source, *cells in rows:
-        assert cells == [f"{raw[run, step, source][name]:.3f}" for name in head[3:]]
+    raw = figures("rows/scores.csv")
+    assert rows
+    for row, step, source, *cells in rows:
+        assert cells == [f"{raw[row, step, source][name]:.3f}" for name in head[3:]]
+    head, *rows = rows_of("The same, with masks that follow edges")
+    assert len(rows) == 4
+    for masks, *cells in rows:
+        file, method = (masks, "model") if masks in MASK_SOURCES else ("aggregation", masks)
+        assert cells == means(f"rows/edges_{file}.csv", method, head[1:], 64)
     card = "`dias/`: temporal DIAS, 0.7 M parameters", "dias_video/assets/CARD.md"
     for place in (("Tracking simulated objects",), card):
         head, *rows = rows_of(*place)
@@ -245,6 +252,14 @@ def test_figures_of_the_readme_are_those_of_their_raw_files() -> None:
     assert f"24 simulated clips: FG-ARI {one}; k-means on the same features {other}." in text
     one, other, third = (mean(davis, method, mbo, 20) for method in ("model", white, plain))
     assert f"20 DAVIS clips: mBO {one}; k-means {other}, on features not whitened {third} " in text
+    slots = mean("rows/edges_aggregation.csv", "model", fg_ari, 64)
+    whole = mean("rows/edges_decoder.csv", "model", "ocb/ari", 64)
+    one, other = (mean("rows/edges_aggregation.csv", white, name, 64) for name in (fg_ari, "ocb/ari"))
+    assert (
+        f"the aggregation's masks have FG-ARI {slots}, the decoder's an ARI of {whole} with the background; k-means"
+        in text
+    )
+    assert f"k-means on the same features {one} and {other} (" in text
     rate = figures("surprise/shipped.csv")["all", "model"]["rate"]
     assert f"more surprised by the impossible clip in {rate:.2f} of 80 pairs" in text
     costs = {row["what"]: row for row in csv.DictReader((ROOT / "results/costs.csv").open())}
