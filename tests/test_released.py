@@ -296,7 +296,7 @@ def test_files(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "none.pth")
     (tmp_path / "broken.pth").write_bytes(b"junk")
     for name, words in (
-        ("code", "plain weights"), ("none", "no state dict"), ("broken", "plain weights"), ("gone", "not found"),
+        ("code", "plain weights"), ("none", "no state dict"), ("broken", "plain weights"), ("gone", "is missing"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=rf"{name}\.pth.*{words}"):
             read_checkpoint(tmp_path / f"{name}.pth")
