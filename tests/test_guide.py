@@ -119,6 +119,21 @@ def test_the_students_file_does_not_hold_the_teacher(teacher: MaskTeacher, tmp_p
     assert DIAS.from_pretrained(tmp_path).guide is None
 
 
+def test_a_teacher_of_boxes_is_given_them_though_its_student_takes_none(tmp_path: Path) -> None:
+    tiny_dias(boxes=True, threshold=None, teacher=None).save_pretrained(tmp_path)
+    student = spot(seed=1, guide=MaskTeacher(tmp_path))
+    assert not student.takes_boxes
+    assert student.inputs == ("boxes",)
+    batch = clips(boxes=3)
+    terms = student(batch, Draws.for_step(0, 0, range(3)))
+    batch.boxes = batch.boxes.flip(2)
+    others = student(batch, Draws.for_step(0, 0, range(3)))
+    assert torch.equal(others["reconstruction"], terms["reconstruction"])
+    assert not torch.equal(others["teacher_masks"], terms["teacher_masks"])
+    with pytest.raises(ValueError, match="the teacher's first queries come from boxes, and these clips have none"):
+        student(clips(), Draws.for_step(0, 0, range(3)))
+
+
 def test_a_teacher_of_other_slots_is_refused(teacher: MaskTeacher) -> None:
     teacher.model.initializer.num_slots = S + 1
     student, batch = spot(seed=1, guide=teacher), clips()

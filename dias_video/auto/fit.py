@@ -26,7 +26,7 @@ from dias_video.model.learned_initializer import LearnedInitializer
 from dias_video.model.reduction import Merging
 from dias_video.model.tiny import ClusteringAttention, PlacedProjection, RememberingTransition
 
-# Chosen on training clips of DAVIS and toss-A (docs/notebook.md).
+# Chosen on training clips of DAVIS and val clips of toss-A (docs/notebook.md).
 SAMPLED = 48  # frames, evenly spaced, that are looked at before a video is tracked
 DIRECTIONS = 64  # of the features
 TOKENS_EACH = 8  # a direction takes so many tokens to be known

@@ -34,6 +34,8 @@ from dias_video.tracking import track_videos
 class Guide(Protocol):
     """Tells slots from outside of the model what to look at, in training alone; no part of what is saved."""
 
+    inputs: tuple[str, ...]  # what of a training batch it looks at beside the frames
+
     def losses(self, batch: VideoBatch, features: Tensor, scan: Scan, draws: Draws) -> dict[str, Tensor]:
         """Loss terms, each (B,), for the slots of ``scan`` on ``features`` (B,T,N,C); it draws after the model."""
         ...
@@ -135,7 +137,8 @@ class DIAS(Pretrained, nn.Module):
     @property
     def inputs(self) -> tuple[str, ...]:
         """What of a training batch it looks at beside the frames, so that nothing else is read."""
-        return ("boxes",) if self.takes_boxes else ()
+        own = ("boxes",) if self.takes_boxes else ()
+        return own if self.guide is None else tuple({*own, *self.guide.inputs})
 
     @property
     def num_slots(self) -> int:

@@ -30,16 +30,25 @@ class MaskTeacher:
     def __init__(self, checkpoint: str | Path) -> None:
         self.model = DIAS.from_pretrained(checkpoint).eval().requires_grad_(False)
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the teacher looks at beside the frames, also where the student does not."""
+        return self.model.inputs
+
     def losses(self, batch: VideoBatch, features: Tensor, scan: Scan, draws: Draws) -> dict[str, Tensor]:
         """``teacher_masks`` (B,).
 
         Raises:
-            ValueError: teacher and student differ in their number of slots.
+            ValueError: teacher and student differ in their number of slots, or a teacher of boxes is given none.
         """
         if self.model.num_slots != scan.slots.shape[2]:
             raise ValueError(
                 f"the teacher has {self.model.num_slots} slots, the student {scan.slots.shape[2]}; give both as many "
                 "(sizes.num_slots)"
+            )
+        if self.model.takes_boxes and batch.boxes is None:
+            raise ValueError(
+                "the teacher's first queries come from boxes, and these clips have none; use data with boxes"
             )
         live, masks = self.masks(batch, features, draws)
         assert scan.attention is not None
