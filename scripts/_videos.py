@@ -45,11 +45,11 @@ def _opened(cfg: DictConfig, split: str, checked: bool) -> Any:
     from dias_video.data.checking import usable  # --help does without
     from dias_video.data.chosen import sliced
 
-    described = cfg.data[split].copy()  # keeps its place in the config, and so what it refers to
-    with open_dict(described):
-        videos = described.pop("videos", None)
+    chosen = cfg.data[split].copy()  # keeps its place in the config, and so what it refers to
+    with open_dict(chosen):
+        videos = chosen.pop("videos", None)
     try:
-        source = instantiate(described)
+        source = instantiate(chosen)
     except InstantiationException as error:
         if isinstance(error.__cause__, (ValueError, OSError)):
             raise error.__cause__ from None

@@ -15,7 +15,6 @@ import torch
 from _main import entry
 from _sentences import of_trained
 from _videos import announce_random, source_of
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -25,7 +24,6 @@ from dias_video.data.loading import ClipDataset
 from dias_video.data.memory import InMemory
 from dias_video.data.problems import problems_of
 from dias_video.engine.loop import Trainer
-from dias_video.model.dias import DIAS
 from dias_video.pretrained.saving import start_from
 from dias_video.pretrained.weights import pinned
 
@@ -101,9 +99,7 @@ def main(cfg: DictConfig, checkpoint: str | None) -> None:
         looks = {"validate": validation.validate, "preview": validation.preview}
     trainer.fit(model, dataset, VideoBatch.stack, cfg.out_dir, cfg.resume, config, **looks)
     if trainer.is_main:
-        look = {"data": HydraConfig.get().runtime.choices["data"], "data.root": cfg.data.root}
-        look["out_dir"] = f"{cfg.out_dir}/slots"
-        print(of_trained(cfg.out_dir, "visualize", **look) if isinstance(model, DIAS) else of_trained(cfg.out_dir))
+        print(of_trained(cfg.out_dir))
 
 
 if __name__ == "__main__":
