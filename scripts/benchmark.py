@@ -1,7 +1,7 @@
 """Measure everything and keep it.
 
 python scripts/benchmark.py out_dir=runs/benchmark              # CPU; make bench writes to benchmarks/results
-python scripts/benchmark.py device=cuda name=h100               # GPU
+python scripts/benchmark.py device=cuda name=h200               # GPU
 
 Each section runs in a process of its own, so that its memory is its own. Writes <out_dir>/<name>.json and .md; sections
 that are in the file already stay there unless they are measured again.

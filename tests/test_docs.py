@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import json
 import os
 import re
 import runpy
@@ -286,6 +287,33 @@ def test_figures_of_the_readme_are_those_of_their_raw_files() -> None:
     assert f"CPU, {cpu['futures of 42 simulated clips']} of its time" in text
     others = cpu["another program's masks"]
     assert f"CPU, {others} for three videos" in text
+    movi_d = float(hours(priced("h200")["movi_d"][0]))
+    assert f"the paper's 50,000 steps take {movi_d:.1f} hours on one H200" in text
+
+
+def priced(name: str) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a benchmark of what trainings cost, with the encoder in the loop and, where there is one, cached."""
+    rows = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())["cost"]["rows"]
+    return {row["name"]: [other for other in rows if other["name"] == row["name"]] for row in rows}
+
+
+def hours(row: dict[str, Any]) -> str:
+    """Of a whole training, with the stages before it."""
+    return re.findall(r"(\S+) h ", row["note"])[-1]
+
+
+def test_costs_are_those_of_their_raw_files() -> None:
+    gpu, cpu = priced("h200"), priced("cpu")
+    _, *rows = rows_of("What a system costs", "docs/benchmarks.md")
+    assert [row[0] for row in rows] == [f"`{name}`" for name in gpu]
+    assert gpu.keys() == cpu.keys()
+    for name, update, cached, memory, taken, less, *clip in rows:
+        own, host = gpu[name.strip("`")], cpu[name.strip("`")]
+        assert [update, cached][: len(own)] == [f"{row['seconds'] * 1e3:.1f}" for row in own], name
+        assert [taken, less][: len(own)] == [hours(row) for row in own], name
+        assert clip[: len(host)] == [f"{row['seconds'] * 1e3:.0f}" for row in host], name
+        assert memory == f"{own[0]['memory'] / 1e6:.0f}", name
+        assert {cached, less, clip[1]} == {""} or len(own) == len(host) == 2, name
 
 
 def means(file: str, method: str, measures: list[str], videos: int) -> list[str]:
