@@ -58,6 +58,8 @@ def train(cfg: DictConfig, row: str, seed: int) -> Path:
         end = train(cfg, other, seed) / "checkpoints/last"
         words += [option.format(end) for option in options]
     run("train_video", *words, f"out_dir={folder}")
+    if not (folder / f"checkpoints/step_{OmegaConf.load(folder / 'config.yaml').max_steps:06d}").is_dir():
+        raise ValueError(f"{folder} was stopped before its last update; the same command goes on from there")
     return folder
 
 
