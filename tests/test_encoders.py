@@ -140,6 +140,18 @@ def grid_tokens(encoder: Encoder) -> torch.Tensor:
     return encoder.features(pictures())[0].unflatten(1, encoder.grid).double()
 
 
+def test_what_timm_draws_moves_no_weights_that_are_made_afterwards() -> None:
+    """Its versions draw differently, and a seed would give other trainings."""
+    torch.manual_seed(3)
+    expected = torch.rand(5)
+    torch.manual_seed(3)
+    first = TimmEncoder(TINY_VIT, "random")
+    assert torch.equal(torch.rand(5), expected)
+    torch.manual_seed(4)
+    other = TimmEncoder(TINY_VIT, "random")
+    assert not torch.equal(first.vit.pos_embed, other.vit.pos_embed)
+
+
 @pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize("smoothness", [0.0, 0.7])
 def test_whitened_features_are_uncorrelated_and_smooth_ones_larger(kind: str, smoothness: float) -> None:

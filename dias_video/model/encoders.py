@@ -151,13 +151,14 @@ class TimmEncoder(Encoder):
                 )
             overlay = {"file": weights}
         try:
-            vit: Any = timm.create_model(
-                name,
-                pretrained=weights != "random" and not saved,
-                pretrained_cfg_overlay=overlay,
-                img_size=tuple(input_size),
-                num_classes=0,
-            )
+            with torch.random.fork_rng(devices=[]):  # versions draw differently; weights made next should not
+                vit: Any = timm.create_model(
+                    name,
+                    pretrained=weights != "random" and not saved,
+                    pretrained_cfg_overlay=overlay,
+                    img_size=tuple(input_size),
+                    num_classes=0,
+                )
         except Exception as error:  # timm raises many kinds; each becomes one sentence
             remedy = "; without internet give a .safetensors file as weights" if weights == "hub" and not saved else ""
             raise ValueError(f"timm cannot make {name} with weights {weights}: {error}{remedy}") from error
