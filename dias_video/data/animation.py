@@ -12,12 +12,12 @@ from PIL import Image, ImageSequence
 from dias_video.data.pictures import decoding, rgb_of
 from dias_video.data.video_index import VideoIndex
 
-ANIMATIONS = frozenset({".gif", ".apng", ".webp", ".png"})  # of which many a WebP and nearly every PNG has one frame
+ANIMATIONS = frozenset({".gif", ".apng", ".webp", ".png"})  # many WebPs and nearly all PNGs hold a single frame
 UNTIMED = 0.1  # seconds that viewers show a frame for which the file says 0
 
 
 def is_animated_webp(path: Path) -> bool:
-    """Whether a file is a WebP of several frames, by its header."""
+    """Whether the header of a file says that it is a WebP of several frames."""
     if path.suffix.lower() != ".webp":
         return False
     with path.open("rb") as file:
@@ -29,7 +29,7 @@ def index_animation(path: Path) -> VideoIndex:
     """Index an animated picture by decoding it.
 
     Raises:
-        ValueError: missing, no picture, damaged, or cut off.
+        ValueError: the file is missing, is no picture, is damaged or is cut off.
     """
     ends = [0.0]
     with decoding(str(path), "animation"), Image.open(path) as image:
@@ -44,7 +44,7 @@ class AnimationReader:
     """An open animated picture.
 
     Raises:
-        ValueError: it can't be opened.
+        ValueError: the file can't be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,7 +57,7 @@ class AnimationReader:
         self._image.close()
 
     def read(self, frames: Sequence[int]) -> NDArray[np.uint8]:
-        """Frames (T,H,W,3) RGB in the order asked; transparent pixels are mixed with black.
+        """Frames (T,H,W,3) uint8 RGB in the order asked; transparent pixels are mixed with black.
 
         Raises:
             ValueError: a frame can't be decoded.

@@ -1,4 +1,4 @@
-"""Clips of pictures with instance masks, however these are kept: what all such data sets share."""
+"""Clips of pictures with instance masks: what all such data sets share, however they store the masks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from dias_video.data.problems import Problem
 from dias_video.data.source import VOID, Keys, Sample, VideoInfo, frames_in_range, wanted
 from dias_video.pretrained.configured import Configured
 
-Unlabelled = Literal["void", "background"]  # what pixels count as that an annotator left open
-FACTORS = (1, 2, 4, 8)  # by which a JPEG may be decoded smaller
+Unlabelled = Literal["void", "background"]  # what pixels count as to which the annotators gave no label
+FACTORS = (1, 2, 4, 8)  # a JPEG may be decoded this many times smaller
 
 
 class Clip(NamedTuple):
@@ -36,10 +36,10 @@ class Clip(NamedTuple):
 
 
 class Masks(Protocol):
-    """Where the masks of some clips are."""
+    """Reads the masks of some clips."""
 
     def read(self, index: int, frames: Sequence[int]) -> tuple[Tensor, int]:
-        """Instance ids (T,H,W) int16 of frames of a clip, 0 background, -1 void, and K, at least the largest.
+        """Instance ids (T,H,W) int16 of frames of a clip (0 background, -1 void), and K, which no id exceeds.
 
         Raises:
             ValueError: a mask can't be read.
@@ -47,7 +47,7 @@ class Masks(Protocol):
         ...
 
     def files(self, index: int) -> list[Path]:
-        """The files that the masks of a clip have for themselves."""
+        """The files that hold the masks of this clip and of no other."""
         ...
 
 
@@ -65,9 +65,9 @@ class AnnotatedVideos(Configured):
 
     Args:
         clips: at least one.
-        masks: of the same clips; None: there are none, and samples have neither masks nor boxes.
-        annotations: the file or folder that the masks are of, for reports.
-        problems: what was found when the data was opened.
+        masks: the masks of the same clips; with None, samples have neither masks nor boxes.
+        annotations: the file or folder that holds the masks, for reports.
+        problems: what was found wrong when the data was opened.
         at_least: frames may be decoded smaller, down to this (H,W) (:func:`~dias_video.data.pictures.read_frames`);
             masks follow.
 
@@ -97,7 +97,7 @@ class AnnotatedVideos(Configured):
         return VideoInfo(clip.video_id, len(clip.frames))
 
     def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
-        """Frames, and masks and boxes where there are any and one of them is wanted."""
+        """Frames; also masks and boxes, where the clips have them and ``keys`` asks for one of them."""
         clip = self._clips[index]
         chosen = frames_in_range(frames, len(clip.frames), clip.video_id)
         files = clip.files()
@@ -111,18 +111,18 @@ class AnnotatedVideos(Configured):
         return sample
 
     def classes(self, index: int) -> dict[str, list[str]]:
-        """``category`` of every instance, where the annotations tell."""
+        """The ``category`` of every instance, where the annotations have categories."""
         return {"category": self._masks.categories(index)} if isinstance(self._masks, CategorisedMasks) else {}
 
     def files(self, index: int) -> list[Path]:
-        """The frames, and masks that are pictures."""
+        """The pictures of the frames, and those of the masks."""
         return self._clips[index].files() + ([] if self._masks is None else self._masks.files(index))
 
     def _fitted(self, masks: Tensor, video: Tensor, clip: Clip) -> Tensor:
-        """Masks of the frames' size, which is smaller than theirs where JPEGs were decoded smaller.
+        """The masks, scaled down to the size of the frames where JPEGs were decoded smaller.
 
         Raises:
-            ValueError: they are of other frames.
+            ValueError: the masks have another shape than the frames.
         """
         size, shown = tuple(masks.shape[-2:]), tuple(video.shape[-2:])
         for factor in FACTORS if self.at_least is not None else FACTORS[:1]:
@@ -141,8 +141,8 @@ class MaskPictures:
     Where a picture of a clip has more than 8 bits, the clip's ids are renumbered 1, 2, ... in their order.
 
     Args:
-        files: of every clip, of every frame; None where a frame has no mask: it is void.
-        decode: reads one, (H,W) int32 with 0 background and -1 void.
+        files: the picture of every frame of every clip; a frame with None has no mask and is void.
+        decode: reads one picture as ids (H,W) int32, 0 background, -1 void.
     """
 
     def __init__(self, files: Sequence[Sequence[Path | None]], decode: Callable[[Path], NDArray[np.int32]]) -> None:
@@ -150,7 +150,9 @@ class MaskPictures:
         self._known: dict[int, NDArray[np.int32]] = {}  # the ids of clips that were read, background first
 
     def read(self, index: int, frames: Sequence[int]) -> tuple[Tensor, int]:
-        """Instance ids (T,H,W) int16, and K: of pictures with 8 bits the largest id of the first frame and of these.
+        """Instance ids (T,H,W) int16, and K.
+
+        For pictures with 8 bits, K is the largest id in the first frame and in the frames asked for.
 
         Raises:
             ValueError: a picture is missing or damaged, or their sizes differ.

@@ -1,6 +1,7 @@
-"""Instance masks out of YouTube-VIS and COCO style json: run-length codes, uncompressed ones and polygons, or null.
+"""Instance masks from json files in the style of YouTube-VIS or COCO.
 
-A json of hundreds of megabytes is gone through once; the index holds every mask as a compressed run-length code.
+A mask is a run-length code (compressed or not), a list of polygons, or null. The json, which can have hundreds of
+megabytes, is parsed once; an index keeps every mask as a compressed run-length code.
 """
 
 from __future__ import annotations
@@ -45,15 +46,15 @@ class Annotations:
 
     Args:
         file: the json.
-        overlap: of pixels that several instances claim: ``top`` gives them to the later one in the json, ``void`` to
-            none.
-        crowds: regions of many objects (``iscrowd``) are ``void``, one more ``instance`` each, or ``background``.
-        on_error: ``skip_and_report`` leaves out videos that are listed twice, have masks that can't be or file names
-            that leave the folder.
+        overlap: what happens to pixels that several instances claim: ``top`` gives them to the instance that stands
+            later in the json, ``void`` to none.
+        crowds: what regions of many objects (``iscrowd``) count as: ``void``, one ``instance`` each, or ``background``.
+        on_error: ``skip_and_report`` leaves out videos that are listed twice, whose masks are invalid, or whose file
+            names lead out of the folder.
 
     Raises:
-        ValueError: the json is missing, cut off or of another layout, an option is none of its values, or (``raise``) a
-            video is wrong.
+        ValueError: the json is missing, cut off or of another layout, an option has an unknown value, or (with
+            ``raise``) a video is described wrongly.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Annotations:
         facts, tensors = cached_index(file.parent, name, FIELDS, made_of, lambda: _build(file))
         self.problems = Problems(on_error)
         self.problems.take(Problem(*problem) for problem in facts["problems"])
-        self.annotated: bool = facts["annotated"]  # the json holds masks at all
+        self.annotated: bool = facts["annotated"]  # whether the json holds any mask
         self._names: list[str] = facts["categories"]
         self.videos = [Video(name, (size[0], size[1]), *rest) for name, size, *rest in facts["videos"]]
         self._crowd = tensors["crowd"].numpy()  # (objects,)
@@ -108,11 +109,11 @@ class Annotations:
         return [self._names[place] for place in self._category[first : first + count][self._instances(index)]]
 
     def files(self, index: int) -> list[Path]:
-        """None: the json is of all videos."""
+        """An empty list: the json belongs to all videos together."""
         return []
 
     def _instances(self, index: int) -> NDArray[np.bool_]:
-        """Which of a video's objects (N,) are instances."""
+        """Whether each object of a video (N,) is an instance."""
         _, _, _, first, count = self.videos[index]
         return ~self._crowd[first : first + count] | (self.crowds == "instance")
 
@@ -122,10 +123,10 @@ class Annotations:
 
 
 def load_json(file: Path) -> dict[str, Any]:
-    """An annotation file.
+    """The content of an annotation file.
 
     Raises:
-        ValueError: cut off, not text, or not an object.
+        ValueError: the file is cut off, is no text, or holds no json object.
     """
     try:
         described = json.loads(file.read_bytes())
@@ -137,10 +138,10 @@ def load_json(file: Path) -> dict[str, Any]:
 
 
 def entries_of(file: Path, described: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """A list of objects out of an annotation file, empty where it has none of that name.
+    """The list called ``name`` in an annotation file; empty where the file has none.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: what is called so is no list of objects.
     """
     entries = described.get(name)
     if entries is None:
@@ -151,7 +152,7 @@ def entries_of(file: Path, described: dict[str, Any], name: str) -> list[dict[st
 
 
 def key_of(value: Any) -> Any:
-    """An id of a json as a key of a dict; anything that is no number and no text as its json."""
+    """An id of a json as a key of a dict; an id that is neither a number nor text becomes its json text."""
     return value if isinstance(value, (int, float, str)) else json.dumps(value)
 
 
@@ -159,7 +160,7 @@ def size_of(entry: dict[str, Any]) -> tuple[int, int]:
     """(H,W) of a video or image.
 
     Raises:
-        ValueError: absent, not whole numbers, or of more pixels than fit.
+        ValueError: the size is absent, is not made of whole numbers, or has too many pixels.
     """
     sides = [entry.get("height"), entry.get("width")]
     if not all(isinstance(side, (int, float)) and side >= 1 and side % 1 == 0 for side in sides):
@@ -220,13 +221,13 @@ def category_names(file: Path, described: dict[str, Any]) -> dict[Any, str]:
 
 
 def _files_of(entry: dict[str, Any], by_image: bool) -> list[str]:
-    """File names of an entry; empty where they are not as they should be."""
+    """File names of an entry; an empty list where they are missing or are no text."""
     files = [entry.get("file_name")] if by_image else entry.get("file_names")
     return files if isinstance(files, list) and all(isinstance(name, str) and name for name in files) else []
 
 
 def _short_name(files: list[str], entry: dict[str, Any], by_image: bool) -> str:
-    """A video's name: the folder of its first frame; an image's: its path without extension."""
+    """A name: for a video the folder of its first frame, for an image its path without extension."""
     if not files:
         return str(entry.get("name") or entry.get("id"))
     first = PurePosixPath(files[0].replace("\\", "/"))
@@ -247,10 +248,10 @@ class _Builder:
         self._codes: list[bytes] = []
 
     def add(self, name: str, files: list[str], entry: dict[str, Any], objects: list[dict[str, Any]]) -> None:
-        """Take in one video.
+        """Add one video.
 
         Raises:
-            ValueError: anything about it that can't be used.
+            ValueError: something about the video can't be used.
         """
         if not files:
             raise ValueError(f"{self._file}: {name} lacks file names, or they are not text; correct or remove it")

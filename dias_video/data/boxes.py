@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def pixel_boxes(ids: NDArray[Any], most: int = 0) -> dict[int, tuple[int, int, int, int]]:
-    """Pixels x0, y0, x1, y1 (edges exclusive) around each id above 0 of a frame (H,W); ``most``: up to that id."""
+    """Box x0, y0, x1, y1 in pixels (edges exclusive) around each id in a frame (H,W).
+
+    Ids are those from 1 to ``most``; ``most=0`` sets no limit.
+    """
     found = enumerate(find_objects(ids, max_label=most), 1)
     return {i: (x.start, y.start, x.stop, y.stop) for i, at in found if at is not None for y, x in [at]}
 
@@ -37,8 +40,8 @@ def boxes_of(masks: NDArray[Any], num_instances: int) -> tuple[NDArray[np.float6
 
 
 def boxes_from_masks(masks: Tensor, num_instances: int) -> tuple[Tensor, Tensor]:
-    """:func:`boxes_of` of tensors: boxes (T,K,4) float32 and valid (T,K)."""
-    import torch  # simulating takes boxes too, and needs none of it
+    """:func:`boxes_of` for tensors: boxes (T,K,4) float32 and valid (T,K)."""
+    import torch  # the simulator uses this module without torch
 
     boxes, valid = boxes_of(masks.numpy(), num_instances)
     return torch.from_numpy(boxes.astype(np.float32)), torch.from_numpy(valid)

@@ -1,4 +1,4 @@
-"""Which videos of a source can be read to their end, and a source of those alone."""
+"""Finds the videos of a source that can be read to their end, and makes a source of only those."""
 
 from __future__ import annotations
 
@@ -36,16 +36,17 @@ def check_videos(source: VideoSource, frames_at_once: int = 32) -> list[tuple[in
 
 
 def usable(source: VideoSource, on_error: OnError = "raise", report: str | Path | None = None) -> VideoSource:
-    """The source itself, or with ``skip_and_report`` the videos of it that can be read to their end.
+    """The source itself, or with ``skip_and_report`` a source of its videos that can be read to their end.
 
-    Everything is read before anything is used, so that which videos are used does not depend on when one fails. Where
-    the source names its files this is done once, by one process, and kept in an index until a file changes.
+    With ``skip_and_report`` all videos are read before one is used, so that the choice does not depend on when a video
+    fails. Where the source names its files, one process does this once; the result is kept in an index until a file
+    changes.
 
     Args:
-        report: json file that lists what was excluded and what the source itself found.
+        report: json file that ``skip_and_report`` writes: what was excluded, and what the source itself found.
 
     Raises:
-        ValueError: nothing is left.
+        ValueError: no video is left.
     """
     Problems(on_error)
     if on_error == "raise":
@@ -64,7 +65,7 @@ def usable(source: VideoSource, on_error: OnError = "raise", report: str | Path 
 
 
 def _checked_once(source: FileSource) -> list[tuple[int, Problem]]:
-    """What :func:`check_videos` finds, out of an index if the files are those it was made of."""
+    """What :func:`check_videos` finds, taken from an index if the files have not changed since it was made."""
     files = {file for index in range(len(source)) for file in source.files(index)}
     files |= {Path(place) for place in [annotations_of(source)] if place is not None}
     present = sorted(file for file in files if file.is_file())

@@ -21,10 +21,10 @@ class Chosen:
 
     Args:
         source: all videos.
-        indices: which, at least one.
-        problems: what was found wrong, with these and with those left out; None = what the source itself found.
+        indices: the places of the videos in the source, at least one.
+        problems: what was found wrong, also with videos that are left out; None = what the source itself found.
 
-    ``config`` is the source's: whoever makes that again finds these videos by their ids.
+    ``config`` is that of the source. A reader of a result makes the source again and finds these videos by their ids.
     """
 
     def __init__(self, source: VideoSource, indices: Iterable[int], problems: Sequence[Problem] | None = None) -> None:

@@ -23,18 +23,18 @@ SHARES = {"test": (0.0, 0.1), "val": (0.1, 0.2), "train": (0.2, 1.0), "all": (0.
 class ClevrTexImages(AnnotatedVideos):
     """Scenes of ClevrTex or one of its variants (Karazija et al., 2021), with masks of up to 10 objects.
 
-    The archives ``clevrtex_full_part1..5.tar.gz`` are one: ``cat clevrtex_full_part*.tar.gz | tar xzi``.
+    The archives ``clevrtex_full_part1..5.tar.gz`` are parts of one: ``cat clevrtex_full_part*.tar.gz | tar xzi``.
 
     Args:
-        root: folder that holds ``clevrtex_<variant>/<number>/CLEVRTEX_*.png``, or is that.
-        variant: ``full``, ``outd`` (other shapes and materials, all of it for tests), ``pbg``, ``vbg``, ``grassbg`` or
-            ``camo``.
-        split: by the authors' rule the first tenth of the scenes is ``test``, the second ``val``, the others ``train``;
-            or ``all``.
+        root: folder that holds ``clevrtex_<variant>/<number>/CLEVRTEX_*.png``, or the folder ``clevrtex_<variant>``.
+        variant: ``full``, ``outd`` (other shapes and materials; meant for tests only), ``pbg``, ``vbg``, ``grassbg``
+            or ``camo``.
+        split: ``test`` is the first tenth of the scenes, ``val`` the second and ``train`` the rest, by the authors'
+            rule; ``all`` is every scene.
         on_error: ``raise``, or ``skip_and_report`` to leave out scenes without a mask.
 
     Raises:
-        ValueError: no scene is there, an option is none of its values, or (``raise``) scenes or masks are missing.
+        ValueError: there is no scene, an option has an unknown value, or (with ``raise``) scenes or masks are missing.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class ClevrTexImages(AnnotatedVideos):
 
 
 def _folder(root: Path, variant: str) -> Path:
-    """Where a variant was unpacked.
+    """The folder in which a variant was unpacked.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: there is no such folder.
     """
     name = f"clevrtex_{variant}"
     for place in [root / name, *([root] if root.resolve().name == name else [])]:

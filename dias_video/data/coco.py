@@ -11,7 +11,7 @@ from dias_video.data.problems import OnError
 
 
 class CocoImages(AnnotatedVideos):
-    """Images of a split of COCO, or of anything in its json, with instance masks.
+    """Images of a split of COCO, or of other data with a json in COCO's format, with instance masks.
 
     Args:
         root: the folder of the data set.

@@ -1,4 +1,4 @@
-"""DAVIS-2016 and DAVIS-2017 where they were unpacked: jpg frames, indexed PNG masks, lists of clips."""
+"""DAVIS-2016 and DAVIS-2017 as downloaded and unpacked: jpg frames, indexed PNG masks, lists of clips."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ MASK_FOLDERS = {"semi-supervised": "Annotations", "unsupervised": "Annotations_u
 class DavisVideos(AnnotatedVideos):
     """Clips of DAVIS with instance masks (2017) or one foreground mask (2016).
 
-    255 is void in the masks of 2017. The masks of 2016 are black and white: there 255 is the object, and masks of 2017
-    are taken as one object. A clip of which only the first frame is annotated (the semi-supervised test sets) has void
-    masks after it; where no clip has masks (the unsupervised test sets) samples have neither masks nor boxes.
+    In the masks of 2017, 255 is void. With ``year=2016`` a mask has one object: 255 in the black and white masks of
+    2016, every instance in masks of 2017. Where only the first frame of a clip is annotated (the semi-supervised test
+    sets), the masks of the other frames are void. Where no clip has masks (the unsupervised test sets), samples have
+    neither masks nor boxes.
 
     Args:
         root: folder that holds ``JPEGImages``, ``Annotations`` or ``Annotations_unsupervised``, and ``ImageSets``.
         split: name of a list in ``ImageSets/<year>`` (``ImageSets/2019`` has the unsupervised test sets): ``train``,
             ``val``, ``test-dev``...
         year: 2017, or 2016 for one foreground instance a clip.
-        task: which of the two folders of masks; None = the one that is there.
+        task: which of the two folders of masks to read; None = the one that exists.
         resolution: folder of frames and masks, ``480p`` or ``Full-Resolution``.
         at_least: as for :class:`~dias_video.data.annotated.AnnotatedVideos`.
         on_error: ``raise``, or ``skip_and_report`` to leave out clips with missing frames or masks.
 
     Raises:
-        ValueError: a folder or list is missing, both folders of masks are there, or (``raise``) a clip is incomplete.
+        ValueError: a folder or list is missing, both folders of masks exist and ``task`` is None, or (with ``raise``) a
+            clip is incomplete.
     """
 
     def __init__(
@@ -76,10 +78,10 @@ class DavisVideos(AnnotatedVideos):
 
 
 def _task(root: Path, task: Task | None) -> str:
-    """Which masks to take.
+    """Which of the two folders of masks to read.
 
     Raises:
-        ValueError: both kinds are there and none is named.
+        ValueError: both exist and ``task`` is None.
     """
     if task is not None:
         return str(one_of("task", task, Task))
@@ -100,7 +102,7 @@ def _list(root: Path, split: str, year: int) -> Path:
 
 
 def _frames(folder: Path) -> list[Path]:
-    """Frames of a clip.
+    """The pictures of a clip's frames.
 
     Raises:
         ValueError: there are none.
@@ -147,7 +149,7 @@ def read_mask(file: Path, year: int) -> NDArray[np.int32]:
     """Instance ids (H,W) of one mask: 0 background, -1 void.
 
     Raises:
-        ValueError: missing, damaged, in colour, or black and white where instances are numbered.
+        ValueError: the file is missing, damaged, in colour, or black and white where instances should be numbered.
     """
     picture = opened(file)
     ids = ids_of(picture, str(file))

@@ -1,4 +1,4 @@
-"""Frames of a video file through decord, allowed for streams on which they are those of a whole decode."""
+"""Frames of a video file through decord, for those streams on which they equal the frames of a whole decode."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dias_video.data.video_index import CONTAINERS, VideoIndex
 from dias_video.data.video_stream import REMEDY, VideoStream
 
 CODECS = frozenset({"h264", "vp8", "vp9"})
-IDR = 5  # type of an H.264 unit: a picture after which nothing refers to what was before it
+IDR = 5  # type of an H.264 unit: no later picture refers to anything before such a picture
 
-decord.logging.set_level(decord.logging.QUIET)  # ffmpeg's; what matters is raised
+decord.logging.set_level(decord.logging.QUIET)  # silences ffmpeg's messages; errors are raised anyway
 
 
 class DecordReader:
-    """An open video file; decoded by one thread, which goes on ahead and keeps what it decodes.
+    """An open video file. One thread decodes it ahead of the reads and keeps the frames.
 
     Raises:
         ValueError: decord can't open the file.
@@ -37,7 +37,7 @@ class DecordReader:
         return len(self._reader)
 
     def close(self) -> None:
-        """Nothing: decord closes the file when the reader is forgotten."""
+        """Do nothing: decord closes the file when the reader is deleted."""
 
     def read(self, frames: Sequence[int]) -> NDArray[np.uint8]:
         """Frames (T,H,W,3) RGB in the order asked.
@@ -58,17 +58,17 @@ class DecordReader:
         except decord.DECORDError as error:
             if "size must exactly match" not in str(error):
                 raise
-        # Rows are padded to 64 bytes; in frames narrower than 64 pixels decord 0.6 takes the padding for channels.
+        # Rows are padded to 64 bytes. In frames narrower than 64 pixels decord 0.6 reads the padding as channels.
         padded = np.stack([self._reader[frame].asnumpy() for frame in frames])  # (T,H,W,C) with C > 3
         rows = padded.reshape(*padded.shape[:2], -1)[:, :, : padded.shape[2] * 3]
         return rows.reshape(*padded.shape[:3], 3)
 
 
 def check(path: Path, index: VideoIndex) -> None:
-    """Refuse a file of which decord would show other frames than were asked for.
+    """Refuse a file of which decord would return other frames than those asked for.
 
     Raises:
-        ValueError: names the file and why.
+        ValueError: names the file and the reason.
     """
     stream, again = VideoStream(path), VideoStream(path)
     first = next(again.frames(again.packets()))

@@ -49,12 +49,12 @@ class FrozenEncoder(Protocol):
 
 
 class FeatureCache:
-    """Reads a feature cache, frame by frame, out of the shards that hold the frames.
+    """Reads single frames of a feature cache from its shards.
 
-    ``codes``: a second one of the same videos, of a tokenizer's codes.
+    ``codes`` names a second cache, with a tokenizer's codes of the same videos.
 
     Raises:
-        ValueError: ``path`` holds no finished cache of features, or ``codes`` none of codes of the same videos.
+        ValueError: ``path`` holds no finished cache of features, or ``codes`` holds no codes of the same videos.
     """
 
     def __init__(self, path: str | Path, codes: str | Path | None = None, kind: str = FEATURES) -> None:
@@ -65,7 +65,7 @@ class FeatureCache:
             raise ValueError(f"{self.path} is not a cache of {kind}; make one with scripts/cache_features.py")
         self.kind = kind
         self.size = self._pair("size")  # (H,W) of the frames that the encoder saw
-        self.square = self.header.get("square") is True  # they were the largest centred squares
+        self.square = self.header.get("square") is True  # whether those frames were the largest centred squares
         self.grid = self._pair("grid")  # (h,w)
         self.flips = self.header.get("flips") is True
         self.codes = None if codes is None else FeatureCache(codes, kind=CODES)
@@ -75,7 +75,7 @@ class FeatureCache:
             raise ValueError(f"{codes} has codes of other videos than {path} has features of; cache both anew")
 
     def read(self, video_id: str, frames: Sequence[int], flipped: bool = False) -> Tensor:
-        """Features (T,N,C) float32, or codes (T,N) int64, of the frames named, of the mirrored video if ``flipped``.
+        """Features (T,N,C) float32, or codes (T,N) int64, of ``frames``; with ``flipped`` those of the mirrored video.
 
         Raises:
             ValueError: the cache does not hold them.
@@ -92,7 +92,7 @@ class FeatureCache:
         return (pair[0], pair[1])
 
     def check(self, source: VideoSource, transform: Transform | None) -> None:
-        """Refuse a cache that does not hold what clips of ``source`` under ``transform`` need.
+        """Refuse a cache that does not fit clips of ``source`` under ``transform``.
 
         Raises:
             ValueError: other videos, another part or size of the frames, random crops, or flips that were not stored.
@@ -119,7 +119,7 @@ class FeatureCache:
             )
 
     def check_encoders(self, encoders: Mapping[str, FrozenEncoder]) -> None:
-        """Refuse caches that other encoders made than a model has: ``encoders`` by what they make.
+        """Refuse caches that were made by other encoders than ``encoders``, whose keys are ``features`` and ``codes``.
 
         Raises:
             ValueError: weights or configuration differ, or there are codes for a model that has no use for them.
@@ -133,7 +133,7 @@ class FeatureCache:
                 raise ValueError(f"this model looks at no codes: leave out data.features.codes={cache.path}")
 
     def check_encoder(self, encoder: FrozenEncoder) -> None:
-        """Refuse a cache that another encoder made.
+        """Refuse a cache that was made by another encoder.
 
         Raises:
             ValueError: weights or configuration differ.
@@ -143,10 +143,10 @@ class FeatureCache:
 
 
 def cached_features(path: str | Path | None, encoder: FrozenEncoder) -> FeatureCache | None:
-    """The cache in ``path``, if there is one to use.
+    """The cache in ``path``; None if ``path`` is None.
 
     Raises:
-        ValueError: it holds no finished feature cache, or another encoder's.
+        ValueError: ``path`` holds no finished feature cache, or one that was made by another encoder.
     """
     if path is None:
         return None
@@ -168,18 +168,18 @@ def cache_features(
     parts: int = 1,
     kind: str = FEATURES,
 ) -> None:
-    """Write the features of every frame of ``source``, transformed, in half precision.
+    """Write the features of every transformed frame of ``source``, in half precision.
 
-    Continues where an interrupted run stopped, also where a file that could not be read was replaced since. With
+    An interrupted run continues where it stopped, also when a file that could not be read has been replaced since. With
     several processes, each writes every ``parts``-th video; one of them calls
     :func:`dias_video.stores.store.build_index` when all are done.
 
     Args:
-        transform: that of evaluation, to a size and not random.
+        transform: the transform of evaluation; it sets a size and is not random.
         flips: also store the features of the mirrored frames (twice the time and disk).
         batch_frames: frames given to the encoder at once.
-        precision: in which the encoder computes (``dias_video.machine.precision``).
-        kind: what ``encoder`` makes, ``features`` or, for a ``CodeReader``, ``codes``, which are stored as they are.
+        precision: the precision in which the encoder computes (``dias_video.machine.precision``).
+        kind: what ``encoder`` makes: ``features``, or ``codes`` for a ``CodeReader``. Codes are stored unchanged.
 
     Raises:
         ValueError: a video can't be read, features overflow half precision, the disk is too small, or the transform
@@ -229,11 +229,11 @@ def fill_features(
     device: str | None = None,
     **options: Any,
 ) -> None:
-    """Write a feature cache with all processes of ``accelerate launch``; it is whole when this returns.
+    """Write a feature cache with all processes of ``accelerate launch``; the cache is complete when this returns.
 
     Args:
-        encoder: it is moved to the device and put into evaluation mode.
-        source, path, transform, options: those of :func:`cache_features`.
+        encoder: the encoder; it is moved to the device and put into evaluation mode.
+        source, path, transform, options: the arguments of :func:`cache_features`.
         device: None = cuda if there is one.
 
     Raises:
@@ -256,7 +256,7 @@ def cache_size(path: str | Path) -> int:
 
 def encoder_hash(encoder: FrozenEncoder) -> str:
     """Hash (hex, 64 bits) of an encoder's configuration and weights."""
-    config = {**encoder.config, "type": encoder.config["type"].rpartition(".")[2]}  # wherever the class lies
+    config = {**encoder.config, "type": encoder.config["type"].rpartition(".")[2]}  # a class may move between modules
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
@@ -265,12 +265,12 @@ def encoder_hash(encoder: FrozenEncoder) -> str:
 
 
 def _settings(header: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same for a cache to be continued; its videos are compared one by one."""
+    """The part of a header that must be equal for a cache to be continued; the videos are compared one by one."""
     return {name: value for name, value in header.items() if name not in ("data", "videos")}
 
 
 def _check_present(writer: ShardWriter, header: Mapping[str, Any]) -> None:
-    """Refuse to go on where a video that the cache holds is another one now."""
+    """Refuse to go on where a video that the cache already holds has changed."""
     before = read_header(writer.path)
     if before["data"] == header["data"]:
         return

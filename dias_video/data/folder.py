@@ -21,18 +21,18 @@ from dias_video.pretrained.configured import Configured
 
 
 class FolderVideos(Configured):
-    """Every video in a folder, recursively: video files, and folders that hold pictures (a picture is a frame).
+    """Every video in a folder and the folders below it: video files, and folders of pictures (a picture is a frame).
 
-    A video's id is its path inside ``root`` without extension (with it where two differ only by it).
+    A video's id is its path inside ``root`` without extension. Where two ids would be equal, they keep the extension.
 
     Args:
         root: the folder.
-        split: a folder inside it; "" = all.
-        pattern, exclude: which files count (:class:`~dias_video.data.paths.Choice`). Where neither is given, pictures
+        split: a folder inside ``root``; "" = ``root`` itself.
+        pattern, exclude: which files to use (:class:`~dias_video.data.paths.Choice`). Where neither is given, pictures
             that look like masks and pictures beside video files are refused.
         at_least: pictures may be decoded smaller, down to this (H,W) (:func:`~dias_video.data.pictures.read_frames`).
         on_error: ``raise``, or ``skip_and_report`` to leave out files that can't be opened (``problems`` lists them).
-        decoder: of video files (:class:`~dias_video.data.video_file.VideoFiles`).
+        decoder: what decodes video files (:class:`~dias_video.data.video_file.VideoFiles`).
 
     Raises:
         ValueError: the folder is missing or holds no video, or a file can't be opened.
@@ -99,10 +99,10 @@ class FolderVideos(Configured):
 class OneVideo(Configured):
     """A source of one video: a video file, an animated picture or a folder of pictures.
 
-    Read it window by window, ``source.read(0, range(start, stop))``, in memory that does not grow with its length.
+    Memory does not grow with the video's length when it is read in windows: ``source.read(0, range(start, stop))``.
 
     Raises:
-        ValueError: missing, unreadable, or without frames.
+        ValueError: the video is missing, can't be read, or has no frames.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -138,19 +138,19 @@ class OneVideo(Configured):
 
 
 class _Media:
-    """Reads frames of video files, animations and folders of pictures; the folders are those that were added."""
+    """Reads frames of video files, of animations, and of the folders of pictures that were added."""
 
     def __init__(self, at_least: Sequence[int] | None = None, decoder: Decoder = "pyav") -> None:
         self._at_least = at_least
         self.videos = VideoFiles(decoder)
-        self._names: dict[Path, str] = {}  # pictures of each folder; in one string, since there may be millions
+        self._names: dict[Path, str] = {}  # pictures of each folder, in one string: there may be millions of them
 
     def add(self, folder: Path, names: Sequence[str]) -> None:
-        """A folder of pictures, in their order."""
+        """Add a folder of pictures, given in order."""
         self._names[folder] = "/".join(names)
 
     def files(self, path: Path) -> list[Path]:
-        """What a video is read from."""
+        """The files that a video is read from."""
         return [path / name for name in self._names[path].split("/")] if path in self._names else [path]
 
     def num_frames(self, path: Path) -> int:
@@ -175,10 +175,10 @@ def _read(media: _Media, path: Path, info: VideoInfo, frames: Sequence[int]) -> 
 
 
 def _refuse_strangers(root: Path, videos: Sequence[str], pictures: Sequence[str]) -> None:
-    """Refuse a tree in which masks, or pictures beside video files (thumbnails), would become videos.
+    """Refuse a tree in which masks, or pictures beside video files (thumbnails), would be read as videos.
 
     Raises:
-        ValueError: names the first such picture.
+        ValueError: there is such a picture; the message names the first.
     """
     refuse_masks(root, pictures)
     with_videos = {path.rpartition("/")[0] for path in videos}
@@ -191,7 +191,7 @@ def _refuse_strangers(root: Path, videos: Sequence[str], pictures: Sequence[str]
 
 
 def _names(root: Path, paths: Sequence[Path]) -> list[str]:
-    """Ids: paths inside ``root`` without extension, with it where that would repeat."""
+    """Ids: paths inside ``root`` without extension, or with it where two ids would be equal."""
     whole = [readable(path.relative_to(root).as_posix()) for path in paths]
     short = [
         name if path.suffix.lower() not in VIDEO_EXTENSIONS or path.is_dir() else name[: -len(path.suffix)]

@@ -15,18 +15,18 @@ from dias_video.pretrained.configured import Configured
 
 
 class ImageFolder(Configured):
-    """Every picture in a folder, recursively, as a video of one frame; no labels.
+    """Every picture in a folder and the folders below it, as a video of one frame; no labels.
 
     Args:
         root: the folder.
-        split: a folder inside it; "" = all.
-        pattern, exclude: which files count (:class:`~dias_video.data.paths.Choice`). Where neither is given, pictures
+        split: a folder inside ``root``; "" = ``root`` itself.
+        pattern, exclude: which files to use (:class:`~dias_video.data.paths.Choice`). Where neither is given, pictures
             that look like masks are refused.
         at_least: pictures may be decoded smaller, down to this (H,W) (:func:`~dias_video.data.pictures.read_frames`).
         on_error: ``raise`` or ``skip_and_report``.
 
     Raises:
-        ValueError: the folder is missing or holds no picture, or masks among them.
+        ValueError: the folder is missing, holds no picture, or holds masks.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ImageFolder(Configured):
         return len(self._names)
 
     def info(self, index: int) -> VideoInfo:
-        """The path inside the folder is the id."""
+        """Id (the path inside the folder) and length."""
         return VideoInfo(readable(self._names[index]), 1)
 
     def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:

@@ -1,4 +1,4 @@
-"""What was learned about a data set by going through it once, kept beside the data or in the user's cache folder."""
+"""Indices: what one pass over a data set found, kept beside the data or in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from tqdm import tqdm
 from dias_video.data.problems import Problems
 from dias_video.stores.files import replace_file
 
-FORMAT_VERSION = 4  # to be raised where the same fields come to mean something else
+FORMAT_VERSION = 4  # raise it when a field changes its meaning but not its name
 Index = tuple[dict[str, Any], dict[str, Tensor]]  # json-like facts, and tensors
 Arrays = dict[str, NDArray[Any]]
 Entry = tuple[list[int], Arrays]  # size and time of a file, and what was learned of it
 
 
 def index_files(folder: Path, name: str) -> list[Path]:
-    """Where the index called ``name`` of a data folder may lie, the best place first.
+    """The places where the index called ``name`` of a data folder may be, the preferred place first.
 
-    ``<folder>/.dias_index/``, else the user's cache folder: ``$XDG_CACHE_HOME/dias_video`` or ``~/.cache/dias_video``.
-    ``$DIAS_CACHE`` goes before both.
+    They are ``$DIAS_CACHE`` if it is set, then ``<folder>/.dias_index/``, then the user's cache folder
+    (``$XDG_CACHE_HOME/dias_video`` or ``~/.cache/dias_video``).
     """
     forced, cache = os.environ.get("DIAS_CACHE"), os.environ.get("XDG_CACHE_HOME")
     own = hashlib.sha256(str(folder.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
@@ -43,18 +43,18 @@ def index_files(folder: Path, name: str) -> list[Path]:
 
 
 def signature(files: Iterable[Path]) -> list[list[Any]]:
-    """Names, sizes and times of change of files: an index is valid as long as they stay."""
+    """Names, sizes and times of change of files; an index is valid as long as these stay the same."""
     return [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files]
 
 
 def cached_index(folder: Path, name: str, fields: Iterable[str], key: Any, build: Callable[[], Index]) -> Index:
-    """The index called ``name`` of a data folder, made if there is none; one process makes it while others wait.
+    """The index called ``name`` of a data folder. If there is none, one process makes it while others wait.
 
     Args:
-        fields: names of all that is kept, down to the smallest part. An index of other fields, which another version
-            of this code left, is made again.
-        key: json-like; what it is made of (:func:`signature`).
-        build: makes it. It notes what is wrong with the data as a fact, whatever is done about it afterwards.
+        fields: names of everything that the index keeps. An index with other fields was left by another version of
+            this code and is made again.
+        key: what the index is made of (:func:`signature`), as json-like data.
+        build: makes the index. It records what is wrong with the data; the caller decides what to do about that.
     """
     places, fields = index_files(folder, name), sorted(fields)
     key = json.loads(json.dumps([FORMAT_VERSION, fields, key]))
@@ -83,15 +83,15 @@ def file_indices(
     problems: Problems,
     enough: Callable[[Arrays], bool] = lambda arrays: True,
 ) -> dict[Path, Arrays]:
-    """What is learned of each file that can be read, by opening those that are new or have changed in size or time.
+    """The arrays of each file that can be read. Only files that are new or changed in size or time are opened.
 
     Args:
-        root: folder of the data set, which the index belongs to.
-        name: of the index.
+        root: folder of the data set that the index belongs to.
+        name: name of the index.
         fields: as for :func:`cached_index`.
-        build: opens a file and gives what it learns as arrays; raises ValueError if it can't.
-        problems: told of each file that can't be read.
-        enough: whether what is known of a file will do.
+        build: opens a file and returns what the index keeps of it as arrays; raises ValueError if it can't.
+        problems: takes a note of each file that can't be read.
+        enough: whether the arrays that an index has of a file are enough; if not, the file is opened again.
     """
     places, fields = index_files(root, name), sorted(fields)
     key = [FORMAT_VERSION, fields]
@@ -114,7 +114,7 @@ def file_indices(
                         new[keys[file]] = stats[file], build(file)
                     except ValueError as error:
                         problems.found(str(file), str(error))
-            finally:  # what was opened before an interruption or an error need not be opened again
+            finally:  # after an interruption or an error, files that were opened need not be opened again
                 if new:
                     assert {of for _, arrays in new.values() for of in arrays} <= set(fields)
                     known = {of: entry for of, entry in known.items() if (root / of).exists()} | new
@@ -132,12 +132,12 @@ def _known_files(places: Sequence[Path], key: Any) -> dict[str, Entry]:
             file: (seen, {of: arrays[of][start:stop] for of, (start, stop) in spans.items()})
             for file, (seen, spans) in facts.items()
         }
-    except (KeyError, ValueError, TypeError, AttributeError):  # damaged, or not ours: it can always be made again
+    except (KeyError, ValueError, TypeError, AttributeError):  # a damaged or foreign index is made again
         return {}
 
 
 def _save_files(place: Path | None, key: Any, entries: Mapping[str, Entry]) -> None:
-    """Keep the arrays of all files, one behind the other, and where each begins and ends."""
+    """Keep the arrays of all files, one after another, and where each begins and ends."""
     facts: dict[str, Any] = {}
     pieces: dict[str, list[NDArray[Any]]] = {}
     ends: dict[str, int] = {}
@@ -152,7 +152,7 @@ def _save_files(place: Path | None, key: Any, entries: Mapping[str, Entry]) -> N
 
 @contextmanager
 def _alone(places: Sequence[Path]) -> Iterator[Path | None]:
-    """Where an index can be written, the only process that may do so now; None where no place can be written to."""
+    """Hold the lock of the first place that can be written to, and give that place; None where there is none."""
     for place in places:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ def _wait_for(handle: int, place: Path) -> None:
 
 
 def _save(place: Path | None, key: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Keep an index; where that fails, say so: the index itself is there."""
+    """Write an index. If that fails, print a warning only: the index can still be used."""
     metadata = {"key": json.dumps(key), "facts": json.dumps(facts)}
     reason = "no folder for it can be written to"
     if place is not None:
@@ -191,7 +191,7 @@ def _save(place: Path | None, key: Any, facts: dict[str, Any], tensors: dict[str
 
 
 def _load(file: Path, key: Any) -> Index | None:
-    """The index, or None where there is none, an old one or a damaged one (it can always be made again)."""
+    """The index in a file; None where there is none, or an old or damaged one, which is then made again."""
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}

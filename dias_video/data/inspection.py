@@ -1,4 +1,4 @@
-"""A first look at a data set: counts, sizes, lengths, instances, a contact sheet, and everything that is wrong."""
+"""A first look at a data set: counts, sizes, lengths, instances, a contact sheet, and all problems found."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from dias_video.data.transforms import resize
 from dias_video.stores.files import replace_file
 from dias_video.visualize import draw_boxes, overlay
 
-SHEET_FRAMES = 4  # a video
-SHEET_HEIGHT = 128  # pixels a frame
+SHEET_FRAMES = 4  # frames of each video on the sheet
+SHEET_HEIGHT = 128  # height of each frame, in pixels
 
 
 class Inspection:
-    """What was seen of one source.
+    """Facts about one source.
 
     Args:
         source: the videos.
-        num_looked_at: from how many videos, spread evenly, some frames are read.
+        num_looked_at: number of videos, spread evenly over the source, of which some frames are read.
         check: read every frame of every video.
     """
 
@@ -73,7 +73,7 @@ class Inspection:
         return facts
 
     def contact_sheet(self) -> Tensor:
-        """Some frames of some videos (H,W,3) uint8, a video a row; beside each its masks and boxes, where it has them.
+        """A picture (H,W,3) uint8 with a row for each video: some frames, and beside them their masks and boxes.
 
         Raises:
             ValueError: no video could be read.
@@ -104,7 +104,7 @@ class Inspection:
 
 
 def missing_files(source: VideoSource) -> list[Problem]:
-    """The videos of which files are not there."""
+    """A problem for each video that lacks a file."""
     if not isinstance(source, FileSource):
         return []
     found = []
@@ -124,7 +124,7 @@ def save_picture(path: str | Path, picture: Tensor) -> None:
 
 
 def table(facts: dict[str, Any], problems: Sequence[Problem], most: int = 50) -> str:
-    """Facts and problems as text, at most ``most`` problems in full."""
+    """Facts and problems as text; at most ``most`` problems are listed."""
     width = max(len(key) for key in facts)
     lines = [f"  {key:<{width}}  {value}" for key, value in facts.items()]
     serious = sum(not problem.harmless for problem in problems)

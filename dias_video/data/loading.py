@@ -1,4 +1,4 @@
-"""Clips of videos for training: which frames, read, transformed, all a function of the key."""
+"""Clips of videos for training. Choice of frames and augmentation depend only on the seed and the key of a clip."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.utils.data import Dataset
 from dias_video.data.source import Keys, Sample, VideoSource, wanted
 from dias_video.data.transforms import Transform
 
-PARTS = {"masks": ("masks",), "boxes": ("boxes", "box_valid")}  # of a sample, by key
+PARTS = {"masks": ("masks",), "boxes": ("boxes", "box_valid")}  # what each key stands for in a sample
 
 
 class Features(Protocol):
-    """Frozen features by video and frame (``dias_video.data.features.FeatureCache``), perhaps with codes beside."""
+    """Frozen features by video and frame, with or without codes (``dias_video.data.features.FeatureCache``)."""
 
     @property
     def codes(self) -> Features | None:
-        """Those of the codes."""
+        """The cache of codes, if there is one."""
         ...
 
     def check(self, source: VideoSource, transform: Transform | None) -> None:
@@ -34,19 +34,19 @@ class Features(Protocol):
 
 
 class ClipDataset(Dataset[Sample]):
-    """Clips of a source, one a video and epoch, its start uniform; keyed by ``(epoch, index)``.
+    """Clips of a source: one of each video in each epoch, with a uniform random start; keys are ``(epoch, index)``.
 
     Args:
-        source: where the videos are.
-        num_frames: T, frames a clip; None = whole videos. A video too short for it gives a shorter clip.
-        stride: every how many frames one is taken.
+        source: the videos.
+        num_frames: T, frames of a clip; None = whole videos. A video with fewer frames gives a shorter clip.
+        stride: distance between the frames of a clip, in frames of the video.
         transform: applied to the clip with a generator made of (seed, epoch, index).
-        seed: of the choice of clips and of the augmentation.
+        seed: seed of the choice of clips and of the augmentation.
         features: adds ``features`` (T,N,C), the frozen encoder's output for these frames.
-        keys: which of ``masks`` and ``boxes`` will be looked at; the others are not read. None = all.
+        keys: which of ``masks`` and ``boxes`` to read; None = both.
 
     Raises:
-        ValueError: an option is out of range, or the features don't belong to this source and transform.
+        ValueError: an option is out of range, or ``features`` was made from another source or transform.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ def read_clip(
     features: Features | None = None,
     keys: Keys = None,
 ) -> Sample:
-    """Frames of a video as a sample: read, transformed, with their cached ``features`` (T,N,C) if there are any.
+    """Frames of a video as a sample: read and transformed, with ``features`` (T,N,C) from the cache if one is given.
 
-    Only those of ``masks`` and ``boxes`` are in it that ``keys`` names, and read what they take.
+    Of ``masks`` and ``boxes`` only those that ``keys`` names are read and returned.
 
     Raises:
         ValueError: its file can't be read, or the cache does not hold these frames.

@@ -11,10 +11,10 @@ from dias_video.data.source import FileSource, Keys, Sample, VideoInfo, VideoSou
 
 
 class InMemory:
-    """Serves the videos of ``source`` from memory after each was read once, whole.
+    """Reads each video of ``source`` once, whole, and returns its frames from memory after that.
 
-    For sets that fit: a frame of 128 x 128 px with masks takes 80 KiB. Every data-loading process keeps its own copy,
-    so ``trainer.num_workers=0`` goes with it.
+    The data set must fit into memory: a frame of 128 x 128 px with masks takes 80 KiB. Every data-loading process keeps
+    its own copy, so use ``trainer.num_workers=0``.
     """
 
     def __init__(self, source: VideoSource) -> None:

@@ -1,7 +1,7 @@
-"""MOVi-A to MOVi-F as TensorFlow Datasets publishes them: TFRecords, read in place and at random.
+"""MOVi-A to MOVi-F as TensorFlow Datasets publishes them: TFRecords, read in place and in any order.
 
 One pass over the files notes where the boxes of every record lie, and the PNG of every frame and every mask. After that
-a clip costs one small read a frame; optical flow, most of a record's bytes, is never touched.
+a frame costs one small read. Optical flow, which takes most of a record's bytes, is never read.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
 from dias_video.pretrained.configured import Configured
 
-MAX_OPEN = 16  # files a process
+MAX_OPEN = 16  # files that a process keeps open
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
 class MoviVideos(Configured):
     """A split of MOVi with masks and boxes.
 
-    Boxes are those of the file: tight around the visible part of an instance, absent where it is hidden. At 128x128
-    they are of the render at 256x256, so an instance may have a box and not one pixel.
+    Boxes are those of the file. They are tight around the visible part of an instance, and absent where the instance is
+    hidden. At 128x128 the boxes come from the render at 256x256, so an instance may have a box but no pixel.
 
     Args:
         root: folder that holds ``dataset_info.json`` and the ``*.tfrecord-*`` files, or one above it that holds a
             single such folder (``movi_d/256x256/1.0.0``).
         split: ``train``, ``validation`` or ``test``.
-        verify: compare every record's checksum in the first pass, which else looks at lengths alone.
+        verify: compare every record's checksum in the first pass; False checks only the checksums of lengths.
         on_error: ``raise``, or ``skip_and_report`` to leave out files that are damaged or missing.
 
     Raises:
@@ -161,11 +161,11 @@ class MoviVideos(Configured):
 
 
 class _Files:
-    """Reads ranges of files; handles are opened when first used, a few at a time."""
+    """Reads ranges of bytes of files. A file is opened at its first use, and only a few are open at a time."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
-        self._open: OrderedDict[int, int] = OrderedDict()  # pread has no position, so a fork may share handles
+        self._open: OrderedDict[int, int] = OrderedDict()  # a fork may share handles, since pread keeps no position
 
     def __getstate__(self) -> dict[str, Any]:
         return {"paths": self.paths}
@@ -177,7 +177,7 @@ class _Files:
         """Bytes ``start:stop`` of a file.
 
         Raises:
-            ValueError: the file is missing or became shorter.
+            ValueError: the file is missing or has become shorter.
         """
         if number not in self._open:
             while len(self._open) >= MAX_OPEN:

@@ -1,4 +1,4 @@
-"""Where everything lies in the TFRecords of MOVi: found out in one pass over the files, kept as an index."""
+"""The index of MOVi's TFRecords: where everything lies in the files, found in one pass over them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dias_video.data import tfrecord
 from dias_video.data.problems import Problems
 
 REMEDY = "download that file again"
-# Not the like of …-of-00080_.gstmp, which gsutil leaves, nor ._…, which macOS writes.
+# It does not match names such as …-of-00080_.gstmp, which gsutil leaves, or ._…, which macOS writes.
 SHARD = re.compile(r"(?P<name>[^.].*)-(?P<split>\w+)\.tfrecord-(?P<number>\d{5})-of-(?P<total>\d{5})", re.ASCII)
 INFO = "dataset_info.json"
 PICTURES = ("video", "segmentations")  # features of one PNG a frame
@@ -31,7 +31,7 @@ def dataset_folder(root: Path) -> Path:
     """The folder of the TFRecords, at or below ``root``.
 
     Raises:
-        ValueError: none, or several.
+        ValueError: there is no such folder, or several.
     """
     found = [
         folder
@@ -49,7 +49,7 @@ def dataset_folder(root: Path) -> Path:
 
 
 def shard_files(root: Path, split: str, problems: Problems) -> list[Path]:
-    """The files of a split, in order; ``problems`` is told if some are missing. Leftovers of downloads are no files.
+    """The files of a split, in order; missing files are reported to ``problems``. Leftovers of downloads don't count.
 
     Raises:
         ValueError: the split is empty, or files are missing and ``problems`` stops at that.
@@ -68,10 +68,10 @@ def shard_files(root: Path, split: str, problems: Problems) -> list[Path]:
 
 
 def shard_lengths(root: Path, split: str) -> dict[int, int]:
-    """How many records the files of a split should have, by their number; none where ``dataset_info.json`` is silent.
+    """How many records each file of a split should have, by the file's number; empty where no file says it.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: ``dataset_info.json`` is damaged.
     """
     info = root / INFO
     if not info.is_file():
@@ -84,7 +84,7 @@ def shard_lengths(root: Path, split: str) -> dict[int, int]:
 
 
 class Shard(NamedTuple):
-    """Where everything lies in one file; no record where something is wrong with it. Spans are in bytes of the file."""
+    """Where everything lies in one file, in bytes from its start. A file with a problem has no record."""
 
     names: NDArray[np.uint8]  # of the videos, text, a 0 between them
     frames: NDArray[np.int64]  # (N,) of each video
@@ -96,7 +96,7 @@ class Shard(NamedTuple):
 
 
 def index_shard(file: Path, verify: bool) -> Shard:
-    """Go over a file once, ``verify``: comparing checksums."""
+    """Read a file once and note where everything lies; with ``verify`` compare the checksums."""
     records: list[_Record] = []
     problem = ""
     try:
@@ -131,13 +131,13 @@ class Records(NamedTuple):
 
 
 def joined(files: Sequence[Path], shards: Sequence[Shard], lengths: Mapping[int, int], problems: Problems) -> Records:
-    """The records of all files; ``problems`` is told of those that can't be used, all their videos are left out.
+    """The records of all files. Files that can't be used are reported to ``problems``; all their videos are left out.
 
     Args:
         lengths: how many records a file should have, by the number in its name.
 
     Raises:
-        ValueError: ``problems`` stops at one.
+        ValueError: a file can't be used and ``problems`` raises.
     """
     holder: dict[str, Path] = {}  # of each video
     kept: list[tuple[int, Shard]] = []

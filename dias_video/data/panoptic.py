@@ -1,4 +1,4 @@
-"""COCO with its panoptic segmentation as downloaded: things are instances, stuff is background."""
+"""COCO with its panoptic segmentation as downloaded. Things are instances, stuff is background."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class PanopticImages(AnnotatedVideos):
         root: the folder of the data set, with ``annotations/panoptic_<split>.json`` and the PNGs that it names in
             ``annotations/panoptic_<split>/`` (a zip inside the zip of annotations).
         split: its folder of images inside ``root``, for example ``train2017``.
-        crowds: regions of many objects are ``void``, one more ``instance`` each, or ``background``.
-        unlabelled: pixels of no segment are ``void`` or ``background``.
+        crowds: what regions of many objects count as: ``void``, one ``instance`` each, or ``background``.
+        unlabelled: what pixels of no segment count as: ``void`` or ``background``.
         at_least: as for :class:`~dias_video.data.annotated.AnnotatedVideos`.
         on_error: ``raise``, or ``skip_and_report`` to leave out images that the json describes wrongly.
 
     Raises:
-        ValueError: a folder or file is missing, the json can't be used, or an option is none of its values.
+        ValueError: a folder or file is missing, the json can't be used, or an option has an unknown value.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class PanopticImages(AnnotatedVideos):
 
 
 class _Masks:
-    """Ids out of PNGs that hold them as R + 256 G + 65536 B, and out of the table of what they are."""
+    """Reads PNGs in which a pixel's segment is R + 256 G + 65536 B, and the table that says what each segment is."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ def _segment(segment: dict[str, Any], things: dict[Any, Any], places: dict[Any, 
     """Id, kind and place of the category of a segment.
 
     Raises:
-        ValueError: it is of no known category, or its id is none.
+        ValueError: the category is unknown, or the id is invalid.
     """
     number, category = segment.get("id"), key_of(segment.get("category_id"))
     isthing = things.get(category)

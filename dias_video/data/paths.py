@@ -1,4 +1,4 @@
-"""Files by name: which of a folder's files count and in what order, and names that must not leave a folder."""
+"""Names of files: which files of a folder are data, in what order, and names that must stay inside a folder."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ def natural(path: str) -> list[list[tuple[int, str]]]:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is none of the data: ``.name``, and the ``._name`` that macOS puts beside its files."""
+    """Whether a file or folder is hidden (``.name``, also the ``._name`` of macOS) and so is no data."""
     return name.startswith(".")
 
 
 def readable(name: str) -> str:
-    """A file's name as text that can be written anywhere: a byte that is no UTF-8 becomes ``\\xff``."""
+    """A file's name as text that can be written anywhere; a byte that is not UTF-8 becomes ``\\xff``."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 class Choice(NamedTuple):
-    """Which files of a data set count, by shell patterns (``*.jpg``) of a file's name or of its path in the root."""
+    """Which files of a data set to use, by shell patterns (``*.jpg``) of a file's name or of its path in the root."""
 
     pattern: str = "*"  # these files
     exclude: tuple[str, ...] = ()  # but not these, nor anything in folders of these names
 
     @classmethod
     def of(cls, pattern: str | None, exclude: str | Sequence[str] | None) -> Choice:
-        """The choice that two options make; None = not given."""
+        """The choice of the two options; None = not given."""
         return cls(pattern or "*", (exclude,) if isinstance(exclude, str) else tuple(exclude or ()))
 
     def holds(self, path: str) -> bool:
-        """Whether a file counts, given its path in the root."""
+        """Whether to use a file, given its path in the root."""
         return any(fnmatchcase(name, self.pattern) for name in (path.rpartition("/")[2], path)) and not self.drops(path)
 
     def drops(self, path: str) -> bool:
@@ -50,7 +50,7 @@ class Choice(NamedTuple):
 
 
 def files_in(folder: Path, extensions: Collection[str]) -> list[Path]:
-    """Files directly in a folder that end so (in any case), in natural order; hidden ones are left out."""
+    """Files directly in a folder with one of the extensions (in any case), in natural order, without hidden ones."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if ends_so(entry.name, extensions) and entry.is_file()]
     return [folder / name for name in sorted(names, key=natural)]
@@ -62,7 +62,7 @@ def ends_so(name: str, extensions: Collection[str]) -> bool:
 
 
 def files_under(root: Path, extensions: Collection[str], choice: Choice) -> list[str]:
-    """Paths inside ``root`` of the files at any depth that end so and are chosen, in natural order.
+    """Paths inside ``root`` of the chosen files at any depth with one of the extensions, in natural order.
 
     Links to folders are followed, each folder once.
     """
@@ -82,9 +82,9 @@ def files_under(root: Path, extensions: Collection[str], choice: Choice) -> list
 
 
 def inside(root: Path, name: str, where: str) -> Path:
-    """``root / name`` for a name taken from an annotation file; backslashes separate folders, as Windows has it.
+    """``root / name`` for a name taken from an annotation file; backslashes separate folders, as on Windows.
 
-    Accents are one character or two, by the system that wrote the name: the form that exists is taken.
+    A letter with an accent can be one character or two, depending on the system; the form that exists is used.
 
     Raises:
         ValueError: the name is empty or would leave ``root``.
@@ -99,10 +99,11 @@ def inside(root: Path, name: str, where: str) -> Path:
 
 
 def safe_names(ids: Sequence[str]) -> list[str]:
-    """A path of folders for each id (ids may hold slashes) that stays inside of where it is put.
+    """A relative path for each id (ids may hold slashes) that never leads out of the folder it is joined to.
 
-    Signs that some systems don't allow become ``_``, and parts such as ``..`` too. Where that, or upper and lower case,
-    makes two alike, or one the folder of another, the first folder of the later one gets a number.
+    Characters that some systems don't allow become ``_``, as do parts such as ``..``. Two paths that would be equal
+    (also without regard to upper and lower case), or of which one would be a folder of the other, are kept apart: the
+    first folder of the later one gets a number.
     """
     names: list[str] = []
     taken: set[str] = set()  # names and their parents

@@ -1,4 +1,4 @@
-"""Physion (Bear et al., NeurIPS 2021): training, readout and test videos where the official archives were unpacked."""
+"""Physion (Bear et al., NeurIPS 2021): training, readout and test videos, as the official archives unpack them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dias_video.pretrained.configured import Configured
 
 SPLITS = ("training", "readout", "test")
 SCENARIOS = ("collide", "contain", "dominoes", "drape", "drop", "link", "roll", "support")
-# By what a stimulus' name starts with: some names hold a second scenario's word later on.
+# By the start of a stimulus' name: some names contain the word of a second scenario later on.
 PREFIXES = {
     "pilot_it2_collision": "collide",
     "pilot-containment": "contain",
@@ -39,10 +39,10 @@ DOWNLOAD = {  # of each table of labels
 
 
 class PhysionVideos(Configured):
-    """One subset of Physion; ``readout`` and ``test`` with labels (1.0: red touches yellow before the end).
+    """One subset of Physion. ``readout`` and ``test`` have labels (1.0: red touches yellow before the end).
 
-    Videos of ``readout`` and ``test`` without a label are left out; they and the labels without a video are listed in
-    ``problems``, as are the stimuli on the authors' list of bad ones.
+    Videos of ``readout`` and ``test`` without a label are left out. ``problems`` lists them, the labels without a
+    video, and the stimuli on the authors' list of bad ones.
 
     Args:
         root: folder with ``PhysionTrainMP4s/<Scenario>_{training,readout}_MP4s/*.mp4`` and
@@ -52,10 +52,10 @@ class PhysionVideos(Configured):
         labels: the table of labels inside ``root``; None = ``readout_labels.csv`` or ``labels.csv`` beside the videos.
         exclude_bad: leave out the 26 test stimuli that the authors found faulty.
         on_error: ``raise``, or ``skip_and_report`` to leave out videos that can't be opened.
-        decoder: of the videos (:class:`~dias_video.data.video_file.VideoFiles`).
+        decoder: what decodes the videos (:class:`~dias_video.data.video_file.VideoFiles`).
 
     Raises:
-        ValueError: folders or labels are missing or damaged, or (``raise``) a video can't be opened.
+        ValueError: folders or labels are missing or damaged, or (with ``raise``) a video can't be opened.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class PhysionVideos(Configured):
         return self._infos[index]
 
     def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
-        """The frames asked for; nothing before the key frame that precedes them is decoded."""
+        """The frames asked for; decoding starts at the key frame that precedes them."""
         info = self._infos[index]
         wanted = frames_in_range(frames, info.num_frames, str(self._files[index]))
         sample: Sample = {
@@ -164,7 +164,7 @@ class PhysionVideos(Configured):
         )
 
     def _matched(self, found: list[tuple[Path, str]], table: dict[str, float]) -> list[tuple[Path, str]]:
-        """The videos that have a label; mismatches are noted, and a stimulus that is there twice is a problem."""
+        """The videos that have a label. Mismatches are noted; a stimulus with two videos is a problem."""
         seen: dict[str, Path] = {}
         kept = []
         for file, scenario in found:
@@ -191,12 +191,12 @@ class PhysionVideos(Configured):
 
 
 def stimulus(name: str) -> str:
-    """The stimulus that a file stem or a row of a label table names: without ``-redyellow`` and ``_img``."""
+    """The stimulus named by a file stem or a row of a label table: the name without ``-redyellow`` and ``_img``."""
     return re.sub(r"-redyellow(?=_\d+$)", "", name.strip().removesuffix("_img"))
 
 
 def scenario_of(name: str) -> str | None:
-    """Scenario by the start of a stimulus' name; None where no rule fits."""
+    """The scenario, by the start of a stimulus' name; None where no rule fits."""
     for prefix, scenario in PREFIXES.items():
         if name.startswith(prefix):
             return scenario
@@ -210,12 +210,13 @@ def bad_stimuli() -> frozenset[str]:
 
 
 def read_labels(file: Path) -> dict[str, float]:
-    """Labels by stimulus, out of a table whose first column names it; a column of row numbers may stand before it.
+    """Labels by stimulus, from a table whose first column names it; a column of row numbers may stand before it.
 
     The label is in the column ``ground truth outcome`` or ``label``, as True or False.
 
     Raises:
-        ValueError: missing, another layout, another value, or a stimulus with two labels.
+        ValueError: the table is missing or has another layout, a label is neither True nor False, or a stimulus has two
+            labels.
     """
     rows = read_table(file)
     header = rows[0][1] if rows else []

@@ -1,6 +1,6 @@
-"""Physion v1.5 (neuroailab/physion_evaluator): clips where the archive was unpacked, whole or as its evaluation shows.
+"""Physion v1.5 (neuroailab/physion_evaluator): clips of the unpacked archive, whole or as its evaluation shows them.
 
-Its labels, frames and scores have little to do with those of version 1 (:mod:`dias_video.data.physion`): never put
+Its labels, frames and scores can't be compared with those of version 1 (:mod:`dias_video.data.physion`): never put
 numbers of the two side by side.
 """
 
@@ -23,38 +23,38 @@ from dias_video.pretrained.configured import Configured
 Split = Literal["train", "test"]
 Task = Literal["predict", "detect"]
 SCENARIOS = ("collision", "drop", "towers", "link", "roll", "contain", "dominoes")
-CLIPS = {"train": 5608, "test": 1035}  # in the archive
+CLIPS = {"train": 5608, "test": 1035}  # number of clips in the archive
 LABELS = "all_video_labels.json"
 DOWNLOAD = "unpack https://storage.googleapis.com/physion-dataset/physion_dataset.zip there, or check data.root"
 
 
 class Label(NamedTuple):
-    """What the table of labels says of a clip."""
+    """What the table of labels says about a clip."""
 
     contact: bool
-    frame: int  # of the first contact; without contact the clip's middle
+    frame: int  # the frame of the first contact; without contact the middle of the clip
 
 
 class Physion15Videos(Configured):
     """One split of Physion v1.5, in natural order of the file names, with labels (1.0: there is contact).
 
-    With a ``task``, a video is the few frames of a clip that the official evaluation shows (:func:`shown_frames`), with
-    their repeats and in their order: detection runs backwards in time.
+    With a ``task``, a video is the few frames of a clip that the official evaluation shows (:func:`shown_frames`), in
+    the same order and with the same repeats. Detection shows them backwards in time.
 
     Args:
         root: folder that holds ``physion_mp4s/{train,test}/*.mp4``, each folder with its ``all_video_labels.json``.
         split: ``train``, on which probes are fitted, or ``test``.
-        task: ``predict`` (contact is still to come) or ``detect`` (contact is in what is shown); None: whole clips.
-        frame_gap: from one shown frame to the next, in tenths of a frame, rounded up to whole frames.
-        num_frames: frames shown at least.
+        task: ``predict`` (contact comes after the shown frames) or ``detect`` (contact is shown); None = whole clips.
+        frame_gap: distance between shown frames, in tenths of a frame, rounded up to whole frames.
+        num_frames: the least number of frames shown.
         scenarios: only these, of ``SCENARIOS``; None = all.
         exclude_bad: leave out the 41 test clips that the official evaluation leaves out.
         on_error: ``raise``, or ``skip_and_report`` to leave out clips that can't be used (``problems`` lists them).
-        decoder: of the videos (:class:`~dias_video.data.video_file.VideoFiles`).
+        decoder: what decodes the videos (:class:`~dias_video.data.video_file.VideoFiles`).
 
     Raises:
-        ValueError: folder or labels are missing or damaged, an unknown option, or (``raise``) a clip that can't be
-            used.
+        ValueError: folder or labels are missing or damaged, an option has an unknown value, or (with ``raise``) a clip
+            can't be used.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Physion15Videos(Configured):
         }
 
     def label(self, index: int) -> Label:
-        """What the table of labels says of a clip."""
+        """What the table of labels says about a clip."""
         return self._labels[index]
 
     def files(self, index: int) -> list[Path]:
@@ -131,7 +131,7 @@ class Physion15Videos(Configured):
         return [self._files[index]]
 
     def _labelled(self, files: Sequence[Path], labels: dict[str, Label], left_out: frozenset[str]) -> list[Path]:
-        """The clips to use; what is wrong with the others is told."""
+        """The clips to use; what is wrong with the others goes to ``problems``."""
         kept: dict[str, Path] = {}
         for file in files:
             stem = stem_of(file)
@@ -152,14 +152,15 @@ class Physion15Videos(Configured):
 
 
 def stem_of(file: Path) -> str:
-    """What a clip is called in the table of labels: its file name up to the first dot."""
+    """The name of a clip in the table of labels: its file name up to the first dot."""
     return file.name.partition(".")[0]
 
 
 def scenarios_of(stem: str) -> tuple[str, ...]:
-    """The scenarios that a clip counts for, those named in its file name; a rolling object's collision is ``roll``.
+    """The scenarios that a clip belongs to: those named in its file name. A rolling object's collision is ``roll``.
 
-    The official code looks at the whole path, so that a folder's name can change scenarios and frames. This doesn't.
+    The official code looks at the whole path, so there the name of a folder can change scenarios and frames. Here it
+    can't.
     """
     words = tuple(word for word in SCENARIOS if word in stem)
     return tuple(word for word in words if word != "collision" or "roll" not in words)
@@ -171,12 +172,13 @@ def shown_frames(
     """The frames of a clip that the official evaluation shows, in its order.
 
     Args:
-        task: ``predict`` shows frames up to 45 (15 of collisions), ``detect`` those about the contact, latest first.
-        stem: the clip's name, which tells collisions.
-        length: its frames; what lies outside of them is the nearest of them.
+        task: ``predict`` shows frames up to 45 (15 in collisions), ``detect`` frames around the contact, latest first.
+        stem: the clip's name, which says whether it is a collision.
+        length: number of frames of the clip; a frame outside of the clip is replaced by the nearest one.
         contact: the frame of the contact.
-        frame_gap: from one to the next, in tenths of a frame, rounded up.
-        num_frames: at least so many, and 450 // ``frame_gap`` + 1; the first is repeated in front if they are fewer.
+        frame_gap: distance from one to the next, in tenths of a frame, rounded up.
+        num_frames: at least this many are shown, and at least 450 // ``frame_gap`` + 1; if there are fewer, the first
+            is repeated in front.
 
     Raises:
         ValueError: a gap or number below 1, or a gap so wide that detection shows nothing.
@@ -206,7 +208,8 @@ def read_labels(file: Path) -> dict[str, Label]:
     """Labels by clip.
 
     Raises:
-        ValueError: missing, or not an object of objects with ``label`` (0 or 1) and ``contact_frame_label`` (0, 1, …).
+        ValueError: the file is missing, or is no json object of objects with ``label`` (0 or 1) and
+            ``contact_frame_label`` (0, 1, …).
     """
     try:
         table = json.loads(file.read_text(encoding="utf-8-sig"))

@@ -1,4 +1,4 @@
-"""Single pictures: reading them as colours, as ids or as one of many files that turn out to be masks."""
+"""Single pictures: reads them as colours or as ids, and recognises files that are masks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torch import Tensor
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 REMEDY = "download it again or remove it"
 ORIENTATION = 0x0112  # tag of EXIF
-SMALLEST_CROP = 3 / 4  # of a side, that a random crop keeps (dias_video/data/transforms.py)
-DEEP = ("PNG", "PPM")  # formats of which Pillow gives 16-bit gray as 32-bit integers
-# Names that public data sets give to what lies beside their pictures: masks, and the other renders of ClevrTex.
+SMALLEST_CROP = 3 / 4  # the part of a side that a random crop keeps at least (dias_video/data/transforms.py)
+DEEP = ("PNG", "PPM")  # Pillow gives 16-bit gray pictures of these formats as 32-bit integers
+# Names that public data sets give to files beside their pictures: masks, and the other renders of ClevrTex.
 MASK_FOLDERS = ("annotations*", "segmentation*", "panoptic*", "masks", "*_masks")
 MASK_FILES: tuple[str, ...] = ("*_flat.png", "*_mask.*", "*_albedo_0001.png", "*_depth_0001.png")
 MASK_FILES += ("*_normal_0001.png", "*_shadow_0001.png")
@@ -28,14 +28,15 @@ MASK_FILES += ("*_normal_0001.png", "*_shadow_0001.png")
 def read_picture(file: Path, upright: bool = False, at_least: Sequence[int] | None = None) -> NDArray[np.uint8]:
     """RGB pixels of a picture (H,W,3).
 
-    16-bit gray is scaled from 0..65535 to 0..255, floats from 0..1; transparent pixels are mixed with black.
+    16-bit gray is scaled from 0..65535 to 0..255, floats from 0..1 to 0..255. Transparent pixels are mixed with black.
 
     Args:
-        upright: turn it as its EXIF orientation says. Not for pictures with masks, which are of the stored pixels.
-        at_least: (H,W); a JPEG may be decoded at a half, a quarter or an eighth of its size while it stays as large.
+        upright: turn the picture as its EXIF orientation says. Don't set it where there are masks: they fit the pixels
+            as stored.
+        at_least: (H,W); a JPEG may be decoded at a half, a quarter or an eighth of its size if it stays this large.
 
     Raises:
-        ValueError: missing, damaged, of several pages, or of numbers whose range is not known.
+        ValueError: the picture is missing or damaged, has several pages, or has numbers of unknown range.
     """
     with decoding(str(file)), Image.open(file) as picture:
         pages = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)  # a photograph and its preview
@@ -50,10 +51,10 @@ def read_picture(file: Path, upright: bool = False, at_least: Sequence[int] | No
 
 
 def rgb_of(picture: Image.Image, name: str) -> NDArray[np.uint8]:
-    """Pixels (H,W,3) of a decoded picture, as :func:`read_picture` has them.
+    """Pixels (H,W,3) of a decoded picture, as :func:`read_picture` returns them.
 
     Raises:
-        ValueError: numbers whose range is not known.
+        ValueError: the range of its numbers is unknown.
     """
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in DEEP):
         gray = (np.asarray(picture).astype(np.uint32) * 255 + 32767) // 65535
@@ -87,7 +88,7 @@ def ids_of(picture: Image.Image, name: str) -> NDArray[np.int32]:
     """Palette indices or gray levels (H,W) of a decoded picture; colours that are all gray count as gray.
 
     Raises:
-        ValueError: in colour or of fractions.
+        ValueError: the picture is in colour or holds fractions.
     """
     values = np.asarray(picture)
     if picture.mode in ("RGB", "RGBA") and (values[..., :1] == values[..., 1:3]).all():
@@ -111,7 +112,7 @@ def is_deep(file: Path | None) -> bool:
 
 @contextmanager
 def decoding(name: str, kind: str = "picture", remedy: str = REMEDY) -> Iterator[None]:
-    """Turn whatever a decoder raises inside into one sentence that names the file.
+    """Turn any error of a decoder inside the block into one sentence that names the file.
 
     Raises:
         ValueError: the file is missing, too large or damaged.
@@ -123,7 +124,7 @@ def decoding(name: str, kind: str = "picture", remedy: str = REMEDY) -> Iterator
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         raise ValueError(f"{name} has more than {most:.0f} million pixels; scale it down or remove it") from error
-    except Exception as error:  # decoders fail on damaged files with whatever they stumble over
+    except Exception as error:  # on damaged files decoders raise errors of every kind
         raise ValueError(f"{name} is not a readable {kind} ({error}); {remedy}") from error
 
 
@@ -132,7 +133,7 @@ def read_frames(files: Sequence[Path], upright: bool = False, at_least: Sequence
 
     Args:
         upright: as for :func:`read_picture`.
-        at_least: (H,W) that their random crops keep; JPEGs may be decoded smaller, down to that.
+        at_least: JPEGs may be decoded smaller, as long as a random crop still has at least this (H,W).
 
     Raises:
         ValueError: one is missing or damaged, or their sizes differ.
@@ -147,10 +148,10 @@ def read_frames(files: Sequence[Path], upright: bool = False, at_least: Sequence
 
 
 def refuse_masks(root: Path, paths: Sequence[str]) -> None:
-    """Refuse pictures (paths inside ``root``) some of which are masks, by their names or as paletted PNG beside JPEG.
+    """Refuse pictures (paths inside ``root``) if some are masks, by their names or as paletted PNG beside JPEG.
 
     Raises:
-        ValueError: names the first one, and the options that say what is meant.
+        ValueError: there is a mask; the message names the first, and the options that choose the files.
     """
     with_jpeg = any(path.lower().endswith((".jpg", ".jpeg")) for path in paths)
     for path in paths:
@@ -165,9 +166,9 @@ def refuse_masks(root: Path, paths: Sequence[str]) -> None:
 
 
 def _has_palette(file: Path) -> bool:
-    """Whether a PNG is paletted; its header says so in byte 25."""
+    """Whether a PNG is paletted, which byte 25 of its header says."""
     try:
         with file.open("rb") as opened:
             return opened.read(26)[25:] == b"\x03"
-    except OSError:  # reading it will say what is wrong
+    except OSError:  # the error appears when the file is read
         return False

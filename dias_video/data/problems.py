@@ -1,4 +1,4 @@
-"""What is wrong with a data set: stop at the first problem, or exclude the video, list it and count it."""
+"""Problems of a data set: either the first one stops the program, or its video is left out and listed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ OnError = Literal["raise", "skip_and_report"]
 
 
 def one_of(name: str, value: Any, choices: Any) -> Any:
-    """The value of an option, if it is one of a ``Literal``'s.
+    """The value of an option, checked against the values of a ``Literal``.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is none of them.
     """
     if value not in get_args(choices):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(choices)))}, got {value!r}")
@@ -30,7 +30,7 @@ class Problem(NamedTuple):
 
 
 class Problems(list[Problem]):
-    """Collects problems of a source; with ``on_error="raise"`` the first serious one stops.
+    """The problems of a source; with ``on_error="raise"`` the first serious one is raised.
 
     Raises:
         ValueError: ``on_error`` is neither ``raise`` nor ``skip_and_report``.
@@ -41,7 +41,7 @@ class Problems(list[Problem]):
         self.on_error = one_of("on_error", on_error, OnError)
 
     def found(self, name: str, sentence: str) -> None:
-        """A video that can't be used: stop, or note that it is left out.
+        """Report a video that can't be used: raise, or note that it is left out.
 
         Raises:
             ValueError: ``sentence``, unless problems are skipped and reported.
@@ -51,7 +51,7 @@ class Problems(list[Problem]):
         self.note(name, sentence)
 
     def take(self, problems: Iterable[Problem]) -> None:
-        """Problems that an index remembers: the harmless ones are noted, the others found.
+        """Take over problems that an index holds: the harmless ones as by :meth:`note`, others as by :meth:`found`.
 
         Raises:
             ValueError: as for :meth:`found`.
@@ -63,16 +63,16 @@ class Problems(list[Problem]):
                 self.found(problem.name, problem.sentence)
 
     def note(self, name: str, sentence: str, harmless: bool = False) -> None:
-        """Something worth telling that leaves the rest usable."""
+        """Report something after which the other videos can still be used."""
         self.append(Problem(name, sentence, harmless))
 
 
 def problems_of(source: VideoSource) -> list[Problem]:
-    """What a source found when it was opened."""
+    """The problems that a source found when it was opened."""
     return list(getattr(source, "problems", []))
 
 
 def annotations_of(source: VideoSource) -> str | None:
-    """The file or folder that a source takes its masks from, if it says so."""
+    """The file or folder that a source reads its masks from; None if the source does not say."""
     place = getattr(source, "annotations", None)
     return None if place is None else str(place)

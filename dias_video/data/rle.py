@@ -1,6 +1,6 @@
-"""Masks as run-length codes: what annotation files hold, checked before the C code sees it, which checks nothing.
+"""Masks as run-length codes. What annotation files hold is checked here, since the C code checks nothing.
 
-A code is the compressed one of COCO's tools, as bytes; no bytes: the object is absent.
+A code is the compressed one of COCO's tools, as bytes. Empty bytes mean that the object is absent.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coder
 
-MAX_PIXELS = 1 << 27  # of a picture; decoding a mask takes a byte each
-MAX_LENGTH = 1e6  # pixels around a polygon; drawing it takes 130 bytes each
+MAX_PIXELS = 1 << 27  # pixels of a picture; decoding a mask takes one byte for each
+MAX_LENGTH = 1e6  # length of a polygon's outline in pixels; drawing it takes 130 bytes for each
 
 
 def encode(segmentation: Any, size: tuple[int, int]) -> bytes:
-    """The code of one object in one frame: of polygons, of runs, of a compressed code, or of nothing (None, []).
+    """The code of one object in one frame, from polygons, runs, a compressed code, or nothing (None or []).
 
     Args:
         size: (H,W) of the frame.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: the segmentation is invalid; the message says why.
     """
     if segmentation is None or segmentation == []:
         return b""
@@ -72,11 +72,11 @@ def union_area(codes: list[bytes], size: tuple[int, int]) -> int:
 def runs(code: bytes) -> NDArray[np.int64]:
     """Run lengths of a code, background first.
 
-    Each number is a series of 6-bit characters, low bits first, bit 5 = more follow, bit 4 of the last = negative; from
-    the fourth run on it is the difference to the run before the last.
+    Each number is a series of 6-bit characters, low bits first. Bit 5 says that more follow; bit 4 of the last is the
+    sign. From the fourth run on, a number is the difference to the run two places before.
 
     Raises:
-        ValueError: it is no such code.
+        ValueError: the code is cut off or damaged.
     """
     symbols = np.frombuffer(code, np.uint8).astype(np.int64) - 48
     last = np.flatnonzero(symbols & 0x20 == 0)

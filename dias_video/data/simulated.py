@@ -33,10 +33,10 @@ class SimulatedVideos(Configured):
     Args:
         root: folder that holds the variants.
         split: ``variant/split``, or several joined by ``+``, for example ``toss/train+contact/train``.
-        decoder: of the mp4 (:class:`~dias_video.data.video_file.VideoFiles`).
+        decoder: what decodes the mp4 (:class:`~dias_video.data.video_file.VideoFiles`).
 
     Raises:
-        ValueError: a folder is missing, holds no clip, or fewer than the simulator was asked for.
+        ValueError: a folder is missing, holds no clip, or holds fewer clips than the simulator was asked for.
     """
 
     def __init__(self, root: str | Path, split: str, decoder: Decoder = "pyav") -> None:
@@ -87,7 +87,7 @@ class SimulatedVideos(Configured):
         return sample
 
     def made_with(self) -> str:
-        """What the clips of each folder were made with, as json; "" where it is not said."""
+        """The options that the clips of each folder were simulated with, as json; "" where no folder says it."""
         found = {}
         for name in sorted({video_id.rpartition("/")[0] for video_id, _ in self._clips}):
             meta = _meta(self.root / name)
@@ -101,7 +101,7 @@ class SimulatedVideos(Configured):
         return self._videos.times(_file(self._clips[index][1], ".mp4"))
 
     def classes(self, index: int) -> dict[str, list[str]]:
-        """What the clip's json says in words of all its bodies: shape, material and so on."""
+        """The classes of all bodies from the clip's json: shape, material and so on."""
         path = self._clips[index][1]
         try:
             bodies = _described(path)["bodies"]
@@ -130,7 +130,7 @@ def _stems(folder: Path) -> list[str]:
 
 
 def _meta(folder: Path) -> dict[str, Any] | None:
-    """What the simulator noted of the clips of a split; None where it noted nothing.
+    """What the simulator noted about the clips of a split; None where it noted nothing.
 
     Raises:
         ValueError: the file is damaged.
@@ -149,10 +149,10 @@ def _meta(folder: Path) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=65536)
 def describe(path: Path) -> dict[str, Any]:
-    """The clip's facts (``num_frames``, ``num_instances``, ``label``, ``scenario``) out of its json.
+    """The clip's facts (``num_frames``, ``num_instances``, ``label``, ``scenario``) from its json.
 
     Raises:
-        ValueError: missing or damaged.
+        ValueError: the json is missing or damaged.
     """
     described = _described(path)
     counts = {key: described.get(key) for key in ("num_frames", "num_instances")}
@@ -186,10 +186,10 @@ def _file(path: Path, extension: str) -> Path:
 
 
 def read_masks(file: Path, frames: Sequence[int]) -> Tensor:
-    """Instance ids (T,H,W) int16 of the frames named: palette PNGs in a zip, in order of their names.
+    """Instance ids (T,H,W) int16 of some frames, from a zip of palette PNGs in order of their names.
 
     Raises:
-        ValueError: missing, damaged, or too few.
+        ValueError: the zip is missing or damaged, or holds too few masks.
     """
     with decoding(str(file), "zip of masks", REMEDY), zipfile.ZipFile(file) as archive:
         names = sorted(archive.namelist())

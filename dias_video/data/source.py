@@ -1,4 +1,4 @@
-"""What every source of videos offers, whatever lies on disk: how many, what they are, and a few frames of one."""
+"""The interface of all sources of videos: the number of videos, facts about each, and frames of one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-Keys = Collection[str] | None  # what is wanted of a sample beside the frames, of masks and boxes; None = everything
-VOID = -1  # of masks: pixels that belong to nothing, background included
+Keys = Collection[str] | None  # which of masks and boxes a sample shall hold beside the frames; None = both
+VOID = -1  # in masks: pixels without a label, which are not even background
 Sample = dict[str, Any]
 """A clip of one video under the data contract, as CPU tensors.
 
@@ -22,7 +22,7 @@ float and ``scenario`` str.
 
 
 class VideoInfo(NamedTuple):
-    """What is known of a video without decoding it."""
+    """What is known about a video without decoding it."""
 
     video_id: str  # unique over the source
     num_frames: int
@@ -33,10 +33,9 @@ class VideoInfo(NamedTuple):
 
 @runtime_checkable
 class VideoSource(Protocol):
-    """A set of videos, read where they lie.
+    """A set of videos, read in place.
 
-    Sources hold no open file that can't be reopened: they are copied into DataLoader workers, and each process opens
-    its own handles when it first reads.
+    Sources are copied into DataLoader workers, so each process opens its own files when it first reads.
     """
 
     def __len__(self) -> int:
@@ -48,12 +47,12 @@ class VideoSource(Protocol):
         ...
 
     def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
-        """Decode the frames named (positions in the video, in any order) and no others.
+        """Decode ``frames`` (positions in the video, in any order) and no others.
 
-        ``keys`` says which of ``masks`` and ``boxes`` (and ``box_valid``) will be used; more may be given.
+        ``keys`` says which of ``masks`` and ``boxes`` (with ``box_valid``) will be used; a source may return more.
 
         Raises:
-            ValueError: a file can't be read; the message names it and what to do.
+            ValueError: a file can't be read; the message names the file and the remedy.
         """
         ...
 
@@ -72,7 +71,7 @@ class TimedSource(VideoSource, Protocol):
     """A source that can say when the frames of a video are shown."""
 
     def times(self, index: int) -> NDArray[np.float64] | None:
-        """Of each frame of video ``index`` (N,), in seconds since the first; None where that is not known."""
+        """When each frame of video ``index`` is shown (N,), in seconds since the first; None where it is not known."""
         ...
 
 
@@ -81,20 +80,20 @@ class ClassifiedSource(VideoSource, Protocol):
     """A source that can say of which classes the objects of a video are."""
 
     def classes(self, index: int) -> dict[str, list[str]]:
-        """Attribute -> the class of every object of video ``index``, in the order of ids; "" where it is not known."""
+        """For each attribute the class of every object of video ``index``, in order of ids; "" where not known."""
         ...
 
 
 def classes_of(source: VideoSource, index: int) -> dict[str, list[str]]:
-    """What the source says of the classes of a video's objects (``ClassifiedSource``), nothing if it can't tell."""
+    """The classes of a video's objects (``ClassifiedSource``); empty if the source does not have them."""
     return source.classes(index) if isinstance(source, ClassifiedSource) else {}
 
 
 def seconds_shown(source: VideoSource, index: int, frames: Sequence[int], fps: float) -> list[float]:
-    """How long each of the frames named is shown: until the next of them, the last as long as the one before.
+    """How many seconds each of ``frames`` is shown: until the next of them; the last as long as the one before.
 
     Args:
-        fps: frames a second of videos that don't tell.
+        fps: frames a second, for sources without times.
 
     Raises:
         ValueError: ``fps`` is not above 0.
@@ -121,8 +120,8 @@ def wanted(key: str, keys: Keys) -> bool:
 def fingerprint(source: VideoSource) -> str:
     """Hash (hex, 64 bits) of what a source holds: ids, lengths, chosen frames, and names and sizes of the files.
 
-    Caches are keyed by it, so that a cache of other data is refused. File contents are not read: a set replaced by
-    another of the same names and sizes to the byte is not noticed.
+    Caches store it, so that a cache of other data is refused. The contents of files are not read: a file replaced by
+    another with the same name and size is not noticed.
     """
     digest = hashlib.sha256()
     for index in range(len(source)):
@@ -131,7 +130,7 @@ def fingerprint(source: VideoSource) -> str:
 
 
 def fingerprints(source: VideoSource) -> dict[str, str]:
-    """The same of every video by itself, by its id (hex, 32 bits)."""
+    """Hash (hex, 32 bits) of every single video, by the video's id; see :func:`fingerprint`."""
     found = range(len(source))
     return {source.info(i).video_id: hashlib.sha256(_facts(source, i)).hexdigest()[:8] for i in found}
 
@@ -150,7 +149,7 @@ def frames_in_range(frames: Sequence[int], num_frames: int, name: str) -> list[i
     """``frames`` as a list of ints.
 
     Raises:
-        ValueError: none are asked for, or one lies outside the video called ``name``.
+        ValueError: ``frames`` is empty, or a frame lies outside the video called ``name``.
     """
     chosen = [int(f) for f in frames]
     if not chosen:

@@ -1,4 +1,4 @@
-"""Text files as people save them: with or without a byte order mark, and tables with commas."""
+"""Reads text files, with or without a byte order mark, and tables with commas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def read_text(file: Path) -> str:
     """Content of a file in UTF-8.
 
     Raises:
-        ValueError: missing, or in another encoding.
+        ValueError: the file is missing, or is in another encoding.
     """
     try:
         return file.read_bytes().decode("utf-8-sig")
@@ -25,7 +25,7 @@ def read_table(file: Path) -> list[tuple[int, list[str]]]:
     """Rows of a table with commas, each with the number of its line; empty lines are left out.
 
     Raises:
-        ValueError: missing, in another encoding, or no such table.
+        ValueError: the file is missing, is in another encoding, or is no such table.
     """
     reader = csv.reader(io.StringIO(read_text(file), newline=""))
     try:

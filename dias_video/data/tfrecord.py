@@ -2,8 +2,8 @@
 
 A record is its length (8 bytes, little endian), a checksum of the length, the data, and a checksum of the data;
 checksums are CRC-32C, rotated and shifted by a constant. The data is a protobuf message: a map from feature names to a
-list of byte strings, floats or integers. Here a message is walked by its lengths, so that features that nobody asked
-for cost no more than the bytes that say how long they are.
+list of byte strings, floats or integers. This module follows the lengths in a message, so a feature that is not needed
+costs only the bytes that hold its length.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5  # wire types
 
 
 def records(file: Path, buffer: Buffer, verify: bool = True) -> Iterator[Record]:
-    """The records of a file, given its content; with ``verify`` the checksum of the data is compared too.
+    """The records of a file, given its content; with ``verify`` the checksums of the data are compared too.
 
     Raises:
-        ValueError: cut off, or a checksum is wrong.
+        ValueError: the file is cut off, or a checksum is wrong.
     """
     at, number = 0, 0
     while at < len(buffer):
@@ -68,7 +68,7 @@ def example(buffer: Buffer, start: int, stop: int) -> dict[str, Feature]:
     """The features of the ``tf.train.Example`` in ``buffer[start:stop]``: where each lies.
 
     Raises:
-        ValueError: the bytes are no such message.
+        ValueError: the bytes are not such a message.
     """
     found = {}
     for outer, _, features_start, features_stop in fields(buffer, start, stop):
@@ -88,7 +88,7 @@ def fields(buffer: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, in
     """The fields of a protobuf message: number, wire type, and where the value starts and stops.
 
     Raises:
-        ValueError: the message contradicts itself.
+        ValueError: the message is malformed.
     """
     at = start
     while at < stop:
@@ -110,7 +110,7 @@ def fields(buffer: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, in
 
 
 def varint(buffer: Buffer, at: int) -> tuple[int, int]:
-    """An unsigned integer in groups of seven bits, and where the next byte is.
+    """An unsigned integer in groups of seven bits, and the place of the byte after it.
 
     Raises:
         ValueError: it never ends.
@@ -137,7 +137,7 @@ def floats(buffer: Buffer, start: int, stop: int) -> NDArray[np.float32]:
 
 
 def integers(buffer: Buffer, start: int, stop: int) -> NDArray[np.int64]:
-    """The numbers of a list of integers, packed or one a field."""
+    """The numbers of a list of integers, stored together or one in each field."""
     parts = [decode_varints(np.frombuffer(bytes(buffer[a:b]), np.uint8)) for _, _, a, b in fields(buffer, start, stop)]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 

@@ -1,4 +1,4 @@
-"""Augmentation that is the same for every frame of a clip, and a pure function of the generator passed in."""
+"""Augmentation: the same for every frame of a clip, and a pure function of the generator that is passed in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dias_video.batch import resize_frames, resize_labels
 from dias_video.data.source import Sample
 from dias_video.pretrained.configured import Configured
 
-ATTEMPTS = 10  # to draw a crop that fits into the frame
+ATTEMPTS = 10  # how often a crop is drawn until one fits into the frame
 
 
 @runtime_checkable
@@ -21,15 +21,15 @@ class Transform(Protocol):
     """Maps a sample to a sample, drawing only from ``generator``."""
 
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
-        """The transformed sample; the one given is left as it was."""
+        """The transformed sample; the given one is not changed."""
         ...
 
 
 class ClipTransform(Configured):
-    """Crop, resize and horizontal flip, with masks and boxes following.
+    """Crop, resize and horizontal flip of frames, masks and boxes together.
 
-    The crops are those of the DIAS authors: in training a random one, measured by the largest square that the frame
-    holds, and in evaluation that square, centred.
+    The crops are those of the DIAS authors. In training a crop is random, and its area is a part of that of the largest
+    square in the frame; in evaluation the crop is that square, centred.
 
     Args:
         size: (H,W) of the result in pixels; None keeps the size of the crop.
@@ -37,9 +37,9 @@ class ClipTransform(Configured):
             random crop.
         crop_ratio: smallest and largest aspect ratio, width over height in pixels, of that crop; drawn log-uniformly.
         flip: probability of a horizontal flip.
-        square: where there is no random crop, keep only the largest centred square; False keeps the whole frame.
+        square: without a random crop, keep only the largest centred square; False keeps the whole frame.
 
-    The result holds ``flipped`` (bool) beside the keys of the data contract.
+    The result holds the keys of the data contract and ``flipped`` (bool).
 
     Raises:
         ValueError: an argument out of range.
@@ -67,7 +67,7 @@ class ClipTransform(Configured):
         self.flip, self.square = float(flip), square
 
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
-        """The transformed sample; as many numbers are drawn whatever the settings, so that settings can be compared."""
+        """The transformed sample. The same numbers are drawn under all settings, so that settings can be compared."""
         coin, *numbers = torch.rand(3 + 2 * ATTEMPTS, generator=generator, dtype=torch.float64).tolist()
         sample, size = dict(sample), tuple(sample["video"].shape[-2:])
         if self.crop_area is not None:
@@ -85,14 +85,14 @@ def random_crop(
 ) -> tuple[int, int, int, int]:
     """Top, left, height and width of a crop of a frame (H,W), in pixels.
 
-    Rectangles are drawn until one fits into the frame; if none of ``ATTEMPTS`` does, it is the largest centred one
-    whose aspect ratio is allowed (as ``RandomResizedCrop`` of torchvision).
+    Rectangles are drawn until one fits into the frame. If none of ``ATTEMPTS`` fits, the crop is the largest centred
+    rectangle whose aspect ratio is allowed (as ``RandomResizedCrop`` of torchvision).
 
     Args:
-        size: of the frame.
-        area: smallest and largest, in parts of the largest square in the frame.
+        size: (H,W) of the frame.
+        area: smallest and largest area, in parts of the largest square in the frame.
         ratio: smallest and largest width over height.
-        numbers: uniform in [0, 1): two for the place, then two an attempt.
+        numbers: random numbers uniform in [0, 1): two for the place, then two for each attempt.
     """
     height, width = size
     down, right, *attempts = numbers
@@ -112,7 +112,7 @@ def centred(size: Sequence[int], height: int, width: int) -> tuple[int, int, int
 
 
 def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
-    """Cut a rectangle (pixels) out of every frame. Boxes are cut too; one of which nothing is left is absent."""
+    """Cut a rectangle (pixels) out of every frame. Boxes are cut too; a box of which nothing is left becomes absent."""
     full_height, full_width = sample["video"].shape[-2:]
     if (height, width) == (full_height, full_width):
         return sample

@@ -1,4 +1,4 @@
-"""Frames of video files: exactly the ones asked for, only those decoded, a few open readers in each process."""
+"""Frames of video files: exactly the frames asked for, through a few open readers in each process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Decoder = Literal["pyav", "decord"]
 VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".mts", ".m2ts", ".flv", ".f4v"})
 VIDEO_EXTENSIONS |= {".wmv", ".mpg", ".mpeg", ".vob", ".3gp", ".ogv", ".mxf", ".gif", ".apng"}
 
-# Readers of the parent process. decord's threads don't exist after a fork, and closing it would wait for them forever.
+# Readers of the parent process. decord's threads don't exist after a fork, and closing a reader would wait for them.
 _INHERITED: list[OrderedDict[Path, Any]] = []
 
 
@@ -46,10 +46,10 @@ class Reader(Protocol):
 class VideoFiles:
     """Reads frames of video files and animated pictures; frame k is always frame k of a whole decode.
 
-    Readers belong to the process that opened them: after a fork or a copy into a worker everything is reopened.
+    Readers belong to the process that opened them: after a fork or a copy into a worker all files are opened again.
 
     Args:
-        decoder: ``pyav``, or ``decord`` for files of which it gives the same frames. Animations are read by Pillow.
+        decoder: ``pyav``, or ``decord`` for files of which it gives the same frames. Pillow reads animated pictures.
         max_open: readers kept open in each process.
 
     Raises:
@@ -70,12 +70,12 @@ class VideoFiles:
         return {**self.__dict__, "_readers": OrderedDict()}
 
     def indexed(self, root: Path, files: Sequence[Path], problems: Problems) -> list[Path]:
-        """Index files of a data set, or take the index that was kept with the data, as long as they stay the same.
+        """Index files of a data set; files that have not changed are taken from the index kept with the data.
 
         Args:
             root: folder of the data set, which holds the files.
-            files: which.
-            problems: told of each file that can't be read.
+            files: the files to index.
+            problems: takes a note of each file that can't be read.
 
         Returns:
             The files that can be read.
@@ -152,7 +152,7 @@ class VideoFiles:
 
 
 def _decord() -> ModuleType:
-    """The room of decord, which nothing loads unless it is asked for.
+    """The module that reads through decord; it is loaded only when it is asked for.
 
     Raises:
         ValueError: decord is not installed.

@@ -1,4 +1,4 @@
-"""The index of a video file: which packet each frame comes from, when it is shown, where decoding can begin."""
+"""The index of a video file: the packet that each frame comes from, when it is shown, where decoding can begin."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from dias_video.data.video_stream import RECODE, REMEDY, UNKNOWN, Key, VideoStream, known, number_of
 from dias_video.data.video_whole import is_cut_off
 
-# Containers that hold one frame a packet, and codecs that code one: there the packets alone tell the frames. All other
-# files are decoded once from end to end.
+# Containers and codecs with one frame in each packet: there the packets alone tell the frames. All other files are
+# decoded once from end to end.
 CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 CODECS = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg", "prores", "dnxhd", "png"})
-PROBED = 8  # packets that are decoded there too, to see that it is so
-RESYNCING = frozenset({"mpegts"})  # containers that are recorded from anywhere: packets may lack their beginning
+PROBED = 8  # packets that are decoded in these files too, to check that
+RESYNCING = frozenset({"mpegts"})  # a recording may start anywhere in these, so its first packets may be incomplete
 DECLARING = frozenset(
     {"matroska,webm", "flv", "asf", "avi", "mxf"}
 )  # containers whose header tells when the last stream ends
-SHORTFALL = 0.01  # part of that time that may be missing, beside two frames
+SHORTFALL = 0.01  # part of that time that may be missing, in addition to two frames
 CUT_OFF = f"is cut off or damaged; {REMEDY}, or keep what can be decoded: ffmpeg -i <file> -c:v libx264 <new>.mp4"
 
 
@@ -45,14 +45,14 @@ class _Frame(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """Of the first frame: (H,W) and (a,b,c,d) of its display matrix."""
+    """Shape of the first frame: (H,W), and (a,b,c,d) of its display matrix."""
 
     size: tuple[int, int] = (0, 0)
     turn: tuple[int, ...] = (1, 0, 0, 1)
 
 
 class _Packet(NamedTuple):
-    """What its container tells of a packet."""
+    """What the container says about a packet."""
 
     pts: int
     dts: int
@@ -62,10 +62,11 @@ class _Packet(NamedTuple):
 
 
 def index_video(path: Path) -> VideoIndex:
-    """Index a video file: by its packets where these tell all, else by decoding it.
+    """Index a video file by its packets where these are enough, else by decoding it.
 
     Raises:
-        ValueError: missing, no video, damaged, cut off, without frames, or of frames of several sizes.
+        ValueError: the file is missing, is no video, is damaged or cut off, or has no frames or frames of several
+            sizes.
     """
     stream = VideoStream(path)
     try:
@@ -96,11 +97,11 @@ def index_video(path: Path) -> VideoIndex:
 
 
 def _list(path: Path, stream: VideoStream) -> list[_Packet]:
-    """All packets of the pictures.
+    """All packets of the stream of pictures.
 
     Raises:
-        ValueError: the file is cut off: by its length, within a packet, or before the time at which it says that it
-            ends.
+        ValueError: the file is cut off: it is too short, ends within a packet, or ends before the time that its header
+            tells.
     """
     pictures, container = stream.stream, stream.container
     packets: list[_Packet] = []
@@ -127,7 +128,7 @@ def _list(path: Path, stream: VideoStream) -> list[_Packet]:
 
 
 def _by_time(stream: VideoStream, packets: Sequence[_Packet]) -> list[_Frame]:
-    """Frames in the order of their time stamps; none where the packets don't tell all."""
+    """Frames in the order of their time stamps; an empty list where the packets are not enough."""
     shown = sorted((packet.pts, number) for number, packet in enumerate(packets) if packet.shown)
     if stream.container.format.name not in CONTAINERS or stream.codec not in CODECS or not shown:
         return []
@@ -143,7 +144,7 @@ def _by_time(stream: VideoStream, packets: Sequence[_Packet]) -> list[_Frame]:
 
 
 def _decode(path: Path, most: int | None = None) -> tuple[list[_Frame], _Shape]:
-    """Frames that the first ``most`` packets decode to.
+    """Frames that the first ``most`` packets decode to, and their shape.
 
     Raises:
         ValueError: the size changes, or the end is damaged.
@@ -161,7 +162,7 @@ def _decode(path: Path, most: int | None = None) -> tuple[list[_Frame], _Shape]:
         if found[-1].packet >= last:
             last, broken = found[-1].packet, bool(frame.is_corrupt)
     stream.close()
-    if broken and most is None:  # the end; others lack a beginning, or refer to what was lost
+    if broken and most is None:  # the last packet; earlier ones may lack their beginning, or refer to lost packets
         raise ValueError(f"{path} {CUT_OFF}")
     return found, shape
 
@@ -170,7 +171,7 @@ def check_size(path: Path, number: int, frame: av.VideoFrame, size: tuple[int, i
     """Refuse a video whose size (H,W) changes.
 
     Raises:
-        ValueError: names the frame at which it does.
+        ValueError: the size changes; the message names the frame.
     """
     if (frame.height, frame.width) != size:
         sizes = f"from {size[1]}x{size[0]} to {frame.width}x{frame.height}"
@@ -178,7 +179,7 @@ def check_size(path: Path, number: int, frame: av.VideoFrame, size: tuple[int, i
 
 
 def _times(stream: VideoStream, stamps: Sequence[int]) -> NDArray[np.float64]:
-    """Seconds since the first frame (N,), by time stamps where those rise from frame to frame, else by the rate."""
+    """Seconds since the first frame (N,), by the time stamps if they rise with every frame, else by the frame rate."""
     if UNKNOWN in stamps or any(after < before for before, after in pairwise(stamps)):
         return np.arange(len(stamps)) / float(stream.stream.average_rate or 25)
     return (np.array(stamps) - stamps[0]) * float(stream.stream.time_base or 1)

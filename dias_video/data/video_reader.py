@@ -20,10 +20,10 @@ REORDERED = 32  # frames; codecs show at most 16 frames in another order than th
 
 
 class VideoReader:
-    """An open video file. It decodes on where it is, or from a key frame before the frame that is asked for.
+    """An open video file. It goes on decoding where it is, or starts at a key frame before the frame asked for.
 
-    Every frame is compared with the index by the packet that it comes from. Where decoding can't begin at a key frame
-    (in streams that renew the picture piece by piece), it begins further back.
+    Every frame is compared with the index by the packet that it comes from. In some streams (which renew the picture
+    part by part) decoding can't begin at a key frame; then it begins further back.
 
     Raises:
         ValueError: the file is missing or no video.
@@ -104,7 +104,7 @@ class VideoReader:
         frames = self._stream.frames(packets, key.packet)
         before = set(self._index.packets[max(0, key.frame - REORDERED) : key.frame].tolist())
         for frame in frames:
-            if number_of(frame) not in before:  # those need what was decoded before the key frame
+            if number_of(frame) not in before:  # such frames need data from before the key frame
                 self._frames, self._next = chain([frame], frames), key.frame
                 return
 
@@ -127,7 +127,7 @@ class VideoReader:
 
 
 def upright(pixels: NDArray[np.uint8], a: int, b: int, c: int, d: int) -> NDArray[np.uint8]:
-    """Pixels (H,W,3) turned and mirrored by quarter turns, so that (x,y) comes to (ax + cy, bx + dy)."""
+    """Pixels (H,W,3) turned by quarter turns and mirrored, so that (x,y) moves to (ax + cy, bx + dy)."""
     if abs(b) + abs(c) > abs(a) + abs(d):
         pixels, a, d = pixels.transpose(1, 0, 2), c, b
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

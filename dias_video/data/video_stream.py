@@ -1,8 +1,9 @@
 """The pictures of a video file through PyAV: its packets, and the frames that they decode to.
 
-A packet is what the file stores in one piece, nearly always one coded frame. Packets lie in the order of decoding,
-frames are shown in another. Which packet a frame comes from is told by the packet's number in the file, which the
-decoder hands on in place of a time stamp: those can be missing, and be the same for two frames.
+A packet is what the file stores in one piece, nearly always one coded frame. Packets are stored in the order of
+decoding, which can differ from the order in which frames are shown. To know which packet a frame comes from, each
+packet gets its number in the file in place of its time stamp, and the decoder passes this on to the frame. Time stamps
+themselves can be missing, or be equal for two frames.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Key(NamedTuple):
 
 
 class VideoStream:
-    """The first stream of pictures in a file, decoded by one thread; a cover is none.
+    """The first stream of pictures in a file, decoded by one thread; a cover picture does not count.
 
     Raises:
         ValueError: the file is missing, is no video, or is in a codec without decoder.
@@ -42,7 +43,7 @@ class VideoStream:
         if not path.is_file():
             raise ValueError(f"{path} is missing; check data.root")
         try:
-            # `file:` because a name may hold a colon, and nothing but files because some formats name other addresses.
+            # `file:` because a name may hold a colon; only files, because some formats refer to network addresses.
             self.container = av.open(f"file:{path}", container_options={"protocol_whitelist": "file"}, **TEXT)
         except av.FFmpegError as error:
             raise ValueError(f"{path} is not a readable video (half downloaded?); {REMEDY}") from error
@@ -57,7 +58,7 @@ class VideoStream:
 
     @property
     def codec(self) -> str:
-        """The codec's name, whichever decoder is used for it."""
+        """The codec's name, which does not depend on the decoder."""
         return self.stream.codec_context.codec.canonical_name
 
     def close(self) -> None:
@@ -65,11 +66,11 @@ class VideoStream:
         self.container.close()
 
     def packets(self) -> Iterator[av.Packet]:
-        """The packets that are still to be read."""
+        """The packets that have not been read yet."""
         return (packet for packet in self.container.demux(self.stream) if packet.size)
 
     def packets_from(self, key: Key) -> Iterator[av.Packet] | None:
-        """The packets from that of a key frame on; None where the container does not find it."""
+        """The packets from a key frame on; None where the container can't find the key frame."""
         for time in (key.pts, key.dts):
             if time == UNKNOWN:
                 continue
@@ -83,7 +84,7 @@ class VideoStream:
         return None
 
     def frames(self, packets: Iterable[av.Packet], first: int = 0) -> Iterator[av.VideoFrame]:
-        """Decode packets, the first of which has the number ``first``; see ``number_of``."""
+        """The frames that packets decode to; ``first`` is the number of the first packet (see ``number_of``)."""
         for number, packet in enumerate(packets, first):
             packet.pts = number
             yield from self.stream.decode(packet)
@@ -91,15 +92,15 @@ class VideoStream:
 
 
 def number_of(frame: av.VideoFrame) -> int:
-    """Number of the packet that a frame comes from; -1 where the decoder does not tell."""
+    """Number of the packet that a frame comes from; -1 where the decoder does not pass it on."""
     return -1 if frame.pts is None else frame.pts
 
 
 def place(packet: av.Packet) -> tuple[int, int]:
-    """What tells a packet from others after any seek: time stamp and position."""
+    """Time stamp and position of a packet: they identify it after any seek."""
     return known(packet.pts), known(packet.pos)
 
 
 def known(value: int | None) -> int:
-    """A number of a packet as a plain integer."""
+    """A time stamp or position of a packet as an integer; ``UNKNOWN`` where the file has none."""
     return UNKNOWN if value is None else value

@@ -1,6 +1,6 @@
-"""Whether a video file is whole, by the length in bytes that its container tells.
+"""Checks whether a video file is complete, by the length in bytes that its container tells.
 
-FFmpeg shows what is there of a file that was cut off, in these containers often without a word.
+FFmpeg reads what is left of a file that was cut off; in these containers it often gives no warning.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import BinaryIO
 
 HEAD = 1 << 16  # bytes in which a header begins
 ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # File Properties Object
-LIVE = 1  # flag of that object: its numbers mean nothing
+LIVE = 1  # flag of that object: its numbers are invalid
 EBML, SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
 MXF_HEADER = bytes.fromhex("060e2b34020501010d0102010102")  # begins the header's partition pack, whose key has 16 bytes
 SYNC = b"\x47"  # begins every packet of a transport stream
-TS_PACKETS = {188: 0, 192: 4, 204: 0}  # bytes of a packet: of them before the sync byte
-SECTOR = 2048  # bytes; of discs, to which program streams are padded
-OGG_PAGE, OGG_END = b"OggS", 4  # what a page begins with, and the flag of a stream's last page
+TS_PACKETS = {188: 0, 192: 4, 204: 0}  # size of a packet in bytes: bytes before its sync byte
+SECTOR = 2048  # bytes of a disc's sector; program streams are padded to it
+OGG_PAGE, OGG_END = b"OggS", 4  # the start of a page, and the flag of a stream's last page
 
 
 def is_cut_off(path: Path, container: str) -> bool:
@@ -30,7 +30,7 @@ def is_cut_off(path: Path, container: str) -> bool:
     with path.open("rb") as file:
         try:
             return check(file, os.fstat(file.fileno()).st_size)
-        except (struct.error, IndexError):  # it ends within its header
+        except (struct.error, IndexError):  # the file ends within its header
             return True
 
 
@@ -42,7 +42,7 @@ def _asf(file: BinaryIO, size: int) -> bool:
 
 
 def _avi(file: BinaryIO, size: int) -> bool:
-    """Large files are several chunks, one behind the other."""
+    """Large files are several chunks, one after another."""
     end = 0
     while end + 8 <= size:
         file.seek(end)
@@ -57,7 +57,7 @@ def _avi(file: BinaryIO, size: int) -> bool:
 
 
 def _matroska(file: BinaryIO, size: int) -> bool:
-    """The length of the segment, which is everything behind a short header; all ones where it was recorded live."""
+    """Compares the segment, which is everything after a short header; live recordings have no length (all ones)."""
     head = file.read(HEAD)
     if head[:4] != EBML:
         return False
@@ -69,14 +69,14 @@ def _matroska(file: BinaryIO, size: int) -> bool:
 
 
 def _ebml_length(head: bytes, at: int) -> tuple[int, bool]:
-    """Where an element ends whose length is told at ``at``; whether that is unknown."""
+    """Where an element ends whose length stands at ``at``; and whether its length is unknown."""
     width = 9 - head[at].bit_length()
     value = int.from_bytes(head[at : at + width], "big") - (1 << 7 * width)
     return at + width + value, value == (1 << 7 * width) - 1
 
 
 def _mp4(file: BinaryIO, size: int) -> bool:
-    """Boxes, one behind the other; 0 where one goes on to the end of the file, 1 where its length has 64 bits."""
+    """Boxes follow each other. Length 0 means up to the end of the file, 1 that the length has 64 bits."""
     end = 0
     while end + 16 <= size:
         file.seek(end)
@@ -89,7 +89,7 @@ def _mp4(file: BinaryIO, size: int) -> bool:
 
 
 def _mxf(file: BinaryIO, size: int) -> bool:
-    """The place of the footer; 0 where it was not known yet."""
+    """The header tells the place of the footer; 0 where it was not known yet."""
     head = file.read(HEAD + 64)
     at = head.find(MXF_HEADER)
     if at < 0:
@@ -100,7 +100,7 @@ def _mxf(file: BinaryIO, size: int) -> bool:
 
 
 def _mpegts(file: BinaryIO, size: int) -> bool:
-    """The last packet may be a part of one; the first too, since such streams are recorded from anywhere."""
+    """The last packet may be incomplete. The first may be too, since a recording may start anywhere."""
     head = file.read(HEAD)
     for length, before in TS_PACKETS.items():
         for first in range(length):
@@ -112,13 +112,13 @@ def _mpegts(file: BinaryIO, size: int) -> bool:
 
 
 def _mpeg(file: BinaryIO, size: int) -> bool:
-    """Nothing tells the length, but a download that was not finished ends with more zeros than fill a sector."""
+    """No length is stored, but a download that was not finished ends with more zeros than fill a sector."""
     file.seek(max(0, size - SECTOR))
     return not file.read().strip(b"\0")
 
 
 def _ogg(file: BinaryIO, size: int) -> bool:
-    """The last page, which has at most 65,307 bytes, must be there to its end and say that it is the last."""
+    """The last page (at most 65,307 bytes) must be complete and have the flag of a last page."""
     file.seek(max(0, size - HEAD))
     tail = file.read()
     at = tail.rfind(OGG_PAGE)

@@ -15,26 +15,26 @@ from dias_video.data.problems import OnError, Problems, one_of
 from dias_video.data.source import VOID
 from dias_video.data.text import read_text
 
-BORDER = 255  # palette index around objects, and of objects that are too hard to label
-PUBLISHED = ("train", "val", "trainval")  # lists whose pictures all have masks
+BORDER = 255  # palette index of the border of objects, and of objects that are too hard to label
+PUBLISHED = ("train", "val", "trainval")  # lists in which every picture has a mask
 
 
 class VocImages(AnnotatedVideos):
     """Pictures of a list of VOC with masks of their objects (``SegmentationObject``).
 
-    VOC2012 holds pictures of VOC2007, as ``2007_<the same six digits>``: train on a list of 2012 and evaluate on
-    another list of 2012, unless a published comparison does otherwise.
+    VOC2012 contains pictures of VOC2007, as ``2007_<the same six digits>``. Train on a list of 2012 and evaluate on
+    another list of 2012, unless a published comparison does it differently.
 
     Args:
-        root: folder that holds ``VOCdevkit/VOC<year>`` or ``VOC<year>``, or is that.
-        split: a list in ``ImageSets/Segmentation`` (``train``, ``val``, ``trainval``; ``trainaug`` if it was put there:
-            its pictures don't all have masks of objects, so none are given), or ``all`` that have a mask of objects.
+        root: folder that holds ``VOCdevkit/VOC<year>`` or ``VOC<year>``, or the folder ``VOC<year>``.
+        split: a list in ``ImageSets/Segmentation`` (``train``, ``val``, ``trainval``), or ``all``: all pictures with a
+            mask of objects. Where some pictures of a list lack such a mask (``trainaug``), no masks are read.
         year: 2012 or 2007.
-        unlabelled: the border of objects is ``void`` or ``background``.
+        unlabelled: what the border of objects counts as: ``void`` or ``background``.
         on_error: ``raise``, or ``skip_and_report`` to leave out pictures without a mask.
 
     Raises:
-        ValueError: a folder or list is missing, an option is none of its values, or (``raise``) a mask is missing.
+        ValueError: a folder or list is missing, an option has an unknown value, or (with ``raise``) a mask is missing.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class VocImages(AnnotatedVideos):
 
 
 def _folder(root: Path, year: int) -> Path:
-    """Where a year was unpacked.
+    """The folder in which the archive of a year was unpacked.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: there is no such folder.
     """
     name = f"VOC{year}"
     places = [root / "VOCdevkit" / name, root / name, *([root] if root.resolve().name == name else [])]
@@ -80,10 +80,10 @@ def _folder(root: Path, year: int) -> Path:
 
 
 def _names(file: Path) -> list[str]:
-    """Names of pictures, one a line.
+    """Names of pictures in a list, one on each line.
 
     Raises:
-        ValueError: the list is missing, empty, or names a picture twice or one elsewhere.
+        ValueError: the list is missing or empty, or names a picture twice or outside of the folder.
     """
     names = read_text(file).split()
     for name in names:

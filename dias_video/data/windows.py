@@ -1,4 +1,4 @@
-"""Whole videos of any length, window by window, batched over videos of one length."""
+"""Reads whole videos of any length in windows, with videos of equal length batched together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dias_video.data.transforms import Transform
 
 
 class Window(NamedTuple):
-    """Frames ``start:stop`` of some videos of one length."""
+    """Frames ``start:stop`` of some videos of equal length."""
 
     videos: tuple[int, ...]
     start: int
@@ -34,21 +34,23 @@ def video_windows(
     features: Features | None = None,
     keys: Keys = None,
 ) -> Iterator[VideoBatch]:
-    """Videos of a source, window by window, batched over videos of one length; memory grows with a batch of windows.
+    """Videos of a source in windows, with videos of equal length batched together.
+
+    Memory grows with ``window`` and ``batch_size``, not with the length of videos.
 
     Args:
-        source: where the videos are.
-        indices: which of them; the order in which they come is by length.
+        source: the videos.
+        indices: which videos to read; they come in order of their length.
         transform: applied to every window, so it must not be random (a resize).
-        window: frames at once.
-        batch_size: videos at once.
-        max_frames: only the first frames of longer videos; None = all.
+        window: frames of a window.
+        batch_size: videos of a batch.
+        max_frames: read only the first frames of longer videos; None = all.
         num_workers: processes that decode ahead.
-        features: the frozen encoder's output for these videos, which then does not run.
-        keys: which of ``masks`` and ``boxes`` will be looked at; the others are not read. None = all.
+        features: the frozen encoder's output for these videos; the encoder then does not run.
+        keys: which of ``masks`` and ``boxes`` to read; None = both.
 
     Raises:
-        ValueError: the features don't belong to this source and transform.
+        ValueError: ``features`` was made from another source or transform.
     """
     if features is not None:
         features.check(source, transform)
@@ -59,7 +61,10 @@ def video_windows(
 
 
 def windows(lengths: dict[int, int], window: int, batch_size: int) -> Iterator[Window]:
-    """Cut videos (index -> number of frames) into windows, grouped by length; a group's windows follow each other."""
+    """Cut videos (index -> number of frames) into windows.
+
+    Videos of equal length form batches; all windows of a batch follow each other.
+    """
     for length, group in groupby(sorted(lengths, key=lambda i: (lengths[i], i)), key=lambda i: lengths[i]):
         videos = list(group)
         for first in range(0, len(videos), batch_size):

@@ -1,4 +1,4 @@
-"""YouTube-VIS 2019, 2021, 2022 and HQ-YTVIS, or anything in their layout: folders of frames and one json."""
+"""YouTube-VIS 2019, 2021, 2022 and HQ-YTVIS, or other data in their layout: folders of frames and one json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dias_video.data.annotated import AnnotatedVideos, Clip
 from dias_video.data.annotations import Annotations, Crowds, Overlap, Video
 from dias_video.data.problems import OnError
 
-OTHER_NAMES = {"valid": "val", "val": "valid"}  # of one split: the releases differ
+OTHER_NAMES = {"valid": "val", "val": "valid"}  # the releases use different names for one split
 JSON_PLACES: tuple[str, ...] = (
     "{split}/instances.json",
     "{split}.json",
@@ -28,8 +28,9 @@ class YouTubeVIS(AnnotatedVideos):
         root: folder that holds ``<split>/JPEGImages`` (or ``<split>_all_frames/JPEGImages``, or ``JPEGImages`` itself).
             HQ-YTVIS has the frames of all its splits in ``train/JPEGImages``.
         split: ``train``, ``valid`` (also called ``val``) or ``test``.
-        annotations: the json: its path in ``root``, or its name in ``root``, ``annotations`` or ``<split>``; None = the
-            one that has a usual name, such as ``<split>/instances.json`` or ``annotations/ytvis_hq-<split>.json``.
+        annotations: the json, by its path in ``root`` or by its name in ``root``, ``annotations`` or ``<split>``.
+            None = the one with a usual name, such as ``<split>/instances.json`` or
+            ``annotations/ytvis_hq-<split>.json``.
         overlap, crowds: as for :class:`~dias_video.data.annotations.Annotations`.
         at_least: as for :class:`~dias_video.data.annotated.AnnotatedVideos`.
         on_error: ``raise``, or ``skip_and_report`` to leave out videos that the json describes wrongly.
@@ -37,7 +38,7 @@ class YouTubeVIS(AnnotatedVideos):
     Where the json has no masks at all (validation sets of a challenge), samples have neither masks nor boxes.
 
     Raises:
-        ValueError: a folder or file is missing, there are several jsons to choose from, or it can't be used.
+        ValueError: a folder or file is missing, several jsons have a usual name, or the json can't be used.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ def _json_of(root: Path, split: str, named: str | None) -> Path:
     """The json of a split.
 
     Raises:
-        ValueError: none has a usual name, or several have, which may mean different things.
+        ValueError: no json has a usual name, or several have, and they may differ.
     """
     if named is not None:
         places = [root / named, root / "annotations" / named, root / split / named]
@@ -86,7 +87,7 @@ def _names_of(split: str) -> list[str]:
 
 
 def _pictures_of(root: Path, split: str, videos: Sequence[Video]) -> Path:
-    """The folder of frames that a json (of which ``videos`` are some) is about: the one that holds its first frame.
+    """The folder of frames that a json describes: the one that holds the first frame of its ``videos``.
 
     Raises:
         ValueError: there is no folder of frames.
