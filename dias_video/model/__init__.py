@@ -1,1 +1,1 @@
-"""The method, bottom up, with the paper's equation numbers; ``dias.py`` puts it together."""
+"""The parts of the method, with the paper's equation numbers; ``dias.py`` puts them together."""

@@ -16,17 +16,17 @@ Reduction = Merging | KeepOrDrop
 
 
 class Aggregated(NamedTuple):
-    """Slots of one frame, and how they came about."""
+    """Slots of one frame after aggregation, with the attention and merging that made them."""
 
     slots: Tensor  # (B,S,D), zeros where not carried
     live: Tensor  # (B,S) bool: M_r of eq. 9
-    gate: Tensor  # (B,S) what decoders are masked with: ``live``, or floats with a gradient (``Reduced``)
+    gate: Tensor  # (B,S) the mask for decoders: ``live``, or floats with a gradient (``Reduced``)
     merged_into: Tensor  # (B,S) int64, the slot that each slot was merged into (itself if none), -1 where it is off
     carried: Tensor  # (B,S) bool, slots that the next frame may go on from
     first: Tensor  # (B,S,N) attention A_a^1 of the first iteration
     last: Tensor  # (B,S,N) attention A_a of the last iteration, zeros for dead slots
     attentions: list[Tensor]  # of every iteration, each (B,S,N)
-    num_live: Tensor  # (B,) int64 slots that reduction leaves, also where it was skipped this time
+    num_live: Tensor  # (B,) int64 number of slots that reduction leaves, or would leave where it is skipped
 
 
 class Aggregator(Configured, nn.Module):
@@ -35,10 +35,10 @@ class Aggregator(Configured, nn.Module):
     Args:
         attention: the Slot Attention layer phi_a.
         reduction: which slots remain (phi_r, eq. 9); None switches reduction off.
-        reinitialize: aggregate once more from the remaining slots (eq. 10). Off: reduction after the last iteration,
-            as in SOLV (eq. 6-7).
-        bilevel: straight-through gradient to the initial queries and only the last iteration differentiated (BO-QSA).
-            The DIAS authors found it incompatible with self-distillation.
+        reinitialize: aggregate once more from the remaining slots (eq. 10). False: reduce after the last iteration, as
+            in SOLV (eq. 6-7).
+        bilevel: differentiate only the last iteration, with a straight-through gradient to the initial queries
+            (BO-QSA). The DIAS authors found this incompatible with self-distillation.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class Aggregator(Configured, nn.Module):
             raise ValueError(f"{name} must be at least {least} ({why}), got {num_iterations}")
 
     def draw(self, draws: Draws, live: Tensor) -> Tensor | None:
-        """Random numbers that the reduction of a frame's slots, on where ``live`` (B,S), takes in training."""
+        """Random numbers that the reduction needs in training, for a frame whose slots are on where ``live`` (B,S)."""
         return None if self.reduction is None else self.reduction.draw(draws, live)
 
     def losses(self, gate: Tensor, frame_valid: Tensor) -> dict[str, Tensor]:
-        """Loss terms of the reduction, each (B,), from the gates (B,T,S) of frames that count where (B,T) is True."""
+        """Loss terms of the reduction, each (B,); ``gate`` is (B,T,S), ``frame_valid`` (B,T) is False for padding."""
         return {} if self.reduction is None else self.reduction.losses(gate, frame_valid)
 
     def forward(
@@ -89,10 +89,11 @@ class Aggregator(Configured, nn.Module):
         Args:
             queries: (B,S,D) query slots S^0, on where ``live`` (B,S) is True.
             keys, values: (B,N,D) of ``SlotAttention.keys_values``.
-            num_iterations: i_a, in all: i_a - 1 plain ones and the extra one when re-initialising.
-            age: (B,S) int64 frames alive, for the choice of representatives.
+            num_iterations: i_a, the number of all iterations. With re-initialisation, i_a - 1 come before the reduction
+                and one after it.
+            age: (B,S) int64, for how many frames each slot has lived; the oldest slot of a cluster keeps its place.
             drawn: random numbers of the reduction (its ``draw``), on the slots' device.
-            reduce: False leaves all slots (and aggregates once more all the same).
+            reduce: False keeps all slots; the iteration after the reduction is still done.
         """
         self.check_iterations(num_iterations, "num_iterations")
         slots = queries * live[..., None]
@@ -117,7 +118,7 @@ class Aggregator(Configured, nn.Module):
             carried = left.live
         elif reduce and self.reduction is not None:  # a merged slot owns what its members owned
             member = left.merged_into[:, None, :] == torch.arange(slots.shape[1], device=slots.device)[:, None]
-            with torch.autocast(slots.device.type, enabled=False):  # which would round the attention
+            with torch.autocast(slots.device.type, enabled=False):  # autocast would round the attention
                 last = member.to(last.dtype) @ last  # (B,S,S) (B,S,N)
         how = (left.live, left.gate, left.merged_into, carried)
         return Aggregated(slots, *how, first, last, attentions, left.num_live)

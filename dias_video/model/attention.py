@@ -12,7 +12,7 @@ class SlotAttention(Configured, nn.Module):
     """phi_a of eq. 1 (Locatello et al. 2020): slots compete for tokens, a GRU and an MLP update them.
 
     LayerNorm on queries and on tokens, q/k/v without bias, softmax over slots, weights normalised over tokens with
-    epsilon 1e-5: parameter by parameter the authors' released layout.
+    epsilon 1e-5. The parameters have the layout of the authors' released code.
     """
 
     EPSILON = 1e-5
@@ -30,7 +30,7 @@ class SlotAttention(Configured, nn.Module):
         zero_biases(self)
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Project tokens (...,N,C) to keys and values (...,N,D); once for all frames and iterations."""
+        """Keys and values (...,N,D) of tokens (...,N,C), computed once for all frames and iterations."""
         tokens = self.norm_tokens(tokens)
         return self.key(tokens), self.value(tokens)
 
@@ -40,7 +40,7 @@ class SlotAttention(Configured, nn.Module):
         Args:
             slots: (B,S,D) queries.
             keys, values: (B,N,D).
-            live: (B,S) bool; a slot that is off gets exactly zero attention and comes out as zeros.
+            live: (B,S) bool; a slot that is off has zero attention, and its new value is zero.
 
         Returns:
             Slots (B,S,D) and attention (B,S,N), which sums to 1 over the live slots of each token.
@@ -58,5 +58,5 @@ class SlotAttention(Configured, nn.Module):
         return masked_softmax(logits, live[..., None], dim=1)
 
     def recur(self, updates: Tensor, state: Tensor) -> Tensor:
-        """One step of the GRU for every slot, (B,S,D) twice to (B,S,D)."""
+        """One step of the GRU for every slot: ``updates`` and ``state`` (B,S,D) to a new state (B,S,D)."""
         return self.gru(updates.flatten(0, 1), state.flatten(0, 1).to(updates.dtype)).view_as(state)

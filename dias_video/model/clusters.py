@@ -1,4 +1,4 @@
-"""k-means, for baselines and for slots that begin as clusters."""
+"""k-means."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from dias_video.draws import Draws
 
 
 def kmeans(points: Tensor, k: int, draws: Draws, restarts: int = 4, iterations: int = 50) -> Tensor:
-    """Centres (k,C) of the tightest of several runs of scikit-learn's k-means, from k-means++ starts.
+    """Centres (k,C) of the best of several runs of scikit-learn's k-means, started by k-means++.
 
     Args:
         points: (P,C) float.
-        k: clusters; as many as there are points if that is less.
-        draws: of one video; the same draws give the same centres.
-        restarts, iterations: how often to start, and how long to go on at most.
+        k: number of clusters; with fewer points, the number of points.
+        draws: the random numbers of one video; the same draws give the same centres.
+        restarts, iterations: number of runs, and the most iterations of each.
     """
-    seed = int(draws.uniform(1) * 2**24)  # all the bits that such a number has
+    seed = int(draws.uniform(1) * 2**24)  # a float32 has 24 random bits
     clusters = cluster.KMeans(min(k, len(points)), n_init=restarts, max_iter=iterations, tol=0, random_state=seed)
-    with warnings.catch_warnings():  # of a picture with fewer colours than k
+    with warnings.catch_warnings():  # scikit-learn warns about a picture with fewer colours than k
         warnings.simplefilter("ignore", ConvergenceWarning)
         centres: Tensor = torch.from_numpy(clusters.fit(points.numpy()).cluster_centers_)
     return centres
 
 
 def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
-    """(P,C) and (k,C) to (P,k)."""
+    """Squared Euclidean distances (P,k) of points (P,C) to centres (k,C)."""
     return (points**2).sum(1, keepdim=True) - 2 * points @ centres.T + (centres**2).sum(1)

@@ -1,4 +1,4 @@
-"""Slot-slot contrast, which SlotContrast adds to the reconstruction; not a part of DIAS."""
+"""Slot-slot contrast, the loss that SlotContrast adds to the reconstruction; it is not a part of DIAS."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from dias_video.machine.ranks import host_group
 
 
 def contrast_loss(sequence: SlotSequence, temperature: float, frame_valid: Tensor) -> Tensor:
-    """A slot tells which slot of the frame before it was, among all slots of the batch (Manasyan et al. 2025).
+    """Every slot must find itself in the frame before, among all slots of the batch (Manasyan et al. 2025).
 
-    Cross-entropy of cosine similarities over ``temperature``, in the direction of their released code: the softmax is
-    over the earlier frame. "All" are the live slots of that frame in every clip of every process' batch (of every
-    process' micro-batch, where an update has several: there it matters how the batch is shared).
+    It is the cross-entropy of cosine similarities divided by ``temperature``. The softmax is over the slots of the
+    earlier frame, as in the authors' released code: all live slots of that frame in every clip of the batches of all
+    processes. Where an update has several micro-batches, only the clips of one micro-batch are compared, so the loss
+    depends on how the batch is divided.
 
     Args:
-        sequence: slots (B,T,S,D); a track is compared with itself where it lives on both frames.
-        temperature: 0.1 in their configurations.
+        sequence: slots (B,T,S,D); a slot counts where its track lives on both frames.
+        temperature: divisor of the cosine similarities; the authors use 0.1.
         frame_valid: (B,T) bool, False for padding.
 
     Returns:
-        (B,) float32, mean over a clip's slots that live on two frames, 0 where there is none.
+        (B,) float32, the mean over a clip's slots that live on two successive frames; 0 where there is none.
 
     Raises:
-        ValueError: clips of one frame, or processes with clips of different lengths.
+        ValueError: clips have one frame, or processes have clips of different lengths.
     """
     batch, frames, num_slots = sequence.live.shape
     if frames < 2:
@@ -41,7 +42,7 @@ def contrast_loss(sequence: SlotSequence, temperature: float, frame_valid: Tenso
         before, there, start = everyones(before), everyones(there), dist.get_rank() * batch
     candidates, there = (x.transpose(0, 1).flatten(1, 2) for x in (before, there))  # (T-1,G,D) (T-1,G)
     logits = slots[:, 1:] @ candidates.mT / temperature  # (B,T-1,S,G)
-    logits = logits.masked_fill(~there[:, None], -1e30)  # not -inf: a row that counts nowhere must not become NaN
+    logits = logits.masked_fill(~there[:, None], -1e30)  # not -inf: rows that don't count must not become NaN
     own = torch.arange(start * num_slots, (start + batch) * num_slots, device=slots.device)
     own = own.view(batch, 1, num_slots, 1).expand(-1, frames - 1, -1, -1)
     per_slot = -logits.log_softmax(-1).gather(-1, own)[..., 0]  # (B,T-1,S)
@@ -50,13 +51,13 @@ def contrast_loss(sequence: SlotSequence, temperature: float, frame_valid: Tenso
 
 
 def everyones(x: Tensor) -> Tensor:
-    """Tensors of one shape of all processes, (B,...) to (processes * B,...), with gradient to each.
+    """The tensors (B,...) of all processes as one (processes * B,...); gradients flow back to every process.
 
     Raises:
-        ValueError: in every process, if their shapes differ.
+        ValueError: the shapes of the processes differ; every process raises it.
     """
     shapes = [torch.empty(x.ndim, dtype=torch.int64) for _ in range(dist.get_world_size())]
-    dist.all_gather(shapes, torch.tensor(x.shape), group=host_group())  # no GPU is waited for
+    dist.all_gather(shapes, torch.tensor(x.shape), group=host_group())  # on the host, so without waiting for a GPU
     if len({tuple(shape.tolist()) for shape in shapes}) > 1:
         raise ValueError("slot contrast on several processes needs clips of one length; lower data.clip.num_frames")
     gathered: Tensor = _Gather.apply(x)
@@ -64,7 +65,7 @@ def everyones(x: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """PyTorch's own differentiable ``all_gather`` gave wrong gradients with gloo (PyTorch 2.14)."""
+    """``all_gather`` with gradient; PyTorch's own gave wrong gradients with gloo (PyTorch 2.14)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

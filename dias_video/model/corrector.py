@@ -1,4 +1,4 @@
-"""Slot Attention as VideoSAUR and SlotContrast have it."""
+"""Slot Attention as in VideoSAUR and SlotContrast."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dias_video.model.layers import MLP, zero_biases
 class Corrector(SlotAttention):
     """Slot Attention of VideoSAUR (Zadaianchuk et al. 2023) and SlotContrast (Manasyan et al. 2025), as released.
 
-    Three things differ from ``SlotAttention``, though the parameters have the same shapes: the GRU's old state is the
-    *normalised* slot; 1e-8 is added to every weight before their sum over tokens divides them; and the MLP, which
-    VideoSAUR leaves out, has a ReLU.
+    The parameters have the shapes of ``SlotAttention``, but three things differ. The GRU's old state is the
+    *normalised* slot. Each weight has 1e-8 added before the weights are divided by their sum over tokens. The MLP has a
+    ReLU; VideoSAUR has no MLP.
 
     Args:
         slot_dim: D.

@@ -32,52 +32,54 @@ from dias_video.tracking import track_videos
 
 
 class Guide(Protocol):
-    """Tells slots from outside of the model what to look at, in training alone; no part of what is saved."""
+    """A source of further losses for slots, used in training only and not saved with the model."""
 
-    inputs: tuple[str, ...]  # what of a training batch it looks at beside the frames
+    inputs: tuple[str, ...]  # what it needs of a training batch beside the frames
 
     def losses(self, batch: VideoBatch, features: Tensor, scan: Scan, draws: Draws) -> dict[str, Tensor]:
-        """Loss terms, each (B,), for the slots of ``scan`` on ``features`` (B,T,N,C); it draws after the model."""
+        """Loss terms, each (B,), for the slots of ``scan`` on ``features`` (B,T,N,C).
+
+        It is called after all draws of the model.
+        """
         ...
 
 
 CARRIES = ("reseed", "persist")
-COLLAPSED = 1.5  # live slots a frame, on average, below which a model tells nothing apart
+COLLAPSED = 1.5  # with fewer live slots a frame, on average, a model can't separate objects
 MASK_SOURCES = ("decoder", "aggregation")
 
 
 @dataclass(kw_only=True)
 class Scan(SlotSequence):
-    """Slots with how they came about, which the losses need; ``attention`` is A_a, of the last iteration."""
+    """Slots with what the losses need; ``attention`` is A_a, that of the last iteration."""
 
     gate: Tensor  # (B,T,S) ``live``, or floats with a gradient (``Reduced``)
     first: Tensor  # (B,T,S,h,w) A_a^1
-    num_live: Tensor  # (B,T) int64 slots that reduction leaves, also where it was skipped
-    state: CarryState  # to go on with
+    num_live: Tensor  # (B,T) int64 number of slots that reduction leaves, or would leave where it is skipped
+    state: CarryState  # from which the next window continues
 
 
 class DIAS(Pretrained, nn.Module):
     """Slot attention with re-initialisation and self-distillation, carried over frames.
 
     Args:
-        encoder: frozen; its tokens are the input and the reconstruction target Y = Z.
-        projection: tokens for Slot Attention.
-        initializer: queries of the first frame, and of freed slots later.
+        encoder: the frozen encoder; its tokens are the input and the reconstruction target Y = Z.
+        projection: makes the tokens for Slot Attention.
+        initializer: makes the queries of the first frame, and of freed slots on later frames.
         aggregator: re-initialised aggregation.
-        transition: slots of a frame to queries of the next.
+        transition: makes the queries of a frame from the slots of the frame before.
         decoder: phi_d.
         first_iterations, later_iterations: i_a on the first frame and on the others.
-        carry: ``reseed``: a slot that is off at t starts anew from the initializer's Gaussian at t + 1; ``persist``: it
-            stays off.
-        teacher: self-distillation ``hard`` (eq. 14-15), ``soft`` (released image code), or None for none.
-        mask_source: what masks are read from, the ``decoder``'s attention A_d or the ``aggregation``'s A_a.
-        contrast_temperature: also learn to tell a slot's own past among all slots of the batch, as SlotContrast does
-            (``contrast_loss``). None: don't.
-        objective: what slots have to explain; None: the encoder's features.
-        guide: adds loss terms from outside, as a trained teacher (``dias_video.model.guide``) does; it is not saved.
+        carry: what happens to a slot that is off at t. ``reseed``: it starts again from the initializer's Gaussian at
+            t + 1. ``persist``: it stays off.
+        teacher: self-distillation: ``hard`` (eq. 14-15), ``soft`` (released image code), or None.
+        mask_source: where masks come from: ``decoder`` is its attention A_d, ``aggregation`` is A_a.
+        contrast_temperature: temperature of SlotContrast's loss (``contrast_loss``); None leaves this loss out.
+        objective: what slots have to reconstruct; None: the encoder's features.
+        guide: adds loss terms from a trained teacher (``dias_video.model.guide``); it is not saved.
 
     Raises:
-        ValueError: an unknown choice, or fewer than 2 iterations with re-initialisation.
+        ValueError: an option has an unknown value, or there are fewer than 2 iterations with re-initialisation.
     """
 
     not_stored = {"guide": None}  # noqa: RUF012 - a constant
@@ -136,7 +138,7 @@ class DIAS(Pretrained, nn.Module):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What of a training batch it looks at beside the frames, so that nothing else is read."""
+        """What the model needs of a training batch beside the frames; nothing else is read."""
         own = ("boxes",) if self.takes_boxes else ()
         return own if self.guide is None else tuple({*own, *self.guide.inputs})
 
@@ -152,7 +154,7 @@ class DIAS(Pretrained, nn.Module):
 
     @property
     def frozen(self) -> dict[str, Any]:
-        """What it looks at that can be cached, and what makes it."""
+        """The inputs of the model that can be cached, by name, each with the module that makes it."""
         return {"features": self.encoder, **self.objective.frozen}
 
     def train(self, mode: bool = True) -> DIAS:
@@ -162,15 +164,17 @@ class DIAS(Pretrained, nn.Module):
         return self
 
     def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
-        """Terms of a training step, each (B,): the losses of the objective, of the reduction and of the guide and, if
-        on, ``distillation`` and ``contrast``; and what is only watched (``watched``).
+        """Terms of a training step, each (B,).
+
+        They are the losses of the objective, of the reduction and of the guide; ``distillation`` and ``contrast`` where
+        these are switched on; and the terms of ``watched``, which are not minimised.
         """
         features = self.features(batch)  # (B,T,N,C)
         target = self.objective.target(features, batch)
         scan = self.scan(batch, features, draws)  # eq. 8-10
         decoded = self.decoder(scan.slots, scan.gate, target.known, draws)  # eq. 11, 18-22
         counted = decoded.scored & batch.frame_valid[..., None]
-        with torch.autocast(features.device.type, enabled=False):  # counts of cells and logarithms need float32
+        with torch.autocast(features.device.type, enabled=False):  # numbers of cells and logarithms need float32
             terms = self.objective.losses(decoded.reconstruction, target, counted, batch)  # eq. 23
             terms |= self.aggregator.losses(scan.gate, batch.frame_valid)
             if self.teacher is not None:  # eq. 14-15
@@ -184,7 +188,7 @@ class DIAS(Pretrained, nn.Module):
         return terms | watch(scan, batch.frame_valid)
 
     def alarm(self, watched: Mapping[str, float]) -> str | None:
-        """A sentence for the user if the means of what is watched, over many updates, say that slots have collapsed."""
+        """A warning if the means of the watched terms over many updates show that slots have collapsed, else None."""
         live = max(watched[name] for name in ("live_first", "live_later") if name in watched)
         if self.aggregator.reduction is None or self.num_slots == 1 or live >= COLLAPSED:
             return None
@@ -192,7 +196,7 @@ class DIAS(Pretrained, nn.Module):
         return f"slots have collapsed: on average {live:.2f} of {self.num_slots} are left after reduction. {advice}"
 
     def features(self, batch: VideoBatch) -> Tensor:
-        """Frozen tokens (B,T,N,C): the cached ones if the batch has them, else all frames in one encoder call."""
+        """Frozen tokens (B,T,N,C): from the batch if it has cached ones, else all frames in one call of the encoder."""
         tokens = self.encoder.features(batch.video) if batch.features is None else batch.features
         return tokens.float()
 
@@ -201,9 +205,9 @@ class DIAS(Pretrained, nn.Module):
     ) -> Scan:
         """Aggregate frame after frame, each from the slots of the one before (eq. 8-10 on every frame).
 
-        ``state`` continues an earlier window of the same videos. ``merge`` False leaves all slots alone. Where a
-        clip has ended (``frame_valid`` False) its slots are computed and mean nothing; they influence neither other
-        clips nor its earlier frames.
+        ``state`` continues an earlier window of the same videos. ``merge=False`` merges no slots. After the end of a
+        clip (``frame_valid`` False) its slots are computed but have no meaning; they influence neither other clips nor
+        earlier frames.
         """
         tokens = self.projection(features, batch.video)  # (B,T,N,C) all frames at once
         keys, values = self.aggregator.attention.keys_values(tokens)  # (B,T,N,D)
@@ -233,7 +237,7 @@ class DIAS(Pretrained, nn.Module):
     def queries(
         self, batch: VideoBatch, t: int, tokens: Tensor, draws: Draws, state: CarryState | None
     ) -> tuple[Tensor, Tensor, CarryState | None]:
-        """Query slots (B,S,D), which of them are on (B,S), and the state with re-seeded slots' tracks ended."""
+        """Query slots (B,S,D), which of them are on (B,S), and the state, in which tracks of re-seeded slots end."""
         if state is None:
             boxes = None if batch.boxes is None else batch.boxes[:, t]
             valid = None if batch.box_valid is None else batch.box_valid[:, t]
@@ -245,11 +249,11 @@ class DIAS(Pretrained, nn.Module):
         return torch.where(state.live[..., None], queries, seeds), torch.ones_like(state.live), state
 
     def rehearse(self, batch: VideoBatch, features: Tensor, draws: Draws) -> CarryState:
-        """The state after going through clips of one length, ``features`` (B,T,N,C), forwards and backwards.
+        """The state after going through clips of one length, ``features`` (B,T,N,C), forwards and then backwards.
 
-        Learned queries need frames to settle on objects, and a track changes its object while they do. Slots are merged
-        once, at the end, by their mean distance on the way back: any single frame may show two objects alike. (With
-        ``carry`` ``reseed`` the slots this frees are seeded anew on the next frame, as after any frame.)
+        Learned queries need some frames until each stays on one object. Slots are merged once, at the end, by their
+        mean distance on the way back, because two objects may look alike on a single frame. (With ``carry="reseed"``
+        the slots that become free are seeded again on the next frame, as after any frame.)
         """
         state = self.scan(batch, features, draws, merge=False).state
         backwards = replace(batch, video=batch.video.flip(1))
@@ -264,17 +268,18 @@ class DIAS(Pretrained, nn.Module):
     def encode(
         self, batch: VideoBatch, draws: Draws, state: CarryState | None = None, rehearse: bool = False
     ) -> tuple[SlotSequence, CarryState]:
-        """Slots of every frame, without gradient, and the state to go on with (``dias_video.tracking`` does).
+        """Slots of every frame, without gradient, and the state for the next window (used by ``dias_video.tracking``).
 
         Args:
-            batch: clips; first-frame boxes are used when it has them.
+            batch: the clips; boxes of the first frame are used when the batch has them.
             draws: ``Draws.for_videos``, the same object for every window of a video.
-            state: of the window before, to go on; None starts.
-            rehearse: start after a rehearsal. Slots then know what is to come: fit to track with, not to predict from.
+            state: the state after the window before; None for the first window.
+            rehearse: start from ``rehearse``. Such slots have seen later frames: track with them, but don't predict
+                from them.
 
         Raises:
-            ValueError: boxes for a model that takes none; a rehearsal of clips of several lengths, or with boxes, which
-                say where the objects are.
+            ValueError: there are boxes but the model takes none, a rehearsal has clips of several lengths, or a
+                rehearsal has boxes.
         """
         if batch.boxes is not None and not self.takes_boxes:
             raise ValueError("this model starts from learned queries and takes no boxes; leave them out (boxes=false)")
@@ -294,11 +299,11 @@ class DIAS(Pretrained, nn.Module):
 
     @torch.no_grad()
     def decode_slots(self, slots: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode slots (B,T,S,D) live where ``live`` (B,T,S), with every token masked: no feature is looked at.
+        """Decode slots (B,T,S,D), live where ``live`` (B,T,S), with every token masked: no feature is used.
 
         Returns:
-            Reconstructed tokens (B,T,N,C), in the form in which the objective has known ones, and the maps
-            (B,T,S,h,w) of who owns which cell.
+            Reconstructed tokens (B,T,N,C), in the form of the objective's known tokens, and the share (B,T,S,h,w) that
+            each slot has of each cell.
         """
         decoded = self.decoder(slots * live[..., None], live)
         return self.objective.as_known(decoded.reconstruction), decoded.attention.unflatten(-1, self.encoder.grid)
@@ -315,24 +320,25 @@ class DIAS(Pretrained, nn.Module):
         rehearse: bool = False,
         follow_edges: bool = False,
     ) -> SlotSequence:
-        """Track the objects of one video: its slots, which of them live, their tracks, and the owner of every pixel.
+        """Track the objects of one video.
 
         Args:
             video: (T,3,H,W) uint8 RGB.
-            boxes: (K,4) normalised xyxy on the first frame, with ``box_valid`` (K,) bool (all valid by default); None
-                lets the model find objects by itself.
-            video_id: the query noise is a function of ``seed`` and this, as in a slot cache and in an evaluation.
-            window: frames encoded and decoded at once.
-            seed: see above.
+            boxes: (K,4) normalised xyxy on the first frame, with ``box_valid`` (K,) bool (all valid by default). None:
+                the model finds the objects.
+            video_id: with ``seed`` it determines the noise of queries, as in a slot cache and in an evaluation.
+            window: number of frames that are encoded and decoded at once.
+            seed: see ``video_id``.
             rehearse: without boxes, go through the first window forwards and backwards before it is tracked.
-            follow_edges: labels end where colours change in the frame, not where cells of the feature grid do.
+            follow_edges: labels end where colours change in the frame, not at the borders of the feature grid's cells.
 
         Returns:
-            The sequence, with ``labels``, of B = 1 video, on the CPU.
+            Slots, which of them are live, their track ids, and ``labels`` (the owner of every pixel), for B = 1 video,
+            on the CPU.
 
         Raises:
-            ValueError: frames of another shape or type, none at all, boxes out of range, boxes for a model that takes
-                none, or boxes and a rehearsal.
+            ValueError: ``video`` has another shape or type or no frame, boxes are out of range, the model takes no
+                boxes, or there are both boxes and a rehearsal.
         """
         if video.ndim != 4 or video.shape[1] != 3 or video.dtype != torch.uint8:
             raise ValueError(f"video must be (T,3,H,W) uint8, got {tuple(video.shape)} {video.dtype}")
@@ -341,11 +347,11 @@ class DIAS(Pretrained, nn.Module):
         index = torch.arange(len(video))[None]
         batch = VideoBatch(video[None], [video_id], index, torch.ones_like(index, dtype=torch.bool))
         if boxes is not None:
-            inside = boxes.shape[1:] == (4,) and bool(((boxes >= 0) & (boxes <= 1)).all())  # NaN isn't
+            inside = boxes.shape[1:] == (4,) and bool(((boxes >= 0) & (boxes <= 1)).all())  # False for NaN
             if not inside or bool((boxes[:, :2] > boxes[:, 2:]).any()):
                 raise ValueError("boxes must be (K,4) normalised xyxy in [0,1], x0 <= x1 and y0 <= y1")
             box_valid = torch.ones(len(boxes), dtype=torch.bool) if box_valid is None else box_valid
-            # Only the first frame's are looked at.
+            # Only the boxes of the first frame are used.
             batch.boxes = boxes.float().expand(1, len(video), -1, -1)
             batch.box_valid = box_valid.expand(1, len(video), -1)
         options = {"seed": seed, "boxes": boxes is not None, "rehearse": rehearse, "follow_edges": follow_edges}
@@ -355,16 +361,16 @@ class DIAS(Pretrained, nn.Module):
 
 @torch.no_grad()
 def watch(scan: Scan, frame_valid: Tensor) -> dict[str, Tensor]:
-    """What tells whether slots share the frame, each (B,) float32.
+    """Numbers that show whether slots divide the frame among them, each (B,) float32.
 
-    ``live_first``, ``live_later``: slots that reduction leaves on the first frame, and on the others (mean; absent from
-    clips of one frame). ``largest_share``: the part of the cells that the largest slot holds, mean over frames.
-    ``frame_valid`` (B,T) bool is False for padding.
+    ``live_first`` and ``live_later`` are the numbers of slots that reduction leaves on the first frame and, as a mean,
+    on the later ones (left out for clips of one frame). ``largest_share`` is the part of the cells that the largest
+    slot holds, mean over frames. ``frame_valid`` (B,T) bool is False for padding.
     """
     num_live, valid = scan.num_live.float(), frame_valid.float()
     terms = {"live_first": num_live[:, 0]}
     if num_live.shape[1] > 1:
-        # A clip of one frame among longer ones has no later frame: its first one stands in.
+        # A clip of one frame among longer ones has no later frame; its first frame is used instead.
         later = (num_live[:, 1:] * valid[:, 1:]).sum(1) / valid[:, 1:].sum(1).clamp_min(1)
         terms["live_later"] = torch.where(frame_valid[:, 1], later, num_live[:, 0])
     assert scan.attention is not None
@@ -375,11 +381,12 @@ def watch(scan: Scan, frame_valid: Tensor) -> dict[str, Tensor]:
 
 
 def carried(state: CarryState, slots: Tensor, live: Tensor) -> CarryState:
-    """Account for one frame: tracks end where a slot died, go on where it lived before, and begin elsewhere.
+    """The state after one frame: tracks end where a slot died, continue where it lived before, and begin elsewhere.
 
     Args:
-        state: before the frame.
-        slots, live: (B,S,D) what the next queries come from, and (B,S), after it.
+        state: the state before the frame.
+        slots: (B,S,D), from which the next queries are made.
+        live: (B,S) bool after the frame.
     """
     beginning = live & (state.track_id < 0)
     new_ids = state.next_id[:, None] + beginning.cumsum(1) - 1  # (B,S)

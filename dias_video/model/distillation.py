@@ -1,4 +1,4 @@
-"""How the tiny encoder learns: it predicts the tokens of a large frozen encoder."""
+"""Training of the tiny encoder: it predicts the tokens of a large frozen encoder."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from dias_video.pretrained.saving import Pretrained
 
 
 class Distillation(Pretrained, nn.Module):
-    """A student encoder whose tokens are the coordinates of the teacher's tokens in a subspace that it learns.
+    """A student encoder whose tokens are the coordinates of the teacher's tokens in a learned subspace.
 
     The teacher's tokens come with the batch (``features``, from the frozen-feature cache) and are standardised over
-    their channels. The decoding matrix has orthonormal columns, so the student's C numbers a token are a rotation of
-    the teacher's leading principal components, scaled to unit variance on average: distances between them are
-    distances between the teacher's tokens.
+    their channels. The decoding matrix has orthonormal columns. A student's token of C numbers is therefore a rotation
+    of the teacher's leading principal components, scaled to unit variance on average, and distances between the
+    student's tokens are distances between the teacher's.
     """
 
-    inputs: tuple[str, ...] = ()  # what of a batch it looks at beside frames and features
+    inputs: tuple[str, ...] = ()  # what it needs of a batch beside frames and features
     frozen: dict[str, Any] = {}  # noqa: RUF012 - a constant; any encoder's features will do
 
     def __init__(self, encoder: TinyEncoder, teacher_dim: int) -> None:
@@ -47,7 +47,7 @@ class Distillation(Pretrained, nn.Module):
             got = None if batch.features is None else tuple(batch.features.shape)
             raise ValueError(f"distillation needs cached teacher features {tuple(tokens.shape[:3])} + (C,), got {got}")
         columns, upper = torch.linalg.qr(self.basis.float())  # (C_teacher,C) orthonormal
-        columns = columns * upper.diagonal().sign()  # of all QR the one that is continuous in the basis
+        columns = columns * upper.diagonal().sign()  # with these signs QR is continuous in the basis
         target = F.layer_norm(batch.features.float(), batch.features.shape[-1:])
         error = (self.scale * tokens @ columns.T + self.offset - target).square().mean(-1)  # (B,T,N)
         valid = batch.frame_valid[..., None].to(error.dtype)
@@ -58,27 +58,27 @@ class Distillation(Pretrained, nn.Module):
 def whiten(
     encoder: Encoder, tokens: Tensor, feature_dim: int, smoothness: float = 0.0, kept: float = 0.0
 ) -> tuple[Encoder, Tensor]:
-    """An encoder with uncorrelated features of mean 0 and variance 1: the leading principal components of its own.
+    """An encoder whose features are the leading principal components of the given one, with mean 0 and variance 1.
 
-    A few directions of DINOv2's features hold nearly all the variance and say little about objects; whitened, a squared
-    error and a distance look at all directions alike.
+    A few directions of DINOv2's features hold nearly all the variance and say little about objects. After whitening,
+    all directions have equal weight in a squared error or a distance.
 
     Args:
-        encoder: whose features these are.
-        tokens: (M,h,w,C) float, a sample of them over whole frames, many more than ``feature_dim``.
-        feature_dim: how many features to keep.
+        encoder: the encoder to whiten.
+        tokens: (M,h,w,C) float, a sample of its tokens over whole frames, many more than ``feature_dim``.
+        feature_dim: number of features to keep.
         smoothness: gives a direction the variance v**-smoothness, where v is the variance of its difference between
-            neighbouring cells. What changes slowly over a picture tells objects apart; what changes from cell to cell
-            tells their edges and textures.
-        kept: a principal component of variance v keeps v**kept of it; 0 whitens, 1 would leave it as it is. With this
-            or a smoothness features have falling variances, of mean 1.
+            neighbouring cells. A feature that changes slowly over a picture separates objects; one that changes from
+            cell to cell shows their edges and textures.
+        kept: a principal component of variance v gets the variance v**kept: 0 whitens, 1 would change nothing. With
+            ``kept`` or ``smoothness``, the features have falling variances with mean 1.
 
     Returns:
         The encoder, and (C,) the share of the variance that each direction had before, falling.
 
     Raises:
-        ValueError: no more tokens than features to keep, more of these than there are, or features that are partly
-            colour.
+        ValueError: there are no more tokens than features to keep, the encoder has fewer features than that, or some
+            of its features are colour.
     """
     if encoder.color:
         raise ValueError("whiten an encoder without colour (color=0), and give it colour when it is used")

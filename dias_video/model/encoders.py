@@ -1,7 +1,7 @@
-"""Frozen image encoders: frames in, a grid of tokens out.
+"""Frozen image encoders: frames to a grid of tokens.
 
-Every encoder has ``grid`` (h,w), ``feature_dim`` C, and ``features(video)``: uint8 (B,T,3,H,W) of any size to tokens
-(B,T,N,C) without gradient, all frames of the batch in one call.
+Every encoder has ``grid`` (h,w), ``feature_dim`` C, and ``features(video)``. The latter takes all frames of a batch,
+uint8 (B,T,3,H,W) of any size, and returns tokens (B,T,N,C) without gradient.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from dias_video.batch import resize_frames
 from dias_video.pretrained.saving import Pretrained
 from dias_video.pretrained.weights import read_weights
 
-FRAMES_ON_CPU = 16  # encoded at a time
+FRAMES_ON_CPU = 16  # number of frames that are encoded at once
 
 
 class Encoder(Pretrained, nn.Module, ABC):
-    """What all encoders share: colour among the features, and a linear map that can be put after them.
+    """The base of all encoders; it can replace some features by colour and apply a linear map to the features.
 
-    A subclass sets ``frame_size``, ``input_size`` and ``grid``, ``head`` (two modules, of which the second may be a
-    linear layer that makes the features), and ``backbone(frames)``. Frames of any size are brought to ``frame_size`` as
-    everywhere (:func:`~dias_video.batch.resize_frames`), and from there to ``input_size``.
+    A subclass sets ``frame_size``, ``input_size``, ``grid`` and ``head`` (two modules, of which the second may be a
+    linear layer that makes the features), and defines ``backbone(frames)``. Frames of any size are first resized to
+    ``frame_size`` (:func:`~dias_video.batch.resize_frames`) and then to ``input_size``.
 
     Args:
         feature_dim: C.
-        color: above 0, the last three features are a cell's mean colour instead, of about this standard deviation:
-            what keeps an object the same while it turns, which DINOv2's features don't tell well. Meant for whitened
-            ones, whose last directions tell least.
+        color: if above 0, the mean colour of a cell replaces the last three features, with about this standard
+            deviation. Colour stays the same while an object turns, and DINOv2's features say little about it. Use it
+            with whitened features, of which the last say least.
     """
 
-    OPPONENT = ((5 / 3, 5 / 3, 5 / 3), (8.0, -8.0, 0.0), (-4.0, -4.0, 8.0))  # nearly uncorrelated, of variance about 1
-    opponent: Tensor  # on the device
+    OPPONENT = ((5 / 3, 5 / 3, 5 / 3), (8.0, -8.0, 0.0), (-4.0, -4.0, 8.0))  # RGB to nearly uncorrelated unit variance
+    opponent: Tensor  # the same on the encoder's device
 
     not_stored = {"weights": "random"}  # noqa: RUF012 - a constant
-    frame_size: tuple[int, int] | None  # (H,W); None: they go straight to the next
-    input_size: tuple[int, int]  # (H,W)
+    frame_size: tuple[int, int] | None  # (H,W) of the first resizing; None: there is only the second
+    input_size: tuple[int, int]  # (H,W) of the second
     grid: tuple[int, int]
     head: nn.Sequential
     antialias, clamp = False, False
@@ -56,7 +56,7 @@ class Encoder(Pretrained, nn.Module, ABC):
 
     @abstractmethod
     def backbone(self, frames: Tensor) -> Tensor:
-        """What the head is given (B*T,N,...) of frames (B*T,3,*input_size) in [0,1]."""
+        """The input (B*T,N,...) of the head, from frames (B*T,3,*input_size) in [0,1]."""
 
     def forward(self, video: Tensor) -> Tensor:
         """Tokens (B,T,N,C) of uint8 video (B,T,3,H,W), with gradient (for distillation)."""
@@ -67,7 +67,7 @@ class Encoder(Pretrained, nn.Module, ABC):
         return self.painted(self.head(self.backbone(frames)), frames).unflatten(0, video.shape[:2])
 
     def painted(self, tokens: Tensor, frames: Tensor) -> Tensor:
-        """Tokens (M,N,C) of frames (M,3,H,W) in [0,1], with their colours for the last three features if ``color``."""
+        """Tokens (M,N,C) of frames (M,3,H,W) in [0,1]; with ``color`` the last three features are colours."""
         if not self.color:
             return tokens
         mean = F.adaptive_avg_pool2d(frames, self.grid).flatten(2) - 0.5  # (M,3,N)
@@ -81,7 +81,7 @@ class Encoder(Pretrained, nn.Module, ABC):
 
     @torch.no_grad()
     def followed_by(self, matrix: Tensor, mean: Tensor) -> Encoder:
-        """A copy whose features are ``matrix`` (D,C) times these features less their ``mean`` (C,)."""
+        """A copy whose features are ``matrix`` (D,C) times (features - ``mean`` (C,))."""
         weight, bias = matrix.double(), -matrix.double() @ mean.double()
         last = self.head[1]
         if isinstance(last, nn.Linear):
@@ -97,25 +97,25 @@ class Encoder(Pretrained, nn.Module, ABC):
 
 
 class TimmEncoder(Encoder):
-    """Any timm Vision Transformer, frozen; by default what the paper uses, DINOv2 ViT-S/14 at 224 px (16x16 tokens).
+    """A frozen Vision Transformer of timm; by default the paper's, DINOv2 ViT-S/14 at 224 px (16x16 tokens).
 
     Args:
-        name: a timm model name.
-        weights: ``hub`` (timm downloads them), ``random``, or the path of a safetensors file under timm's key names
-            (position embeddings are resampled to ``input_size``), or of a folder that holds a whitened encoder. A saved
-            model carries its weights with it.
-        frame_size: (height, width) that frames of another size are resized to first; in training and evaluation they
-            have it already. None: no such step.
-        input_size: (height, width) that the network sees, resized bicubically.
-        final_norm: whether tokens pass the final LayerNorm; the authors' released configuration leaves it out.
-        antialias: of the bicubic resizing; the authors' released code resizes without.
-        clamp: what bicubic resizing overshoots to [0,1]; the authors' released code does not.
-        feature_dim: of a linear map of the tokens, which ``scripts/whiten_encoder.py`` makes; None, the paper's way,
-            for the tokens themselves.
+        name: name of a timm model.
+        weights: ``hub`` (timm downloads them), ``random``, the path of a safetensors file with timm's key names
+            (position embeddings are resampled to ``input_size``), or the path of a folder with a whitened encoder. A
+            saved model contains its weights.
+        frame_size: (height, width) to which frames of another size are resized first; in training and evaluation
+            frames have this size already. None leaves out this step.
+        input_size: (height, width) of the network's input, resized bicubically.
+        final_norm: whether tokens pass the final LayerNorm; in the authors' released configuration they don't.
+        antialias: whether the bicubic resizing has antialiasing; in the authors' released code it has none.
+        clamp: whether values that bicubic resizing puts outside of [0,1] are clamped; in the authors' code they aren't.
+        feature_dim: width of a linear map of the tokens, made by ``scripts/whiten_encoder.py``; None, as in the paper,
+            uses the tokens themselves.
         color: see ``Encoder``.
 
     Raises:
-        ValueError: unknown model, a model without patch tokens, or weights that cannot be loaded.
+        ValueError: the model is unknown or has no patch tokens, or the weights can't be loaded.
     """
 
     pixel_mean: Tensor
@@ -137,7 +137,7 @@ class TimmEncoder(Encoder):
             raise ValueError(
                 f"{name} names a place and not a model of timm; name the model, and its weights as a safetensors file"
             )
-        import timm  # takes seconds to import, and smaller encoders do without
+        import timm  # imported here because it takes seconds, and smaller encoders don't need it
 
         saved = Path(weights).is_dir()
         overlay = None
@@ -200,8 +200,8 @@ class TimmEncoder(Encoder):
 def in_pieces(encode: Callable[[Tensor], Tensor], video: Tensor) -> Tensor:
     """``encode`` (B,T,3,H,W) -> (B,T,N,C) on all frames at once, or on a CPU on a few at a time.
 
-    There, intermediate results of many frames leave the caches, and the system maps their memory anew at every call:
-    96 frames at once take 1.7 times as long as four times 24.
+    On a CPU the intermediate results of many frames don't fit the caches, and the system maps their memory again at
+    every call: 96 frames at once take 1.7 times as long as four times 24.
     """
     if video.device.type != "cpu":
         return encode(video)
@@ -210,7 +210,7 @@ def in_pieces(encode: Callable[[Tensor], Tensor], video: Tensor) -> Tensor:
 
 
 def scaled(frames: Tensor, size: tuple[int, int], antialias: bool, clamp: bool) -> Tensor:
-    """uint8 frames (F,3,H,W) to floats (F,3,*size), bicubic where sizes differ; in [0,1] with ``clamp``."""
+    """uint8 frames (F,3,H,W) to floats (F,3,*size), resized bicubically if needed; with ``clamp`` within [0,1]."""
     floats = frames.float() / 255
     if floats.shape[-2:] != torch.Size(size):
         floats = F.interpolate(floats, size=size, mode="bicubic", antialias=antialias, align_corners=False)
@@ -219,10 +219,10 @@ def scaled(frames: Tensor, size: tuple[int, int], antialias: bool, clamp: bool) 
 
 
 def load_encoder(encoder: Encoder, folder: str) -> None:
-    """Take the tensors of the encoder that was saved in ``folder``, by itself or as a model's ``encoder``.
+    """Load the tensors of the encoder saved in ``folder``, alone or as a model's ``encoder``.
 
     Raises:
-        ValueError: they can't be read, or are another encoder's.
+        ValueError: the tensors can't be read, or belong to another encoder.
     """
     tensors = read_weights(Path(folder))
     own = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")} or tensors

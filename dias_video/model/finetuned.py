@@ -1,4 +1,4 @@
-"""A projection whose tokens come from a ViT that is trained along."""
+"""A projection whose tokens come from a ViT that is trained with the model."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from dias_video.model.projection import Projection
 
 
 class FinetunedProjection(Projection):
-    """Slots look at tokens of a second encoder whose last blocks are trained (SPOT's second stage).
+    """Slots attend to tokens of a second encoder, whose last blocks are trained (SPOT's second stage).
 
-    What slots explain stays the frozen encoder's features, which may come from a cache; the frames do not.
+    The target of the reconstruction is still the frozen encoder's features, which may come from a cache. The second
+    encoder needs the frames.
 
     Args:
         feature_dim, out_dim: as for ``Projection``.
-        encoder: begins as the model's own, with the same weights.
-        finetune_blocks: how many of its last blocks are trained, and with them its final norm if it has one.
+        encoder: the second encoder; it begins with the weights of the model's own.
+        finetune_blocks: number of its last blocks to train; its final norm, if it has one, is trained too.
 
     Raises:
-        ValueError: it has not as many blocks.
+        ValueError: the encoder has fewer blocks.
     """
 
     def __init__(self, feature_dim: int, out_dim: int, encoder: TimmEncoder, finetune_blocks: int) -> None:

@@ -1,4 +1,4 @@
-"""Guides: what tells a model's slots from outside, in training, what to look at."""
+"""Guides: further losses for slots in training, from a trained teacher."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from dias_video.model.losses import distillation_loss
 class MaskTeacher:
     """A trained model whose decoder's masks a student's Slot Attention learns (SPOT: Kakogeorgiou et al. 2024).
 
-    The term ``teacher_masks`` is the cross-entropy of the student's attention of the last iteration with the slot that
-    owns each token in the teacher's decoder, slots matched by the IoU of their regions. Their weight is 0.005.
+    The term ``teacher_masks`` is a cross-entropy: the label of a token is the slot that owns it in the teacher's
+    decoder, and the prediction is the student's attention of the last iteration. Slots are matched by the IoU of their
+    regions. SPOT gives the term the weight 0.005.
 
-    The teacher is frozen and in evaluation mode, sees the student's features, and draws its queries' noise and its
-    order of tokens (a random one, as in training) after the student has drawn everything. The student's file does not
-    hold it.
+    The teacher is frozen and in evaluation mode, and is given the student's features. It draws the noise of its queries
+    and a random order of tokens (as in training) after all draws of the student. The student's checkpoint does not
+    contain the teacher.
 
     Args:
-        checkpoint: folder of the teacher, with as many slots as the student.
+        checkpoint: folder of the teacher, which must have as many slots as the student.
     """
 
     def __init__(self, checkpoint: str | Path) -> None:
@@ -32,14 +33,15 @@ class MaskTeacher:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What the teacher looks at beside the frames, also where the student does not."""
+        """What the teacher needs of a batch beside the frames."""
         return self.model.inputs
 
     def losses(self, batch: VideoBatch, features: Tensor, scan: Scan, draws: Draws) -> dict[str, Tensor]:
         """``teacher_masks`` (B,).
 
         Raises:
-            ValueError: teacher and student differ in their number of slots, or a teacher of boxes is given none.
+            ValueError: teacher and student have different numbers of slots, or the teacher needs boxes and the batch
+                has none.
         """
         if self.model.num_slots != scan.slots.shape[2]:
             raise ValueError(

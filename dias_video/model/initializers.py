@@ -1,4 +1,4 @@
-"""Where slots come from on the first frame, and where a freed slot is re-seeded from on later ones."""
+"""The queries of the first frame, and of slots that are re-seeded on later frames."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dias_video.pretrained.configured import Configured
 
 
 class Initializer(Configured, nn.Module, ABC):
-    """What a model asks of its initializer."""
+    """The interface of initializers."""
 
     takes_boxes = False  # whether queries can come from boxes
     num_slots: int
@@ -27,8 +27,8 @@ class Initializer(Configured, nn.Module, ABC):
         """Queries (B,S,D) of the first frame, and which are on (B,S) bool.
 
         Args:
-            tokens: (B,N,C), what Slot Attention will look at.
-            draws: of these clips.
+            tokens: (B,N,C), the tokens for Slot Attention.
+            draws: the random numbers of these clips.
             boxes, box_valid: (B,K,4) normalised xyxy and (B,K) bool, or None.
         """
 
@@ -38,12 +38,13 @@ class Initializer(Configured, nn.Module, ABC):
 
 
 class GaussianInitializer(Initializer):
-    """Queries sampled from learned Gaussians; boxes are not looked at.
+    """Queries sampled from learned Gaussians; boxes are not used.
 
-    ``shared``: one Gaussian for all slots, always sampled (else all slots would be equal). It begins with a deviation
-    of about 1 around a mean of about 0, so that queries point in all directions. Otherwise one a slot, sampled in
-    training, its mean in evaluation; it begins with a deviation of D^-0.5. Both are the released initial scales. Under
-    the narrow one nearly all slots are redundant before training, so merging waits (``Merging.warmup``).
+    ``shared=True``: all slots have one Gaussian, which is always sampled, since otherwise all slots would be equal. It
+    begins with a standard deviation of about 1 and a mean of about 0, so that queries point in all directions.
+    ``shared=False``: each slot has a Gaussian, which is sampled in training; evaluation uses its mean. It begins with a
+    standard deviation of D^-0.5. Both initial scales are those of the released code. With the second, nearly all slots
+    are redundant before training, so merging must start later (``Merging.warmup``).
     """
 
     def __init__(self, num_slots: int, slot_dim: int, shared: bool = True) -> None:
@@ -68,7 +69,7 @@ class GaussianInitializer(Initializer):
 
     def reseed(self, batch_size: int, draws: Draws) -> Tensor:
         """Fresh queries (B,S,D) for slots that are off."""
-        noise = draws.normal(self.num_slots, self.slot_dim)  # (B,S,D), drawn always: streams stay aligned
+        noise = draws.normal(self.num_slots, self.slot_dim)  # (B,S,D); always drawn, so that later draws don't change
         if not (self.shared or self.training):
             return self.mean.expand(batch_size, -1, -1)
         return torch.addcmul(self.mean, noise, self.log_std.exp())
@@ -77,9 +78,9 @@ class GaussianInitializer(Initializer):
 class BoxInitializer(Initializer):
     """Queries from the first frame's boxes: slot 0 for the background, slot k + 1 for box k (so slot = instance id).
 
-    Slots without a box are off on the first frame. More boxes than slots: the largest are kept, in their order. A clip
-    without boxes (``boxes`` None, or dropped in training with probability ``box_dropout``) starts from the Gaussian
-    that also re-seeds slots, all on, so one model serves both kinds of video.
+    Slots without a box are off on the first frame. If there are more boxes than slots, the largest are kept, in their
+    order. A clip without boxes starts with all slots on, from the Gaussian that also re-seeds slots. ``box_dropout`` is
+    the probability in training that a clip's boxes are left out, so that one model learns both kinds of start.
     """
 
     takes_boxes = True
@@ -100,7 +101,7 @@ class BoxInitializer(Initializer):
         """``boxes`` (B,K,4) normalised xyxy of the first frame and ``box_valid`` (B,K) bool, or None.
 
         Raises:
-            ValueError: boxes without box_valid, or of another shape.
+            ValueError: boxes come without ``box_valid``, or have another shape.
         """
         batch_size = len(tokens)
         seeds, all_on = self.seed(tokens, draws)
@@ -117,7 +118,7 @@ class BoxInitializer(Initializer):
         return queries, on
 
     def of_boxes(self, boxes: Tensor, box_valid: Tensor, tokens: Tensor) -> Tensor:
-        """Queries (B,S,D) of the background and of boxes (B,S-1,4); what is not ``box_valid`` (B,S-1) is off anyhow."""
+        """Queries (B,S,D) of the background and of boxes (B,S-1,4); slots without ``box_valid`` (B,S-1) will be off."""
         background = self.background.expand(len(boxes), 1, -1)
         return torch.cat([background, self.embed(fourier_features(boxes))], 1)
 
@@ -141,7 +142,7 @@ def largest_boxes(boxes: Tensor, valid: Tensor, count: int) -> tuple[Tensor, Ten
 
 
 def box_cover(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Which part of each cell of a ``grid`` (h,w) each box (B,K,4), normalised xyxy, covers: (B,K,h*w) in [0,1]."""
+    """The part of each cell of a ``grid`` (h,w) that each box (B,K,4), normalised xyxy, covers: (B,K,h*w) in [0,1]."""
 
     def along(low: Tensor, high: Tensor, count: int) -> Tensor:  # (B,K) twice to (B,K,count)
         edge = torch.arange(count, device=boxes.device)

@@ -24,7 +24,7 @@ class MLP(nn.Sequential):
         super().__init__(nn.Linear(width, hidden, bias), activation(), nn.Linear(hidden, out or width, bias))
 
     def begin_at_zero(self) -> None:
-        """Make the output 0 whatever the input, until training changes it."""
+        """Make the output 0 for every input, until training changes it."""
         last = self[2]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
@@ -55,7 +55,7 @@ class SelfAttention(nn.Module):
         zero_biases(self)
 
     def forward(self, x: Tensor, keys: Tensor | None = None, causal: bool = False) -> Tensor:
-        """``keys`` (B,N) bool: True where a token may be attended to; a row with none attends to nothing."""
+        """Attend to tokens where ``keys`` (B,N) is True; in a row without True, tokens attend to nothing."""
         q, k, v = rearrange(self.qkv(x), "b n (three a d) -> three b a n d", three=3, a=self.num_heads)
         mask = None if keys is None else keys[:, None, None, :]  # (B,1,1,N)
         y = attend(q, k, v, mask, causal)
@@ -77,10 +77,10 @@ class CrossAttention(nn.Module):
         zero_biases(self)
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor, weights: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Attend to the live slots: ``mask`` (B,S) bool, or a gate as of ``masked_softmax``.
+        """Attend to the live slots: ``mask`` is (B,S) bool, or a gate as for ``masked_softmax``.
 
         Returns:
-            The update (B,N,C), and where asked for the attention (B,N,S), mean over heads, exactly 0 on dead slots.
+            The update (B,N,C); with ``weights`` also the attention (B,N,S), mean over heads, exactly 0 on dead slots.
         """
         q = rearrange(self.q(x), "b n (a d) -> b a n d", a=self.num_heads)
         k, v = rearrange(self.kv(memory), "b s (two a d) -> two b a s d", two=2, a=self.num_heads)
@@ -93,7 +93,7 @@ class CrossAttention(nn.Module):
 
 
 def begin_as_attention(*projections: nn.Linear) -> None:
-    """Xavier-uniform weights as of the one (3C,C) matrix that ``nn.MultiheadAttention`` keeps for q, k and v."""
+    """Xavier-uniform weights with the scale of the (3C,C) matrix that ``nn.MultiheadAttention`` has for q, k and v."""
     width = projections[0].in_features
     bound = math.sqrt(6 / (width + 3 * width))
     for projection in projections:
@@ -101,7 +101,7 @@ def begin_as_attention(*projections: nn.Linear) -> None:
 
 
 def zero_biases(module: nn.Module) -> None:
-    """Make every bias of the linear layers and GRU cells inside ``module`` 0, as the authors' released code does."""
+    """Set the biases of all linear layers and GRU cells inside ``module`` to 0, as in the authors' released code."""
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.GRUCell)):
             for name, parameter in part.named_parameters(recurse=False):
@@ -112,8 +112,8 @@ def zero_biases(module: nn.Module) -> None:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """Scaled dot-product attention of q (B,A,N,d) over k and v (B,A,M,d) where ``mask`` (broadcast to B,A,N,M) is True.
 
-    In bfloat16 on a CPU PyTorch's fused kernel takes about twice the time of the three operations it fuses. Gates
-    (``masked_softmax``) it does not know.
+    PyTorch's fused kernel is not used for gates (``masked_softmax``), which it does not support, and in bfloat16 on a
+    CPU, where it takes about twice the time of the three operations that it fuses.
     """
     gated = mask is not None and mask.is_floating_point()
     if gated or (q.device.type == "cpu" and q.dtype is torch.bfloat16 and not causal):
@@ -128,8 +128,9 @@ def masked_softmax(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
 
     Rows without any True are all zero instead of NaN.
 
-    ``mask`` may be a gate instead, zeros and ones as floats: shares are multiplied by it and divided by their sum plus
-    1e-5 (AdaSlot). The values are the same to about that; the gradient also tells what a closed gate would let through.
+    ``mask`` may be a gate instead: zeros and ones as floats. Then shares are multiplied by it and divided by their sum
+    plus 1e-5 (AdaSlot). The values are equal to those of a mask up to about 1e-5, and the gradient also says what
+    opening a closed gate would change.
     """
     wide = logits if logits.dtype.itemsize >= 4 else logits.float()
     if mask.is_floating_point():
@@ -142,7 +143,7 @@ def masked_softmax(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
 def fourier_features(coordinates: Tensor, num_octaves: int = 4) -> Tensor:
     """Coordinates (...,A) in [0,1] with their sines and cosines at each octave: (..., A * (1 + 2 * num_octaves)).
 
-    Near places get near features, which a learned table of positions would have to find out first.
+    Places near each other get similar features; a learned table of positions would have to learn this.
     """
     angles = coordinates[..., None] * math.pi * 2.0 ** torch.arange(num_octaves, device=coordinates.device)
     return torch.cat([coordinates, angles.sin().flatten(-2), angles.cos().flatten(-2)], -1)

@@ -12,13 +12,13 @@ from dias_video.model.initializers import Initializer
 
 
 class LearnedInitializer(Initializer):
-    """One learned query a slot, the same for every video; boxes are not looked at.
+    """A learned query for each slot, the same for every video; boxes are not used.
 
-    They begin as samples of a Gaussian of deviation D^-0.5, as SlotContrast's. BO-QSA's and SPOT's are Xavier-uniform,
-    of deviation (2 / (S + D))^0.5.
+    The queries begin as samples of a Gaussian with standard deviation D^-0.5, as in SlotContrast. In BO-QSA and SPOT
+    they are Xavier-uniform, with standard deviation (2 / (S + D))^0.5.
 
-    ``noise_until``: part of the training over which noise of the size of each of a query's numbers falls on a cosine to
-    0 (BO-QSA: Jia et al. 2023, over 30,000 of 250,000 updates). 0: none.
+    ``noise_until`` is the part of the training in which noise is added to the queries (BO-QSA: Jia et al. 2023, 30,000
+    of 250,000 updates). Its size is that of each number of a query and falls to 0 on a cosine. 0: no noise.
     """
 
     def __init__(self, num_slots: int, slot_dim: int, noise_until: float = 0.0) -> None:

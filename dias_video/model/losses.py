@@ -1,4 +1,4 @@
-"""Loss terms, one value a sample: reconstruction (eq. 4, 23), self-distillation (eq. 14-15), and a rival's own."""
+"""Loss terms, one value for each sample: reconstruction (eq. 4, 23), self-distillation (eq. 14-15), similarity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def reconstruction_loss(predicted: Tensor, target: Tensor, counted: Tensor) -> T
 
     Args:
         predicted, target: (B,T,N,C).
-        counted: (B,T,N) bool, the tokens that the decoding mode scores, padding frames left out.
+        counted: (B,T,N) bool, the tokens that the decoding mode scores, without those of padding.
 
     Returns:
         (B,) float32; the mean over the clip's counted tokens.
@@ -46,10 +46,11 @@ def distillation_loss(first: Tensor, last: Tensor, live: Tensor, teacher: str, f
 
     Args:
         first: (B,T,S,N) attention A_a^1, softmax over the slots that were on.
-        last: (B,T,S,N) attention A_a after re-initialisation; the teacher, detached here.
+        last: (B,T,S,N) attention A_a after re-initialisation; it is the teacher and gets no gradient.
         live: (B,T,S) bool, slots live in ``last``; dead ones are never labels.
         teacher: ``hard``: argmax labels, Hungarian-matched to the first map's regions (the equations). ``soft``: the
-            last map as target and the first map as if it were logits, unmatched (the authors' released image code).
+            last map is the target, and the first map is used as if it were logits, without matching (the authors'
+            released image code).
         frame_valid: (B,T) bool, False for padding.
 
     Returns:
@@ -60,7 +61,7 @@ def distillation_loss(first: Tensor, last: Tensor, live: Tensor, teacher: str, f
     first, last = first.float(), last.detach().float()
     on = first.detach().amax(-1) > 0  # (B,T,S)
     if teacher == "soft":
-        logits = first.masked_fill(~on[..., None], -1e30)  # slots that were off don't exist
+        logits = first.masked_fill(~on[..., None], -1e30)  # leaves out slots that were off
         per_cell = -(last * F.log_softmax(logits, dim=2)).sum(2)  # (B,T,N)
     else:
         labels = last.masked_fill(~live[..., None], -1).argmax(2)  # (B,T,N) bin_s(A_a)
@@ -90,16 +91,16 @@ def match_regions(labels: Tensor, regions: Tensor, live: Tensor, on: Tensor) -> 
     overlap = last @ first  # (B,T,S,S) cells shared, exact in float32
     union = last.sum(-1)[..., :, None] + first.sum(-2)[..., None, :] - overlap
     iou = overlap / union.clamp_min(1)
-    # A slot that was off in the first map has no probability to raise; a dead slot's row decides nothing.
+    # A slot that was off in the first map has no probability to raise; the row of a dead slot has no effect.
     iou = iou.masked_fill(~on[..., None, :], -1).masked_fill(~live[..., :, None], 0)
     return _assign(iou)
 
 
 @torch.library.custom_op("dias_video::assign", mutates_args=(), schema="(Tensor scores) -> Tensor")
 def _assign(scores: Tensor) -> Tensor:
-    """For tables (B,T,S,S) the column (B,T,S) int64 of every row, each once, that makes the sum largest.
+    """For tables (B,T,S,S) the column (B,T,S) int64 of every row; each column occurs once, and the sum is the largest.
 
-    The one place in a training step where the host waits for the device: scipy solves all S x S problems there.
+    Only here does the host wait for the device in a training step: scipy solves all S x S problems on the host.
     """
     columns = torch.empty(scores.shape[:-1], dtype=torch.int64, pin_memory=scores.is_cuda)
     for row, table in zip(columns.flatten(0, 1).numpy(), scores.flatten(0, 1).cpu().numpy(), strict=True):
@@ -113,22 +114,24 @@ def _assign_shape(scores: Tensor) -> Tensor:
 
 
 def similarity_loss(logits: Tensor, features: Tensor, temperature: float, frame_valid: Tensor) -> Tensor:
-    """Temporal feature similarity (VideoSAUR: Zadaianchuk et al. 2023), not a part of DIAS.
+    """Temporal feature similarity (VideoSAUR: Zadaianchuk et al. 2023); it is not a part of DIAS.
 
-    From slots every token tells which tokens of the next frame look like it: cross-entropy with the softmax over those
-    of the cosine similarity over ``temperature``, negative similarities left out (all count where all are negative).
+    For every token the slots predict which tokens of the next frame are similar to it. The target is a softmax over the
+    tokens of the next frame of cosine similarity divided by ``temperature``, without negative similarities (with all,
+    if all are negative). The loss is the cross-entropy.
 
     Args:
-        logits: (B,T,N,N), for each token of a frame one for each token of the next frame; the last frame's are unused.
+        logits: (B,T,N,N), one for each pair of a token and a token of the next frame; those of the last frame are not
+            used.
         features: (B,T,N,C) of the frozen encoder.
         temperature: 0.075 in their MOVi-E configuration, 0.15 on DINOv2.
         frame_valid: (B,T) bool, False for padding.
 
     Returns:
-        (B,) float32, mean over the tokens of each clip's frames that have a next one.
+        (B,) float32, the mean over the tokens of all frames of a clip that have a next one.
 
     Raises:
-        ValueError: clips of one frame.
+        ValueError: clips have one frame.
     """
     if features.shape[1] < 2:
         raise ValueError("temporal similarity needs clips of at least 2 frames; set data.clip.num_frames")

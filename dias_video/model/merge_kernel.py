@@ -1,7 +1,7 @@
-"""Merging of redundant slots as one Triton kernel, one program a set; what it computes is said in ``redundancy``."""
+"""Merging of redundant slots as a Triton kernel, with one program for each set; see ``redundancy``."""
 
 # mypy: allow-untyped-defs, allow-untyped-calls
-# (Triton takes an annotation of an argument for the type of its values.)
+# (Triton reads the annotation of an argument as the type of its values.)
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-COLUMNS = 64  # of the slots' width that are averaged at once
+COLUMNS = 64  # number of the slots' features that are averaged at once
 
 
 def merge(
@@ -19,13 +19,14 @@ def merge(
     """``redundancy.merge_plainly`` in one launch: slots (B,S,D), ``live`` and ``age`` (B,S), ``distance`` (B,S,S).
 
     Returns:
-        Merged slots (B,S,D), which remain (B,S), each slot's representative (B,S), and its share of it (B,S).
+        Merged slots (B,S,D), which of them remain (B,S), each slot's representative (B,S), and the part that each slot
+        has in its cluster's mean (B,S).
     """
     slots, live, age = slots.contiguous(), live.contiguous(), age.contiguous()
     num_sets, num_slots, dim = slots.shape
     merged, remaining, representative = torch.empty_like(slots), torch.empty_like(live), torch.empty_like(age)
     share = torch.empty_like(age, dtype=torch.float32)
-    # Triton makes a float argument a float32, so the threshold goes as its bits.
+    # Triton converts a float argument to float32, so the float64 threshold is passed as its bits.
     threshold_bits = torch.tensor(threshold, dtype=torch.float64).view(torch.int64).item()
     with torch.cuda.device_of(slots):
         _merge[(num_sets,)](
@@ -50,7 +51,7 @@ def merge(
 
 @triton.jit
 def _wide(x):
-    """``x`` in float64, which bfloat16 reaches by way of float32."""
+    """``x`` in float64; bfloat16 is converted by way of float32."""
     if x.dtype != tl.float64:
         x = x.to(tl.float32)
     return x.to(tl.float64)
@@ -109,7 +110,7 @@ def _merge(
         cluster = tl.where(cluster == gone, kept, cluster)
         nearest = tl.min(apart, 1)
 
-    # The oldest member of each slot's cluster, of equals the first, stands for it.
+    # A cluster's representative is its oldest member; of several oldest ones, the first.
     together = (cluster[:, None] == cluster[None, :]) & on[None, :]
     oldest = tl.max(tl.where(together, frames[None, :], -1), 1)
     place = tl.min(tl.where(together & (frames[None, :] == oldest[:, None]), column, S), 1)
@@ -128,6 +129,6 @@ def _merge(
             sums += tl.where((slot == to)[:, None], x[None, :], 0)
         here = exists[:, None] & (columns < dim)[None, :]
         means = sums / members[:, None]
-        if merged.dtype.element_ty != tl.float64:  # from float64 to bfloat16 it goes by way of float32
+        if merged.dtype.element_ty != tl.float64:  # float64 is converted to bfloat16 by way of float32
             means = means.to(tl.float32)
         tl.store(merged + (first + row) * dim + columns[None, :], means.to(merged.dtype.element_ty), mask=here)

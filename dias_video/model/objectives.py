@@ -1,8 +1,8 @@
-"""What slots have to explain: the tokens that a decoder may know, and what its output is compared with.
+"""Objectives: the tokens that a decoder may know, and what its output is compared with.
 
-An objective answers ``target(features, batch)`` with a ``Target``; ``losses(predicted, target, counted, batch)`` with
-its loss terms, each (B,); and ``as_known(predicted)`` with a prediction in the form of known tokens. ``frozen`` names
-what else than features it looks at, and what makes it.
+An objective has three methods. ``target(features, batch)`` returns a ``Target``.
+``losses(predicted, target, counted, batch)`` returns loss terms, each (B,). ``as_known(predicted)`` returns a
+prediction in the form of known tokens. ``frozen`` names its inputs beside features, each with the module that makes it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dias_video.pretrained.configured import Configured
 
 
 class Target(NamedTuple):
-    """Of the frames of a batch."""
+    """What a decoder may know and has to predict of a batch."""
 
-    known: Tensor  # (B,T,N,C) tokens that a decoder may be told
-    wanted: Tensor  # (B,T,N,C) or (B,T,N), what it has to predict
+    known: Tensor  # (B,T,N,C) tokens that a decoder may know
+    wanted: Tensor  # (B,T,N,C) or (B,T,N), what a decoder has to predict
 
 
 class FeatureObjective(Configured, nn.Module):
-    """The frozen features themselves, by their squared error (eq. 4, 23)."""
+    """Predict the frozen features; the loss is the squared error (eq. 4, 23)."""
 
     frozen: dict[str, Any] = {}  # noqa: RUF012 - a constant
 
@@ -35,16 +35,16 @@ class FeatureObjective(Configured, nn.Module):
         return Target(features, features)
 
     def losses(self, predicted: Tensor, target: Target, counted: Tensor, batch: VideoBatch) -> dict[str, Tensor]:
-        """``reconstruction``, of tokens where ``counted`` (B,T,N)."""
+        """``reconstruction`` over the tokens where ``counted`` (B,T,N)."""
         return {"reconstruction": reconstruction_loss(predicted, target.wanted, counted)}
 
     def as_known(self, predicted: Tensor) -> Tensor:
-        """What is predicted is what is known."""
+        """The predicted tokens, unchanged."""
         return predicted
 
 
 class SimilarityObjective(Configured, nn.Module):
-    """The features, and of every token which tokens of the next frame look like it (VideoSAUR).
+    """Predict the features, and for every token which tokens of the next frame are similar to it (VideoSAUR).
 
     The decoder's output is ``feature_dim`` + N wide: a token's features and its logits over the next frame's tokens.
     ``temperature``: see ``similarity_loss``.
@@ -69,7 +69,7 @@ class SimilarityObjective(Configured, nn.Module):
         }
 
     def as_known(self, predicted: Tensor) -> Tensor:
-        """The features among what is predicted."""
+        """The features in the prediction."""
         return predicted[..., : self.feature_dim]
 
 
@@ -86,20 +86,20 @@ class _OfCodes(nn.Module):
         return {"codes": CodeReader(self.tokenizer)}
 
     def train(self, mode: bool = True) -> _OfCodes:
-        """Switch between training and evaluation; the tokenizer stays in evaluation: a frame has one code a cell."""
+        """Switch between training and evaluation; the tokenizer stays in evaluation mode, so codes are not random."""
         super().train(mode)
         self.tokenizer.eval()
         return self
 
     def codes(self, features: Tensor, batch: VideoBatch) -> Tensor:
-        """(B,T,N) int64: the cached ones if the batch has them."""
+        """Codes (B,T,N) int64, from the batch if it has cached ones."""
         return self.tokenizer.codes(batch.video, features) if batch.codes is None else batch.codes.long()
 
 
 class CodeVectorObjective(Configured, _OfCodes):
-    """The codes' vectors, by their squared error, and with ``features`` the features beside them (VVO-Mlp).
+    """Predict the codes' vectors, and with ``features`` also the features; the loss is the squared error (VVO-Mlp).
 
-    A token is as wide as a code's vector, or as both.
+    A token is as wide as a code's vector, or as vector and features together.
     """
 
     def __init__(self, tokenizer: Tokenizer, features: bool = False) -> None:
@@ -121,12 +121,14 @@ class CodeVectorObjective(Configured, _OfCodes):
         return losses
 
     def as_known(self, predicted: Tensor) -> Tensor:
-        """What is predicted is what is known."""
+        """The predicted tokens, unchanged."""
         return predicted
 
 
 class CodeObjective(Configured, _OfCodes):
-    """Which code, by cross-entropy (SLATE, STEVE, VVO-Tfd); the codes' vectors are the known tokens.
+    """Predict the codes; the loss is the cross-entropy, and the known tokens are the codes' vectors.
+
+    SLATE, STEVE and VVO-Tfd have this objective.
 
     The decoder's output is V wide.
     """
@@ -143,7 +145,7 @@ class CodeObjective(Configured, _OfCodes):
         """``cross_entropy``.
 
         Raises:
-            ValueError: the decoder predicts another number of codes than the tokenizer has.
+            ValueError: the decoder predicts a different number of codes than the tokenizer has.
         """
         if predicted.shape[-1] != self.tokenizer.num_codes:
             own = self.tokenizer.num_codes
@@ -151,7 +153,7 @@ class CodeObjective(Configured, _OfCodes):
         return {"cross_entropy": code_loss(predicted, target.wanted, counted)}
 
     def as_known(self, predicted: Tensor) -> Tensor:
-        """The vector of the likeliest code."""
+        """The vector of the most likely code."""
         return self.tokenizer.vectors(predicted.argmax(-1)).to(predicted.dtype)
 
 

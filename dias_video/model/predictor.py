@@ -1,4 +1,4 @@
-"""From the slots of frame t to the queries of frame t + 1, as VideoSAUR and SlotContrast do it."""
+"""The predictor of VideoSAUR and SlotContrast: from the slots of frame t to the queries of frame t + 1."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dias_video.pretrained.configured import Configured
 
 
 class Predictor(Configured, nn.Module):
-    """Transformer predictor of VideoSAUR and SlotContrast, in the place of ``Transition``: (B,S,D) -> (B,S,D).
+    """Transformer predictor of VideoSAUR and SlotContrast, used in place of ``Transition``: (B,S,D) -> (B,S,D).
 
-    Dead slots are not attended to and stay 0. Queries come from the slots of the frame before alone, and begin
-    different from them (no branch begins at zero).
+    Dead slots are not attended to and stay 0. Queries come only from the slots of the frame before. Before training
+    they differ from these slots, because no branch begins at zero.
     """
 
     def __init__(self, slot_dim: int, num_heads: int = 4) -> None:
@@ -21,7 +21,7 @@ class Predictor(Configured, nn.Module):
         self.block = SharpBlock(slot_dim, num_heads)
 
     def remember(self, state: CarryState, slots: Tensor) -> Tensor:
-        """What the next queries come from: the frame's ``slots`` (B,S,D)."""
+        """The input of the next call of ``forward``: the frame's ``slots`` (B,S,D)."""
         return slots
 
     def forward(self, slots: Tensor, live: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Frozen features to the tokens that Slot Attention looks at."""
+"""From frozen features to the tokens for Slot Attention."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dias_video.pretrained.configured import Configured
 
 
 class Projection(Configured, nn.Module):
-    """Frozen features to the tokens that slots look at: LayerNorm and an MLP, (...,N,C) to (...,N,out_dim)."""
+    """Frozen features to the tokens for Slot Attention: LayerNorm and an MLP, (...,N,C) to (...,N,out_dim)."""
 
     def __init__(self, feature_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -20,6 +20,6 @@ class Projection(Configured, nn.Module):
         zero_biases(self)
 
     def forward(self, features: Tensor, video: Tensor) -> Tensor:
-        """Features (...,N,C) to tokens (...,N,D); the ``video`` that they are of is for subclasses."""
+        """Features (...,N,C) to tokens (...,N,D); only subclasses use ``video``."""
         tokens: Tensor = self.out(F.gelu(self.hidden(self.norm(features))))
         return tokens

@@ -1,9 +1,9 @@
 """Which slots remain after aggregation: phi_r of the paper (eq. 9), or a learned choice (AdaSlot).
 
-A reduction answers ``draw(draws, live)`` with the random numbers of a training step, or None;
-``reduction(slots, live, age, drawn)`` with ``Reduced``; ``losses(gate, frame_valid)`` with loss terms of its own; and
-``settled(slots, live, age, seen)`` with the slots to start from after a rehearsal. ``advice`` says what to change when
-too few slots remain.
+A reduction has four methods. ``draw(draws, live)`` returns the random numbers of a training step, or None.
+``reduction(slots, live, age, drawn)`` returns ``Reduced``. ``losses(gate, frame_valid)`` returns its loss terms.
+``settled(slots, live, age, seen)`` returns the slots to start from after a rehearsal. ``advice`` says what to change
+when too few slots remain.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ class Reduced(NamedTuple):
 
     slots: Tensor  # (B,S,D), zeros where not carried
     live: Tensor  # (B,S) bool, slots that remain: M_r of eq. 9
-    gate: Tensor  # (B,S) ``live``, or 0 and 1 as floats whose gradient reaches what chose (``layers.masked_softmax``)
-    merged_into: Tensor  # (B,S) int64, the slot that each slot became a part of (itself if none), -1 where it is off
+    gate: Tensor  # (B,S) ``live``, or 0 and 1 as floats with a gradient to the choice (``layers.masked_softmax``)
+    merged_into: Tensor  # (B,S) int64, the slot that each slot was merged into (itself if none), -1 where it is off
     carried: Tensor  # (B,S) bool, slots that the next frame may go on from
-    num_live: Tensor  # (B,) int64, slots that remain, also where reduction was skipped this time
+    num_live: Tensor  # (B,) int64, number of slots that remain, or would remain where reduction is skipped
 
 
 class Merging(Configured, nn.Module):
-    """Slots that say the same are merged into their mean (eq. 9; SOLV).
+    """Redundant slots are merged into their mean (eq. 9; SOLV).
 
     Args:
-        threshold: cosine distance under which slots are redundant.
+        threshold: cosine distance below which slots are redundant.
         skip: probability, in training, that a clip's slots are not merged (SOLV uses 0.1).
-        warmup: part of the training over which the probability of merging rises from 0 to 1 - ``skip``. Slots that have
-            not learned to differ yet would all be merged, and one slot alone learns nothing.
-        rehearsal_threshold: as ``threshold``, for the mean distance over the frames of a rehearsal (``DIAS.rehearse``).
+        warmup: part of the training in which the probability of merging rises from 0 to 1 - ``skip``. Slots that don't
+            differ yet would all be merged, and a single slot learns nothing.
+        rehearsal_threshold: like ``threshold``, for the mean distance over the frames of a rehearsal
+            (``DIAS.rehearse``).
     """
 
     advice = "Train longer, or lower trainer.weights.distillation or model.aggregator.reduction.threshold"
@@ -68,9 +69,9 @@ class Merging(Configured, nn.Module):
         return draws.uniform() < probability if probability > 0 else None
 
     def forward(self, slots: Tensor, live: Tensor, age: Tensor | None = None, drawn: Tensor | None = None) -> Reduced:
-        """Merge slots (B,S,D) that are on (``live`` (B,S)), but those of clips that ``drawn`` (B,) leaves alone.
+        """Merge slots (B,S,D) that are on (``live`` (B,S)), except in clips where ``drawn`` (B,) is True.
 
-        ``age`` (B,S) int64: frames alive; a cluster takes the place of its oldest member.
+        ``age`` (B,S) int64 is for how many frames a slot has lived; a cluster takes the place of its oldest member.
         """
         merged = merge_redundant_slots(slots, self.threshold, live, age)
         num_live = merged.live.sum(-1)
@@ -83,7 +84,7 @@ class Merging(Configured, nn.Module):
         return Reduced(merged.slots, merged.live, merged.live, merged.representative, merged.live, num_live)
 
     def losses(self, gate: Tensor, frame_valid: Tensor) -> dict[str, Tensor]:
-        """None: what is merged is not learned."""
+        """No loss term: merging is not learned."""
         return {}
 
     def settled(self, slots: Tensor, live: Tensor, age: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,14 +97,14 @@ class Merging(Configured, nn.Module):
 class KeepOrDrop(Configured, nn.Module):
     """A learned policy keeps or drops every slot by itself (AdaSlot: Fan et al. 2024).
 
-    A small MLP (parameter by parameter that of the authors' code) gives each slot two logits, to drop and to keep. In
-    training a hard Gumbel-softmax sample at temperature 1 decides, with straight-through gradient. In evaluation the
-    larger logit does; the authors' code samples there too, so that scores and counts are random. If all slots would be
-    dropped, the likeliest is kept. The share of slots that are kept is the loss term ``kept``; its weight is the
-    method's lambda, and relative to the scale of the reconstruction loss.
+    A small MLP (with the parameters of the authors' code) gives each slot two logits, to drop and to keep. In training
+    a hard Gumbel-softmax sample at temperature 1 decides, with a straight-through gradient. In evaluation the larger
+    logit decides; the authors' code samples there too, so its scores and counts are random. If all slots would be
+    dropped, the one most likely to be kept is kept. The share of slots that are kept is the loss term ``kept``. Its
+    weight is the method's lambda, and depends on the scale of the reconstruction loss.
 
-    On video, which is not in their code, every frame is decided by itself, and a dropped slot goes on to the next
-    frame as it is (unless it is aggregated again without the dropped ones: then it starts anew there).
+    The authors' code has no video. Here each frame is decided independently, and a dropped slot passes to the next
+    frame unchanged. With re-initialisation it is seeded again there instead.
     """
 
     advice = "Lower trainer.weights.kept"
@@ -137,10 +138,10 @@ class KeepOrDrop(Configured, nn.Module):
         return {"kept": (gate.mean(-1) * weight).sum(1) / weight.sum(1).clamp_min(1)}
 
     def settled(self, slots: Tensor, live: Tensor, age: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """As they are: every frame is decided by itself."""
+        """The slots unchanged: every frame is decided independently."""
         return slots, live
 
 
 def unmerged(live: Tensor) -> Tensor:
-    """Representatives (B,S) of slots that were not merged: each its own index, -1 where off."""
+    """Representatives (B,S) of slots that were not merged: the own index of each slot, -1 where it is off."""
     return torch.arange(live.shape[1], device=live.device).expand(live.shape).masked_fill(~live, -1)

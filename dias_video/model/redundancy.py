@@ -1,10 +1,9 @@
-"""Redundancy reduction phi_r (paper eq. 9): slots that say the same are merged into one.
+"""Redundancy reduction phi_r (paper eq. 9): redundant slots are merged into one.
 
-Agglomerative clustering as in SOLV: cosine distance, complete linkage, a distance threshold, the members of a cluster
-averaged. The partition is that of ``sklearn.cluster.AgglomerativeClustering``; here a whole batch is clustered in one
-computation on its device: a custom operator, which on CUDA is one Triton kernel (``merge_kernel``) and elsewhere a
-chain of PyTorch's operators (``merge_plainly``). On its first use on a device the kernel has to give what the chain
-gives.
+It is agglomerative clustering as in SOLV: cosine distance, complete linkage, a distance threshold, and the mean of the
+members of a cluster. The partition is that of ``sklearn.cluster.AgglomerativeClustering``, but a whole batch is
+clustered at once on its device. The custom operator is one Triton kernel on CUDA (``merge_kernel``) and a chain of
+PyTorch's operators elsewhere (``merge_plainly``). At its first use on a device the kernel is checked against the chain.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ def merge_redundant_slots(
         slots: (B,S,D) of any float type; distances are computed in float64, also under autocast.
         threshold: clusters at this distance or farther stay apart, as in scikit-learn. 0 merges nothing.
         live: (B,S) bool, False for slots that take no part; all take part by default.
-        age: (B,S) integers from 0, frames alive. A cluster takes the position of its oldest member, ties the lowest
-            index.
-        distance: (B,S,S) to judge by, symmetric; by default that of ``cosine_distance``.
+        age: (B,S) integers from 0, for how many frames a slot has lived. A cluster takes the position of its oldest
+            member; of several oldest ones, that with the lowest index.
+        distance: (B,S,S) symmetric distances; by default those of ``cosine_distance``.
 
     Zero vectors have distance 1 to everything. The merged slots are differentiable in ``slots``; the partition is not.
 
@@ -83,7 +82,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _spread(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    """The gradient of a mean: its members get their share of it."""
+    """The gradient of a mean, shared among its members."""
     representative, share = ctx.saved_tensors
     place = representative.clamp_min(0)[..., None].expand_as(gradient)
     return gradient.gather(1, place) * share[..., None].to(gradient.dtype), None, None, None, None
@@ -94,7 +93,7 @@ _merge.register_autograd(_spread, setup_context=_keep)
 
 @functools.cache
 def _merge_for(device: torch.device, dtype: torch.dtype, num_slots: int, dim: int) -> Merge:
-    """The kernel, for slots of this kind on a GPU; what it can't do right, PyTorch's operators do."""
+    """The kernel for such slots on a GPU, or ``merge_plainly`` where the kernel does not work."""
     try:
         from dias_video.model.merge_kernel import merge
     except ImportError as error:
@@ -103,7 +102,7 @@ def _merge_for(device: torch.device, dtype: torch.dtype, num_slots: int, dim: in
 
 
 def checked(merge: Merge, device: torch.device, dtype: torch.dtype, num_slots: int, dim: int) -> Merge:
-    """``merge`` if it merges sets that are made up for the purpose as ``merge_plainly`` does; else that, and a line."""
+    """``merge`` if it agrees with ``merge_plainly`` on test sets; else the latter, after a warning."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(64, 1 + num_slots // 3, dim, generator=generator)
     picks = torch.randint(centres.shape[1], (64, num_slots, 1), generator=generator).expand(-1, -1, dim)
@@ -115,7 +114,7 @@ def checked(merge: Merge, device: torch.device, dtype: torch.dtype, num_slots: i
     try:
         found = merge(slots.to(device), 0.12, live.to(device), age.to(device), None)
         got = [x.cpu() for x in found]
-    except Exception as error:  # whatever a compiler fails with, there is another way
+    except Exception as error:  # for any failure of the compiler: ``merge_plainly`` does the same
         return _instead(f"the Triton kernel fails on {device} ({type(error).__name__}: {error})")
     if not all(torch.equal(a, b) for a, b in zip(got[1:3], expected[1:3], strict=True)):
         return _instead(f"the Triton kernel makes other clusters on {device}")
@@ -145,7 +144,7 @@ def merge_plainly(
     alone = torch.zeros_like(live, dtype=distance.dtype).masked_fill(~live, torch.inf)
     distance.add_(alone[:, :, None]).add_(alone[:, None, :])
     labels = _cluster(distance, threshold)  # (B,S)
-    # The age with the index below it: no two equal, and the index can be read back from the largest of a cluster.
+    # Age and index in one number: no two are equal, and the largest of a cluster tells its index.
     seniority = age * len(index) - index  # (B,S)
     oldest = torch.full_like(labels, torch.iinfo(labels.dtype).min).scatter_reduce(1, labels, seniority, "amax")
     representative = -oldest.gather(1, labels) % len(index)  # (B,S)
@@ -153,7 +152,7 @@ def merge_plainly(
     member = representative[:, None, :] == index[:, None]  # (B,S,S) representative x member
     wide = slots if slots.itemsize >= 4 else slots.float()
     weights = member.to(wide.dtype) / member.sum(-1, keepdim=True).clamp_min(1)
-    with torch.autocast(slots.device.type, enabled=False):  # which would round the slots
+    with torch.autocast(slots.device.type, enabled=False):  # autocast would round the slots
         merged = (weights @ wide).to(slots.dtype)  # (B,S,D)
     return merged, member.any(-1), representative, weights.sum(1).float()
 
@@ -161,7 +160,7 @@ def merge_plainly(
 def cosine_distance(slots: Tensor) -> Tensor:
     """Pairwise 1 - cosine similarity (B,S,S) in float64 of slots (B,S,D); zero vectors are at distance 1 from all."""
     wide = slots.detach().double()
-    similarity = wide @ wide.mT  # (B,S,S), not yet of unit vectors: S*S numbers a set are cheaper to scale than S*D
+    similarity = wide @ wide.mT  # (B,S,S); scaled to unit vectors below, since S*S numbers are fewer than S*D
     length = similarity.diagonal(dim1=1, dim2=2).sqrt().clamp_min(torch.finfo(torch.float64).tiny)  # (B,S)
     similarity.div_(length[:, :, None]).div_(length[:, None, :])
     return similarity.neg_().add_(1).clamp_min_(0)
@@ -170,10 +169,10 @@ def cosine_distance(slots: Tensor) -> Tensor:
 def _cluster(distance: Tensor, threshold: float) -> Tensor:
     """Agglomerative clustering of a batch of distance matrices (B,S,S); labels (B,S) are equal within a cluster.
 
-    Infinite distances, as the diagonal's, never merge.
+    Pairs at infinite distance, such as those on the diagonal, are never merged.
 
-    S - 1 rounds of "merge the closest pair", for every set at once; a set whose closest pair is too far apart merges
-    a cluster with itself, which changes nothing. No round depends on a value read by the host.
+    In each of S - 1 rounds the closest pair of every set is merged. A set whose closest pair is too far apart merges a
+    cluster with itself, which changes nothing. No round depends on a value that the host reads.
     """
     num_sets, num_slots, _ = distance.shape
     rows = torch.arange(num_sets, device=distance.device)
@@ -184,7 +183,7 @@ def _cluster(distance: Tensor, threshold: float) -> Tensor:
         row_kept = distance[kept, rows]  # (B,S)
         gone = torch.where(closest < threshold, row_kept.argmin(-1), kept)  # (B,)
         row_gone = distance[gone, rows]
-        # The diagonal and what is gone are infinite in one of the two rows, and so in the joined one.
+        # The diagonal and merged clusters are infinite in one of the two rows, and therefore in the joined row.
         joined = torch.maximum(row_kept, row_gone)  # complete linkage: the largest distance between members
         distance[gone, rows] = torch.inf
         distance[:, rows, gone] = torch.inf

@@ -1,4 +1,4 @@
-"""Frozen features to the tokens that Slot Attention looks at, as VideoSAUR and SlotContrast do it."""
+"""From frozen features to the tokens for Slot Attention, as in VideoSAUR and SlotContrast."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ class ReLUProjection(Configured, nn.Module):
         zero_biases(self.mlp)
 
     def forward(self, features: Tensor, video: Tensor) -> Tensor:
-        """Features (...,N,C) to tokens (...,N,D); the ``video`` that they are of is not looked at."""
+        """Features (...,N,C) to tokens (...,N,D); ``video`` is not used."""
         return self.mlp(self.norm(features))

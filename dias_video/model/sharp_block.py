@@ -11,9 +11,10 @@ from dias_video.model.layers import MLP, attend
 
 
 class SharpBlock(nn.Module):
-    """Pre-norm Transformer layer as VideoSAUR's and SlotContrast's released code has it, with ReLU.
+    """Pre-norm Transformer layer as in the released code of VideoSAUR and SlotContrast, with ReLU.
 
-    Its logits are q.k *times* the square root of a head's width d, where others divide by it: sharper by a factor d.
+    Its logits are q.k *times* the square root of a head's width d. Other Transformers divide by it, so these logits are
+    larger by a factor d.
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -27,7 +28,7 @@ class SharpBlock(nn.Module):
         self.out = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = MLP(width, 4 * width, activation=nn.ReLU)
-        for linear in (self.q, self.kv, self.out):  # Xavier of square matrices: q, k and v are drawn as if apart
+        for linear in (self.q, self.kv, self.out):  # Xavier of square matrices, as if q, k and v were separate
             nn.init.uniform_(linear.weight, -math.sqrt(3 / width), math.sqrt(3 / width))
             nn.init.zeros_(linear.bias)
 

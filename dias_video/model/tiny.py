@@ -1,4 +1,4 @@
-"""What lets small models learn in minutes on a CPU, beside the paper's classes that they refine; not in the paper."""
+"""Subclasses of the paper's classes with which small models learn in minutes on a CPU; they are not in the paper."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from dias_video.model.transition import Transition
 
 
 class PlacedProjection(Projection):
-    """Tokens that know where they are, for encoders whose features don't tell.
-
-    With a ``grid`` a learned linear map of the Fourier features of a cell's centre is added in the hidden layer.
-    ``residual`` adds the MLP, which begins as a constant, to the normalised features (of the same width), for features
-    whose distances already tell objects apart. ``place`` adds to its tokens a linear code of where they are, learned,
-    at first of ``place`` times their norm, so that slots begin as compact regions.
+    """A projection that adds positions to tokens, for encoders whose features don't contain them.
 
     Args:
         feature_dim, out_dim: as for ``Projection``.
-        grid: (h,w) of the tokens.
-        residual, place: see above.
+        grid: (h,w) of the tokens. If given, a learned linear map of the Fourier features of a cell's centre is added in
+            the hidden layer.
+        residual: add the MLP, which begins as a constant, to the normalised features, which have the same width. It
+            suits features whose distances already separate objects.
+        place: add a learned linear code of a token's position. It begins with ``place`` times the norm of the tokens,
+            so that slots begin as compact regions.
 
     Raises:
-        ValueError: a place without grid or residual, or a residual that changes the width.
+        ValueError: ``place`` comes without ``grid`` or ``residual``, or ``residual`` would change the width.
     """
 
     centres: Tensor
@@ -65,7 +64,7 @@ class PlacedProjection(Projection):
             nn.init.orthogonal_(self.place.weight)
 
     def forward(self, features: Tensor, video: Tensor) -> Tensor:
-        """Features (...,N,C) to tokens (...,N,D); ``video`` changes nothing."""
+        """Features (...,N,C) to tokens (...,N,D); ``video`` is not used."""
         features = self.norm(features)
         x = self.hidden(features)
         if self.position is not None:
@@ -77,14 +76,14 @@ class PlacedProjection(Projection):
 
 
 class ClusteringAttention(SlotAttention):
-    """Slot Attention whose initial weights let slots begin as clusters do.
+    """Slot Attention with initial weights that make it a clustering of tokens.
 
-    Logits are ``sharpness`` times the cosine similarity of (normalised) slot and token, and a slot moves towards the
-    mean of its tokens. The first attention of the usual initialisation is almost uniform; small models take long to
-    leave that state.
+    At first, logits are ``sharpness`` times the cosine similarity of normalised slot and token, and a slot moves
+    towards the mean of its tokens. With the usual initialisation the first attention is almost uniform, and small
+    models need long to change that.
 
     Raises:
-        ValueError: slots and tokens differ in width.
+        ValueError: slots and tokens have different widths.
     """
 
     def __init__(self, slot_dim: int, token_dim: int, mlp_ratio: int = 4, sharpness: float = 40.0) -> None:
@@ -111,12 +110,12 @@ class ClusteringAttention(SlotAttention):
 
 
 class RememberingTransition(Transition):
-    """Queries come from a running average of a track's slots, which keeps the part ``memory`` of itself.
+    """Queries come from a running average of a track's slots: ``memory`` is the weight of the average so far.
 
-    The slot of one frame alone takes up what covers its object, and forgets the object piece by piece.
+    With queries from the last frame alone, a slot drifts to whatever covers its object.
 
     Raises:
-        ValueError: a part below 0, or 1 and more.
+        ValueError: ``memory`` is below 0, or is 1 or more.
     """
 
     def __init__(self, slot_dim: int, num_heads: int = 4, mlp_ratio: int = 4, memory: float = 0.9) -> None:
@@ -126,15 +125,15 @@ class RememberingTransition(Transition):
         self.memory = memory
 
     def remember(self, state: CarryState, slots: Tensor) -> Tensor:
-        """The average (B,S,D) after a frame's ``slots``, from the ``state`` before it; with a track it begins."""
+        """The average (B,S,D) after a frame's ``slots``, from the ``state`` before; it begins anew with a track."""
         average = self.memory * state.slots + (1 - self.memory) * slots
         return torch.where((state.track_id >= 0)[..., None], average, slots)
 
 
 class LookingBoxInitializer(BoxInitializer):
-    """A query is, besides its box, the mean of the tokens in the box (of those in no box for the background).
+    """A query is the mean of the tokens in its box plus a code of the box (for the background: of tokens in no box).
 
-    For models that can't learn to look places up. It begins with the tokens' mean alone.
+    It is for small models, which don't learn to find the tokens at a place. The code of the box begins at 0.
 
     Args:
         num_slots, slot_dim, hidden, box_dropout: as for ``BoxInitializer``.

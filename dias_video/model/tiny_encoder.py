@@ -17,10 +17,10 @@ class TinyEncoder(Encoder):
 
     Args:
         feature_dim: C.
-        width: channels at full depth.
-        depth: residual blocks at full depth.
+        width: channels of the residual blocks.
+        depth: number of residual blocks.
         input_size: (height, width) in pixels, multiples of 8.
-        weights: ``random``, or the folder of an encoder, or of a model that has one.
+        weights: ``random``, or the folder of a saved encoder or of a model that contains one.
         color: see ``Encoder``.
     """
 
@@ -45,7 +45,7 @@ class TinyEncoder(Encoder):
             nn.GELU(),
             nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
         )
-        self.position = nn.Parameter(torch.zeros(1, width, *self.grid))  # the teacher's tokens know where they are
+        self.position = nn.Parameter(torch.zeros(1, width, *self.grid))  # the teacher's tokens contain positions
         self.blocks = nn.Sequential(*[ConvBlock(width) for _ in range(depth)])
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, feature_dim))
         if weights != "random":
@@ -58,7 +58,7 @@ class TinyEncoder(Encoder):
 
 
 class ConvBlock(nn.Module):
-    """Depthwise 7x7 convolution, LayerNorm, MLP, residual: (B,C,h,w) to the same."""
+    """Depthwise 7x7 convolution, LayerNorm, MLP, residual: (B,C,h,w) to (B,C,h,w)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -67,6 +67,6 @@ class ConvBlock(nn.Module):
         self.mlp = MLP(width, 4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,C,h,w) to the same."""
+        """(B,C,h,w) to (B,C,h,w)."""
         y = self.mlp(self.norm(self.spatial(x).permute(0, 2, 3, 1)))
         return x + y.permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""From the slots of frame t to the queries of frame t + 1."""
+"""The transition: from the slots of frame t to the queries of frame t + 1."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dias_video.pretrained.configured import Configured
 class Transition(Configured, nn.Module):
     """One pre-norm Transformer encoder layer over the live slots of a frame; (B,S,D) -> (B,S,D), dead slots stay 0.
 
-    Both branches begin at zero: before it has learned anything, a slot's query is the slot of the frame before.
+    Both branches begin at zero, so before training a slot's query is the slot of the frame before.
     """
 
     def __init__(self, slot_dim: int, num_heads: int = 4, mlp_ratio: int = 4) -> None:
@@ -26,7 +26,7 @@ class Transition(Configured, nn.Module):
         nn.init.zeros_(self.attention.out.bias)
 
     def remember(self, state: CarryState, slots: Tensor) -> Tensor:
-        """What the next queries come from, (B,S,D), after a frame's ``slots`` and the ``state`` before: the slots."""
+        """The input (B,S,D) of the next call of ``forward``: the frame's ``slots``; ``state`` is for subclasses."""
         return slots
 
     def forward(self, slots: Tensor, live: Tensor) -> Tensor:

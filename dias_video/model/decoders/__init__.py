@@ -1,1 +1,1 @@
-"""Decoders phi_d, one file each; ``decoded.py`` says what they all answer."""
+"""Decoders phi_d, one file each; ``decoded.py`` has their common interface."""

@@ -15,17 +15,17 @@ from dias_video.model.layers import zero_biases
 class CausalDecoder(Decoder):
     """Autoregressive decoding in fixed orders (eq. 16-17): one raster order (SLATE), or the nine of SPOT.
 
-    Each order has its own beginning-of-sequence token; tokens attend to earlier ones only. In training an order is
-    drawn for every frame, in evaluation it is the raster order. Slots without features are decoded one token after the
-    other from what was decoded before: N times the work.
+    Each order has its own beginning-of-sequence token, and tokens attend to earlier ones only. In training an order is
+    drawn for every frame; evaluation uses the raster order. Slots without features are decoded token by token, each
+    from the tokens predicted before; this costs N times the work.
 
     Args:
         feature_dim: C of the known tokens.
         grid: (h,w) of the tokens; N = h*w.
         num_orders: 1 (random AR off: causal raster) or 9.
-        out_dim: width of what is predicted, the number of codes for example; None: C.
-        direct: tokens and slots, both of this ``width``, enter as they are, and the readout has no bias (VVO's
-            Transformer). Otherwise each passes a linear map and LayerNorm.
+        out_dim: width of a prediction, for example the number of codes; None: C.
+        direct: tokens and slots, both ``width`` wide, enter without a projection, and the readout has no bias (VVO's
+            Transformer). False: each passes a linear map and LayerNorm.
     """
 
     orders: Tensor
@@ -60,7 +60,7 @@ class CausalDecoder(Decoder):
         zero_biases(self)
 
     def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
-        """Slots (B,T,S,D) to tokens (B,T,N,C); ``draws`` choose the orders, without them it is the first."""
+        """Slots (B,T,S,D) to tokens (B,T,N,C); ``draws`` choose the orders, None takes the first order."""
         batch, frames = slots.shape[:2]
         check_tokens(target, (batch, frames, self.num_tokens))
         slots, live = slots.flatten(0, 1), live.flatten(0, 1)
@@ -82,7 +82,7 @@ class CausalDecoder(Decoder):
         )
 
     def _pass(self, known: Tensor, slots: Tensor, live: Tensor, which: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict token i from the tokens before it; ``known`` (F,n,width) projected tokens in order, n < N."""
+        """Predict each token from the tokens before it; ``known`` (F,n,width) are projected tokens in order, n < N."""
         x = torch.cat([self.begin[which][:, None], known], 1)  # (F,n+1,width) eq. 16
         x = x + self.positions[order[:, : x.shape[1]]]
         return self.transformer(x, slots, live, causal=True)  # eq. 17
@@ -96,7 +96,7 @@ class CausalDecoder(Decoder):
 
 
 def fixed_orders(height: int, width: int) -> Tensor:
-    """Nine ways (9,N) to walk a grid: rows and columns from each of the four corners, and a spiral inwards.
+    """Nine orders (9,N) of a grid's cells: rows and columns from each of the four corners, and a spiral inwards.
 
     The first is raster order. SPOT (Kakogeorgiou et al. 2024) uses nine such orders.
     """

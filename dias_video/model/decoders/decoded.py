@@ -1,4 +1,4 @@
-"""Decoders phi_d: slots to the encoder's tokens, and who owns which token (paper eq. 3, 11)."""
+"""The interface of decoders phi_d: slots to the encoder's tokens, and to the slot that owns each (paper eq. 3, 11)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Decoded(NamedTuple):
 
     reconstruction: Tensor  # (B,T,N,C)
     attention: Tensor  # (B,T,S,N) A_d, exactly 0 on dead slots
-    scored: Tensor  # (B,T,N) bool, tokens that the reconstruction loss counts
+    scored: Tensor  # (B,T,N) bool, tokens that count in the reconstruction loss
 
 
 class Decoder(Configured, nn.Module, ABC):
-    """What a model asks of its decoder.
+    """The interface of decoders.
 
-    ``feedback`` makes a known token of a predicted one, for decoders that go on from what they predicted; the model's
-    objective sets it. By default what is predicted is what is known.
+    ``feedback`` turns a predicted token into a known one, for decoders that use their own predictions. The model sets
+    it to the objective's ``as_known``. By default a predicted token is used unchanged.
     """
 
     feedback: Callable[[Tensor], Tensor] = staticmethod(lambda predicted: predicted)
@@ -33,14 +33,14 @@ class Decoder(Configured, nn.Module, ABC):
     def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
         """Slots (B,T,S,D), live where ``live`` (B,T,S), to tokens (B,T,N,C).
 
-        With ``draws`` it trains (random order, random prefix); without them every token of ``target`` (B,T,N,C) is
-        known; without ``target`` none is: the only fair way to decode predicted slots, which have no features.
-        ``live`` may be a gate (``layers.masked_softmax``).
+        With ``draws`` it decodes as in training, with a random order and prefix. Without ``draws`` every token of
+        ``target`` (B,T,N,C) is known. Without ``target`` no token is known; predicted slots must be decoded so, since
+        they have no features. ``live`` may be a gate (``layers.masked_softmax``).
         """
 
 
 def total(widths: int | Sequence[int]) -> int:
-    """The width of several things side by side."""
+    """The sum of several widths."""
     return widths if isinstance(widths, int) else sum(widths)
 
 

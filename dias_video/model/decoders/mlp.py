@@ -15,9 +15,9 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
 class MLPDecoder(Decoder):
-    """Spatial broadcast: every slot is decoded at every position, and the slots are mixed (DINOSAUR).
+    """Spatial broadcast: every slot is decoded at every position, and the results are mixed (DINOSAUR).
 
-    ``feature_dim``: width of a predicted token, or the widths of its parts.
+    ``feature_dim`` is the width of a predicted token, or a list with the widths of its parts.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class MLPDecoder(Decoder):
         zero_biases(self)
 
     def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
-        """Slots (B,T,S,D) to tokens (B,T,N,C); ``target`` and ``draws`` change nothing."""
+        """Slots (B,T,S,D) to tokens (B,T,N,C); ``target`` and ``draws`` are not used."""
         check_tokens(target, (*slots.shape[:2], self.num_tokens))
         parts = self.mlp(slots[..., None, :] + self.positions)  # (B,T,S,N,C+1)
         alpha = masked_softmax(parts[..., -1], live[..., None], dim=2)  # (B,T,S,N)

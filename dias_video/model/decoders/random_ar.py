@@ -19,18 +19,18 @@ class RandomARDecoder(Decoder):
     """Random autoregressive decoding (eq. 18-23).
 
     Args:
-        feature_dim: C of the known tokens, and of what is predicted unless ``out_dim`` is another width, the number of
-            codes for example.
+        feature_dim: C, the width of the known tokens. Predicted tokens have this width too unless ``out_dim`` is given
+            (for example the number of codes).
         slot_dim: D.
         num_tokens: N, for the learned 1-D positions E_p.
-        width: of the Transformer; the released configuration uses C, and then tokens leave it without a readout.
-        mode: ``parallel``: every unknown token is predicted at once (as released); the known prefix has uniform length
-            with probability 1/2, otherwise ``short_prefix`` of N. ``next_token``: one mask token follows the known
-            prefix, and only it is predicted (eq. 18-23 to the letter; n# is uniform in 0..N-1, since after all N none
-            is next).
-        scored: which tokens the loss of ``parallel`` counts, ``all`` (as released) or ``unknown``.
-        short_prefix: 0.1 as released. 0 trains what predicted slots are decoded with, no token known at all, and makes
-            the decoder rely on slots where a few tokens tell much of an image.
+        width: width of the Transformer. The released configuration uses C; then there is no readout after it.
+        mode: ``parallel`` predicts every unknown token at once (as released). The known prefix has uniform length with
+            probability 1/2, otherwise its length is ``short_prefix`` times N. ``next_token`` predicts only the one
+            mask token that follows the known prefix (eq. 18-23 exactly; n# is uniform in 0..N-1, since no token
+            follows all N).
+        scored: which tokens count in the loss of ``parallel``: ``all`` (as released) or ``unknown``.
+        short_prefix: 0.1 as released. With 0 no token is known in half of the cases, as when predicted slots are
+            decoded. The decoder then has to use the slots even where a few tokens say much about an image.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class RandomARDecoder(Decoder):
         zero_biases(self)
 
     def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
-        """Slots (B,T,S,D), live where ``live`` (B,T,S), to tokens (B,T,N,C); the module says what the others do."""
+        """Slots (B,T,S,D), live where ``live`` (B,T,S), to tokens (B,T,N,C); see ``Decoder.forward``."""
         shape = (*slots.shape[:2], self.num_tokens)  # B T N
         check_tokens(target, shape)
         slots, live = slots.flatten(0, 1), live.flatten(0, 1)  # (F,S,D) (F,S), F = B*T frames
@@ -81,8 +81,8 @@ class RandomARDecoder(Decoder):
         order = draws.uniform(*shape[1:]).flatten(0, 1).argsort(-1)  # (F,N) I of eq. 19
         place = order.argsort(-1)  # (F,N) where each token went: I inverted
         length = self._prefix_length(draws, shape[1]).flatten()  # (F,) n# of eq. 18
-        # What is known is decided by a token's place in the order, so the sequence itself need not be permuted: a
-        # Transformer with positions added is equivariant to its order.
+        # Only a token's place in the order decides whether it is known. The sequence itself need not be permuted, since
+        # a Transformer with added positions is equivariant to the order of its tokens.
         known_here = place < length[:, None]  # (F,N) I[:n#]
         tokens = torch.where(known_here[..., None], self._tokens(target), self.mask_token.to(slots.dtype))  # eq. 21
         if self.mode == "parallel":
@@ -98,7 +98,7 @@ class RandomARDecoder(Decoder):
         return self.project_tokens(target.flatten(0, 1))  # (F,N,width)
 
     def _prefix_length(self, draws: Draws, num_frames: int) -> Tensor:
-        """(B,T) int64, how many tokens are known."""
+        """Number of known tokens of each frame, (B,T) int64."""
         uniform = (draws.uniform(num_frames) * self.num_tokens).long()  # 0..N-1
         if self.mode == "next_token":
             return uniform

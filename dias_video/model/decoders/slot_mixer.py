@@ -1,4 +1,4 @@
-"""SlotMixer as VideoSAUR has it."""
+"""SlotMixer as in VideoSAUR."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from dias_video.model.sharp_block import SharpBlock
 
 
 class SlotMixerDecoder(Decoder):
-    """SlotMixer (Sajjadi et al. 2022) as VideoSAUR's released code has it.
+    """SlotMixer (Sajjadi et al. 2022) as in VideoSAUR's released code.
 
-    Positions look up slots (Transformer layers), a second attention with one head mixes the slots, and an MLP renders
-    the mixture plus the position. Masks are the second attention.
+    Positions attend to slots in Transformer layers. A second attention with one head then mixes the slots for each
+    position, and an MLP decodes the mixture plus the position. The masks are the second attention.
 
     Args:
-        feature_dim: C of what is predicted for every token (VideoSAUR: features, logits over the next frame's tokens,
-            or both: then the widths of both).
+        feature_dim: width of the prediction for a token, or a list with the widths of its parts. VideoSAUR predicts
+            features, logits over the next frame's tokens, or both.
         slot_dim: D, also the width of positions and layers.
         num_tokens: N.
-        num_layers: of the look-up, 3 on YouTube-VIS and 2 on MOVi.
-        num_heads: of the look-up.
+        num_layers: number of Transformer layers: 3 on YouTube-VIS, 2 on MOVi.
+        num_heads: heads of these layers.
         hidden: width of the MLP.
-        render_layers: its hidden layers, 3 on YouTube-VIS and 4 on MOVi.
+        render_layers: hidden layers of the MLP: 3 on YouTube-VIS, 4 on MOVi.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SlotMixerDecoder(Decoder):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
-        """Slots (B,T,S,D) to tokens (B,T,N,C); ``target`` and ``draws`` change nothing."""
+        """Slots (B,T,S,D) to tokens (B,T,N,C); ``target`` and ``draws`` are not used."""
         batch, frames = slots.shape[:2]
         check_tokens(target, (batch, frames, self.num_tokens))
         slots, live = slots.flatten(0, 1), live.flatten(0, 1)

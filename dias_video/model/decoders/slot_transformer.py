@@ -1,4 +1,4 @@
-"""Transformer over slots that several decoders share: tokens ask, slots answer."""
+"""The Transformer that several decoders share: tokens attend to slots."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dias_video.model.layers import MLP, CrossAttention, SelfAttention
 class DecoderLayer(nn.Module):
     """Pre-norm Transformer decoder layer without bias: self-attention, cross-attention to slots, MLP.
 
-    ``first``: the input was normalised before the residual stream starts, so there is no norm before self-attention.
+    ``first``: the input is normalised already, so there is no norm before self-attention.
     """
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: int, first: bool = False) -> None:
@@ -33,9 +33,10 @@ class DecoderLayer(nn.Module):
 
 
 class SlotTransformer(nn.Module):
-    """Tokens (F,N,width) through decoder layers over projected slots; A_d is the last layer's, mean over heads.
+    """Decoder layers in which tokens (F,N,width) attend to projected slots.
 
-    ``direct``: slots are of this width and are not projected.
+    A_d is the attention of the last layer, averaged over heads. ``direct``: slots have the width of the layers and are
+    not projected.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class SlotTransformer(nn.Module):
     def forward(
         self, x: Tensor, slots: Tensor, live: Tensor, keys: Tensor | None = None, causal: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Returns tokens (F,N,width) and attention (F,N,S)."""
+        """Tokens (F,N,width) and attention A_d (F,N,S), from tokens ``x`` (F,N,width) and slots (F,S,D)."""
         memory = self.project_slots(slots)
         x = self.norm(x)
         attention = None

@@ -1,1 +1,1 @@
-"""Tokenizers: frames, or frozen features, as one of a few hundred or thousand codes a cell."""
+"""Tokenizers: each cell of a frame, or of frozen features, becomes one of a few hundred or thousand codes."""

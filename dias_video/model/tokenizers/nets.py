@@ -1,8 +1,8 @@
-"""What tokenizers encode with and decode to.
+"""Encoders and decoders of tokenizers.
 
-Encoders have ``grid`` (h,w) and answer ``encoder(video (B,T,3,H,W) uint8, features (B,T,N,C) or None)`` with latents
-(B,T,N,out_dim). Decoders make of vectors (B,T,N,dim) what ``target(video, features)`` is, (B,T,...); ``shown`` makes
-pictures in [0,1] of that, if it is pictures.
+Encoders have ``grid`` (h,w); ``encoder(video, features)`` takes video (B,T,3,H,W) uint8 and features (B,T,N,C) or None,
+and returns latents (B,T,N,out_dim). A decoder maps vectors (B,T,N,dim) to a reconstruction (B,T,...) of
+``target(video, features)``. Its ``shown`` turns a reconstruction of frames into pictures in [0,1].
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from dias_video.model.encoders import scaled
 from dias_video.pretrained.configured import Configured
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of what is encoded and decoded
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, with which frames are normalised
 
 
 class _Pictures(nn.Module):
-    """Frames of one size, normalised."""
+    """Base of encoders and decoders of frames, which are resized to one size and normalised."""
 
     mean: Tensor
     std: Tensor
@@ -59,12 +59,12 @@ class _PictureDecoder(_Pictures):
         return self.net(x).unflatten(0, vectors.shape[:2])
 
     def shown(self, frames: Tensor) -> Tensor:
-        """Normalised frames (...,3,H,W) as they are looked at, in [0,1]."""
+        """Normalised frames (...,3,H,W) as pictures in [0,1]."""
         return (frames * self.std + self.mean).clamp(0, 1)
 
 
 class PatchEncoder(Configured, _PictureEncoder):
-    """SLATE's encoder: patches of 4x4 px, each by itself through 1x1 convolutions; 64x64 px make 16x16 cells."""
+    """SLATE's encoder: 1x1 convolutions on separate patches of 4x4 px; 64x64 px make 16x16 cells."""
 
     def __init__(self, out_dim: int, size: tuple[int, int] = (64, 64), width: int = 64) -> None:
         super().__init__(size, stride=4)
@@ -73,7 +73,7 @@ class PatchEncoder(Configured, _PictureEncoder):
 
 
 class PatchDecoder(Configured, _PictureDecoder):
-    """SLATE's decoder: a few convolutions on the grid, and twice more of them after doubling the size."""
+    """SLATE's decoder: a few convolutions on the grid, then twice a doubling of the size with further convolutions."""
 
     def __init__(self, dim: int, size: tuple[int, int] = (64, 64), width: int = 64) -> None:
         super().__init__(size, stride=4)
@@ -89,7 +89,7 @@ class PatchDecoder(Configured, _PictureDecoder):
 class ResidualEncoder(Configured, _PictureEncoder):
     """The tiny autoencoder for Stable Diffusion (TAESD) without its last layer, then GroupNorm and a 1x1 convolution.
 
-    ``stages`` times it halves the size, so 128x128 px make 16x16 cells with 3, 64x64 px with 2.
+    It halves the size ``stages`` times: 128x128 px make 16x16 cells with 3 stages, 64x64 px with 2.
     """
 
     def __init__(self, out_dim: int, size: tuple[int, int] = (128, 128), width: int = 64, stages: int = 3) -> None:
@@ -102,7 +102,7 @@ class ResidualEncoder(Configured, _PictureEncoder):
 
 
 class ResidualDecoder(Configured, _PictureDecoder):
-    """The counterpart: a 1x1 convolution and GroupNorm, then TAESD's decoder without its first layer."""
+    """The decoder for ``ResidualEncoder``: 1x1 convolution, GroupNorm, then TAESD's decoder without its first layer."""
 
     def __init__(self, dim: int, size: tuple[int, int] = (128, 128), width: int = 64, stages: int = 3) -> None:
         super().__init__(size, stride=2**stages)
@@ -142,7 +142,7 @@ class FeatureEncoder(Configured, nn.Module):
 
 
 class FeatureDecoder(Configured, nn.Module):
-    """Back to the features by an MLP a cell, for machines without a GPU; VVO's authors found pictures better."""
+    """An MLP that maps each cell back to its features, for machines without a GPU; VVO's authors prefer pictures."""
 
     def __init__(self, feature_dim: int, dim: int, width: int | None = None) -> None:
         super().__init__()
@@ -159,12 +159,12 @@ class FeatureDecoder(Configured, nn.Module):
         return self.net(vectors)
 
     def shown(self, features: Tensor) -> Tensor:
-        """Features as they are."""
+        """The features, unchanged."""
         return features
 
 
 class ResidualBlock(nn.Module):
-    """Three 3x3 convolutions with ReLU between them and after the sum with what went in."""
+    """Three 3x3 convolutions with ReLU between them, and ReLU after the sum with the input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class ResidualBlock(nn.Module):
         self.conv = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(F,C,h,w) to the same."""
+        """(F,C,h,w) to (F,C,h,w)."""
         return F.relu(self.conv(x) + x)
 
 

@@ -1,8 +1,8 @@
-"""Latents to codes: which of a codebook's vectors stands for a cell.
+"""Quantizers: from latents to codes. A code is the number of the codebook's vector that represents a cell.
 
 Every quantizer has ``num_codes`` V, ``latent_dim`` (width of the latents that it takes), ``dim`` (width of a code's
-vector) and ``codebook()`` (V,dim), and answers ``quantizer(latents (B,T,N,latent_dim), draws or None)`` with
-``Quantized``: with ``draws`` as in training, without as it is used later. Distances are computed in float32.
+vector) and ``codebook()`` (V,dim). ``quantizer(latents, draws)`` takes latents (B,T,N,latent_dim) and returns
+``Quantized``; ``draws`` are given in training and are None afterwards. Distances are computed in float32.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from dias_video.pretrained.configured import Configured
 
 
 class Quantized(NamedTuple):
-    """Codes of latents, and what training needs."""
+    """Codes of latents, with their vectors and losses for training."""
 
     codes: Tensor  # (B,T,N) int64
-    vectors: Tensor  # (B,T,N,dim) that are decoded, with a gradient to the latents
+    vectors: Tensor  # (B,T,N,dim) the input of the decoder, with a gradient to the latents
     losses: dict[str, Tensor]  # each (B,T,N)
 
 
 class VectorQuantizer(Configured, nn.Module):
     """The nearest vector of a learned codebook, with straight-through gradient (VQ-VAE: van den Oord et al. 2017).
 
-    Losses: ``codebook`` draws the vector to the latent, ``commitment`` the latent to the vector (weights 1 and 0.25).
+    Losses: ``codebook`` moves the vector towards the latent (weight 1), ``commitment`` the latent towards the vector
+    (weight 0.25).
     """
 
     def __init__(self, num_codes: int, dim: int) -> None:
@@ -53,11 +54,12 @@ class VectorQuantizer(Configured, nn.Module):
 class SimVQ(Configured, nn.Module):
     """A codebook that is a learned linear map of frozen Gaussian vectors (VVO; SimVQ: Zhu et al. 2024).
 
-    Its vectors move together, so that none is left behind. In training the code is drawn: logits are the negative
-    distances, shifted and scaled by what the length of a standard normal vector is like, times a factor that grows
-    from 1 to 2.35, with Gumbel noise. What is decoded passes from the latent to the code over the first half of the
-    training (straight-through). Losses: ``codebook`` (weight 1), ``commitment`` of the latent to what is decoded
-    (0.25), and ``standard`` (0.1), which keeps a frame's latents at mean 0 and variance 1.
+    All vectors move together, so none stays unused. In training the code is drawn with Gumbel noise. Its logits are the
+    negative distances, shifted and scaled by mean and deviation of the length of a standard normal vector, times a
+    factor that grows from 1 to 2.35. Over the first half of the training the input of the decoder changes gradually
+    from the latent to the code's vector (straight-through). Losses: ``codebook`` (weight 1), ``commitment`` of the
+    latent to the decoder's input (0.25), and ``standard`` (0.1), which keeps a frame's latents at mean 0 and variance
+    1.
 
     Args:
         num_codes: V.
@@ -78,7 +80,7 @@ class SimVQ(Configured, nn.Module):
         self.std = math.sqrt(max(dim - self.mean**2, 1e-12))
 
     def codebook(self) -> Tensor:
-        """(V,dim), computed whenever it is asked for: what is kept would be stale after loading weights."""
+        """(V,dim), computed at every call, since a stored one would be out of date after loading weights."""
         return self.project(self.frozen)
 
     def forward(self, latents: Tensor, draws: Draws | None = None) -> Quantized:
@@ -107,10 +109,11 @@ class SimVQ(Configured, nn.Module):
 
 
 class GumbelCodes(Configured, nn.Module):
-    """A code drawn from logits, relaxed to a soft one (the discrete VAE of SLATE and STEVE).
+    """Codes drawn by Gumbel-softmax (the discrete VAE of SLATE and STEVE).
 
-    In training a Gumbel-softmax sample mixes the codebook's vectors, at a temperature that falls on a cosine from 1 to
-    0.1 over the part ``until`` of the training (theirs: 30,000 updates). Later the code is the largest logit's.
+    In training a Gumbel-softmax sample mixes the codebook's vectors. Its temperature falls on a cosine from 1 to 0.1
+    over the part ``until`` of the training (30,000 updates in the authors' code). After training the code is that of
+    the largest logit.
     """
 
     def __init__(self, num_codes: int, dim: int, until: float = 0.15) -> None:
@@ -143,7 +146,7 @@ def nearest(latents: Tensor, codebook: Tensor) -> Tensor:
     """The index (...) of the vector of ``codebook`` (V,C) that is nearest to each of the latents (...,C)."""
     with torch.autocast(latents.device.type, enabled=False):
         flat, vectors = latents.float().flatten(0, -2), codebook.float()
-        distance = vectors.square().sum(-1) - 2 * flat @ vectors.T  # less the latent's own square
+        distance = vectors.square().sum(-1) - 2 * flat @ vectors.T  # without the latent's square, equal for all vectors
     return distance.argmin(-1).view(latents.shape[:-1])
 
 
@@ -153,6 +156,6 @@ def squared(a: Tensor, b: Tensor) -> Tensor:
 
 
 def gumbel(draws: Draws, like: Tensor) -> Tensor:
-    """Gumbel noise of the shape of ``like`` (B,...), drawn on its device: there are V numbers a cell."""
+    """Gumbel noise with the shape of ``like`` (B,...), drawn on its device, since there are V numbers for each cell."""
     uniform = draws.on(like.device).uniform(*like.shape[1:]).clamp_min(torch.finfo(torch.float32).tiny)
     return -(-uniform.log()).log()

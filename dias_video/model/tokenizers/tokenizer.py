@@ -1,4 +1,4 @@
-"""A tokenizer: trained once by reconstruction, then frozen; slots have to explain its codes."""
+"""A tokenizer: it is trained by reconstruction, then frozen, and slots have to reconstruct its codes."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Tokenizer(Pretrained, nn.Module):
     """Frames to codes and back.
 
     Args:
-        encoder: of frames or of features.
+        encoder: frames or features to latents.
         quantizer: latents to codes.
-        decoder: what codes are learned by, the frames or the features.
-        backbone: makes the features where a batch has none; needed only to train on video or to look at it.
+        decoder: codes to frames or features, whose reconstruction trains the tokenizer.
+        backbone: makes the features where a batch has none; needed only to train on video or to visualise it.
     """
 
-    inputs: tuple[str, ...] = ()  # what of a batch it looks at beside frames and features
+    inputs: tuple[str, ...] = ()  # what it needs of a batch beside frames and features
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Tokenizer(Pretrained, nn.Module):
 
     @property
     def frozen(self) -> dict[str, Any]:
-        """What it looks at or makes that can be cached, and what makes it."""
+        """What it reads or makes that can be cached, by name, each with the module that makes it."""
         return {"codes": CodeReader(self)} | ({} if self.backbone is None else {"features": self.backbone})
 
     def train(self, mode: bool = True) -> Tokenizer:
@@ -68,7 +68,7 @@ class Tokenizer(Pretrained, nn.Module):
         return self
 
     def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
-        """Terms of a training step, each (B,): ``reconstruction``, and the quantizer's."""
+        """Terms of a training step, each (B,): ``reconstruction`` and the losses of the quantizer."""
         features = self.features(batch)
         quantized = self.quantizer(self.encoder(batch.video, features), draws)
         predicted, target = self.decoder(quantized.vectors), self.decoder.target(batch.video, features)
@@ -78,10 +78,10 @@ class Tokenizer(Pretrained, nn.Module):
         return {name: (value * valid).sum(1) / valid.sum(1).clamp_min(1) for name, value in terms.items()}
 
     def features(self, batch: VideoBatch) -> Tensor | None:
-        """The frozen features (B,T,N,C) that it reads, None if it reads frames.
+        """The frozen features (B,T,N,C) that the tokenizer reads; None if it reads frames.
 
         Raises:
-            ValueError: the batch has none and there is no backbone.
+            ValueError: the batch has no features and there is no backbone.
         """
         if not isinstance(self.encoder, FeatureEncoder):
             return None
@@ -93,7 +93,7 @@ class Tokenizer(Pretrained, nn.Module):
 
     @torch.no_grad()
     def codes(self, video: Tensor, features: Tensor | None = None) -> Tensor:
-        """Codes (B,T,N) int64 of video (B,T,3,H,W), or of its features (B,T,N,C); always the same for a frame."""
+        """Codes (B,T,N) int64 of video (B,T,3,H,W), or of its features (B,T,N,C); a frame always has the same codes."""
         return self.quantizer(self.encoder(video, features)).codes
 
     @torch.no_grad()
@@ -103,19 +103,20 @@ class Tokenizer(Pretrained, nn.Module):
 
 
 def frozen_tokenizer(folder: str | Path) -> Tokenizer:
-    """The trained tokenizer of a checkpoint's folder, frozen and without its backbone.
+    """The trained tokenizer in a checkpoint's folder, frozen and without its backbone.
 
     Raises:
-        ValueError: the folder holds none.
+        ValueError: the folder holds no tokenizer.
     """
     trained = Tokenizer.from_pretrained(folder)
     return Tokenizer(trained.encoder, trained.quantizer, trained.decoder).requires_grad_(False).eval()
 
 
 class CodeReader:
-    """A tokenizer as a feature cache sees an encoder (``dias_video.data.features.FrozenEncoder``): it makes codes.
+    """A tokenizer with the interface of an encoder, for the feature cache: its ``features`` are codes.
 
-    Two are the same if what makes their codes is: a backbone is no part of that.
+    The interface is ``dias_video.data.features.FrozenEncoder``. Two readers are equal if the parts that make their
+    codes are; the backbone is not one of these.
     """
 
     feature_dim = 1
