@@ -1,4 +1,4 @@
-"""Video object-centric learning with temporal DIAS: slots that keep their object over time.
+"""Video object-centric learning with temporal DIAS: each slot stays on its object over time.
 
 from dias_video import DIAS, VideoBatch, evaluate, track
 """
@@ -26,12 +26,12 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, so that ``import dias_video`` costs nothing."""
+    """Import a name at its first use, so that ``import dias_video`` takes no time."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PLACES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """What ``import *`` and completion see."""
+    """The names for ``import *`` and for completion."""
     return [*globals(), *__all__]

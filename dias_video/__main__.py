@@ -1,6 +1,6 @@
-"""The scripts as one command of the installed package: ``dias-video train_video`` is ``scripts/train_video.py``.
+"""The scripts as one command of the installed package: ``dias-video train_video`` runs ``scripts/train_video.py``.
 
-Several processes: ``accelerate launch -m dias_video train_video …``.
+To run it in several processes: ``accelerate launch -m dias_video train_video …``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# A wheel holds scripts/ and configs/ in the package (pyproject.toml), a checkout beside it.
+# scripts/ and configs/ lie inside the package in a wheel (pyproject.toml), and beside it in a checkout.
 SCRIPTS = HERE / "scripts" if (HERE / "scripts").is_dir() else HERE.parent / "scripts"
-OF_THE_CHECKOUT = {"benchmark", "demo"}  # they measure or show the checkout itself
+OF_THE_CHECKOUT = {"benchmark", "demo"}  # these measure or show the checkout, so a wheel does not have them
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What travels between data, models and the engine: a batch of video clips, and slots of a stretch of frames.
+"""The data passed between data sets, models and the engine: a batch of video clips, and slots of successive frames.
 
 Axis legend, used in every docstring and trailing comment of the project:
 
@@ -16,25 +16,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHECKED = ("masks", "boxes", "features", "codes")  # of a sample: all of a batch have it, or none
+CHECKED = ("masks", "boxes", "features", "codes")  # either all samples of a batch have such a key, or none
 
 Record = TypeVar("Record", bound="TensorRecord")
 
 
 def resize_frames(frames: Tensor, size: Sequence[int]) -> Tensor:
-    """uint8 frames (...,3,H,W) to another (H,W): bilinear, antialiased, rounded. Whatever resizes frames does it so."""
+    """uint8 frames (...,3,H,W) resized to ``size`` (H,W): bilinear, antialiased, rounded. All frames are resized so."""
     if tuple(frames.shape[-2:]) == tuple(size):
         return frames
     flat = frames.flatten(0, -4)
     if flat.device.type == "cpu":
         resized = F.interpolate(flat, tuple(size), mode="bilinear", antialias=True)
-    else:  # where PyTorch resizes floats alone
+    else:  # PyTorch resizes only floats here
         resized = F.interpolate(flat.float(), tuple(size), mode="bilinear", antialias=True).round().to(torch.uint8)
     return resized.view(*frames.shape[:-2], *size)
 
 
 def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """Masks or labels (...,H,W) to another (H,W): the pixel under the centre of each new one. All are resized so."""
+    """Masks or labels (...,H,W) resized to ``size`` (H,W): the pixel under each new pixel's centre. All use this."""
     if tuple(labels.shape[-2:]) == tuple(size):
         return labels
     rows, columns = (
@@ -45,12 +45,12 @@ def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class TensorRecord(ABC):
-    """Mixin for dataclasses of tensors (and names) that move together."""
+    """Mixin for dataclasses of tensors and names that belong together."""
 
     @property
     @abstractmethod
     def num_frames(self) -> int:
-        """T, what a sample counts for in frames a second."""
+        """T, the number of frames of a sample."""
 
     def changed(self: Record, change: Callable[[Tensor], Tensor]) -> Record:
         """The same record with ``change`` applied to every tensor."""
@@ -70,7 +70,7 @@ class TensorRecord(ABC):
         return self.changed(lambda value: value[:, start:stop] if value.ndim > 1 else value)
 
     def windows(self: Record, window: int) -> Iterator[Record]:
-        """All frames, ``window`` at a time."""
+        """Successive windows of ``window`` frames."""
         for start in range(0, self.num_frames, window):
             yield self.frames(start, start + window)
 
@@ -80,7 +80,7 @@ class VideoBatch(TensorRecord):
     """A batch of clips. Clips shorter than the longest are padded at the end (``frame_valid`` False).
 
     ``boxes[:, :, k]`` belongs to instance id ``k + 1`` of ``masks``; an absent instance has a zero box and
-    ``box_valid`` False. ``features`` replaces the frozen encoder's output when it was cached, ``codes`` a tokenizer's.
+    ``box_valid`` False. ``features`` is the frozen encoder's output from a cache, ``codes`` that of a tokenizer.
     """
 
     video: Tensor  # (B,T,3,H,W) uint8 RGB
@@ -100,7 +100,7 @@ class VideoBatch(TensorRecord):
 
     @property
     def num_frames(self) -> int:
-        """T, what a sample counts for in frames a second."""
+        """T, the number of frames of a sample."""
         return self.video.shape[1]
 
     @classmethod
@@ -160,9 +160,9 @@ class VideoBatch(TensorRecord):
 
 @dataclass
 class CarryState:
-    """What the scan over frames hands to the next frame (and to the next window of a long video)."""
+    """The state that the scan over frames passes to the next frame, and to the next window of a long video."""
 
-    slots: Tensor  # (B,S,D) that the next queries come from: the frame's, or their running average (Transition)
+    slots: Tensor  # (B,S,D) from which the next queries are made: the frame's slots, or a running average of them
     live: Tensor  # (B,S) bool
     track_id: Tensor  # (B,S) int64, -1 where dead
     age: Tensor  # (B,S) int64, frames the slot's track has lived, 0 where dead
@@ -171,7 +171,7 @@ class CarryState:
 
 @dataclass
 class SlotSequence(TensorRecord):
-    """Slots of a stretch of frames of some videos: the one form in which slots travel."""
+    """Slots of successive frames of some videos; slots are passed around only in this form."""
 
     video_id: list[str]  # B names
     slots: Tensor  # (B,T,S,D), zeros where dead
@@ -185,18 +185,18 @@ class SlotSequence(TensorRecord):
 
     @property
     def num_frames(self) -> int:
-        """T, what a sample counts for in frames a second."""
+        """T, the number of frames of a sample."""
         return self.slots.shape[1]
 
     @classmethod
     def batched(cls, videos: Sequence[SlotSequence]) -> SlotSequence:
-        """Stretches of one length, of several videos, as one batch; without attention and labels."""
+        """Sequences of several videos and of equal length as one batch, without attention and labels."""
         names = [name for video in videos for name in video.video_id]
         parts = zip(*((video.slots, video.live, video.track_id) for video in videos), strict=True)
         return cls(names, *(torch.cat(part) for part in parts))
 
     @classmethod
     def joined(cls, pieces: Sequence[SlotSequence]) -> SlotSequence:
-        """Stretches of the same videos that follow each other, as one."""
+        """Successive sequences of the same videos as one."""
         tensors = [name for name, value in vars(pieces[0]).items() if isinstance(value, Tensor)]
         return replace(pieces[0], **{name: torch.cat([getattr(p, name) for p in pieces], 1) for name in tensors})  # type: ignore[arg-type]

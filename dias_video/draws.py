@@ -1,4 +1,4 @@
-"""Random numbers of a model, a function of the seed and of what they are drawn for."""
+"""Random numbers of a model, as a function of the seed and of their purpose."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ class Draws:
     """Random numbers for one batch that do not depend on how the batch is split: every sample has a stream of its own.
 
     In training the stream is a function of (seed, step, place in the global batch), in evaluation of (seed, video id).
-    Drawn on the CPU, so that every device sees the same numbers, and sent to ``device`` without waiting for it.
+    Numbers are drawn on the CPU, so that they are the same for every device, and sent to ``device`` without waiting.
 
-    ``progress`` is the part of the training that is done, in [0,1], for what a model does only later; in evaluation 1.
+    ``progress`` is the part of the training that is done, in [0,1], for parts of a model that change over the training;
+    in evaluation it is 1.
     """
 
     def __init__(
         self, generators: list[torch.Generator], progress: float = 1.0, device: torch.device | str = "cpu"
     ) -> None:
-        self.generators = generators  # one a sample
+        self.generators = generators  # one for each sample
         self.progress = progress
         self.device = torch.device(device)
 
@@ -41,9 +42,9 @@ class Draws:
         return cls(generators, device=device)
 
     def on(self, device: torch.device) -> Draws:
-        """Draws that go on from these on ``device`` itself, for more numbers than a CPU makes in good time.
+        """Draws made on ``device`` itself, with seeds drawn from these, for more numbers than a CPU can draw quickly.
 
-        Other devices give other numbers, each the same for any number of processes.
+        Different devices give different numbers. On each, they are the same for any number of processes.
         """
         seeds = [int(torch.randint(2**62, (), generator=generator)) for generator in self.generators]
         return Draws([torch.Generator(device).manual_seed(seed) for seed in seeds], self.progress, device)
@@ -58,7 +59,7 @@ class Draws:
 
     def _filled(self, shape: tuple[int, ...], fill: Callable[[Tensor, torch.Generator], object]) -> Tensor:
         drawn_on = self.generators[0].device
-        # From pinned memory a GPU fetches by itself, and the host goes on.
+        # A GPU copies from pinned memory without the host, which does not wait.
         pinned = drawn_on.type == "cpu" and self.device.type == "cuda"
         numbers = torch.empty((len(self.generators), *shape), device=drawn_on, pin_memory=pinned)
         for row, generator in zip(numbers, self.generators, strict=True):
@@ -67,14 +68,14 @@ class Draws:
 
 
 class Dropout:
-    """Dropout whose masks don't depend on how a batch is split, made where the tensor is.
+    """Dropout whose masks don't depend on how a batch is split; masks are made on the tensor's device.
 
-    A mask is a function of a number that is drawn for every sample, of how many masks were made before, and of the
-    place in the sample, so only these numbers go from the CPU to the device.
+    A mask is a function of a number drawn for each sample, of the number of masks made before, and of the place in the
+    sample. Only the numbers for the samples are sent from the CPU to the device.
 
     Args:
-        probability: that a value becomes 0; the others are divided by the rest.
-        draws: of the step.
+        probability: probability that a value becomes 0; the other values are divided by 1 - ``probability``.
+        draws: the draws of the step.
     """
 
     def __init__(self, probability: float, draws: Draws) -> None:
@@ -83,7 +84,7 @@ class Dropout:
         self.count = 0
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x (B,...), some of its values 0."""
+        """x (B,...) with some values set to 0 and the others scaled."""
         self.count += 1
         self.seeds = self.seeds.to(x.device)
         keys = scrambled(self.seeds * 0x9E3779B1 + self.count)  # (B,)
@@ -93,7 +94,7 @@ class Dropout:
 
 
 def scrambled(x: Tensor) -> Tensor:
-    """A 32-bit number for each integer, as good as random (the mixing function lowbias32 of C. Wellons)."""
+    """A pseudo-random 32-bit number for each integer (the mixing function lowbias32 of C. Wellons)."""
     x = x & 0xFFFFFFFF
     x = (x ^ x >> 16) * 0x7FEB352D & 0xFFFFFFFF
     x = (x ^ x >> 15) * 0x846CA68B & 0xFFFFFFFF

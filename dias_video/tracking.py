@@ -1,6 +1,6 @@
-"""The loop over the windows of videos with carried slots; every way to the slots of a video goes through it.
+"""The loop over the windows of videos, with slots carried from window to window; all slots of videos come from it.
 
-It knows no model: anything that answers ``encode`` as ``dias_video.model.dias.DIAS`` does will do.
+It works with every model that has the methods of ``SlotModel``, such as ``dias_video.model.dias.DIAS``.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from dias_video.draws import Draws
 from dias_video.machine.precision import autocast, check_precision
 
 # Both chosen on val clips of toss-A and toss-D (docs/notebook.md).
-REACH = 1.5  # half a window of the filter that follows edges, in cells
-CONTRAST = 1e-3  # variance of colours in [0,1] below which there is no edge
-MOST_PIXELS = 480 * 864  # of a frame; masks of larger ones are made at about this size and enlarged
+REACH = 1.5  # half the window of the filter that follows edges, in cells
+CONTRAST = 1e-3  # variance of colours in [0,1]; a smaller variance is not an edge
+MOST_PIXELS = 480 * 864  # masks of frames with more pixels are made at about this size and enlarged
 
 
 class SlotModel(Protocol):
-    """What the loop needs of a model (a module)."""
+    """The interface that the loop needs of a model (a module)."""
 
     @property
     def training(self) -> bool:
-        """Whether it is in training mode."""
+        """Whether the model is in training mode."""
         ...
 
     @property
     def takes_boxes(self) -> bool:
-        """Whether its first queries can come from boxes."""
+        """Whether the model's first queries can come from boxes."""
         ...
 
     def encode(
         self, batch: VideoBatch, draws: Draws, state: CarryState | None = None, rehearse: bool = False
     ) -> tuple[SlotSequence, CarryState]:
-        """Slots of every frame of a window, and the state to go on with."""
+        """Slots of every frame of a window, and the state for the next window."""
         ...
 
     def parameters(self) -> Iterator[Any]:
-        """Its weights, which tell the device."""
+        """The model's weights, which tell its device."""
         ...
 
     def train(self, mode: bool = True) -> Any:
@@ -62,26 +62,28 @@ def track_windows(
     follow_edges: bool = False,
     precision: str = "fp32",
 ) -> Iterator[tuple[VideoBatch, SlotSequence]]:
-    """Go through videos window by window: the slots at the end of a window are where the next one begins.
+    """Go through videos window by window; each window starts from the slots at the end of the one before.
 
-    The model is in evaluation mode meanwhile. Its noise is a function of (seed, video id), so a video's slots do not
-    depend on what is in a batch with it, nor on where its windows are cut.
+    During this the model is in evaluation mode. Its noise is a function of (seed, video id), so a video's slots depend
+    neither on the other videos of a batch nor on where its windows begin.
 
     Args:
-        model: on its device.
+        model: the model, on its device.
         windows: batches of consecutive frames; those of the same videos follow each other.
-        seed: of the query noise.
-        boxes: give the model the first frame's boxes; None: where it takes them and the videos have them.
+        seed: seed of the noise of queries.
+        boxes: give the model the first frame's boxes; None: if the model takes them and the videos have them.
         rehearse: without boxes, go through the first window forwards and backwards before it is tracked.
-        labels: also tell the owner of every pixel.
-        follow_edges: labels end where colours change in the frame, not where cells of the feature grid do.
-        precision: in which the model computes (``dias_video.machine.precision``); slots are handed over in float32.
+        labels: also compute the owner of every pixel.
+        follow_edges: labels end where colours change in the frame, not at the borders of the feature grid's cells.
+        precision: the precision in which the model computes (``dias_video.machine.precision``); slots are returned in
+            float32.
 
     Yields:
-        Each window as it came, and its slots on the model's device.
+        Each window unchanged, and its slots on the model's device.
 
     Raises:
-        ValueError: boxes are wanted and there are none, or the model takes none; or boxes and a rehearsal.
+        ValueError: ``boxes`` is True but the videos have none or the model takes none, or there are both boxes and a
+            rehearsal.
     """
     device, was_training = next(model.parameters()).device, model.training
     check_precision("precision", precision, device)
@@ -95,7 +97,7 @@ def track_windows(
                 draws = Draws.for_videos(seed, names, device)
             if boxes and window.boxes is None:
                 raise ValueError(f"{names[0]} has no boxes; set boxes=false")
-            seen = replace(window, masks=None)  # which no model looks at
+            seen = replace(window, masks=None)  # models don't use masks
             if boxes is False or (boxes is None and not model.takes_boxes):
                 seen = replace(seen, boxes=None, box_valid=None)
             seen = seen.to(device)
@@ -110,9 +112,9 @@ def track_windows(
 
 
 def track_videos(model: SlotModel, windows: Iterable[VideoBatch], **options: Any) -> Iterator[SlotSequence]:
-    """Whole videos, each batch of them when its last window is done, on the CPU.
+    """Slots of whole videos on the CPU; a batch of videos comes when its last window is done.
 
-    The options are those of ``track_windows``. Memory grows with one batch of videos' slots.
+    The options are those of ``track_windows``. Memory holds the slots of one batch of videos.
     """
     pieces: list[SlotSequence] = []
     for _, sequence in track_windows(model, windows, **options):
@@ -140,12 +142,12 @@ def owners(
     """The track id that owns each pixel of one video.
 
     Args:
-        attention: (T,S,h,w) how much each slot owns each cell.
-        live: (T,S) bool; a frame without any is void (-1).
+        attention: (T,S,h,w) the share that each slot has of each cell.
+        live: (T,S) bool; a frame without live slots is void (-1).
         track_id: (T,S) int64.
-        size: (H,W) in pixels; attention is resized bilinearly before the argmax over live slots. Of more than
-            ``MOST_PIXELS`` the labels are those of a smaller size, enlarged to the nearest.
-        edges_of: (T,3,H,W) uint8 frames whose edges the labels follow; None: they follow the cells.
+        size: (H,W) in pixels; attention is resized bilinearly before the argmax over live slots. For more than
+            ``MOST_PIXELS`` labels are made at a smaller size and enlarged by nearest neighbour.
+        edges_of: (T,3,H,W) uint8 frames whose edges the labels follow; None: labels follow the cells.
 
     Returns:
         (T,H,W) int32 of track ids.
@@ -154,37 +156,37 @@ def owners(
     frames = [None] * len(attention) if edges_of is None else edges_of
     scale = min(1.0, (MOST_PIXELS / (size[0] * size[1])) ** 0.5)
     small = round(size[0] * scale), round(size[1] * scale)
-    # A frame at a time: a few floats a slot and pixel, not T times as many.
+    # Single frames, so that memory does not hold a few floats for each slot and pixel of all frames.
     for cells, on, ids, frame in zip(attention, live, track_id, frames, strict=True):
         if not on.any():
             labels.append(torch.full(size, -1, dtype=torch.int32, device=attention.device))
             continue
         if frame is not None and small != size:
             frame = F.adaptive_avg_pool2d(frame.float(), small).round().to(torch.uint8)
-        # max, since argmax over a first axis takes several times as long
+        # max and not argmax, which takes several times as long over the first axis
         owner = ids[on][to_pixels(cells[on], small, frame).max(0).indices].to(torch.int32)  # (h,w)
         labels.append(resize_labels(owner, size))
     return torch.stack(labels) if labels else torch.zeros(0, *size, dtype=torch.int32)
 
 
 def to_pixels(cells: Tensor, size: tuple[int, int], edges_of: Tensor | None = None) -> Tensor:
-    """One frame's maps on the grid (S,h,w) at ``size`` (H,W), bilinear; (S,H,W) float.
+    """The maps (S,h,w) of one frame, resized bilinearly to ``size`` (H,W): (S,H,W) float.
 
-    With a frame (3,H,W) uint8 they then follow its edges: in a window around every pixel a map is fitted by a function
-    of colour, constant plus linear, and the functions of the windows that hold a pixel are averaged (guided filter:
-    He, Sun and Tang, 2010; subsampled as by He and Sun, 2015).
+    If a frame (3,H,W) uint8 is given as ``edges_of``, maps then follow its edges by a guided filter (He, Sun and Tang,
+    2010; subsampled as by He and Sun, 2015). In a window around every pixel a map is fitted by a linear function of
+    colour, and the functions of all windows that contain a pixel are averaged.
     """
     pixels = F.interpolate(cells[None].float(), size=size, mode="bilinear", align_corners=False)
     if edges_of is None:
         return pixels[0]
-    from kornia.filters import guided_blur  # who does not follow edges does without
+    from kornia.filters import guided_blur  # imported here, since it is needed only to follow edges
 
     height, width = (side / count for side, count in zip(size, cells.shape[1:], strict=True))  # of a cell
-    step = max(1, int(min(height, width) / 4))  # four points a cell are enough to fit on
-    # Whole steps to each side, so that the window has a middle when subsampled too.
+    step = max(1, int(min(height, width) / 4))  # four points along a cell are enough for the fit
+    # A whole number of steps to each side, so that the window has a middle after subsampling too.
     above, beside = (round(REACH * side / step) * step for side in (height, width))
     window = (2 * above + 1, 2 * beside + 1)
-    more = (0, -size[1] % step, 0, -size[0] % step)  # kornia for Python 3.10 wants multiples of the step
+    more = (0, -size[1] % step, 0, -size[0] % step)  # kornia for Python 3.10 needs multiples of the step
     frame, padded = (F.pad(x, more, mode="replicate") for x in (edges_of[None] / 255, pixels))
     fine = guided_blur(frame, padded, window, CONTRAST, border_type="replicate", subsample=step)
     return fine[0, :, : size[0], : size[1]]

@@ -1,4 +1,4 @@
-"""Looking at videos: masks in colours that stay with a track, boxes, panels side by side, GIFs written frame by frame.
+"""Pictures of videos: masks with one colour for each track, boxes, panels side by side, GIFs written frame by frame.
 
 Pictures are tensors (T,H,W,3) uint8 on the CPU.
 """
@@ -26,16 +26,16 @@ from dias_video.stores.files import replace_file
 
 HUNDREDTH = Fraction(1, 100)  # second, the unit of time in a GIF
 TICK = Fraction(1, 90000)  # second, the unit of time in an mp4
-KEPT = 64  # colours of a GIF's picture that are exact, where it has more than 256
-GOLDEN = 0.61803398875  # steps of this on the colour circle keep neighbouring ids far apart
+KEPT = 64  # number of exact colours in a GIF's picture that has more than 256 colours
+GOLDEN = 0.61803398875  # step on the colour circle; it gives neighbouring ids very different colours
 
 
-NOBODY = -1  # the label of what no track owns, and of void
-BACKGROUND = 0  # its true label, and its track where the first queries come from boxes
+NOBODY = -1  # the label of pixels that no track owns, and of void
+BACKGROUND = 0  # the true label of the background, and its track where the first queries come from boxes
 
 
 def colour(track_id: int) -> tuple[int, int, int]:
-    """RGB of a track, the same in every frame, picture and run; what nobody owns (-1) is black."""
+    """RGB of a track, the same in every frame, picture and run; pixels without a track (-1) are black."""
     if track_id < 0:
         return (0, 0, 0)
     red, green, blue = colorsys.hsv_to_rgb(track_id * GOLDEN % 1, 0.85 - 0.35 * (track_id % 3 == 2), 1.0)
@@ -43,16 +43,16 @@ def colour(track_id: int) -> tuple[int, int, int]:
 
 
 def colour_labels(labels: Tensor, background: int = NOBODY) -> Tensor:
-    """Label maps (T,H,W) of any integer ids as pictures (T,H,W,3) uint8; ``background`` is a label that is black."""
+    """Label maps (T,H,W) of any integer ids as pictures (T,H,W,3) uint8; the label ``background`` becomes black."""
     ids, index = labels.unique(return_inverse=True)
     palette = [colour(NOBODY if i == background else i) for i in ids.tolist()]
     return torch.tensor(palette, dtype=torch.uint8).view(-1, 3)[index]
 
 
 def overlay(video: Tensor, labels: Tensor, opacity: float = 0.55, background: int = NOBODY) -> Tensor:
-    """Label maps (T,H,W) over frames (T,3,H,W) uint8, with a line where two labels meet; (T,H,W,3) uint8.
+    """Label maps (T,H,W) drawn over frames (T,3,H,W) uint8, with a line where two labels meet: (T,H,W,3) uint8.
 
-    Frames stay as they are where nobody is, and where the label is ``background``.
+    Frames are unchanged where there is no track, and where the label is ``background``.
     """
     frames = rearrange(video, "t c h w -> t h w c")
     tinted = ((labels >= 0) & (labels != background))[..., None]
@@ -65,8 +65,8 @@ def overlay(video: Tensor, labels: Tensor, opacity: float = 0.55, background: in
 
 
 def draw_boxes(pictures: Tensor, boxes: Tensor, box_valid: Tensor) -> Tensor:
-    """Outline boxes (T,K,4), normalised xyxy, where ``box_valid`` (T,K); box k in the colour of track k + 1."""
-    from torchvision.utils import draw_bounding_boxes  # brings PyTorch's compiler, seconds that others do without
+    """Outline boxes (T,K,4), normalised xyxy, where ``box_valid`` (T,K); box k has the colour of track k + 1."""
+    from torchvision.utils import draw_bounding_boxes  # imported here, since it imports PyTorch's compiler for seconds
 
     _, height, width, _ = pictures.shape
     edges = boxes * torch.tensor([width, height, width, height]) - torch.tensor([0, 0, 1, 1])  # the last pixels inside
@@ -80,8 +80,9 @@ def draw_boxes(pictures: Tensor, boxes: Tensor, box_valid: Tensor) -> Tensor:
 
 
 def at_height(video: Tensor, labels: Tensor, height: int | None) -> tuple[Tensor, Tensor]:
-    """Frames (T,3,H,W) uint8 and label maps (T,H,W) scaled to ``height`` pixels (None: as they are), before anything is
-    drawn over them: lines that are scaled get lost or change their colours.
+    """Frames (T,3,H,W) uint8 and label maps (T,H,W) scaled to ``height`` pixels; None leaves them unchanged.
+
+    Scale before anything is drawn, since scaling can remove lines or change their colours.
     """
     old = video.shape[-2:]
     if height is None or height == old[0]:
@@ -91,7 +92,7 @@ def at_height(video: Tensor, labels: Tensor, height: int | None) -> tuple[Tensor
 
 
 def side_by_side(panels: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
-    """Panels (T,H,W,3) uint8 of one length and height next to each other, each under its title."""
+    """Panels (T,H,W,3) uint8 of equal length and height next to each other, each under its title."""
     row = torch.cat(list(panels), dim=2)
     bar = Image.new("RGB", (row.shape[2], 14))
     pen = ImageDraw.Draw(bar)
@@ -103,9 +104,9 @@ def side_by_side(panels: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
 
 
 def gif_file(folder: str | Path, video_id: str) -> Path:
-    """Where the GIF of a video lies: ``<folder>/<video_id>.gif``, so that no two videos share one.
+    """The path of a video's GIF, ``<folder>/<video_id>.gif``; no two videos share one.
 
-    Its folder is made; it lies inside ``folder`` whatever the id holds.
+    The parent folder is made. The path lies inside ``folder`` for every id.
     """
     parts = [part for part in video_id.split("/") if part not in ("", ".", "..")]
     file = Path(folder, *parts[:-1], f"{parts[-1]}.gif")
@@ -116,17 +117,18 @@ def gif_file(folder: str | Path, video_id: str) -> Path:
 class GifWriter:
     """A looping GIF, written picture by picture.
 
-    GIF counts time in hundredths of a second, and viewers slow down what is shown for less than two: the times of the
-    pictures are rounded, not how long each is shown, and more than 50 pictures a second play slower.
+    GIF counts time in hundredths of a second, and viewers slow down pictures that are shown for less than two. The
+    times of pictures are rounded, not their durations, so errors don't add up. More than 50 pictures a second play
+    slower.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = av.open(str(path), "w", format="gif", options={"loop": "0"})
         self._stream: Any = None
-        self._at, self._end = 0, 0.0  # in hundredths of a second
+        self._at, self._end = 0, 0.0  # hundredths of a second
 
     def add(self, picture: Tensor, seconds: float) -> None:
-        """The next picture (H,W,3) uint8, and how long it is shown."""
+        """Add the next picture (H,W,3) uint8, and how long it is shown, in seconds."""
         if self._stream is None:
             self._stream = self._file.add_stream("gif")
             self._stream.height, self._stream.width = picture.shape[:2]
@@ -135,7 +137,7 @@ class GifWriter:
         frame: Any = av.VideoFrame.from_ndarray(cast(Any, in_256_colours(picture.numpy())), format="pal8")
         self._end += 100 * seconds
         frame.pts, frame.time_base = self._at, HUNDREDTH
-        for packet in self._stream.encode(frame):  # it has one
+        for packet in self._stream.encode(frame):  # a frame gives one packet
             packet.duration = max(2, round(self._end) - self._at)
             self._at += packet.duration
             self._file.mux(packet)
@@ -146,12 +148,12 @@ class GifWriter:
 
 
 def write_gif(path: str | Path, pictures: Tensor | Iterable[Tensor], seconds: float | Sequence[float] = 1 / 12) -> None:
-    """Write a GIF of pictures (T,H,W,3) uint8, or of an iterable of such pieces, written as they come.
+    """Write a GIF of pictures (T,H,W,3) uint8, or of an iterable of such pieces, which are written one by one.
 
     Args:
-        path: of the file, which appears whole or not at all.
-        pictures: at least one.
-        seconds: how long each picture is shown, one number for all or one each (``GifWriter``).
+        path: the file, which appears when it is complete or not at all.
+        pictures: at least one picture.
+        seconds: how long each picture is shown: one number for all, or one for each (``GifWriter``).
     """
     pieces = [pictures] if isinstance(pictures, Tensor) else pictures
     shown = repeat(seconds) if isinstance(seconds, float) else iter(seconds)
@@ -165,10 +167,10 @@ def write_gif(path: str | Path, pictures: Tensor | Iterable[Tensor], seconds: fl
 
 
 class FilmWriter:
-    """An H.264 mp4 of the size of its pictures, written picture by picture.
+    """An H.264 mp4, written picture by picture.
 
-    Pictures of odd height or width keep their size: they are stored with colours at full resolution (4:4:4), which
-    most players show, but not all browsers.
+    It has the size of the pictures. If their height or width is odd, it is stored with colours at full resolution
+    (4:4:4), which most players can show, but not all browsers.
     """
 
     def __init__(self, path: Path, rate: Fraction) -> None:
@@ -178,7 +180,7 @@ class FilmWriter:
         self._rate = rate
 
     def add(self, picture: Tensor, at: float) -> None:
-        """The next picture (H,W,3) uint8, and when it is shown, in seconds since the first."""
+        """Add the next picture (H,W,3) uint8, and when it is shown, in seconds since the first."""
         if self._stream is None:
             self._stream = self._file.add_stream(
                 "libx264", rate=self._rate, options={"preset": "veryfast", "crf": "20"}
@@ -201,8 +203,8 @@ class FilmWriter:
 def in_256_colours(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Colours of a picture (H,W,3) as indices (H,W) into a palette (256,4) of alpha, red, green, blue.
 
-    The colours of most pixels stay exactly as they are, so those of lines, plain masks and titles; the others are
-    replaced by means (median cut).
+    The most frequent colours stay exact, such as those of lines, plain masks and titles. The others are replaced by
+    means (median cut).
     """
     packed = picture.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     colours, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
@@ -213,7 +215,7 @@ def in_256_colours(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArr
         place[kept] = np.arange(KEPT)
         mixed = Image.fromarray(picture).quantize(256 - KEPT, dither=Image.Dither.NONE)
         means = np.array(mixed.getpalette(), np.uint32).reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-        # FFmpeg's encoder confuses colours that are twice in a palette.
+        # FFmpeg's encoder makes errors if a colour is twice in a palette.
         colours, inverse = np.unique(np.concatenate([colours[kept], means[: 256 - KEPT]]), return_inverse=True)
         indices = inverse[np.where(place[indices] < 0, np.asarray(mixed).astype(int) + KEPT, place[indices])]
     palette = np.full((256, 4), 255, np.uint8)
@@ -227,12 +229,12 @@ def tracked_pictures(
     height: int | None = None,
     background: int = NOBODY,
 ) -> Iterator[Tensor]:
-    """Frames | masks (| boxes) of one video, window by window, out of ``track_windows`` with ``labels``.
+    """Panels frames | masks (| boxes) of one video, window by window, from ``track_windows`` with ``labels=True``.
 
     Args:
-        tracked: windows and what was found in them.
+        tracked: windows and their slots.
         boxes: draw the frames' boxes as a third panel.
-        height: of the panels in pixels; the frames' by default.
+        height: height of the panels in pixels; by default that of the frames.
         background: the track that is not coloured.
     """
     for window, sequence in tracked:

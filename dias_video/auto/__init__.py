@@ -1,1 +1,1 @@
-"""Any video: a model begun from what the video itself shows (``fit.py``), its tracks (``track.py``) and their files."""
+"""Tracks any video: makes a model from the video itself (``fit.py``), tracks with it (``track.py``), writes files."""

@@ -1,4 +1,4 @@
-"""Which encoder looks at a video, and at what size."""
+"""The encoder of a video's own model, and the size of its input."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ TINY = (
 
 
 class Backbone:
-    """A frozen Vision Transformer of timm, made for the shape of the frames that it will look at.
+    """A frozen Vision Transformer of timm whose input has the shape of the video's frames.
 
     Args:
-        name: a timm model name.
-        weights: ``hub`` (fetched when first used, and announced), ``random``, or a safetensors file.
-        tokens: about how many a frame has; frames keep their shape.
+        name: name of a timm model.
+        weights: ``hub`` (downloaded at first use, after a message), ``random``, or a safetensors file.
+        tokens: approximate number of tokens of a frame; frames keep their aspect ratio.
         final_norm: whether tokens pass the final LayerNorm.
     """
 
@@ -41,7 +41,7 @@ class Backbone:
         """The encoder for frames of ``size`` (H,W) pixels, on the device.
 
         Raises:
-            ValueError: unknown model, or weights that can't be had.
+            ValueError: the model is unknown, or its weights can't be loaded.
         """
         grid = grid_of(size, self.tokens)
         if self._made is not None and self._made[0] == grid:
@@ -64,7 +64,7 @@ class Backbone:
 
 
 def grid_of(size: tuple[int, int], tokens: int) -> tuple[int, int]:
-    """Rows and columns of about square cells, about ``tokens`` in all, for frames of ``size`` (H,W)."""
+    """Rows and columns of a grid of about ``tokens`` nearly square cells, for frames of ``size`` (H,W)."""
     rows = max(1, round(math.sqrt(tokens * size[0] / size[1])))
     return rows, max(1, round(tokens / rows))
 
@@ -81,7 +81,7 @@ def _patch(name: str) -> tuple[int, int]:
         with torch.device("meta"):
             vit: Any = timm.create_model(name, pretrained=False, num_classes=0)
         height, width = vit.patch_embed.patch_size
-    except Exception as error:  # timm raises many kinds
+    except Exception as error:  # timm raises errors of many kinds
         raise ValueError(
             f"timm has no Vision Transformer called {name} ({error}); see timm.list_models('vit*')"
         ) from error

@@ -1,8 +1,8 @@
-"""What is written of one tracked video, window by window, in memory that does not grow with its length.
+"""Writes the files of a tracked video window by window, in memory that does not grow with its length.
 
-A folder a video, which appears when all is in it: a paletted PNG of labels a frame (0 where nothing is, as in DAVIS'
-results), ``tracks.npz``, ``instances.json`` (YouTube-VIS), ``overlay.mp4``, on request ``overlay.gif``, and
-``report.html``.
+Each video gets a folder, which appears when it is complete. It holds a paletted PNG of labels for each frame (0 where
+there is no object, as in DAVIS' results), ``tracks.npz``, ``instances.json`` (YouTube-VIS), ``overlay.mp4``,
+``report.html``, and on request ``overlay.gif``.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from dias_video.report.page import write_report
 from dias_video.report.video import ReportVideo
 from dias_video.visualize import FilmWriter, GifWriter, at_height, colour, overlay
 
-ARRAYS = "tracks.npz"  # also the sign that a folder is one of ours
-GIF_HEIGHT = 240  # pixels, of an overlay.gif
-PAGE_HEIGHT = 256  # pixels, of frames on a report page
+ARRAYS = "tracks.npz"  # a folder that holds it was written by this module
+GIF_HEIGHT = 240  # height of an overlay.gif in pixels
+PAGE_HEIGHT = 256  # height of frames on a report page in pixels
 MAX_8_BIT = 254  # 255 is void in DAVIS; a frame with higher ids is stored with 16 bits
 
 
 @dataclass
 class Clip:
-    """The facts of a video that is to be written."""
+    """Facts about the video whose tracks are written."""
 
     video_id: str
     num_frames: int
     size: tuple[int, int]  # (H,W)
-    names: Sequence[str]  # of its frames, without extension
-    times: NDArray[np.float64]  # (N,) seconds at which each is shown
-    ids: Sequence[int] | None = None  # what tracks 1, 2, … are called, where objects were given; others are nothing
+    names: Sequence[str]  # names of its frames, without extension
+    times: NDArray[np.float64]  # (N,) times at which frames are shown, in seconds
+    ids: Sequence[int] | None = None  # the given objects' ids, for tracks 1, 2, …; other tracks then have no label
 
     @property
     def rate(self) -> Fraction:
@@ -57,18 +57,18 @@ class Clip:
 
 
 class TrackFiles:
-    """Writes the files of one video; ``with`` it, add its windows.
+    """Writes the files of one video: a context manager to which the windows are added.
 
-    An error or an interruption inside leaves nothing behind, and what was there before as it was.
+    After an error or an interruption inside the block, no new file stays, and an older folder is unchanged.
 
     Args:
-        folder: of the video.
-        clip: the video.
+        folder: the folder for the files.
+        clip: facts about the video.
         gif: also write an ``overlay.gif``.
-        megabytes: of the page at most.
+        megabytes: the largest size of the page.
 
     Raises:
-        ValueError: ``folder`` holds something else already.
+        ValueError: ``folder`` exists and was not written by this class.
     """
 
     def __init__(self, folder: Path, clip: Clip, gif: bool = False, megabytes: float = 24.0) -> None:
@@ -95,14 +95,14 @@ class TrackFiles:
         return self
 
     def add(self, window: VideoBatch, sequence: SlotSequence) -> None:
-        """The next frames of the video, tracked (B = 1, with labels and attention)."""
+        """Add the next frames of the video and their slots (B = 1, with labels and attention)."""
         found = sequence.to("cpu")
         assert found.labels is not None
         assert found.attention is not None
         video, labels, attention = window.video[0].cpu(), found.labels[0], found.attention[0]
         ids = label_ids(labels, self.clip.ids)  # (T,H,W)
         tracks = label_ids(found.track_id[0], self.clip.ids)  # (T,S)
-        shown = torch.from_numpy(ids - 1)  # what is around objects that were given is nobody's
+        shown = torch.from_numpy(ids - 1)  # pixels around given objects have the label -1
         boxes = [pixel_boxes(frame) for frame in ids]
         self._labels.add(ids)
         self._arrays.add(
@@ -113,7 +113,7 @@ class TrackFiles:
             labels=grid_labels(attention, found.live[0], found.track_id[0]).numpy(),
         )
         self._instances.add(ids, boxes)
-        for frame, owner in zip(video, shown, strict=True):  # a frame at a time: overlays are made in floats
+        for frame, owner in zip(video, shown, strict=True):  # single frames, since overlays are made in floats
             picture = overlay(frame[None], owner[None])[0]
             self._film.add(picture, self.clip.times[self._seen])
             if self._moving is not None:
@@ -124,7 +124,7 @@ class TrackFiles:
         self._page.add(small, small_labels, attention, torch.from_numpy(tracks - 1))
 
     def _shown(self, frame: int) -> float:
-        """Seconds for which a frame is shown."""
+        """How long a frame is shown, in seconds."""
         times = self.clip.times
         if len(times) < 2:
             return 1 / float(self.clip.rate)
@@ -146,7 +146,7 @@ class TrackFiles:
 
 
 def check_free(folder: Path) -> None:
-    """Refuse to replace what is no folder of this kind.
+    """Refuse to replace a file, or a folder that was not written by ``TrackFiles``.
 
     Raises:
         ValueError: ``folder`` is a file, or a folder that holds other things.
@@ -156,7 +156,7 @@ def check_free(folder: Path) -> None:
 
 
 def _put(made: Path, folder: Path) -> None:
-    """Put a finished folder in the place of the one before, if there is one."""
+    """Move a finished folder to its place, which may hold an older one."""
     if folder.exists():
         before = folder.with_name(f".{folder.name}.before")
         shutil.rmtree(before, ignore_errors=True)
@@ -168,7 +168,10 @@ def _put(made: Path, folder: Path) -> None:
 
 
 def label_ids(tracks: Tensor, given: Sequence[int] | None = None) -> NDArray[np.int32]:
-    """Tracks (any shape) as ids above 0, and 0 where none is; of ``given`` objects as they are called, others as 0."""
+    """Tracks (any shape) as ids above 0, and 0 where there is no track.
+
+    With ``given``, the tracks of given objects become these ids, and all other tracks 0.
+    """
     if given is None:
         return (tracks + 1).to(torch.int32).numpy()
     names = torch.tensor([0, *given, 0], dtype=torch.int32)
@@ -185,21 +188,21 @@ def grid_labels(attention: Tensor, live: Tensor, track_id: Tensor) -> Tensor:
 def _of_slots(
     boxes: Sequence[dict[int, tuple[int, int, int, int]]], ids: NDArray[np.int32], size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Boxes (T,S,4) xyxy in [0,1] of slots by their ids (T,S), zeros where a slot owns no pixel."""
+    """Boxes (T,S,4) xyxy in [0,1] of the slots with ``ids`` (T,S); zeros where a slot owns no pixel."""
     scale = np.array([size[1], size[0]] * 2, np.float32)
     rows = [[frame.get(int(i), (0, 0, 0, 0)) for i in row] for frame, row in zip(boxes, ids, strict=True)]
     return np.array(rows, np.float32).reshape(*ids.shape, 4) / scale
 
 
 class LabelPictures:
-    """A paletted PNG a frame, in a folder; the palette has the colours of the overlay."""
+    """Writes a paletted PNG for each frame into a folder; the palette has the colours of the overlay."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self._files = iter([folder / f"{name}.png" for name in names])
         self._palette = [0, 0, 0, *(value for i in range(255) for value in colour(i))]
 
     def add(self, ids: NDArray[np.int32]) -> None:
-        """The next frames (T,H,W)."""
+        """Add the label maps (T,H,W) of the next frames."""
         for frame in ids:
             if frame.max() > MAX_8_BIT:
                 picture = Image.fromarray(frame.astype(np.uint16))
@@ -210,14 +213,14 @@ class LabelPictures:
 
 
 class Arrays:
-    """An npz of arrays whose first axis is time, written piece by piece; ``close`` puts them together."""
+    """Writes an npz of arrays whose first axis is time: pieces are added, and ``close`` joins them."""
 
     def __init__(self, path: Path, num_frames: int) -> None:
         self._path, self._num_frames = path, num_frames
         self._parts: dict[str, BinaryIO] = {}
 
     def add(self, **pieces: NDArray[Any]) -> None:
-        """The next frames of every array."""
+        """Add the next frames of every array."""
         for name, piece in pieces.items():
             if name not in self._parts:
                 self._parts[name] = self._path.with_name(f".{name}.npy").open("w+b")
@@ -237,9 +240,9 @@ class Arrays:
 
 
 class Instances:
-    """The json of one video in YouTube-VIS' layout, an annotation a track, with compressed run-length codes.
+    """Writes the json of one video in YouTube-VIS' layout: an annotation for each track, with compressed codes.
 
-    What is found goes to a file a track, a line a frame, until ``close`` puts the json together.
+    Until ``close`` makes the json, each track has a file with a line for each frame.
     """
 
     def __init__(self, path: Path, clip: Clip) -> None:
@@ -248,7 +251,7 @@ class Instances:
         self._tracks: dict[int, Path] = {}
 
     def add(self, ids: NDArray[np.int32], boxes: Sequence[dict[int, tuple[int, int, int, int]]]) -> None:
-        """The next frames (T,H,W), and the boxes of each."""
+        """Add the label maps (T,H,W) of the next frames, and the boxes of each frame."""
         lines: dict[int, list[str]] = {}
         for frame, found in zip(ids, boxes, strict=True):
             for i, (x0, y0, x1, y1) in found.items():
@@ -281,7 +284,7 @@ class Instances:
             out.write("\n]}\n")
 
     def _write_column(self, out: Any, file: Path, key: str, column: int) -> None:
-        """One value a frame of a track, null where it is not there."""
+        """Write one value of a track for every frame, null where the track is absent."""
         at = 0
         with file.open() as lines:
             for line in lines:

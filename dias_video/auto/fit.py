@@ -1,7 +1,8 @@
-"""A model for one video, begun from what the video itself shows; nothing has to be trained.
+"""Makes a model for one video from the video itself, without training.
 
-Features are half whitened on the video. Slots begin as clusters of them, settle on the frames that are looked at, and
-those whose own tokens are alike, as the encoder has them, are parts of one thing and so of one track.
+Features are half whitened on sampled frames of the video. Slots begin as clusters of these features and are updated on
+the sampled frames. Slots whose tokens (those of the plain encoder) are similar are parts of one thing, which is one
+track.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from dias_video.model.reduction import Merging
 from dias_video.model.tiny import ClusteringAttention, PlacedProjection, RememberingTransition
 
 # Chosen on training clips of DAVIS and val clips of toss-A (docs/notebook.md).
-SAMPLED = 48  # frames, evenly spaced, that are looked at before a video is tracked
-DIRECTIONS = 64  # of the features
-TOKENS_EACH = 8  # a direction takes so many tokens to be known
-HEADS = 4  # of the attention of transition and decoder
+SAMPLED = 48  # number of evenly spaced frames that are read before a video is tracked
+DIRECTIONS = 64  # number of features
+TOKENS_EACH = 8  # tokens needed for each direction
+HEADS = 4  # heads of the attention of transition and decoder
 SMOOTHNESS = 0.5
-KEPT = 0.5  # of the features' variance, as a power: half whitened
+KEPT = 0.5  # power of the features' variance that is kept: half whitened
 COLOR = 6.0
 PLACE = 0.25
 SHARPNESS = 40.0
 MEMORY = 0.9
-PARTS = 16  # slots of a video; with slots=n at least twice n
-ALIKE = 0.45  # how different parts of one thing are at most (``groups_of``)
+PARTS = 16  # number of slots; with slots=n at least twice n
+ALIKE = 0.45  # the largest difference between parts of one thing (``groups_of``)
 
 
 @dataclass
@@ -54,17 +55,17 @@ class Sampled:
 def fitted(
     encoder: TimmEncoder, sampled: Sampled, num_slots: int | None = None, given: Given | None = None, seed: int = 0
 ) -> PartsModel:
-    """A model for one video, in evaluation mode, on the encoder's device; without ``given`` it is to be rehearsed.
+    """A model for one video, in evaluation mode, on the encoder's device; without ``given``, track with a rehearsal.
 
     Args:
-        encoder: frozen, its features as they are.
-        sampled: frames of the video.
-        num_slots: so many things; None: as many as differ by ``ALIKE``.
-        given: objects on the first frame, things 1 to K; thing 0 is the rest, in as many parts as it takes.
-        seed: with the video's id, of the clusters and of what begins at random.
+        encoder: the plain, frozen encoder.
+        sampled: frames of the video, and their tokens.
+        num_slots: number of things; None: chosen so that things differ by more than ``ALIKE``.
+        given: objects on the first frame, which become things 1 to K; thing 0 is the rest of the frame.
+        seed: with the video's id it determines the clusters and all random weights.
 
     Raises:
-        ValueError: a number of things although they are given.
+        ValueError: ``num_slots`` and ``given`` are both set.
     """
     if given is not None and num_slots is not None:
         raise ValueError("slots= is for things that are to be found; here the objects are given")
@@ -86,13 +87,13 @@ def fitted(
         _begin_at(model, _as_slots(queries))
         return PartsModel(model, group)
     _begin_at(model, _as_slots(kmeans(looks.flatten(0, 1).cpu(), model.num_slots, draws).to(looks)))
-    # Settled: forth and back over the frames, so that it ends at the first.
+    # Slots are updated forwards and then backwards over the frames, so that they end at the first frame.
     batch = VideoBatch(sampled.frames[None], name, *_all_of(sampled.frames))
     forth = model.scan(batch, features[None], draws, merge=False)
     back = model.scan(batch, features.flip(0)[None], draws, forth.state, merge=False)
     assert back.attention is not None
     owner = owned(back.attention[0])  # (M,h,w,S)
-    used = owner.sum((0, 1, 2)) > 0  # what owns nothing is no part of anything
+    used = owner.sum((0, 1, 2)) > 0  # a slot that owns no cell is not a part
     colours = features[..., -3:] / COLOR
     group = groups_of(tokens.flip(0), colours.flip(0), owner[..., used], ALIKE, num_slots)
     _begin_at(model, back.state.slots[0, used])
@@ -100,7 +101,7 @@ def fitted(
 
 
 def _as_slots(centres: Tensor) -> Tensor:
-    """Slots (S,D) that begin at means of tokens; a slot's state stays within tanh of half of these."""
+    """Slots (S,D) from means of tokens: tanh of half of these, since a slot's state stays within [-1,1]."""
     return 0.5 * F.layer_norm(centres, centres.shape[-1:])
 
 
@@ -111,7 +112,7 @@ def own_features(viewer: Encoder, tokens: Tensor, frames: Tensor) -> Tensor:
 
 
 def _begun(viewer: Encoder, num_slots: int) -> DIAS:
-    """Slots that attend as clusters do, as nothing was trained, and a decoder that could be."""
+    """An untrained model whose slots attend as clusters do, with a decoder for ``tune``."""
     dim, num_tokens = viewer.feature_dim, viewer.grid[0] * viewer.grid[1]
     return DIAS(
         viewer,
@@ -126,12 +127,12 @@ def _begun(viewer: Encoder, num_slots: int) -> DIAS:
 
 
 def _begin_at(model: DIAS, slots: Tensor) -> None:
-    """Let the first frame's queries be these (S,D)."""
+    """Set the queries of the first frame to ``slots`` (S,D)."""
     model.initializer = LearnedInitializer(*slots.shape).to(slots.device)
     model.initializer.slots.copy_(slots)
 
 
 def _all_of(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers (1,M) of frames, all of which count."""
+    """Frame numbers (1,M), and a mask by which all frames count."""
     index = torch.arange(len(frames))[None]
     return index, torch.ones_like(index, dtype=torch.bool)

@@ -23,23 +23,23 @@ Boxes = Sequence[Sequence[float]]
 
 @dataclass
 class Given:
-    """Objects on the first frame of a video, K of them."""
+    """K objects on the first frame of a video."""
 
-    ids: list[int]  # what they are called in label maps, from 1 on
+    ids: list[int]  # their ids in label maps, from 1 on
     boxes: Tensor  # (K,4) float32 xyxy in [0,1]
     masks: Tensor | None = None  # (K,H,W) bool, of any size
 
     @property
     def exact(self) -> bool:
-        """Whether all that is marked is of the object, as in a mask and not in a box."""
+        """Whether the marked area is exactly the object: True for masks, False for boxes."""
         return self.masks is not None
 
     def cover(self, grid: tuple[int, int]) -> Tensor:
-        """Which part of each cell of a grid (h,w) each object covers: (K,h*w) in [0,1]."""
+        """The part of each cell of a grid (h,w) that each object covers: (K,h*w) in [0,1]."""
         if self.masks is None:
             return box_cover(self.boxes[None], grid)[0]
         height, width = self.masks.shape[-2:]
-        # Areas are exact only where cells are whole pixels: enlarge first.
+        # Enlarged first, because areas are exact only where cells consist of whole pixels.
         size = tuple(cells * -(-side // cells) for cells, side in zip(grid, (height, width), strict=True))
         pixels = F.interpolate(self.masks[None].float(), size, mode="nearest-exact")
         return F.adaptive_avg_pool2d(pixels, grid)[0].flatten(1)
@@ -48,17 +48,17 @@ class Given:
 def given_objects(
     first_boxes: str | Path | Boxes | None, first_mask: str | Path | None, size: tuple[int, int]
 ) -> Given | None:
-    """The objects of one of two options, None if neither is set.
+    """The objects given by one of two options; None if neither is set.
 
     Args:
-        first_boxes: boxes (x0,y0,x1,y1), or a json file that holds such a list. In pixels, or as fractions of width and
-            height where no number exceeds 1. Parts outside of the frame are cut off.
-        first_mask: an indexed or gray picture of any size, an id for every object; of ids 0 and 255 alone, 255 is one
-            object, otherwise 255 is nobody.
+        first_boxes: boxes (x0,y0,x1,y1), or a json file that holds a list of boxes. Numbers are pixels, or fractions of
+            width and height where no number exceeds 1. Parts outside of the frame are cut off.
+        first_mask: an indexed or gray picture of any size with an id for every object. If 0 and 255 are its only ids,
+            255 is one object; otherwise 255 is void.
         size: (H,W) of the first frame in pixels.
 
     Raises:
-        ValueError: both are set, a file can't be read, a box is none or lies outside of the frame, or there is no
+        ValueError: both are set, a file can't be read, a box is empty or lies outside of the frame, or there is no
             object.
     """
     if first_boxes is not None and first_mask is not None:

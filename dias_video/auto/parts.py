@@ -1,4 +1,4 @@
-"""Slots as parts of things: those of one group are one track."""
+"""Slots as parts of things: the slots of one thing form one track."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from dias_video.draws import Draws
 from dias_video.model.clusters import kmeans, squared_distances
 from dias_video.model.dias import DIAS
 
-OBJECT_PARTS, REST_PARTS = 4, 12  # at most, of a given object and of what is around
-CELLS_EACH = 4  # a part has about so many cells
+OBJECT_PARTS, REST_PARTS = 4, 12  # the most parts of a given object, and of the rest of the frame
+CELLS_EACH = 4  # approximate number of cells for each part
 TOUCH = 0.2
 APART = 0.5
-COLOUR = 0.2  # of distances between opponent colours, of variance about 1 (``Encoder.OPPONENT``)
+COLOUR = 0.2  # weight of distances between opponent colours, whose variance is about 1 (``Encoder.OPPONENT``)
 
 
 class PartsModel:
-    """A DIAS whose slots all live for the whole video and are parts of things; a thing goes on as one slot.
+    """A DIAS whose slots live for the whole video and are parts of things; ``encode`` returns one slot for each thing.
 
-    Its slot is the mean of its parts', weighted by how many cells each owns, and it owns what they own.
+    The slot of a thing is the mean of its parts, weighted by the number of cells that each owns. A thing owns the cells
+    of its parts.
 
     Args:
-        model: with ``carry`` ``persist``, merging nothing.
-        group: (S,) int64 from 0 to G - 1 without gaps, the thing, and its track, that each slot is a part of.
+        model: has ``carry="persist"`` and merges nothing.
+        group: (S,) int64 from 0 to G - 1 without gaps: the thing, which is also the track, of each slot.
     """
 
     takes_boxes = False
@@ -40,7 +41,7 @@ class PartsModel:
 
     @property
     def num_slots(self) -> int:
-        """Things, G."""
+        """Number of things, G."""
         return len(self.member)
 
     @property
@@ -54,13 +55,13 @@ class PartsModel:
         return self
 
     def parameters(self) -> Iterator[Any]:
-        """Its weights."""
+        """The model's weights."""
         return self.model.parameters()
 
     def encode(
         self, batch: VideoBatch, draws: Draws, state: CarryState | None = None, rehearse: bool = False
     ) -> tuple[SlotSequence, CarryState]:
-        """As of ``DIAS``, of things; the state is that of the parts."""
+        """As ``DIAS.encode``, with slots of things; the state is that of the parts."""
         found, state = self.model.encode(batch, draws, state, rehearse)
         assert found.attention is not None
         member = self.member.to(found.attention)
@@ -74,28 +75,29 @@ class PartsModel:
 
 
 def owned(attention: Tensor) -> Tensor:
-    """Which cells each slot owns, one slot a cell: (M,S,h,w) to (M,h,w,S) float."""
+    """Which slot owns each cell, one-hot: attention (M,S,h,w) to (M,h,w,S) float."""
     return F.one_hot(attention.argmax(1), attention.shape[1]).float()
 
 
 def groups_of(tokens: Tensor, colours: Tensor, owner: Tensor, alike: float, count: int | None = None) -> Tensor:
-    """Which slots are parts of one thing: (S,) int64, from 0 on without gaps.
+    """The thing of each slot: (S,) int64, from 0 on without gaps.
 
-    The two that are least different are joined again and again. How different two are is the cosine distance between
-    the means of the tokens that they own, as directions from the mean of all tokens, and ``COLOUR`` times the distance
-    between their mean colours. Only neighbours are joined, which share at least ``TOUCH`` of the border of one of them:
-    things of one kind lie apart, parts of one thing don't.
+    The two groups with the smallest difference are joined repeatedly. The difference is the cosine distance between the
+    means of their tokens (after subtracting the mean of all tokens), plus ``COLOUR`` times the distance between their
+    mean colours. Only neighbours are joined: they share at least ``TOUCH`` of the border of one of them. Separate
+    things of one kind usually don't touch, but parts of one thing do.
 
     Args:
         tokens: (M,N,C) of the plain encoder.
         colours: (M,N,3) mean colour of each cell.
-        owner: (M,h,w,S) of ``owned``; every slot owns something.
-        alike: how different two are at most that are joined.
-        count: join them to so many groups instead; those that don't touch are more different by ``APART``.
+        owner: (M,h,w,S) as from ``owned``; every slot owns a cell.
+        alike: the largest difference of two groups that are joined.
+        count: the number of groups to reach instead; then groups that don't touch may be joined, and their difference
+            is larger by ``APART``.
     """
     cells = owner.flatten(1, 2)  # (M,N,S)
     directions = F.normalize(tokens - tokens.mean((0, 1)), dim=-1)
-    looks = torch.einsum("mns,mnc->sc", cells, directions).double().cpu()  # sums, so that groups add up
+    looks = torch.einsum("mns,mnc->sc", cells, directions).double().cpu()  # sums, so that those of groups can be added
     paint = torch.einsum("mns,mnc->sc", cells, colours).double().cpu()
     sizes, borders = cells.sum((0, 1)).double().cpu(), borders_of(owner).double().cpu()
     group = torch.arange(len(sizes))
@@ -118,7 +120,7 @@ def groups_of(tokens: Tensor, colours: Tensor, owner: Tensor, alike: float, coun
 
 
 def borders_of(owner: Tensor) -> Tensor:
-    """Sides that cells of two slots share, over all frames: owner (M,h,w,S) to (S,S), zeros on the diagonal."""
+    """Number of sides that cells of two slots share, over all frames: owner (M,h,w,S) to (S,S), diagonal zero."""
     below = torch.einsum("mhws,mhwr->sr", owner[:, 1:], owner[:, :-1])
     beside = torch.einsum("mhws,mhwr->sr", owner[:, :, 1:], owner[:, :, :-1])
     shared = below + below.T + beside + beside.T
@@ -128,30 +130,32 @@ def borders_of(owner: Tensor) -> Tensor:
 def parts_given(
     looks: Tensor, tokens: Tensor, cover: Tensor, alike: float | None, draws: Draws
 ) -> tuple[Tensor, Tensor]:
-    """Parts of objects that are given on the first frame, and of the rest.
+    """Parts of objects that are given on the first frame, and of the rest of the frame.
 
-    Each object is cut into a few clusters of the cells that it covers at least by half (or most, where none), the rest
-    of the frame into more. A cell that several cover belongs to the smallest.
+    Each object is divided into a few clusters of the cells that it covers at least by half (or of the most covered
+    cells, where there are none). The rest of the frame is divided into more clusters. A cell that several objects cover
+    belongs to the smallest.
 
     Args:
-        looks: (N,D) what slots look at, of the first frame.
-        tokens: (M,N,C) of the plain encoder, the first frame's first.
-        cover: (K,N) of each cell in [0,1].
-        alike: parts of an object whose tokens are closer to some of the rest than this belong to the rest, as what a
-            box has in its corners; but for the one that is farthest. None: all that is covered is the object's.
-        draws: of the video.
+        looks: (N,D) tokens of the first frame as slots see them.
+        tokens: (M,N,C) of the plain encoder, those of the first frame first.
+        cover: (K,N) the part of each cell that each object covers, in [0,1].
+        alike: a part of an object belongs to the rest if its tokens are closer than this to a part of the rest, as in
+            the corners of a box. The part that differs most stays with the object. None: all that is covered belongs to
+            the object.
+        draws: the random numbers of the video.
 
     Returns:
-        Centres (S,D), and the thing (S,) that each is a part of: 0 the rest, 1 to K the objects.
+        Centres (S,D), and the thing (S,) that each is a part of: 0 is the rest, 1 to K are the objects.
     """
     directions = F.normalize(tokens - tokens.mean((0, 1)), dim=-1)[0]  # (N,C)
     owner = torch.zeros(len(looks), dtype=torch.int64, device=looks.device)
-    for k in cover.sum(1).argsort(descending=True).tolist():  # smaller ones lie on top
+    for k in cover.sum(1).argsort(descending=True).tolist():  # smaller objects come later and take over cells
         owner[cover[k] >= cover[k].max().clamp(max=0.5)] = k + 1
     centres, group, rest = [], [], directions[:0]
     for thing in range(len(cover) + 1):
         cells = (owner == thing).nonzero().flatten()
-        if not len(cells):  # all of it lies under smaller ones, or the whole frame is covered
+        if not len(cells):  # smaller objects cover the whole object, or objects cover the whole frame
             cells = (cover[thing - 1].argmax() if thing else cover.amax(0).argmin())[None]
         most = OBJECT_PARTS if thing else REST_PARTS
         found = kmeans(looks[cells].cpu(), max(1, min(most, len(cells) // CELLS_EACH)), draws).to(looks)  # (p,D)

@@ -1,4 +1,4 @@
-"""All videos of a path, tracked one after the other, with their files and one page."""
+"""Tracks all videos of a path one after another, and writes their files and one page."""
 
 from __future__ import annotations
 
@@ -31,24 +31,25 @@ def track_files(
     max_frames: Count | None = None,
     **options: Any,
 ) -> Iterator[Path]:
-    """Track videos and write their files, a folder a video (``TrackFiles``), and ``report.html`` of all.
+    """Track videos; write a folder of files for each (``TrackFiles``), and ``report.html`` for all.
 
     Args:
         video: a video file, a folder of frames, or a folder that holds videos.
-        out_dir: gets the folders, named after the videos' ids.
-        overwrite: replace folders of these names that are there.
-        first_boxes, first_mask: objects on the first frame of the one video (``given_objects``); files have no others.
+        out_dir: the folder for the videos' folders, which are named after the videos' ids.
+        overwrite: replace existing folders of these names.
+        first_boxes, first_mask: objects on the first frame of a single video (``given_objects``); the files then have
+            only these objects.
         gif: also write GIFs.
-        fps: frames a second of videos that don't tell, as folders of frames.
-        max_frames: of each video, the first; None: all.
-        options: checkpoint, encoder and all else that ``Tracker`` takes.
+        fps: frames a second, for videos without times, such as folders of frames.
+        max_frames: number of first frames to track of each video; None: all.
+        options: checkpoint, encoder and the other arguments of ``Tracker``.
 
     Yields:
-        The folder of each video, when it is complete, and the page at the end.
+        The folder of each video when it is complete, and at the end the page.
 
     Raises:
-        ValueError: options that don't go together, a video that can't be read, or a folder in ``out_dir`` that holds
-            something else. What was finished before stays.
+        ValueError: options don't fit each other, a video can't be read, or a folder in ``out_dir`` holds something
+            else. Videos that were finished before stay.
     """
     if fps <= 0:
         raise ValueError(f"fps must be above 0, got {fps}")
@@ -75,20 +76,20 @@ def track_files(
                     bar.update(batch.num_frames)
             yield folder
     page = Path(out_dir) / "report.html"
-    there = sorted(file.parent for file in Path(out_dir).rglob(ARRAYS))  # of earlier runs too
+    there = sorted(file.parent for file in Path(out_dir).rglob(ARRAYS))  # including those of earlier runs
     pages = {folder.relative_to(out_dir).as_posix(): folder / "report.html" for folder in there}
     join_reports(page, f"Tracks in {out_dir}", pages)
     yield page
 
 
 def clip_of(source: VideoSource, index: int, num_frames: int, fps: float) -> Clip:
-    """The facts of a video, of which ``num_frames`` frames are written."""
+    """Facts about a video of which the first ``num_frames`` frames are tracked."""
     info = source.info(index)
     times = source.times(index) if isinstance(source, TimedSource) else None
     times = np.arange(num_frames) / fps if times is None else times[:num_frames]
     files = source.files(index) if isinstance(source, FileSource) else []
     names = [file.stem for file in files[:num_frames]]
-    if len(set(names)) < num_frames:  # a video file, or pictures that differ by their extension alone
+    if len(set(names)) < num_frames:  # a video file, or pictures that differ only by their extension
         names = [f"{frame:05d}" for frame in range(num_frames)]
     height, width = source.read(index, [0], ())["video"].shape[-2:]
     return Clip(info.video_id, num_frames, (height, width), names, times)

@@ -1,4 +1,4 @@
-"""Tracking any video: with a model of its own, or with one that was trained."""
+"""Tracks any video, with a model of its own or with a trained one."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from dias_video.machine.precision import autocast, check_precision
 from dias_video.model.dias import DIAS
 from dias_video.tracking import track_windows
 
-SHIPPED = "shipped"  # as a checkpoint: the small model of the package
-READ = 8  # sampled frames read at once
+SHIPPED = "shipped"  # the value of ``checkpoint`` for the small model of the package
+READ = 8  # number of sampled frames that are read at once
 
 Windows = Iterator[tuple[VideoBatch, SlotSequence]]
 
@@ -42,20 +42,20 @@ def track(
     max_frames: Count | None = None,
     **options: Any,
 ) -> Windows:
-    """Track the objects of a video of any length, window by window, in memory that does not grow with its length.
+    """Track the objects of a video window by window, in memory that does not grow with its length.
 
     Args:
         video: a video file, an animated picture, or a folder of frames.
-        first_boxes, first_mask: objects on the first frame (``given_objects``), which are tracks 1 to K in their order;
-            track 0 is the rest. Without them objects are found.
-        max_frames: stop after so many.
-        options: checkpoint, encoder, slots, window and all else that ``Tracker`` takes.
+        first_boxes, first_mask: objects on the first frame (``given_objects``); they become tracks 1 to K in their
+            order, and track 0 is the rest. Without them the model finds objects.
+        max_frames: stop after this many frames.
+        options: checkpoint, encoder, slots, window and the other arguments of ``Tracker``.
 
     Yields:
-        ``window`` frames, and their slots: ``labels`` (1,T,H,W) tells the track that owns each pixel.
+        ``window`` frames, and their slots; in these, ``labels`` (1,T,H,W) is the track that owns each pixel.
 
     Raises:
-        ValueError: the video can't be read, or options that don't go together.
+        ValueError: the video can't be read, or options don't fit each other.
     """
     tracker = Tracker(**options)
     source = OneVideo(video)
@@ -66,7 +66,7 @@ def videos_at(path: str | Path) -> VideoSource:
     """The videos of a file, of a folder of frames, or of a folder that holds videos.
 
     Raises:
-        ValueError: there is none, or one can't be read.
+        ValueError: there is no video, or one can't be read.
     """
     path = Path(path)
     frames_alone = path.is_dir() and files_in(path, EXTENSIONS) and not any(inner.is_dir() for inner in path.iterdir())
@@ -74,22 +74,22 @@ def videos_at(path: str | Path) -> VideoSource:
 
 
 class Tracker:
-    """Tracks videos one after the other.
+    """Tracks videos one after another.
 
     Args:
-        checkpoint: a trained DIAS for all videos: its folder, ``hf-hub:user/name``, or ``shipped`` for the small one of
-            the package. None: every video has a model of its own, which is not trained (``fit.fitted``).
-        encoder: of such models; None: DINOv2 ViT-S/14.
-        slots: things of such models; None: chosen from the video.
-        train_steps: updates by which such a model learns on its video (``tune``).
-        follow_edges: masks end where colours change in the frame, not where cells of the feature grid do.
-        window: frames encoded at once.
-        seed: with a video's id, of all that is random.
-        precision: in which models compute (``dias_video.machine.precision``).
+        checkpoint: a trained DIAS for all videos: its folder, ``hf-hub:user/name``, or ``shipped`` for the small model
+            of the package. None: every video gets a model of its own, which is not trained (``fit.fitted``).
+        encoder: the encoder of such own models; None: DINOv2 ViT-S/14.
+        slots: number of things in own models; None: chosen from the video.
+        train_steps: number of updates that train an own model on its video (``tune``).
+        follow_edges: masks end where colours change in the frame, not at the borders of the feature grid's cells.
+        window: number of frames that are encoded at once.
+        seed: with a video's id it determines all random numbers.
+        precision: the precision in which models compute (``dias_video.machine.precision``).
         device: None = cuda if there is one.
 
     Raises:
-        ValueError: options that don't go together, or a model that can't be loaded.
+        ValueError: options don't fit each other, or a model can't be loaded.
     """
 
     def __init__(
@@ -120,10 +120,11 @@ class Tracker:
     def given(
         self, source: VideoSource, first_boxes: str | Path | Boxes | None, first_mask: str | Path | None
     ) -> Given | None:
-        """Objects given on the first frame of the one video of a source; None if none are.
+        """Objects given on the first frame of a source's only video; None if there are none.
 
         Raises:
-            ValueError: as of ``given_objects``; or several videos, slots= too, or a trained model that can't begin so.
+            ValueError: as for ``given_objects``; also if the source has several videos, if ``slots`` is set too, or if
+                the trained model can't start from so many objects or from boxes.
         """
         if first_boxes is None and first_mask is None:
             return None
@@ -149,10 +150,10 @@ class Tracker:
         max_frames: Count | None = None,
         looked: Callable[[int], object] = lambda frames: None,
     ) -> Windows:
-        """One video of a source, as ``track`` yields it.
+        """Windows of one video of a source, as ``track`` yields them.
 
         Args:
-            looked: told how many frames were looked at before the first window comes.
+            looked: called with the number of frames that were read before the first window, for a progress bar.
         """
         info = source.info(index)
         num_frames = min(info.num_frames, max_frames or info.num_frames)
@@ -167,7 +168,7 @@ class Tracker:
         yield from track_windows(model, batches, boxes=boxed, rehearse=rehearse, labels=True, **self.options)
 
     def frames_looked_at(self, num_frames: int) -> int:
-        """How many frames of a video of this length are looked at before it is tracked."""
+        """Number of frames of a video of this length that are read before it is tracked."""
         return 0 if self.model is not None else min(SAMPLED, num_frames)
 
     @torch.no_grad()
@@ -180,13 +181,13 @@ class Tracker:
         tokens: Tensor | None = None,
         looked: Callable[[int], object] = lambda frames: None,
     ) -> PartsModel:
-        """A model of a video's own.
+        """A model for one video.
 
         Args:
-            read: gives frames (T,3,H,W) uint8 by their numbers.
+            read: returns frames (T,3,H,W) uint8 by their numbers.
             given: objects on the first frame.
-            tokens: (T,N,C) of the plain encoder for all frames, which then does not run.
-            looked: told how many frames were looked at, some at a time.
+            tokens: (T,N,C) of the plain encoder for all frames; the encoder then does not run.
+            looked: called repeatedly with the number of frames that were read since the last call.
 
         Raises:
             ValueError: the encoder can't be made, or has another grid than ``tokens``.
@@ -218,6 +219,6 @@ class Tracker:
 
 
 def _with_boxes(batch: VideoBatch, boxes: Tensor) -> VideoBatch:
-    """A window with boxes (K,4), of which a model looks at those of a video's first frame."""
+    """A window with boxes (K,4); a model uses those of a video's first frame."""
     shape = (1, batch.num_frames, len(boxes))
     return replace(batch, boxes=boxes.expand(*shape, 4), box_valid=torch.ones(shape, dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""Learning on the video itself: decoder and slots of a model of its own."""
+"""Trains decoder and slots of a video's own model on that video."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from dias_video.batch import VideoBatch
 from dias_video.draws import Draws
 from dias_video.engine.schedule import Optimization
 
-CLIPS, FRAMES = 4, 4  # of an update, out of the frames that were looked at
-DECODER = Optimization(lr=1e-3)  # alone, for the first half: slots that begin as clusters would be spoilt by it
-ALL = Optimization(lr=1e-4)  # from there on
+CLIPS, FRAMES = 4, 4  # clips of an update, and frames of a clip, taken from the sampled frames
+DECODER = Optimization(lr=1e-3)  # first half: the decoder alone, since its errors would spoil slots that are clusters
+ALL = Optimization(lr=1e-4)  # second half: decoder and slots
 
 
 @torch.enable_grad()
 def tune(model: PartsModel, frames: Tensor, features: Tensor, steps: int, seed: int = 0) -> None:
-    """Let the decoder learn to explain the video's features by its slots, then both.
+    """Train the decoder to reconstruct the video's features from its slots, then decoder and slots together.
 
-    The loss is the reconstruction alone. What is a part of what stays as it is.
+    The only loss is the reconstruction. The division of slots into things does not change.
 
     Args:
         model: trained in place; it is in evaluation mode afterwards.
-        frames: (M,3,H,W) uint8 that were looked at, in order.
-        features: (M,N,D) of the model's own encoder.
-        steps: updates.
-        seed: of the clips and of what is drawn.
+        frames: (M,3,H,W) uint8, the sampled frames in order.
+        features: (M,N,D) of the model's encoder.
+        steps: number of updates.
+        seed: seed of the choice of clips and of all draws.
     """
     dias, device = model.model, features.device
     length = min(FRAMES, len(features))

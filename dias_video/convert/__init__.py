@@ -1,1 +1,1 @@
-"""Checkpoints of other programs in our modules, one file for each origin."""
+"""Converts checkpoints of other programs to this project's modules, one file for each origin."""

@@ -1,9 +1,14 @@
-"""The DIAS authors' released image checkpoints in our modules (facts of their repository, Genera1Z/DIAS).
+"""Converts the DIAS authors' released image checkpoints (facts of their repository, Genera1Z/DIAS).
 
-Their modules compute what ours do, but for four things. Their image model has neither redundancy reduction nor
-re-initialisation (``reduction: null``, ``reinitialize: false``); its frames are resized without antialiasing
-(``antialias: false``); in training the short known prefix has int(0.1 N) - 1 tokens where ours has int(0.1 N), and the
-long one is drawn from 0..N-2 where ours is from 0..N-1; and no slot is ever masked there.
+Their modules compute the same as those of this project, with four differences:
+
+- their image model has neither redundancy reduction nor re-initialisation (``reduction: null``,
+  ``reinitialize: false``);
+- its frames are resized without antialiasing (``antialias: false``);
+- in training its short known prefix has int(0.1 N) - 1 tokens, here int(0.1 N), and its long one is drawn from 0..N-2,
+  here from 0..N-1;
+- it never masks a slot.
+
 ``configs/model/released_image.yaml`` is set accordingly.
 """
 
@@ -19,10 +24,10 @@ from dias_video.model.dias import DIAS
 _LAYER, _OWN = r"decode\.backbone\.layers\.(\d+)\.", r"decoder.transformer.layers.\1."
 
 RULES = (
-    (r"encode_backbone\.1\.(.+)", r"encoder.vit.\1"),  # after the resizing, which has no weights
+    (r"encode_backbone\.1\.(.+)", r"encoder.vit.\1"),  # number 0 is the resizing, which has no weights
     (r"encode_project\.0\.(.+)", r"projection.norm.\1"),
     (r"encode_project\.1\.(.+)", r"projection.hidden.\1"),
-    (r"encode_project\.[34]\.(.+)", r"projection.out.\1"),  # 4 where there is dropout between
+    (r"encode_project\.[34]\.(.+)", r"projection.out.\1"),  # number 4 where dropout comes before it
     (r"initializ\.mean", "initializer.mean"),
     (r"initializ\.logstd", "initializer.log_std"),
     (r"aggregat\.norm1q\.(.+)", r"aggregator.attention.norm_slots.\1"),
@@ -57,7 +62,7 @@ def adopt_released(model: DIAS, tensors: Mapping[str, Tensor]) -> list[str]:
     """Load a released DIAS checkpoint's tensors into ``model``.
 
     Returns:
-        What was not matched on either side, a sentence each. A frame-to-frame transition is always among them: images
-        have none.
+        A sentence for each tensor of either side that was not matched. Those of the transition are always among them,
+        since an image model has none.
     """
     return adopt(model, tensors, RULES)

@@ -1,4 +1,4 @@
-"""Checkpoints of other programs: weights only, matched by name and shape, and everything left over is listed."""
+"""Reads weights of other programs, matches them by name and shape, and lists everything that is left over."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-WRAPPERS = re.compile(r"^(module\.|_orig_mod\.|m\.)+")  # of DDP, torch.compile, and the DIAS authors' ModelWrap
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.|m\.)+")  # prefixes of DDP, torch.compile and the DIAS authors' ModelWrap
 
 
 def read_checkpoint(file: Path) -> dict[str, Tensor]:
-    """The tensors by name of a safetensors file, or of what ``torch.save`` wrote: a state dict, or one that holds it.
+    """The tensors by name of a safetensors file, or of a file of ``torch.save``.
 
-    Names lose what wrappers put before them.
+    The latter holds a state dict, or a dict that contains one. The prefixes of wrappers are removed from names.
 
     Raises:
-        ValueError: not there, damaged, more than plain tensors and numbers, or no state dict; the message names it and,
-            where there is one, the remedy.
+        ValueError: the file is missing or damaged, holds more than plain tensors and numbers, or holds no state dict.
     """
     if not file.is_file():
         raise ValueError(f"{file} is missing; check file=")
@@ -29,8 +28,8 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
             found = load_file(file)
         else:
             found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # the two raise many kinds; each becomes one sentence
-        # PyTorch's own message would advise to allow code in the file.
+    except Exception as error:  # both loaders raise errors of many kinds; each becomes one sentence
+        # PyTorch's own message would recommend to allow code in the file.
         if foreign := re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error)):
             try:
                 named = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
@@ -51,20 +50,20 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def adopt(model: nn.Module, tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> list[str]:
-    """Load into ``model`` what fits.
+    """Load the tensors that fit into ``model``.
 
     Args:
-        model: gets the tensors; a tensor may have more or fewer leading axes of size 1 than the model's.
-        tensors: by their names there.
-        rules: (regular expression, replacement) of a whole name there and the model's name; the first that matches
-            counts. Several names joined by ``+`` share a tensor, cut along its first axis.
+        model: takes the tensors; a tensor may have more or fewer leading axes of size 1 than the model's.
+        tensors: tensors by their foreign names.
+        rules: pairs of a regular expression for a whole foreign name and the replacement that makes the model's name;
+            the first that matches counts. Several names joined by ``+`` share a tensor, cut along its first axis.
 
     Returns:
-        A sentence for every name there that the model did not take and why, and for every one of the model that stays
-        as it was.
+        A sentence with the reason for every foreign tensor that was not taken, and a sentence for every tensor of the
+        model that was not changed.
 
     Raises:
-        ValueError: nothing fits.
+        ValueError: no tensor fits.
     """
     own = model.state_dict()
     missing, leftover = set(own), []
@@ -92,12 +91,12 @@ def adopt(model: nn.Module, tensors: Mapping[str, Tensor], rules: Sequence[tuple
 
 
 def _cut(tensor: Tensor, sizes: list[int]) -> Sequence[Tensor]:
-    """Pieces along the first axis; the whole where the sizes are not those of its pieces."""
+    """Pieces of the given sizes along the first axis; the whole tensor where the sizes don't add up."""
     return tensor.split(sizes) if tensor.ndim and len(tensor) == sum(sizes) else [tensor]
 
 
 def _core(tensor: Tensor) -> tuple[int, ...]:
-    """The shape without leading ones."""
+    """The shape without leading axes of size 1."""
     shape = list(tensor.shape)
     while len(shape) > 1 and shape[0] == 1:
         shape.pop(0)

@@ -1,8 +1,8 @@
-"""VideoSAUR's and SlotContrast's released checkpoints in our modules (facts of martius-lab/videosaur, /slotcontrast).
+"""Converts VideoSAUR's and SlotContrast's released checkpoints (facts of martius-lab/videosaur and /slotcontrast).
 
-Both have one code base. A checkpoint tells nearly all sizes. What it does not tell is the same in every configuration
-that they published: 3 iterations on the first frame and 2 on later ones, 4 heads, frames resized bicubically without
-antialiasing and clamped, ImageNet's mean and deviation, slots that are never merged.
+Both share a code base. The shapes in a checkpoint determine nearly all sizes. All else is equal in every published
+configuration: 3 iterations on the first frame and 2 on later ones, 4 heads, frames resized bicubically without
+antialiasing and clamped, ImageNet's mean and deviation, and slots that are never merged.
 """
 
 from __future__ import annotations
@@ -85,15 +85,16 @@ def is_videosaur(tensors: Mapping[str, Tensor]) -> bool:
 
 @torch.no_grad()
 def convert_videosaur(tensors: Mapping[str, Tensor], num_slots: int | None = None) -> DIAS:
-    """The model that a released checkpoint holds; in evaluation it is the same function of the same frames.
+    """The model of a released checkpoint; in evaluation it computes the same as the original.
 
     Args:
-        tensors: by their names there.
-        num_slots: of VideoSAUR, whose checkpoints don't tell it: 7 for YouTube-VIS, 11 for MOVi-C, 15 for MOVi-E. Those
-            for MOVi predict similarities and no features: in the converted decoder the features are constant 0.
+        tensors: tensors by their names in the checkpoint.
+        num_slots: number of slots, which VideoSAUR's checkpoints don't tell: 7 for YouTube-VIS, 11 for MOVi-C, 15 for
+            MOVi-E. The models for MOVi predict similarities but no features; in the converted decoder the features are
+            constant 0.
 
     Raises:
-        ValueError: ``num_slots`` is missing, or the checkpoint is of another architecture than the released ones.
+        ValueError: ``num_slots`` is missing, or the checkpoint has another architecture than the released ones.
     """
     try:
         model = _architecture(tensors, num_slots)
@@ -103,7 +104,7 @@ def convert_videosaur(tensors: Mapping[str, Tensor], num_slots: int | None = Non
         ) from None
     tensors, grid = dict(tensors), model.encoder.grid
     positions = "encoder.module.backbone.model.pos_embed"
-    if tensors[positions].shape[1] != 1 + math.prod(grid):  # they resample them at every call
+    if tensors[positions].shape[1] != 1 + math.prod(grid):  # the original resamples them at every call
         tensors[positions] = resample_abs_pos_embed(tensors[positions], list(grid))
     for name in ("decoder.module.output_transform.weight", "decoder.module.output_transform.bias"):
         if name in tensors and len(tensors[name]) == math.prod(grid):

@@ -1,1 +1,1 @@
-"""Training and its checkpoints. Knows no concrete model or data set; takes objects as arguments."""
+"""Training and its checkpoints, for any model and data set; both are passed as arguments."""

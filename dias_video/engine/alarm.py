@@ -1,4 +1,4 @@
-"""What a model says when the numbers that it watches look wrong."""
+"""Warnings of a model about its watched numbers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dias_video.engine.records import ALARM_STEPS
 
 
 class Alarm:
-    """Shows a model's ``alarm``, if it has one, the means of what it watches, and prints its answer once.
+    """Calls a model's ``alarm``, if it has one, with the means of its watched terms, and prints its warning once.
 
-    ``since``: the updates of the warm-up, in which nothing is said.
+    ``since`` is the number of updates of the warm-up, in which no warning is printed.
     """
 
     def __init__(self, model: nn.Module, since: float) -> None:
@@ -26,11 +26,11 @@ class Alarm:
         return [name for name in terms if name not in self.watched]
 
     def due(self, step: int) -> bool:
-        """Whether there is something to ask after ``step`` updates."""
+        """Whether to ask the model after ``step`` updates."""
         return self.ask is not None and step >= self.first_step
 
     def listen(self, step: int, means: Mapping[str, float], speaks: bool) -> None:
-        """Ask the model; where ``speaks``, print what it answers. ``means``: of all terms over the last updates."""
+        """Ask the model, given the means of all terms over the last updates; with ``speaks`` print its warning."""
         watched = {name: value for name, value in means.items() if name in self.watched}
         if self.ask is not None and watched and (sentence := self.ask(watched)):
             self.ask = None

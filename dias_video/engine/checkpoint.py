@@ -3,9 +3,9 @@
 A checkpoint is a folder ``step_000123`` that ``Pretrained.from_pretrained`` reads: ``config.json``,
 ``model.safetensors`` (with averaged weights, if the run averages) and, if some parameters are not trained,
 ``frozen.safetensors`` with these. Beside them lie ``trainer.safetensors`` and ``trainer.json`` with everything else
-needed to go on, and ``checksums.json``. It is written under a hidden name, brought to the disk and renamed. The frozen
-parameters are written once: the checkpoints of a run share that file by hard links, so each is whole and none takes its
-room again. ``last`` and ``best`` are relative links, replaced atomically too.
+needed to go on, and ``checksums.json``. It is written under a hidden name, flushed to the disk and renamed. The frozen
+parameters are written once: the checkpoints of a run share their file by hard links, so each checkpoint is complete and
+the file takes space only once. ``last`` and ``best`` are relative links, which are replaced atomically too.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ STEP = re.compile("step_[0-9]+")
 
 @dataclass(frozen=True)
 class Saving:
-    """When to save and what to keep: every ``every`` steps, the newest ``keep`` and the best.
+    """Save every ``every`` steps; keep the newest ``keep`` checkpoints and the best.
 
-    ``metric`` names the validation result that decides which is best (None: no ``best`` link).
+    ``metric`` names the validation result that decides which is best (None: there is no ``best`` link).
     """
 
     every: int = 1000
@@ -52,7 +52,7 @@ class Saving:
         check_flag("saving.higher_is_better", self.higher_is_better)
 
     def improves(self, value: float, best: float | None) -> bool:
-        """Whether ``value`` beats the best so far."""
+        """Whether ``value`` is better than the best so far."""
         return best is None or (value > best if self.higher_is_better else value < best)
 
 
@@ -70,15 +70,15 @@ class Checkpoints:
         tensors: dict[str, Tensor],
         state: dict[str, Any],
     ) -> Path:
-        """Write the checkpoint of a step, point ``last`` to it and remove the ones that are too old.
+        """Write the checkpoint of a step, let ``last`` point to it, and remove checkpoints that are too old.
 
         A checkpoint that the folder already holds under this name is replaced.
 
         Args:
             step: completed updates.
-            write_model: writes the model, but for its frozen parameters, into a folder.
+            write_model: writes the model without its frozen parameters into a folder.
             frozen: parameters of the model that are the same in every checkpoint of the run.
-            tensors, state: what the trainer needs besides to go on.
+            tensors, state: what else the trainer needs to go on.
 
         Raises:
             OSError: it could not be written; what was there before is untouched.
@@ -123,7 +123,7 @@ class Checkpoints:
     def _share(self, frozen: dict[str, Tensor], aside: Path) -> dict[str, str]:
         """Put the frozen parameters into ``aside``: the file of the newest checkpoint, or a new one if it has none.
 
-        Returns the checksum of a file that is linked: it need not be read again.
+        Returns the checksum of a linked file, so that the file need not be read again.
         """
         newest = next(reversed(self.steps()), None)
         if newest is None or _names(newest / FROZEN) != frozen.keys():
@@ -141,13 +141,13 @@ class Checkpoints:
         aside = self.folder / f".{name}.tmp"
         aside.unlink(missing_ok=True)
         aside.symlink_to(checkpoint.name)
-        if not (self.folder / name).is_symlink():  # a run that was copied with its links followed has a folder there
+        if not (self.folder / name).is_symlink():  # a run copied without its links has a folder there
             self._discard(self.folder / name)
         os.replace(aside, self.folder / name)
         sync(self.folder)
 
     def steps(self) -> list[Path]:
-        """Checkpoint folders, oldest first; what is called otherwise than ``step_<digits>`` is somebody else's."""
+        """Folders called ``step_<digits>``, oldest first; all others are ignored."""
         found = (p for p in self.folder.glob("step_*") if STEP.fullmatch(p.name) and p.is_dir())
         return sorted(found, key=step_of)
 
@@ -155,7 +155,7 @@ class Checkpoints:
         """The newest undamaged checkpoint, None when there is none at all; damaged ones are reported on stderr.
 
         Raises:
-            ValueError: there are checkpoints and all are damaged.
+            ValueError: there are checkpoints, but all are damaged.
         """
         found = self.steps()
         for checkpoint in reversed(found):
@@ -181,7 +181,7 @@ class Checkpoints:
                 self._discard(checkpoint)
 
     def _discard(self, checkpoint: Path) -> None:
-        """Remove a folder; under a hidden name first, so that half of it is never taken for a checkpoint."""
+        """Remove a folder. It gets a hidden name first, so that a part of it is never taken for a checkpoint."""
         if checkpoint.exists():
             hidden = self.folder / f".{checkpoint.name}.old.tmp"
             checkpoint.rename(hidden)
@@ -196,12 +196,12 @@ class Checkpoints:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The number of completed updates that a checkpoint folder's name states."""
+    """The number of completed updates, from the name of a checkpoint folder."""
     return int(checkpoint.name.removeprefix("step_"))
 
 
 def _names(file: Path) -> set[str]:
-    """The names of the tensors in a safetensors file, none if there is no such file."""
+    """The names of the tensors in a safetensors file; empty if there is no such file."""
     if not file.is_file():
         return set()
     with safe_open(file, "pt") as opened:
@@ -209,7 +209,7 @@ def _names(file: Path) -> set[str]:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None."""
+    """What is damaged or missing in a checkpoint folder; None if nothing is."""
     file = checkpoint / CHECKSUMS
     if not file.is_file():
         return f"{file} is missing"
@@ -231,7 +231,7 @@ def read_state(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The trainer's tensors and plain state.
 
     Raises:
-        ValueError: a damaged file, or one of another format version.
+        ValueError: a file is damaged, or has another format version.
     """
     file, remedy = checkpoint / "trainer.json", "delete that checkpoint to use the one before"
     state = read_json(file, remedy)

@@ -1,4 +1,4 @@
-"""Options: checks of their values, so that a wrong one is named before any work is done, and the device."""
+"""Checks of options, so that a wrong value is reported before any work is done; and the choice of the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AtLeast:
-    """Of the annotation of an option: the least that it takes."""
+    """Part of an option's annotation: its least value."""
 
     least: int
 
@@ -21,8 +21,8 @@ Count = Annotated[int, AtLeast(1)]
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device named, or cuda if there is one."""
-    import torch  # options are checked before it is loaded, and simulating needs none of it
+    """The device of that name; for None cuda if there is one, else cpu."""
+    import torch  # imported here, since options are checked before it is loaded and the simulator does not need it
 
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 

@@ -1,4 +1,4 @@
-"""Which samples a step sees, and their loading. The position in the data is the step number alone."""
+"""The samples of each step, and their loading. The position in the data depends only on the number of the step."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class KeyedDataset(Protocol):
 
 
 class Order:
-    """The endless stream of samples: every epoch a permutation that depends on (seed, epoch) alone.
+    """The endless stream of samples; each epoch is a permutation that depends only on (seed, epoch).
 
-    A batch may reach over the end of an epoch, so every step has the same size, whatever the data set's.
+    A batch may cross the end of an epoch, so that every step has the same size.
     """
 
     def __init__(self, num_samples: int, batch_size: int, seed: int) -> None:
@@ -46,7 +46,7 @@ class Order:
 
 
 class Share(NamedTuple):
-    """One process' part of the global batch, in ``accumulation`` micro-batches."""
+    """The part of the global batch that one process has, in ``accumulation`` micro-batches."""
 
     batch_size: int  # global
     start: int
@@ -55,7 +55,7 @@ class Share(NamedTuple):
 
     @classmethod
     def of(cls, batch_size: int, process: int, num_processes: int, accumulation: int) -> Share:
-        """The contiguous share of ``process``.
+        """The share of ``process``, which is contiguous.
 
         Raises:
             ValueError: the global batch can't be divided evenly.
@@ -93,7 +93,7 @@ class _Failure(NamedTuple):
 
 
 class _Reporting(Dataset[Any]):
-    """Carries a user's error out of a worker as a value: raised there, it would arrive wrapped in a traceback."""
+    """Passes a user's error out of a worker as a value; raised in the worker, it would arrive with a traceback."""
 
     def __init__(self, dataset: KeyedDataset) -> None:
         self.dataset = dataset
@@ -128,12 +128,12 @@ def batches(
     num_workers: int,
     pin_memory: bool = False,
 ) -> Generator[Any, None, None]:
-    """This process' micro-batches of steps ``steps[0]:steps[1]``, in order, loaded ahead by worker processes.
+    """The micro-batches of this process for steps ``steps[0]:steps[1]``, in order, loaded ahead by worker processes.
 
     Close the generator to end the workers.
 
     Raises:
-        ValueError: a sample could not be read; the message is the data set's own.
+        ValueError: a sample could not be read; the message is that of the data set.
         OSError: a worker died.
     """
     loader: DataLoader[Any] = DataLoader(
@@ -143,7 +143,7 @@ def batches(
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
-        generator=torch.Generator().manual_seed(order.seed),  # else the loader draws from the global generator
+        generator=torch.Generator().manual_seed(order.seed),  # otherwise the loader draws from the global generator
     )
     iterator = iter(loader)
     while True:
@@ -152,7 +152,7 @@ def batches(
         except StopIteration:
             return
         except (RuntimeError, ConnectionError, EOFError) as error:
-            # A dead worker shows as PyTorch's own RuntimeError or, when it died while sending, as a broken connection.
+            # A dead worker causes a RuntimeError of PyTorch or, if it died while sending, a broken connection.
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -166,14 +166,14 @@ def batches(
 
 
 def default_workers(local_processes: int) -> int:
-    """Worker processes to load with: the cores left to this process, at most 8; none on a single core."""
+    """Number of worker processes: the cores left for this process, at most 8; 0 on a single core."""
     cores = len(os.sched_getaffinity(0)) // max(1, local_processes)
     return min(8, cores) if cores > 1 else 0
 
 
 def _start_worker(number: int) -> None:
-    # A signal sent to the whole process group (Ctrl-C, a cluster's SIGTERM) is the trainer's business alone: it saves
-    # and then lets the workers end.
+    # Only the trainer handles a signal that the whole process group gets (Ctrl-C, a cluster's SIGTERM): it saves and
+    # then ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)

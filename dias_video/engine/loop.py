@@ -1,4 +1,4 @@
-"""The training loop: one for every model and data set, on one process or many."""
+"""The training loop for all models and data sets, on one process or many."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Preview = Callable[[Any, Path], Sequence[Path]]
 class Trainer:
     """Trains ``model(batch, draws) -> {term: (B,)}`` on ``dataset[(epoch, index)]``.
 
-    The loss is the sum over terms of weight * mean over samples, the gradient that of the global batch: however many
-    processes and micro-batches share it, the result is the same up to rounding. Everything random is a function of
-    (seed, step), so a run continued from a checkpoint equals one that was never stopped.
+    The loss is the sum over terms of weight * mean over samples. The gradient is that of the global batch, so the
+    result is the same, up to rounding, for any number of processes and micro-batches. All random numbers are a function
+    of (seed, step), so a run continued from a checkpoint equals one that was never stopped.
 
-    Terms that the model names in ``watched`` are logged like losses and not minimised (``Alarm``).
+    Terms that the model names in ``watched`` are logged like losses but not minimised (``Alarm``).
     """
 
     def __init__(
@@ -56,20 +56,20 @@ class Trainer:
         """Check the settings and join the other processes.
 
         Args:
-            max_steps: Updates to make in all, counted from the start of the run.
-            batch_size: Samples an update, the sum over processes and micro-batches.
-            seed: Decides data order, augmentation and all draws inside the model.
+            max_steps: Number of updates, counted from the start of the run.
+            batch_size: Samples of an update, the sum over processes and micro-batches.
+            seed: Determines data order, augmentation and all draws inside the model.
             weights: Loss weights by term, a number or ``{kind: linear | cosine, start, end}`` over the schedule; a
-                term that is not named weighs 1, and one named with None counts as not named.
+                term without a weight, or with None, has weight 1.
             precision: ``fp32``, ``bf16`` or ``fp16`` (on a GPU).
-            accumulation: Micro-batches an update, for batches that don't fit into memory.
-            ema: Decay of the running average of the weights (0.999, say); the average is what checkpoints hold as the
+            accumulation: Micro-batches of an update, for batches that don't fit into memory.
+            ema: Decay of the running average of the weights, for example 0.999; checkpoints hold the average as the
                 model. None: no average.
             compile: Compile the model with ``torch.compile``.
             num_workers: Processes that load data; None: as many as there are cores, at most 8.
 
         Raises:
-            ValueError: names the first option that is wrong.
+            ValueError: an option is wrong; the message names the first.
         """
         check_integer("max_steps", max_steps, least=1)
         check_integer("batch_size", batch_size, least=1)
@@ -100,7 +100,7 @@ class Trainer:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the run's files and talks to the user."""
+        """Whether this process writes the run's files and prints messages."""
         return bool(self.accelerator.is_main_process)
 
     def fit(
@@ -117,20 +117,20 @@ class Trainer:
         """Train until ``max_steps`` and return the last checkpoint's folder.
 
         Args:
-            model: A ``Pretrained`` module; trained in place, frozen parameters are left alone.
+            model: A ``Pretrained`` module; it is trained in place, and frozen parameters don't change.
             dataset: ``dataset[(epoch, index)]`` and ``len(dataset)``.
-            collate: Makes a batch with ``.to(device)`` out of a list of samples.
+            collate: Makes a batch with ``.to(device)`` from a list of samples.
             out_dir: The run folder: config.yaml, run.json, metrics.jsonl, checkpoints/.
-            resume: Go on from the newest undamaged checkpoint of ``out_dir``, or start there if it holds none.
-            config: The resolved configuration, kept in the run folder.
+            resume: Continue from the newest undamaged checkpoint of ``out_dir``; start anew if it holds none.
+            config: The resolved configuration, written into the run folder.
             validate: ``validate(model, step) -> {name: value}``, called before each checkpoint on the main process
-                with a copy of the model in evaluation mode, with averaged weights if the run averages. Left at once
-                when a signal comes.
-            preview: ``preview(model, folder) -> files``, called after ``validate`` with the same model: draws GIF or
-                PNG files into ``<out_dir>/pictures/step_…``, which the tracker shows too.
+                with a copy of the model in evaluation mode, with averaged weights if the run averages. A signal
+                interrupts it at once.
+            preview: ``preview(model, folder) -> files``, called after ``validate`` with the same model. It draws GIF or
+                PNG files into ``<out_dir>/pictures/step_…``, and the tracker shows them too.
 
         Raises:
-            ValueError: an option, a sample or a checkpoint is wrong, or a loss became non-finite.
+            ValueError: an option, a sample or a checkpoint is wrong, or a loss is not finite.
             OSError: a file could not be read or written.
             Interrupted: SIGTERM or SIGINT came; the state is saved.
         """
@@ -160,7 +160,7 @@ class _Run:
         self.bar: tqdm[Any] | None = None
 
     def start(self, dataset: KeyedDataset, resume: bool, config: Mapping[str, Any], signals: Signals) -> None:
-        """Check the run folder, set up model and optimizer, load the checkpoint to go on from."""
+        """Check the run folder, set up model and optimizer, and load the checkpoint to continue from."""
         self.signals = signals
         with self.ranks.together():
             if self.trainer.is_main:
@@ -188,7 +188,7 @@ class _Run:
                 self.log.start(config, self.state.step)
 
     def train(self, dataset: KeyedDataset, collate: Callable[[list[Any]], Any]) -> None:
-        """The loop. Each turn: load, agree with the other processes, update, log, save."""
+        """The loop: in each turn load, agree with the other processes, update, log, save."""
         trainer, state = self.trainer, self.state
         workers = trainer.num_workers
         if workers is None:
@@ -196,7 +196,7 @@ class _Run:
         order = Order(len(dataset), trainer.batch_size, trainer.seed)
         steps, pin = (state.step, trainer.max_steps), self.accelerator.device.type == "cuda"
         self.bar = self._new_bar()
-        # Closing ends the workers; left alone they would outlast an exception, since signals don't end them.
+        # Closing ends the workers; otherwise they would go on after an exception, since signals don't end them.
         with closing(batches(dataset, collate, order, trainer.share, steps, workers, pin)) as data:
             if state.unseen:
                 self._look_again(epoch=(state.step * trainer.batch_size) // len(dataset))
@@ -255,7 +255,7 @@ class _Run:
         return found
 
     def _look_again(self, epoch: int) -> None:
-        """Validate the checkpoint that this run goes on from, whose validation a signal cut short."""
+        """Validate the checkpoint that this run continues from, if a signal interrupted its validation."""
         found = self._look()
         with self.ranks.together():
             self.log.write({"step": self.state.step, "epoch": epoch, **found})
@@ -318,7 +318,7 @@ class _Run:
         )
 
     def close(self) -> None:
-        """Leave the terminal and the tracker in order."""
+        """Close the progress bar and the tracker."""
         if self.bar is not None:
             self.bar.close()
         self.log.close()

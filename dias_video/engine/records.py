@@ -1,4 +1,4 @@
-"""Losses and times of the steps since the last log line; losses stay on the device until they are read."""
+"""Losses and times of the steps since the last line of the log; losses stay on the device until they are read."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from torch import Tensor
 
 from dias_video.machine.ranks import Ranks
 
-ALARM_STEPS = 50  # updates over whose mean a model is asked whether something is wrong
+ALARM_STEPS = 50  # number of updates whose means are passed to a model's ``alarm``
 
 
 class Step(NamedTuple):
-    """What this process noted about one update."""
+    """What this process recorded about one update."""
 
     number: int  # from 1
     losses: Tensor  # (terms, samples) float32
-    norm: Tensor  # () of the gradient
+    norm: Tensor  # () norm of the gradient
     video_ids: list[str]
 
 
 class Records:
-    """Collects every step's loss terms per sample and reads them back in one go.
+    """Collects the loss terms of every sample and step, and reads them from the device together.
 
-    ``peak_tflops``: what one device can do at best, in 1e12 operations a second, if the MFU is wanted. With a loss
-    scaler (``scaled``) gradients may overflow: the scaler leaves out the update and nothing is wrong.
+    ``peak_tflops`` is the peak of one device in 1e12 operations a second, to compute the MFU; None leaves it out. With
+    a loss scaler (``scaled``), gradients may overflow: the scaler skips that update, and this is no error.
     """
 
     def __init__(self, ranks: Ranks, batch_size: int, scaled: bool, peak_tflops: float | None) -> None:
         self.ranks, self.batch_size, self.scaled, self.peak_tflops = ranks, batch_size, scaled, peak_tflops
         self.terms: list[str] = []
-        self.num_frames = 1  # of a sample
+        self.num_frames = 1  # frames of a sample
         self._unchecked: list[Step] = []
         self._last: Step | None = None
         self._recent: deque[Tensor] = deque(maxlen=ALARM_STEPS)  # each (terms,), this process's means of an update
@@ -46,13 +46,13 @@ class Records:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time inside as waiting for data."""
+        """Count the time inside the block as waiting for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     def add(self, number: int, terms: Sequence[Mapping[str, Tensor]], norm: Tensor, video_ids: list[str]) -> None:
-        """Note a step: the detached terms of its micro-batches, each (samples,), and the ids of all their samples."""
+        """Record a step: the detached terms of its micro-batches, each (samples,), and the ids of all samples."""
         self.terms = list(terms[0])
         losses = torch.cat([torch.stack([v.float() for v in part.values()]) for part in terms], dim=1)
         assert losses.shape == (len(self.terms), len(video_ids)), "a loss term must have one value a sample"
@@ -63,15 +63,16 @@ class Records:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out the time inside: saving and validation are no part of a step's time."""
+        """Don't count the time inside the block: saving and validation are not a part of a step's time."""
         self._timed += time.perf_counter() - self._clock
         yield
         self._clock = time.perf_counter()
 
     def row(self, flops: int | None) -> dict[str, float]:
-        """Terms of the last step, mean over the global batch, and the speed since the last row.
+        """Terms of the last step, as means over the global batch, and the speed since the last row.
 
-        Waits for the device. Every process calls it. ``flops``: operations that a sample takes, forward and backward.
+        It waits for the device. Every process calls it. ``flops`` is the number of operations of a sample, forward and
+        backward.
         """
         assert self._last is not None
         means = self.ranks.mean(self._last.losses.double().mean(1).cpu())
@@ -95,7 +96,7 @@ class Records:
     def recent(self) -> dict[str, float]:
         """Mean of every term over the last ``ALARM_STEPS`` updates; empty while there are fewer.
 
-        Waits for the device; every process calls it.
+        It waits for the device. Every process calls it.
         """
         if len(self._recent) < ALARM_STEPS:
             return {}
@@ -103,10 +104,10 @@ class Records:
         return dict(zip(self.terms, means.tolist(), strict=True))
 
     def problem(self) -> str:
-        """What is wrong with the steps since the last call, the same on all processes; empty if nothing is.
+        """A sentence about a loss or gradient that was not finite since the last call; empty if there was none.
 
-        It names the first step, term and videos with a loss or a gradient that is not finite on any process. Waits for
-        the device; every process calls it.
+        It names the first step, term and videos, and is the same on all processes. It waits for the device. Every
+        process calls it.
         """
         steps, self._unchecked = self._unchecked, []
         if not steps:
@@ -115,7 +116,7 @@ class Records:
         norms = torch.stack([step.norm for step in steps]).cpu()  # the same on all processes
         wrong = [] if self.scaled else (~norms.isfinite()).nonzero().flatten().tolist()
         first = wrong[0] if wrong else len(steps)
-        # The loss behind a gradient, on whichever process, tells more; losses after it are its result.
+        # A loss of the same step on any process says more than the gradient; losses of later steps follow from it.
         found = self.ranks.first("" if losses.isfinite().all() else self._name_loss(steps[: first + 1], losses))
         if found or not wrong:
             return found
@@ -132,7 +133,7 @@ class Records:
 
 
 def sample_names(micro_batches: Sequence[Any], places: Sequence[tuple[int, int]]) -> list[str]:
-    """The video id of every sample, its place in the global batch where batches don't tell."""
+    """The video id of every sample, or its place in the global batch where batches have no ids."""
     names: list[str] = []
     for batch, (start, stop) in zip(micro_batches, places, strict=True):
         names += getattr(batch, "video_id", None) or [f"sample {place}" for place in range(start, stop)]

@@ -1,4 +1,4 @@
-"""What a run writes about itself: config.yaml, run.json, metrics.jsonl, and if asked for a tracker's records."""
+"""The records of a run: config.yaml, run.json, metrics.jsonl, and on request those of a tracker."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ PACKAGES = ("torch", "accelerate", "numpy", "timm", "safetensors", "dias-video")
 
 @dataclass(frozen=True)
 class Logging:
-    """A line of metrics every ``every`` steps (losses stay on the device between), and a tracker
-    (Accelerate's) if asked for.
+    """Write a line of metrics every ``every`` steps (losses stay on the device in between); use a tracker on request.
 
-    ``peak_tflops``: what one device could do at best, in 1e12 operations a second in the precision used; then the
-    fraction of it that the model makes use of (MFU) is logged. ``bar``: show the run's progress on the terminal.
+    The tracker is one of Accelerate's. ``peak_tflops`` is the peak of one device in 1e12 operations a second at the
+    precision used; with it the part that the model reaches (MFU) is logged. ``bar``: show progress on the terminal.
     """
 
     every: int = 50
@@ -65,7 +64,7 @@ def check_folder(out_dir: str | Path, resume: bool) -> None:
 
 
 class RunLog:
-    """The record of a run. Every method does nothing on processes other than the main one."""
+    """The record of a run. On processes other than the main one, its methods do nothing."""
 
     def __init__(self, out_dir: Path, tracking: str, active: bool, num_processes: int) -> None:
         self.out_dir, self.active, self.num_processes = out_dir, active, num_processes
@@ -75,7 +74,7 @@ class RunLog:
         self._tracker: Any = None
 
     def start(self, config: Mapping[str, Any], first_step: int) -> None:
-        """Describe this start of the run and drop the metrics of steps that will be done again."""
+        """Record this start of the run, and remove the metrics of steps that will be repeated."""
         if not self.active:
             return
         self.out_dir.mkdir(parents=True, exist_ok=True)
@@ -97,12 +96,12 @@ class RunLog:
             self._guarded("log", lambda: self._tracker.log(dict(row), step=int(row["step"])))
 
     def show(self, step: int, files: Sequence[Path]) -> None:
-        """Hand pictures to wandb or tensorboard: GIF or PNG files in the step's folder, named as they lie there."""
+        """Pass pictures to wandb or tensorboard: GIF or PNG files in the step's folder, under their names there."""
         if self._tracker is not None:
             self._guarded("show pictures", lambda: self._show(step, files))
 
     def close(self) -> None:
-        """Let the tracker finish."""
+        """Finish the tracker."""
         if self._tracker is not None:
             self._guarded("close", self._tracker.finish)
             self._tracker = None
@@ -127,7 +126,7 @@ class RunLog:
             "num_processes": self.num_processes,
             "command": sys.argv,
             "git_commit": git_commit(),
-            "tracking_id": self.tracking_id,  # of the run in wandb, which goes on with it
+            "tracking_id": self.tracking_id,  # id of the run in wandb, under which it is continued
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in PACKAGES},
         }
@@ -163,7 +162,7 @@ class RunLog:
             return
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        for file in files:  # the page shows an encoded picture as it is, moving GIFs too
+        for file in files:  # the encoded file is passed on, so that GIFs move on the page
             with Image.open(file) as picture:
                 image = Summary.Image(width=picture.width, height=picture.height, colorspace=3)
             image.encoded_image_string = file.read_bytes()
@@ -177,16 +176,16 @@ class RunLog:
     def _guarded(self, what: str, act: Any) -> None:
         try:
             act()
-        except Exception as error:  # whatever a tracker fails with, the run is worth more
+        except Exception as error:  # no error of a tracker may end the run
             print(f"warning: {self.tracking} can't {what} ({error}); going on without it", file=sys.stderr, flush=True)
             self._tracker = None
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree this package lies in, with ``+changes`` when files differ; None elsewhere."""
+    """The commit of the source tree that holds this package, with ``+changes`` if files differ; None without one."""
     here = Path(__file__).parent
     try:
-        # In an environment inside another project's repository, git would speak of that one.
+        # In an environment inside another project's repository, git would report that repository.
         tracked = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
         subprocess.run(tracked, cwd=here, capture_output=True, check=True)
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
@@ -208,5 +207,5 @@ def _version(package: str) -> str | None:
 def _step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):  # the line a killed process left half-written
+    except (ValueError, KeyError, TypeError, RecursionError):  # a killed process leaves a line that is not complete
         return float("inf")

@@ -1,4 +1,4 @@
-"""What changes over training as a pure function of the step: learning rate and loss weights."""
+"""Learning rate and loss weights as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ Weight = float | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Optimization:
-    """Adam's settings. The learning rate belongs to the global batch and is never scaled by the number of processes.
+    """Adam's settings. The learning rate is for the global batch and is never scaled by the number of processes.
 
-    ``lr`` is reached from 0 after a linear warm-up over the fraction ``warmup`` of the schedule, then falls on a cosine
-    to ``lr * floor`` at ``schedule_steps`` (None: the run's ``max_steps``), where it stays. A run that is to be
-    continued beyond ``max_steps`` on the same curve names its ``schedule_steps``. ``clip`` bounds the gradient's global
-    norm.
-    ``weight_decay`` is decoupled (AdamW): every update also takes that part, times the learning rate, off each weight.
-    ``max_skipped``: updates of a run that may be left out because a loss or gradient is not finite, before it stops
-    (above 0 every step waits for the device).
+    The rate rises linearly from 0 to ``lr`` over the fraction ``warmup`` of the schedule. Then it falls on a cosine to
+    ``lr * floor`` at ``schedule_steps`` (None: the run's ``max_steps``), and stays there. Set ``schedule_steps`` for a
+    run that will be continued beyond ``max_steps`` on the same curve. ``clip`` bounds the gradient's global norm.
+    ``weight_decay`` is decoupled (AdamW): every update also subtracts that part, times the learning rate, from each
+    weight. ``max_skipped`` is the number of updates that may be left out because a loss or gradient is not finite;
+    after that the run stops. If it is above 0, every step waits for the device.
     """
 
     lr: float = 2e-4
@@ -62,7 +61,7 @@ def named_weights(weights: Mapping[str, Weight | None]) -> dict[str, Weight]:
     """The weights that are not None.
 
     Raises:
-        ValueError: one is neither a number nor ``{kind: linear | cosine, start: a, end: b}``.
+        ValueError: a weight is neither a number nor ``{kind: linear | cosine, start: a, end: b}``.
     """
     if not isinstance(weights, Mapping):
         raise ValueError(f"weights must map loss terms to numbers or schedules, got {weights!r}")

@@ -1,6 +1,6 @@
-"""One model on many devices: a copy on each (DDP) or, where accelerate's configuration asks for FSDP, in shards.
+"""One model on many devices: a copy on each (DDP) or, if accelerate's configuration asks for FSDP, shards.
 
-A sharded tensor is a ``DTensor``; everything here takes ordinary tensors as well and then does nothing to them.
+A sharded tensor is a ``DTensor``. All functions here also take ordinary tensors and return them unchanged.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ def join(precision: str) -> Accelerator:
     """Join the other processes as the launcher and accelerate's configuration say.
 
     Raises:
-        ValueError: they ask for something that the trainer can't do.
+        ValueError: the configuration asks for something that the trainer can't do.
     """
-    # Unused parameters are normal: learned queries are idle in a batch that brings boxes.
+    # Unused parameters are normal: learned queries are not used in a batch with boxes.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-    # Only for its loss scaler is accelerate told of the precision, which is autocast's business (``Updater``).
+    # Accelerate gets the precision only for its loss scaler; ``Updater`` uses autocast itself.
     mixed = "fp16" if precision == "fp16" else "no"
     accelerator = Accelerator(mixed_precision=mixed, kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=PATIENCE)])
     wanted = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if wanted and accelerator.distributed_type == DistributedType.MULTI_CPU:
-        # On CPUs, accelerate would replicate the model without a word, though PyTorch can shard there too.
+        # On CPUs accelerate would replicate the model without a warning, although PyTorch can shard there too.
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
         accelerator.state.distributed_type = DistributedType.FSDP
     if accelerator.distributed_type == DistributedType.FSDP:
@@ -52,29 +52,29 @@ def _settle(plugin: FullyShardedDataParallelPlugin) -> None:
     if plugin.fsdp_version != 2:
         raise ValueError("accelerate's configuration asks for FSDP of version 1; add --fsdp_version 2")
     plugin.cpu_ram_efficient_loading = False  # it can't send buffers, and every process makes the same model anyway
-    plugin.mixed_precision_policy = None  # precision is autocast's business here as it is with DDP
+    plugin.mixed_precision_policy = None  # autocast sets the precision, as with DDP
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process' part, sharing its memory."""
+    """The part of a tensor that this process holds; it shares memory with the tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def part_of(value: Tensor, like: Tensor) -> Tensor:
-    """Of a whole tensor, the part that this process holds of ``like``, as ``like`` is sharded."""
+    """A whole tensor sharded like ``like``."""
     if not isinstance(like, DTensor):
         return value
     value = value.to(like.device)
-    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)  # everyone has it: send none
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)  # None: nothing is sent
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole tensor, put together from all processes, which must all call it."""
+    """The whole tensor, gathered from all processes; all must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Whole tensors on the CPU; empty where ``keep`` is false. Every process calls it with the same names."""
+    """Whole tensors on the CPU; an empty dict if ``keep`` is false. Every process calls it with the same names."""
     out = {}
     for name, value in tensors.items():
         gathered = full(value.detach())

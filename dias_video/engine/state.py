@@ -1,4 +1,4 @@
-"""Everything that changes while training, and its way into a checkpoint and back."""
+"""Everything that changes in training, and how it is saved to a checkpoint and loaded."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ RAW, AVERAGE_WARMUP = "raw/", 10
 
 
 class TrainingState:
-    """Weights, their average, the optimizer, the loss scaler, the step and what was counted and found so far.
+    """Weights, their average, optimizer, loss scaler, step, counts and the best validation result.
 
-    Random generators are not among it: ``seed_generators`` seeds them anew in every step.
-    Weights, average and optimizer may be in shards; what is saved is always whole.
+    Random generators are not a part of it: ``seed_generators`` seeds them in every step. Weights, average and optimizer
+    may be sharded; saved tensors are always whole.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, ema: float | None, scaler: Any) -> None:
@@ -33,9 +33,9 @@ class TrainingState:
         self.step = 0
         self.best: float | None = None  # validation result
         self.best_step: int | None = None
-        self.unseen = False  # a signal cut short the validation that belongs to this step
+        self.unseen = False  # whether a signal interrupted the validation of this step
         self.skipped = 0  # updates left out because a loss was not finite
-        self.flops: int | None = None  # of a sample, forward and backward; counted in the first step
+        self.flops: int | None = None  # operations of a sample, forward and backward; counted in the first step
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
         self.average = self._copies() if ema is not None else {}
@@ -45,7 +45,7 @@ class TrainingState:
 
     @torch.no_grad()
     def count_step(self) -> None:
-        """Count an update and follow it with the average (a shorter memory in the first steps)."""
+        """Count an update and update the average, whose decay is smaller in the first steps."""
         self.step += 1
         if self.ema is not None:
             decay = min(self.ema, (1 + self.step) / (AVERAGE_WARMUP + self.step))
@@ -54,7 +54,7 @@ class TrainingState:
 
     @contextmanager
     def counting(self, samples: int) -> Iterator[None]:
-        """Count the operations that a sample takes, once in a run; inside, ``samples`` go forward and backward."""
+        """Count the operations of a sample, once in a run; inside the block ``samples`` go forward and backward."""
         if self.flops is not None:
             yield
             return
@@ -66,11 +66,11 @@ class TrainingState:
         self.flops = counter.get_total_flops() // samples
 
     def weights(self, keep: bool) -> dict[str, Tensor]:
-        """The model's whole state on the CPU, averaged if the run averages; see ``sharding.whole``."""
+        """The model's whole state on the CPU, with averaged weights if the run averages; see ``sharding.whole``."""
         return whole(self.model.state_dict() | self.average, keep)
 
     def evaluated(self, weights: dict[str, Tensor]) -> nn.Module:
-        """A copy of the model with ``weights``, whole, in evaluation mode."""
+        """A copy of the model with whole ``weights``, in evaluation mode."""
         copy: nn.Module = build(self.model.config)
         copy.load_state_dict(weights)
         return copy.to(next(iter(self.trained.values())).device).eval()
@@ -86,17 +86,17 @@ class TrainingState:
         return whole(out, keep)
 
     def plain(self) -> dict[str, Any]:
-        """The part of the state that fits into json."""
+        """The part of the state that is written as json."""
         scaler = self.scaler.state_dict() if self.scaler is not None else None
         found = {"best": self.best, "best_step": self.best_step, "unseen": self.unseen}
         return {**found, "skipped": self.skipped, "flops": self.flops, "scaler": scaler}
 
     @torch.no_grad()
     def load(self, checkpoint: Path) -> None:
-        """Take over everything from a checkpoint whose weights the model already has.
+        """Load everything but the weights from a checkpoint; the model has the weights already.
 
         Raises:
-            ValueError: the checkpoint is of another model or is damaged.
+            ValueError: the checkpoint belongs to another model or is damaged.
         """
         tensors, state = read_state(checkpoint)
         if self.average:
@@ -117,7 +117,7 @@ class TrainingState:
             ) from error
 
     def _load_plain(self, state: dict[str, Any]) -> None:
-        # All but the first two are absent from the first runs.
+        # Checkpoints of older versions have only the first two.
         step, best, best_step = state["step"], state["best"], state.get("best_step")
         skipped, flops = state.get("skipped", 0), state.get("flops")
         whole_numbers = (step, skipped, *(n for n in (best_step, flops) if n is not None))

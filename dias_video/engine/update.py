@@ -1,4 +1,4 @@
-"""One update: forward and backward over the micro-batches, clipping, the optimizer's step."""
+"""An update: forward and backward over the micro-batches, clipping, and the optimizer's step."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Updater:
-    """A model that is being trained: the next update, and what is known of those before."""
+    """A model in training: makes updates and keeps their records."""
 
     def __init__(self, trainer: Trainer, model: nn.Module) -> None:
-        """Bring the model to the device, share it with the other processes and set up the optimizer.
+        """Move the model to the device, share it with the other processes, and set up the optimizer.
 
         Raises:
             ValueError: every parameter is frozen.
@@ -50,7 +50,7 @@ class Updater:
             model.compile()
 
     def update(self, micro_batches: list[Any]) -> None:
-        """Make one update. The host waits for the device only where the model does, or with ``max_skipped``."""
+        """Make one update. The host waits for the device only inside the model, or with ``max_skipped``."""
         trainer, step = self.trainer, self.state.step
         seed_generators(trainer.seed, step, self.accelerator.process_index)
         self.model.train()
@@ -71,7 +71,7 @@ class Updater:
         self.records.num_frames = getattr(micro_batches[0], "num_frames", 1)
         self.records.add(step + 1, noted, full(norm), sample_names(micro_batches, places))
         spoilt = trainer.optimization.max_skipped > 0 and self._spoilt()
-        if not spoilt or self.records.scaled:  # a loss scaler leaves the update out by itself, and has to know of it
+        if not spoilt or self.records.scaled:  # a loss scaler leaves out the update itself, and adjusts its scale
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.count_step()
@@ -81,7 +81,7 @@ class Updater:
         return min(1.0, step / self.trainer.schedule_steps)
 
     def total(self, row: Mapping[str, float], step: int) -> float:
-        """The loss that the terms of a logged ``row`` make, weighted as in the update that follows ``step``."""
+        """The weighted sum of the terms in a logged ``row``, with the weights of the update that follows ``step``."""
         return sum(weight * row[name] for name, weight in self._weights(self.records.terms, step).items())
 
     def _loss(self, terms: Mapping[str, Tensor]) -> Tensor:
@@ -95,7 +95,7 @@ class Updater:
         return {name: weight_at(given.get(name, 1.0), self.progress(step)) for name in self.alarm.losses(terms)}
 
     def _spoilt(self) -> bool:
-        """Whether a loss is not finite on any process and the update has to be left out; waits for the device."""
+        """Whether a loss is not finite on any process, so that the update must be left out; waits for the device."""
         problem = self.records.problem()
         if not problem:
             return False

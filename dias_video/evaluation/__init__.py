@@ -1,1 +1,1 @@
-"""Scores of label maps under named protocols: measures, what is scored, baselines beside it, the result files."""
+"""Scores label maps under named protocols: measures, methods that make maps, baselines, and result files."""

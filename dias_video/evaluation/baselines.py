@@ -1,6 +1,6 @@
-"""Two honest baselines that every result stands beside: boxes that never move, and clusters of the frozen features.
+"""The two baselines of every result: boxes that never move, and clusters of the frozen features.
 
-Each is told exactly as much as the model: the first frame's boxes where the model gets them, otherwise only the number
+Each gets the same information as the model: the first frame's boxes if the model gets them, otherwise only the number
 of slots.
 """
 
@@ -23,31 +23,31 @@ from dias_video.tracking import to_pixels
 
 
 class FrozenEncoder(Interface):
-    """What k-means needs of an encoder."""
+    """The interface that k-means needs of an encoder."""
 
     grid: tuple[int, int]
 
     def features(self, video: Tensor) -> Tensor:
-        """(B,T,3,H,W) uint8 to (B,T,N,C)."""
+        """Tokens (B,T,N,C) of frames (B,T,3,H,W) uint8."""
         ...
 
     def parameters(self) -> Iterator[Any]:
-        """Its weights, which tell the device."""
+        """The encoder's weights, which tell its device."""
         ...
 
 
 class FixedBoxes:
-    """The first frame's boxes, filled and held still for the whole video.
+    """The first frame's boxes, filled and kept in place for the whole video.
 
-    A pixel belongs to a box if its centre lies in it, and to the smallest one where several overlap (the box behind
-    is the one that is covered); the rest is background. It beats any model on videos in which nothing moves.
+    A pixel belongs to a box if the box contains the pixel's centre. Where boxes overlap it belongs to the smallest. All
+    other pixels are background. On videos in which nothing moves, this baseline is hard to beat.
     """
 
     mask_source = "first-frame boxes"
     background: int | None = 0
 
     def __call__(self, sample: Sample) -> Tensor:
-        """(T,H,W) int64: 0 background, k + 1 for box k.
+        """The map (T,H,W) int64 of a sample: 0 background, k + 1 for box k.
 
         Raises:
             ValueError: the sample has no boxes.
@@ -66,21 +66,21 @@ class FixedBoxes:
 
 
 class KMeans:
-    """k-means on the frozen features of all frames of a video at once, so that a cluster is a track.
+    """k-means on the frozen features of all frames of a video together, so that a cluster is a track.
 
-    k is the number of first-frame boxes and one for the background where the model gets boxes, else its number of
-    slots. Features are scaled to unit length (spherical k-means), which scores higher than raw ones.
+    If the model gets boxes, k is the number of boxes on the first frame plus one for the background; else it is the
+    number of slots. Features are scaled to unit length (spherical k-means), which scores higher than without scaling.
 
     Args:
-        encoder: the model's.
+        encoder: the model's encoder.
         num_slots: k without boxes.
-        boxes: count the sample's boxes instead.
-        seed: of the initial centres, with the video's id.
-        restarts: runs from different centres; the tightest wins.
-        iterations: at most, each run.
-        window: frames encoded at once.
-        follow_edges: of the frame, as the model's masks can.
-        precision: in which the encoder computes.
+        boxes: k is the number of the sample's boxes plus one.
+        seed: with the video's id it determines the initial centres.
+        restarts: number of runs from different centres, of which the best is used.
+        iterations: the most iterations of a run.
+        window: number of frames that are encoded at once.
+        follow_edges: masks end where colours change in the frame.
+        precision: the precision in which the encoder computes.
     """
 
     background: int | None = None
@@ -105,10 +105,12 @@ class KMeans:
 
     @torch.no_grad()
     def __call__(self, sample: Sample) -> Tensor:
-        """(T,H,W) int64 clusters. Distances become maps in pixels as slots' do, before the nearest centre is taken.
+        """The clusters (T,H,W) int64 of a sample.
+
+        The distances are resized to pixels, as the attention of slots is, before the nearest centre is taken.
 
         Raises:
-            ValueError: boxes are to be counted and the sample has none.
+            ValueError: ``boxes`` is True and the sample has none.
         """
         k = 1 + int(first_boxes(sample)[1].sum()) if self.boxes else self.num_slots
         video = sample["video"]
@@ -120,7 +122,7 @@ class KMeans:
         centres = kmeans(features.flatten(0, 1), k, draws, self.restarts, self.iterations)
         size = (video.shape[-2], video.shape[-1])
         labels = []
-        for tokens, frame in zip(features, video, strict=True):  # a frame at a time: k x H x W floats
+        for tokens, frame in zip(features, video, strict=True):  # single frames, for memory of k x H x W floats
             distance = squared_distances(tokens, centres).T.reshape(-1, *self.encoder.grid)
             labels.append(to_pixels(distance, size, frame if self.follow_edges else None).min(0).indices)
         return torch.stack(labels)

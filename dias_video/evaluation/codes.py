@@ -1,4 +1,4 @@
-"""Looking at a tokenizer while it trains: how many of its codes it uses, and what it makes of pictures."""
+"""Validation of a tokenizer in training: the use of its codes, and its reconstructions."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from dias_video.visualize import gif_file, side_by_side, write_gif
 
 
 class CodeValidation:
-    """Codes of the first frames of a source's first videos; the trainer's ``validate`` and ``preview``.
+    """``validate`` and ``preview`` for the trainer, on the first frames of a source's first videos.
 
     Args:
         source: validation videos.
         transform: applied to every video (a resize).
-        num_videos, num_frames: how many, and of each the first so many frames.
+        num_videos: number of videos.
+        num_frames: number of first frames of each.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number is below 1.
     """
 
     def __init__(self, source: VideoSource, transform: Transform | None, num_videos: int, num_frames: int) -> None:
@@ -38,17 +39,18 @@ class CodeValidation:
         self.indices = range(min(num_videos, len(source)))
 
     def check(self, model: nn.Module) -> None:
-        """Raise ValueError for a model that is no tokenizer."""
+        """Raise ValueError if ``model`` is not a tokenizer."""
         if not isinstance(model, Tokenizer):
             raise ValueError(f"this validation is for tokenizers, not for a {type(model).__name__}")
 
     @torch.no_grad()
     def validate(self, model: Tokenizer, step: int) -> dict[str, float]:
-        """Figures over all frames together, since one batch's use of the codes says little.
+        """Figures over all frames together, since a single batch uses only some codes.
 
-        ``val/perplexity``: of the codes' frequencies, V at most; ``val/dead_codes``: how many were not used;
-        ``val/explained``: part of the variance around the mean picture (or features) that is reconstructed;
-        ``val/psnr`` and ``val/psnr_mean``, of pictures alone: in dB, and that of the mean picture.
+        - ``val/perplexity``: perplexity of the codes' frequencies, at most V.
+        - ``val/dead_codes``: number of codes that were not used.
+        - ``val/explained``: the part of the variance around the mean picture (or features) that is reconstructed.
+        - ``val/psnr`` and ``val/psnr_mean``: for pictures only, PSNR in dB, and that of the mean picture.
         """
         counts = torch.zeros(model.num_codes)
         total: Tensor | float = 0.0
@@ -77,7 +79,7 @@ class CodeValidation:
 
     @torch.no_grad()
     def preview(self, model: Tokenizer, folder: Path) -> list[Path]:
-        """GIFs of frames beside what their codes make of them, where that is a picture."""
+        """GIFs of frames beside their reconstruction from codes, if the tokenizer reconstructs pictures."""
         files: list[Path] = []
         for index in () if isinstance(model.decoder, FeatureDecoder) else self.indices:
             batch = self._read(index).to(next(model.parameters()).device)
@@ -96,7 +98,7 @@ class CodeValidation:
 
 
 def _decoded(model: Tokenizer, codes: Tensor) -> Tensor:
-    """What the codes' vectors are decoded to, as it is shown."""
+    """The reconstruction from codes, as pictures or features."""
     return model.decoder.shown(model.decoder(model.vectors(codes)))
 
 

@@ -1,4 +1,4 @@
-"""Looking at a DIAS while it trains: scores and GIFs of a few validation videos."""
+"""Validation of a DIAS in training: scores and GIFs of a few validation videos."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from dias_video.evaluation.protocols import VIDEO_FG, mean_of_defined, score_vid
 from dias_video.model.dias import DIAS
 from dias_video.visualize import BACKGROUND, NOBODY, gif_file, overlay, side_by_side, write_gif
 
-FPS = 12  # of the GIFs of videos that don't tell when their frames are shown
+FPS = 12  # frames a second in GIFs, for videos without times
 
 
 class ClipValidation:
-    """Tracks the first frames of a source's first videos; the trainer's ``validate`` and ``preview``.
+    """``validate`` and ``preview`` for the trainer: tracks the first frames of a source's first videos.
 
     Args:
-        source: validation videos, with masks if they are to be scored.
+        source: validation videos; only videos with masks are scored.
         transform: applied to every video (a resize).
-        num_videos, num_frames: how many, and of each the first so many frames.
+        num_videos: number of videos.
+        num_frames: number of first frames of each.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number is below 1.
     """
 
     def __init__(self, source: VideoSource, transform: Transform | None, num_videos: int, num_frames: int) -> None:
@@ -36,15 +37,15 @@ class ClipValidation:
         check_integer("validation.num_frames", num_frames, least=1)
         self.source, self.transform, self.num_frames = source, transform, num_frames
         self.indices = range(min(num_videos, len(source)))
-        self.tracks: list[tuple[Sample, Tensor]] = []  # of the model that was scored last
+        self.tracks: list[tuple[Sample, Tensor]] = []  # those of the model that was scored last
 
     def check(self, model: nn.Module) -> None:
-        """Raise ValueError for a model that tracks no objects."""
+        """Raise ValueError if ``model`` does not track objects."""
         if not isinstance(model, DIAS):
             raise ValueError(f"validation.num_videos needs a model that tracks objects, not a {type(model).__name__}")
 
     def validate(self, model: DIAS, step: int) -> dict[str, float]:
-        """Means over the videos under the video-fg protocol, ``val/fg_ari``, ``val/mbo``, ``val/miou``."""
+        """Means over the videos under the protocol video-fg: ``val/fg_ari``, ``val/mbo`` and ``val/miou``."""
         self.tracks = []
         for index in self.indices:
             sample = self._read(index)
@@ -58,7 +59,7 @@ class ClipValidation:
         return {f"val/{name.split('/')[1]}": mean_of_defined([score[name] for score in scores]) for name in names}
 
     def preview(self, model: DIAS, folder: Path) -> list[Path]:
-        """GIFs of what ``validate`` has just scored: frames | slots | true masks where there are any."""
+        """GIFs of the videos that ``validate`` scored last: frames | slots | true masks where there are any."""
         files = []
         for index, (sample, pred) in zip(self.indices, self.tracks, strict=True):
             video = sample["video"]

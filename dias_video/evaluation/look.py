@@ -15,7 +15,7 @@ from dias_video.visualize import BACKGROUND, NOBODY
 
 
 def extremes(values: Sequence[float], number: int) -> list[int]:
-    """Places of the ``number`` worst and best values, the worst first, then the best; NaN only if nothing else is."""
+    """Places of ``number`` values: the worst, then the best; NaN is included only if there are no other values."""
     ranked = sorted(range(len(values)), key=lambda at: (math.isnan(values[at]), values[at]))
     defined = [at for at in ranked if not math.isnan(values[at])] or ranked
     worst = defined[: -(-number // 2)]
@@ -26,18 +26,18 @@ def extremes(values: Sequence[float], number: int) -> list[int]:
 def write_extremes(
     path: Path, title: str, method: Method, videos: Videos, scores: VideoScores, protocol: Protocol, number: int
 ) -> None:
-    """Track the ``number`` worst and best videos by the protocol's mBO once more and write their page.
+    """Track the worst and the best videos by the protocol's mBO again, and write a page about them.
 
     Args:
-        path: of the page.
-        title: of the page.
-        method: what was scored.
-        videos: all that were scored.
-        scores: of the method, complete.
-        protocol: the one that ranks.
-        number: of videos on the page, fewer if there are fewer.
+        path: the page.
+        title: its title.
+        method: the method that was scored.
+        videos: all videos that were scored.
+        scores: the complete scores of the method.
+        protocol: the protocol by which videos are ranked.
+        number: the most videos on the page.
     """
-    measure = f"{protocol.name}/mbo"  # FG-ARI is all or nothing where there is one object
+    measure = f"{protocol.name}/mbo"  # not FG-ARI, which is 0 or 1 if there is only one object
     values = scores.column(measure)
     with_background = method.boxes if isinstance(method, SlotMethod) else method.background == BACKGROUND
     background = BACKGROUND if with_background else NOBODY

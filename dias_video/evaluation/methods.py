@@ -1,4 +1,4 @@
-"""Where label maps come from in evaluation: a trained model, or files that any other program wrote."""
+"""Methods, which make the label maps for evaluation: a trained model, or files of another program."""
 
 from __future__ import annotations
 
@@ -21,55 +21,55 @@ from dias_video.model.dias import DIAS
 from dias_video.tracking import track_videos
 
 Maps = NDArray[np.integer]
-EDGES = ", following edges"  # said of masks in result files
+EDGES = ", following edges"  # added to the source of masks in result files
 LAYOUT = "<video_id>.npz with one array (T,H,W), or a folder <video_id>/ of indexed PNGs, one a frame in name order"
 
 
 class Method(Interface):
-    """Turns a sample of the data contract into label maps."""
+    """The interface of methods, which turn a sample of the data contract into label maps."""
 
-    mask_source: str  # where the maps come from, for the result files
-    background: int | None  # the id that is no track; None: every id is one
+    mask_source: str  # what the maps are made from, for the result files
+    background: int | None  # the id that is not a track; None: every id is a track
 
     def __call__(self, sample: Sample) -> Tensor:
-        """(T,H,W) integers, one id a track; the size of ``sample["masks"]``."""
+        """Label maps (T,H,W): integers, one id for each track, of the size of ``sample["masks"]``."""
         ...
 
 
 @runtime_checkable
 class BatchMethod(Method, Interface):
-    """A method that takes several videos of one shape at once, faster than one after the other."""
+    """A method that takes several videos of equal shape at once, which is faster."""
 
     def batch(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """The maps of each."""
+        """The label maps of each sample."""
         ...
 
 
 @runtime_checkable
 class SlotMethod(Method, Interface):
-    """A method whose maps are of slots, which the report page shows."""
+    """A method whose maps come from slots, which the report page shows."""
 
-    boxes: bool  # it is given the first frame's boxes: track 0 is then the background's
+    boxes: bool  # whether it gets the first frame's boxes; then track 0 is the background
 
     def tracked(self, samples: Sequence[Sample]) -> SlotSequence:
-        """Slots, attention and labels of videos of one shape, on the CPU; some methods take one video."""
+        """Slots, attention and labels of videos of equal shape, on the CPU; some methods take only one video."""
         ...
 
 
 class ModelTracks:
-    """Tracks of a DIAS, those of ``DIAS.track`` with the video's id.
+    """Tracks of a DIAS, equal to those of ``DIAS.track`` with the video's id.
 
     Args:
-        model: on its device.
-        boxes: give it the first frame's boxes.
-        window: frames encoded at once.
-        seed: of the query noise.
+        model: the model, on its device.
+        boxes: give the model the first frame's boxes.
+        window: number of frames that are encoded at once.
+        seed: seed of the noise of queries.
         rehearse: without boxes, go through the first window forwards and backwards before it is tracked.
-        follow_edges: masks end where colours change in the frame, not where cells of the feature grid do.
-        precision: in which the model computes.
+        follow_edges: masks end where colours change in the frame, not at the borders of the feature grid's cells.
+        precision: the precision in which the model computes.
 
     Raises:
-        ValueError: boxes for a model that can't take them.
+        ValueError: ``boxes`` is True and the model takes none.
     """
 
     background: int | None = None
@@ -92,7 +92,7 @@ class ModelTracks:
         self.mask_source = model.mask_source + (EDGES if follow_edges else "")
 
     def __call__(self, sample: Sample) -> Tensor:
-        """(T,H,W) track ids.
+        """Track ids (T,H,W) of a sample.
 
         Raises:
             ValueError: boxes are wanted and the sample has none.
@@ -100,7 +100,7 @@ class ModelTracks:
         return self.batch([sample])[0]
 
     def batch(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Maps of several videos of one shape (T,3,H,W), encoded together; what they are does not depend on the others.
+        """Maps of several videos of equal shape (T,3,H,W), encoded together; no map depends on the other videos.
 
         Raises:
             ValueError: boxes are wanted and a sample has none.
@@ -110,7 +110,7 @@ class ModelTracks:
         return list(tracked.labels)
 
     def tracked(self, samples: Sequence[Sample]) -> SlotSequence:
-        """Slots, attention and labels of several videos of one shape, on the CPU.
+        """Slots, attention and labels of several videos of equal shape, on the CPU.
 
         Raises:
             ValueError: boxes are wanted and a sample has none.
@@ -125,7 +125,7 @@ class PredictionFiles:
 
     Args:
         folder: holds, for each video, ``<video_id>.npz`` with one integer array (T,H,W), or a folder ``<video_id>/``
-            with a PNG a frame. A video id with slashes is a path of folders. Id 0 is background.
+            with a PNG for each frame. A video id with slashes is a path of folders. Id 0 is background.
 
     Raises:
         ValueError: there is no such folder.
@@ -140,10 +140,10 @@ class PredictionFiles:
             raise ValueError(f"predictions={folder} is not a folder; it should hold {LAYOUT}")
 
     def __call__(self, sample: Sample) -> Tensor:
-        """(T,H,W) int64 ids.
+        """Ids (T,H,W) int64 of a sample.
 
         Raises:
-            ValueError: a file is missing, damaged, holds no integer ids, or the frames are too few.
+            ValueError: a file is missing, is damaged, holds no integer ids, or has too few frames.
         """
         base = self.folder / sample["video_id"]
         if not base.resolve().is_relative_to(self.folder.resolve()):
@@ -166,7 +166,7 @@ def first_boxes(sample: Sample) -> tuple[Tensor, Tensor]:
     """Boxes (K,4) and validity (K,) of a sample's first frame.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the sample has no boxes.
     """
     if sample.get("boxes") is None:
         raise ValueError(f"{sample['video_id']} has no boxes; set boxes=false")

@@ -1,7 +1,8 @@
-"""Segmentation measures that count pixels exactly: ARI, FG-ARI, mBO, mIoU, and identity switches.
+"""Segmentation measures from exact pixel counts: ARI, FG-ARI, mBO, mIoU, and identity switches.
 
-Everything is computed from one table a video: how many pixels carry true id r and predicted id c. The table holds
-exact integers, so a result depends neither on the batch a video was scored in nor on the order of pixels or ids.
+Everything is computed from one table for each video: the number of pixels with true id r and predicted id c. The table
+holds exact integers, so results depend neither on the batch in which a video is scored nor on the order of pixels or
+ids.
 ``docs/evaluation.md`` states the definitions and where other code differs.
 """
 
@@ -16,34 +17,34 @@ from torch import Tensor
 
 VOID = -1  # true id of pixels that are never scored
 BACKGROUND = 0  # true id of the background
-CHUNK_PIXELS = 1 << 19  # counted at a time: keeps working memory at a few megabytes
-MAX_CELLS = 1 << 23  # of a table held at a time: 64 MB, and a few times that while scoring
+CHUNK_PIXELS = 1 << 19  # pixels that are counted at once, for a few megabytes of working memory
+MAX_CELLS = 1 << 23  # cells of a table held at once: 64 MB, and a few times that while scoring
 MAX_CELLS_OF_ONE_VIDEO = 1 << 26
-COUNTED_BY_BINCOUNT = ("cpu",)  # elsewhere bincount would wait for the device on every call
-FIXED_POINT = 1 << 48  # averages are summed in these units: an integer sum has no order
+COUNTED_BY_BINCOUNT = ("cpu",)  # on other devices bincount would wait for the device at every call
+FIXED_POINT = 1 << 48  # averages are summed as integers in this unit, so that the order does not matter
 
 
 @dataclass(frozen=True)
 class OverlapTable:
-    """Pixel counts of B maps. Rows of void pixels are zero, and so are rows and columns of ids that a map lacks."""
+    """Pixel counts of B maps. The row of void pixels is zero, as are rows and columns of ids that a map lacks."""
 
     counts: Tensor  # (B,R,C) int64, pixels with true id r and predicted id c
     true_ids: Tensor  # (R,) int64, ascending
     pred_ids: Tensor  # (C,) int64, ascending
 
     def pooled(self) -> OverlapTable:
-        """The table of all maps together (1,R,C), for instance of a video from those of its frames."""
+        """The table (1,R,C) of all maps together, for example that of a video from those of its frames."""
         return OverlapTable(self.counts.sum(0, keepdim=True), self.true_ids, self.pred_ids)
 
     def instances(self, ignore_background: bool) -> Tensor:
-        """Which true ids occur (B,R) bool, with or without the background."""
+        """Which true ids occur, (B,R) bool, with or without the background."""
         present = self.counts.sum(2) > 0
         return present & (self.true_ids != BACKGROUND) if ignore_background else present
 
     def iou(self) -> Tensor:
-        """Intersection over union of every true with every predicted id (B,R,C) float64, 0 for absent ids.
+        """Intersection over union of every true with every predicted id, (B,R,C) float64; 0 for absent ids.
 
-        The union counts all non-void pixels, those of the background included.
+        The union counts all pixels that are not void, background included.
         """
         union = self.counts.sum(2, keepdim=True) + self.counts.sum(1, keepdim=True) - self.counts
         return self.counts.double() / union.clamp(min=1)
@@ -61,7 +62,7 @@ class OverlapTable:
         numerator = 2 * _difference_of_products(both, neither, only_true, only_pred)
         one, two, three, four = both.double(), neither.double(), only_true.double(), only_pred.double()
         denominator = (one + three) * (three + two) + (one + four) * (four + two)
-        # Without a pair on which the maps disagree they agree, even where the ratio is 0/0 (one cluster in both).
+        # Maps that disagree on no pair agree, also where the ratio is 0/0 (one cluster in both).
         score = torch.where((only_true == 0) & (only_pred == 0), 1.0, numerator / denominator)
         return torch.where(pixels > 0, score, torch.nan)
 
@@ -70,13 +71,13 @@ class OverlapTable:
         return _mean(self.iou().amax(2), self.instances(ignore_background))
 
     def mean_iou(self, ignore_background: bool) -> Tensor:
-        """See the function of this name; (B,) float64. The assignment runs on the host, one transfer a table."""
+        """See the function of this name; (B,) float64. The assignment runs on the host, with one transfer per table."""
         wanted, offered = self.instances(ignore_background).cpu(), (self.counts.sum(1) > 0).cpu()
         iou = self.iou().cpu()
         matched = torch.zeros(wanted.shape, dtype=torch.float64)
         for b in range(len(iou)):
             rows, columns = wanted[b].nonzero()[:, 0], offered[b].nonzero()[:, 0]
-            overlap = iou[b][rows][:, columns].numpy()  # only ids that occur: no trace of the other maps of the batch
+            overlap = iou[b][rows][:, columns].numpy()  # only ids that occur, so that other maps have no influence
             r, c = linear_sum_assignment(overlap, maximize=True)
             matched[b, rows[r]] = torch.from_numpy(overlap[r, c])
         return _mean(matched, wanted).to(self.counts.device)
@@ -89,15 +90,15 @@ def adjusted_rand_index(pred: Tensor, true: Tensor, *, ignore_background: bool =
 
     Args:
         pred: (B, ...) integers, any ids, gaps allowed. Trailing axes are pooled: (B,T,H,W) scores videos.
-        true: (B, ...) integers of the same shape; 0 is background and -1 is void, whose pixels are dropped.
-        ignore_background: also drop pixels whose true id is 0 (FG-ARI).
+        true: (B, ...) integers of the same shape; 0 is background and -1 is void. Void pixels don't count.
+        ignore_background: pixels with true id 0 don't count either (FG-ARI).
 
     Returns:
-        (B,) float64 on the maps' device; NaN where no pixel is left to score. With a single true instance the score
-        is 1 if the prediction keeps it whole and otherwise 0.
+        (B,) float64 on the maps' device; NaN where no pixel counts. With a single true instance the score is 1 if the
+        prediction does not divide it, and otherwise 0.
 
     Raises:
-        ValueError: shapes or devices differ, fewer than two axes, or maps that are not integers.
+        ValueError: shapes or devices differ, maps have fewer than two axes, or maps are not integers.
     """
     return _score(pred, true, lambda table: table.adjusted_rand_index(ignore_background))
 
@@ -106,7 +107,7 @@ def mean_best_overlap(pred: Tensor, true: Tensor, *, ignore_background: bool = F
     """Mean best overlap: for each true instance the best IoU with any predicted id, averaged over instances.
 
     Several instances may share a predicted id (Pont-Tuset et al., 2017). ``ignore_background`` leaves id 0 out of the
-    average only: its pixels stay in every union. Arguments and errors as for ``adjusted_rand_index``.
+    average, but its pixels still count in every union. Arguments and errors are those of ``adjusted_rand_index``.
 
     Returns:
         (B,) float64; NaN where there is no instance.
@@ -118,7 +119,8 @@ def mean_iou(pred: Tensor, true: Tensor, *, ignore_background: bool = False) -> 
     """Mean IoU after one-to-one assignment of predicted to true ids (Hungarian, maximising the summed IoU).
 
     The average is over all true instances; one without a partner counts 0. ``ignore_background`` leaves id 0 out of
-    assignment and average: its pixels stay in every union. Arguments and errors as for ``adjusted_rand_index``.
+    assignment and average, but its pixels still count in every union. Arguments and errors are those of
+    ``adjusted_rand_index``.
 
     Returns:
         (B,) float64; NaN where there is no instance.
@@ -132,15 +134,16 @@ def is_track(pred_ids: Tensor, background: int | None) -> Tensor:
 
 
 def switches_of_frames(table: OverlapTable, background: int | None = None) -> tuple[float, float]:
-    """How often instances change their track, and how much of them is tracked at all.
+    """How often instances change their track, and how much of them is tracked.
 
-    In a frame an instance and a track match if their IoU exceeds 1/2; ids that do not overlap have at most one such
-    partner, so no assignment is needed. A switch is a match with another track than the instance's last match (as in
-    CLEAR MOT, Bernardin and Stiefelhagen 2008, but stateless). A tracker that never matches never switches: read both.
+    In a frame an instance and a track match if their IoU exceeds 1/2. An id can have at most one such partner, so no
+    assignment is needed. A switch is a match with another track than in the instance's last match (as in CLEAR MOT,
+    Bernardin and Stiefelhagen 2008, but earlier matches are not preferred). A tracker that never matches never
+    switches, so read both numbers.
 
     Args:
-        table: of a video's frames, ``counts`` (T,R,C).
-        background: the predicted id that is no track; None: every id is one.
+        table: the table of a video's frames, ``counts`` (T,R,C).
+        background: the predicted id that is not a track; None: every id is a track.
 
     Returns:
         Switches, summed over instances, and the share of (instance, frame) pairs that match; both NaN where the video
@@ -162,7 +165,7 @@ def table_of_maps(pred: Tensor, true: Tensor) -> OverlapTable:
     """One table for all maps (B, ...), with ids shared over the batch.
 
     Raises:
-        ValueError: as ``adjusted_rand_index``, or more pairs of ids than memory for the table is allowed.
+        ValueError: as for ``adjusted_rand_index``, or the table would have too many pairs of ids.
     """
     pred, true = _checked(pred, true)
     return _table(pred, true, _bounds(pred), _bounds(true))
@@ -190,13 +193,13 @@ def _checked(pred: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _signed(maps: Tensor) -> Tensor:
-    """Types that torch can't compute with become wider ones."""
+    """Maps of types that PyTorch can't compute with are converted to wider types."""
     wider = {torch.bool: torch.uint8, torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
     return maps.to(wider.get(maps.dtype, maps.dtype))
 
 
 def _bounds(maps: Tensor) -> tuple[int, int]:
-    """Smallest and largest id: the one time that counting waits for the device."""
+    """Smallest and largest id; only here does counting wait for the device."""
     if not maps.numel():
         return 0, 0
     low, high = torch.stack(torch.aminmax(maps)).tolist()
@@ -204,7 +207,7 @@ def _bounds(maps: Tensor) -> tuple[int, int]:
 
 
 def _tables(pred: Tensor, true: Tensor) -> Iterator[OverlapTable]:
-    """Tables of successive groups of videos, each of bounded size."""
+    """Tables of successive groups of videos, each table of bounded size."""
     pred_bounds, true_bounds = _bounds(pred), _bounds(true)
     group = max(1, MAX_CELLS // (_width(pred_bounds) * _width(true_bounds)))
     for start in range(0, len(pred), group):
@@ -214,7 +217,7 @@ def _tables(pred: Tensor, true: Tensor) -> Iterator[OverlapTable]:
 
 def _table(pred: Tensor, true: Tensor, pred_bounds: tuple[int, int], true_bounds: tuple[int, int]) -> OverlapTable:
     cells = _width(pred_bounds) * _width(true_bounds)
-    if cells * len(pred) > MAX_CELLS:  # ids far apart: number the distinct ones
+    if cells * len(pred) > MAX_CELLS:  # ids are far apart, so they are renumbered
         pred_ids, pred = torch.unique(pred, return_inverse=True)
         true_ids, true = torch.unique(true, return_inverse=True)
         cells = len(pred_ids) * len(true_ids)
@@ -237,7 +240,7 @@ def _width(bounds: tuple[int, int]) -> int:
 
 
 def _count(pred: Tensor, true: Tensor, pred_bounds: tuple[int, int], true_bounds: tuple[int, int]) -> Tensor:
-    """Count pairs of ids (B, pixels) -> (B,R,C) int64, a bounded number of pixels at a time."""
+    """Count pairs of ids (B, pixels) -> (B,R,C) int64, with a bounded number of pixels at once."""
     num_videos, num_pixels = pred.shape
     rows, columns = _width(true_bounds), _width(pred_bounds)
     counts = torch.zeros(num_videos, rows * columns, dtype=torch.int64, device=pred.device)
@@ -254,7 +257,7 @@ def _count(pred: Tensor, true: Tensor, pred_bounds: tuple[int, int], true_bounds
 
 
 def _shifted(ids: Tensor, bounds: tuple[int, int]) -> Tensor:
-    """Ids counted from the smallest one, in a new tensor; 32 bits wherever the ids fit (half the memory traffic)."""
+    """Ids minus the smallest one, in a new tensor; with 32 bits if the ids fit, for half the memory traffic."""
     small = bounds[0] >= -(1 << 30) and bounds[1] < 1 << 30
     return ids.to(torch.int32 if small else torch.int64, copy=True).sub_(bounds[0])
 
@@ -273,10 +276,10 @@ def _pairs(counts: Tensor) -> Tensor:
 
 
 def _difference_of_products(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """a*b - c*d of non-negative int64 below 2**62, rounded once to float64.
+    """a*b - c*d for non-negative int64 below 2**62, rounded once to float64.
 
-    Products of pair counts pass 2**64 on a whole video, and their difference cancels almost entirely for a prediction
-    at chance level: so they are kept as integers in base 2**31 until the subtraction is done.
+    Products of pair counts exceed 2**64 on a whole video, and for a prediction at chance level their difference is
+    nearly 0. Therefore they stay integers in base 2**31 until the subtraction is done.
     """
     base = 1 << 31
     high, middle, low = (x - y for x, y in zip(_limbs(a, b), _limbs(c, d), strict=True))
@@ -293,6 +296,6 @@ def _limbs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _mean(values: Tensor, keep: Tensor) -> Tensor:
-    """Mean of the kept values in [0, 1] over the last axis, the same bits for any padding or order; NaN of none."""
+    """Mean of the kept values in [0, 1] over the last axis, equal to the bit for any padding or order; NaN for none."""
     units = (values * FIXED_POINT).round().long().masked_fill(~keep, 0).sum(-1)
     return units.double() / FIXED_POINT / keep.sum(-1)

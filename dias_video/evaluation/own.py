@@ -1,4 +1,4 @@
-"""Models of the videos' own as a method, and k-means beside them."""
+"""A method with a model for each video (``dias_video.auto``), and k-means on the same features."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from dias_video.tracking import track_videos
 
 
 class OwnTracks:
-    """Tracks of a model of each video's own (``dias_video.auto``), which sees the whole video first.
+    """Tracks of a model for each video (``dias_video.auto``), which is made from frames of the whole video.
 
     Args:
-        tracker: without a trained model.
-        boxes: give it the first frame's boxes; tracks are then 1 to K, and 0 the rest.
+        tracker: a tracker without a trained model.
+        boxes: give the model the first frame's boxes; tracks are then 1 to K, and 0 is the rest.
     """
 
     def __init__(self, tracker: Tracker, boxes: bool = False) -> None:
         self.tracker, self.boxes = tracker, boxes
         self.background: int | None = 0 if boxes else None
         self.mask_source = "aggregation, slots of the video's own" + (EDGES if tracker.options["follow_edges"] else "")
-        self._fitted: tuple[str, PartsModel] | None = None  # the last one, which the baselines ask for too
+        self._fitted: tuple[str, PartsModel] | None = None  # the last model, which the baselines use too
 
     def stored(self, path: str | Path | None) -> FeatureCache | None:
-        """The cache of the plain encoder's features in ``path``, if there is one to use.
+        """The cache of the plain encoder's features in ``path``; None if ``path`` is None.
 
         Raises:
-            ValueError: it holds no finished feature cache, or another encoder's.
+            ValueError: ``path`` holds no finished feature cache, or one that was made by another encoder.
         """
         if path is None:
             return None
@@ -59,14 +59,14 @@ class OwnTracks:
         return self._fitted[1]
 
     def seen(self, sample: Sample) -> Sample:
-        """The sample as the video's own encoder sees it: cached features, if there are any, as whitened ones."""
+        """The sample for the video's own encoder: cached features, if there are any, are whitened."""
         plain = sample.get("features")
         if plain is None:
             return sample
         return {**sample, "features": own_features(self.fitted(sample).model.encoder, plain, sample["video"])}
 
     def __call__(self, sample: Sample) -> Tensor:
-        """(T,H,W) track ids."""
+        """Track ids (T,H,W) of a sample."""
         labels = self.tracked([sample]).labels
         assert labels is not None
         return labels[0]
@@ -81,11 +81,11 @@ class OwnTracks:
 
 
 class OwnKMeans:
-    """k-means on a video's features, with as many clusters as its own model has things.
+    """k-means on a video's features, with as many clusters as the video's own model has things.
 
     Args:
-        tracks: of the model's.
-        plain: on the features as the encoder has them; otherwise on the whitened ones that the model sees.
+        tracks: the method that has the model.
+        plain: use the features of the plain encoder; False uses the whitened features of the model.
     """
 
     background: int | None = None
@@ -97,7 +97,7 @@ class OwnKMeans:
         self.mask_source = f"k-means on {looked_at}{edges}"
 
     def __call__(self, sample: Sample) -> Tensor:
-        """(T,H,W) int64 clusters."""
+        """Clusters (T,H,W) int64 of a sample."""
         model, tracker = self.tracks.fitted(sample), self.tracks.tracker
         size = (sample["video"].shape[-2], sample["video"].shape[-1])
         encoder = tracker.backbone.encoder(size, tracker.device) if self.plain else model.model.encoder

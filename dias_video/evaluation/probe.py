@@ -1,7 +1,8 @@
-"""Recognition probe (the paper's section 4.2): what a small MLP reads from a slot, an object's classes and its box.
+"""Recognition probe (the paper's section 4.2): a small MLP predicts an object's classes and its box from a slot.
 
-In every frame slots are assigned to objects one-to-one by the IoU of their masks; the probe sees a slot alone. All
-objects that show at least a pixel count: how many found a slot stands beside the scores, which are of those alone.
+In every frame slots are assigned to objects one-to-one by the IoU of their masks. The probe sees one slot. An object
+counts if at least one of its pixels is visible. Scores are those of objects with a slot; the share of such objects is
+reported too.
 """
 
 from __future__ import annotations
@@ -28,26 +29,26 @@ from dias_video.pretrained.weights import pinned, weights_sha256
 from dias_video.stores.files import check_new, write_json
 from dias_video.tracking import owners, track_videos
 
-MIN_IOU = 0.1  # of a slot and its object, at most of which they are no pair (the DIAS authors' later code)
+MIN_IOU = 0.1  # slot and object are a pair only if their IoU exceeds this (as in the DIAS authors' later code)
 
 
 class ObjectSlots(NamedTuple):
-    """Slots that were assigned to objects, M in all."""
+    """M slots that were assigned to objects."""
 
     slots: Tensor  # (M,D) float
     boxes: Tensor  # (M,4) normalised xyxy, of the objects
-    regions: Tensor  # (M,4) the same of the slots' own masks
+    regions: Tensor  # (M,4) the same, of the slots' own masks
     classes: dict[str, Tensor]  # attribute -> (M,) int64
-    num_objects: int  # that show, over all frames, with a slot or without
+    num_objects: int  # visible objects over all frames, with a slot or without
 
 
 def object_slots(
     slots: Tensor, live: Tensor, attention: Tensor, true: Tensor, boxes: Tensor, classes: dict[str, Tensor]
 ) -> ObjectSlots:
-    """Assign the slots of one video to its objects, frame by frame, maximising IoU; pairs up to ``MIN_IOU`` are none.
+    """Assign the slots of one video to its objects in every frame, maximising IoU; pairs must exceed ``MIN_IOU``.
 
     Args:
-        slots, live, attention: (T,S,D), (T,S) bool and (T,S,h,w) of the encoded video.
+        slots, live, attention: (T,S,D), (T,S) bool and (T,S,h,w), from the encoded video.
         true: (T,H,W) instance ids, 0 background, -1 void.
         boxes: (T,K,4); ``boxes[:,k]`` belongs to id k + 1.
         classes: attribute -> (K,) int64 of every object.
@@ -74,7 +75,7 @@ def object_slots(
 
 
 def joined(parts: list[ObjectSlots]) -> ObjectSlots:
-    """The slots of several videos."""
+    """The slots of several videos as one record."""
     names = parts[0].classes
     return ObjectSlots(
         torch.cat([p.slots for p in parts]),
@@ -86,7 +87,7 @@ def joined(parts: list[ObjectSlots]) -> ObjectSlots:
 
 
 class RecognitionProbe(nn.Module):
-    """An MLP with one hidden layer; slots are standardised by what the training slots were like."""
+    """An MLP with one hidden layer; slots are standardised with mean and deviation of the training slots."""
 
     mean: Tensor
     scale: Tensor
@@ -144,11 +145,11 @@ def fit_probe(
 
 @torch.no_grad()
 def score_probe(probe: RecognitionProbe, train: ObjectSlots, test: ObjectSlots) -> dict[str, float]:
-    """``<attribute>/top1`` and ``box/r2`` (scikit-learn's, mean over the four coordinates) of slots with an object.
+    """Scores of slots with an object: ``<attribute>/top1``, and ``box/r2`` (mean over the four coordinates).
 
-    Beside them what needs no slot: ``<attribute>/most_frequent``, always the class that is commonest in training;
-    ``box/r2_constant``, always the mean box of training; ``box/r2_mask``, the box around the slot's own mask; and
-    ``objects/matched``, the share of objects with a slot.
+    The baselines are ``<attribute>/most_frequent`` (always the most frequent class in training), ``box/r2_constant``
+    (always the mean box of training) and ``box/r2_mask`` (the box around the slot's own mask). ``objects/matched`` is
+    the share of objects with a slot.
 
     Raises:
         ValueError: no slot was assigned to an object.
@@ -183,25 +184,25 @@ def probe(
     seed: int = 0,
     device: str | None = None,
 ) -> dict[str, float]:
-    """Fit a probe on videos whose objects have known classes, score it on others, both as evaluation sees them.
+    """Fit a probe on videos whose objects have known classes, and score it on others; slots are those of evaluation.
 
     Args:
         checkpoint: a model's folder, or ``hf-hub:user/name`` or ``hf-hub:user/name@revision``.
         train, test: simulated videos or COCO's images.
-        train_videos, test_videos: use only the first so many; None = all.
-        out_dir: gets probe.json.
-        overwrite: replace one that is there.
-        transform: of every video (a resize).
-        attributes: of the simulated bodies, or COCO's ``category``.
+        train_videos, test_videos: number of first videos to use; None = all.
+        out_dir: the folder for probe.json.
+        overwrite: replace an existing probe.json.
+        transform: applied to every video (a resize).
+        attributes: attributes of the simulated bodies, or COCO's ``category``.
         boxes: start from the first frame's boxes; None: if the model takes them.
-        seed: of the query noise and of the probe.
-        device: of the model; None = cuda if there is one.
+        seed: seed of the noise of queries and of the probe.
+        device: the model's device; None = cuda if there is one.
 
     Returns:
         The scores of ``score_probe``.
 
     Raises:
-        ValueError: boxes for a model that takes none, or an attribute that is not known of every object.
+        ValueError: ``boxes`` is True and the model takes none, or an attribute is not known for every object.
     """
     check_new(Path(out_dir) / "probe.json", overwrite)
     checkpoint = pinned(checkpoint)
@@ -232,7 +233,7 @@ def vocabulary_of(videos: list[Videos], attribute: str) -> list[str]:
     """The classes of an attribute in all videos.
 
     Raises:
-        ValueError: the source does not know it of every object.
+        ValueError: the attribute is not known for every object.
     """
     found: set[str] = set()
     for part in videos:

@@ -1,4 +1,4 @@
-"""What is measured on a video, and what counts as an instance: the two protocols (``docs/evaluation.md``)."""
+"""The two protocols: what is measured on a video, and what counts as an instance (``docs/evaluation.md``)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Protocol:
 
     @property
     def ari_name(self) -> str:
-        """What the ARI of this protocol is called in results."""
+        """The name of this protocol's ARI in results."""
         return "fg_ari" if self.ignore_background else "ari"
 
     def score(self, table: OverlapTable) -> dict[str, Tensor]:
@@ -61,15 +61,14 @@ def score_video(
     Args:
         pred: (T,H,W) integers, track ids.
         true: (T,H,W) integers, 0 background, -1 void.
-        protocols: which ones.
-        tracking: also J&F and identity switches.
-        measures: further ones by name.
-        background: the id in ``pred`` that is no track in these two; None: every id is one.
+        protocols: the protocols to score.
+        tracking: also compute J&F and identity switches.
+        measures: further measures by name.
+        background: for J&F and switches, the id in ``pred`` that is not a track; None: every id is a track.
 
     Returns:
-        ``<protocol>/<measure>`` on the pooled video, ``<protocol>/per_frame/<measure>`` as the mean over the frames
-        where it is defined, ``tracking/<measure>``,
-        ``<name>/<measure>`` of ``measures``; NaN where undefined.
+        ``<protocol>/<measure>`` on the pooled video; ``<protocol>/per_frame/<measure>`` as the mean over the frames
+        where it is defined; ``tracking/<measure>``; and ``<name>/<measure>`` of ``measures``. NaN where undefined.
 
     Raises:
         ValueError: the maps' shapes differ, or they hold no integers.

@@ -1,4 +1,4 @@
-"""The files an evaluation leaves: ``metrics.json`` with averages, ``videos.csv`` with a row a video and method."""
+"""The files of an evaluation: ``metrics.json`` has averages, ``videos.csv`` a row for each video and method."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from dias_video.evaluation.scoring import FACTS, Videos, VideoScores
 from dias_video.stores.files import replace_file, write_json
 
 METRICS, VIDEOS = "metrics.json", "videos.csv"
-MAIN = "model"  # the method whose measures carry no prefix
+MAIN = "model"  # the method whose measures have no prefix
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What was scored, and how: stands in every result file."""
+    """What was scored, and how; every result file contains it."""
 
     source: str  # class of the data source
     split: str  # as the source names it, or a frozen split of ``splits.py``
-    condition: str  # what the model was told: "boxes", "none", "none, rehearsed", or "not stated" for files
-    mask_sources: Mapping[str, str]  # of every method
-    fingerprint: str = ""  # of the videos' names (``splits.py``)
+    condition: str  # what the model was given: "boxes", "none", "none, rehearsed", or "not stated" for files
+    mask_sources: Mapping[str, str]  # the source of the masks of every method
+    fingerprint: str = ""  # fingerprint of the videos' names (``splits.py``)
     identity: str = "unverified"  # or "verified": the split is known to have these videos
-    transform: Mapping[str, Any] | None = None  # of the frames: their part and size
-    features: str | None = None  # the cache that the frozen features came from, in half precision
+    transform: Mapping[str, Any] | None = None  # the transform of frames: crop and size
+    features: str | None = None  # the cache of the frozen features, which are in half precision
     checkpoint: str | None = None  # folder
     checkpoint_hash: str | None = None  # SHA-256 of its model.safetensors
     num_slots: int | None = None
     seed: int = 0
-    precision: str | None = None  # in which the model computed
+    precision: str | None = None  # the precision in which the model computed
 
 
 def prefix(method: str) -> str:
-    """What stands before a method's measures in ``metrics.json``."""
+    """The prefix of a method's measures in ``metrics.json``."""
     return "" if method == MAIN else f"{method}/"
 
 
@@ -47,10 +47,10 @@ def report(
 ) -> dict[str, Any]:
     """Content of ``metrics.json``: ``about`` and, flat, ``<protocol>/<measure>`` of the model.
 
-    Other methods' measures are prefixed by their name; what is undefined is None.
+    The measures of other methods have the method's name as prefix. A measure that is not defined is None.
 
     Raises:
-        ValueError: a method's videos are not complete.
+        ValueError: videos of a method have no score.
     """
     any_method = next(iter(scores.values()))
     instances = any_method.column("instances")
@@ -98,12 +98,12 @@ def write_results(
     setting: Setting,
     write: bool = True,
 ) -> dict[str, Any]:
-    """Write ``videos.csv`` and ``metrics.json`` into ``out_dir`` (made if absent) and return the content of the latter.
+    """Write ``videos.csv`` and ``metrics.json`` into ``out_dir`` (made if absent), and return the latter's content.
 
-    Nothing is written unless every video of every method has a score, or if ``write`` is False.
+    Nothing is written if a video of a method has no score, or if ``write`` is False.
 
     Raises:
-        ValueError: a method's videos are not complete.
+        ValueError: videos of a method have no score.
     """
     content = report(scores, videos, protocols, setting)
     if not write:
@@ -124,7 +124,7 @@ def write_results(
 
 
 def summary_table(content: Mapping[str, Any]) -> str:
-    """The headline measures of ``metrics.json`` as a Markdown table, a row a method."""
+    """The main measures of ``metrics.json`` as a Markdown table with a row for each method."""
     protocols = [PROTOCOLS[name] for name in content["about"]["protocols"]]
     columns = [f"{p.name}/{name}" for p in protocols for name in (p.ari_name, "mbo", "miou")]
     lines = [["method", *columns], ["---"] * (1 + len(columns))]
@@ -137,7 +137,7 @@ def summary_table(content: Mapping[str, Any]) -> str:
 def _rows(
     scores: Mapping[str, VideoScores], protocols: Sequence[Protocol], setting: Setting
 ) -> list[dict[str, str | int | float | None]]:
-    """A row a method and video: what it is, the facts as integers, the measures in full precision."""
+    """A row for each method and video: names, facts as integers, and measures in full precision."""
     rows: list[dict[str, str | int | float | None]] = []
     for method, collected in scores.items():
         for index, video_id in enumerate(collected.video_ids):

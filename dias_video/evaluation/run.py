@@ -1,4 +1,4 @@
-"""A whole evaluation: a trained model, or files of any program, scored beside two baselines, and the result files."""
+"""A whole evaluation: scores a trained model, or files of any program, and two baselines; writes result files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dias_video.pretrained.weights import pinned, weights_sha256
 from dias_video.stores.files import check_new
 
 BASELINES = ("boxes_fixed", "kmeans")
-METHODS = ("auto",)  # that need no checkpoint
+METHODS = ("auto",)  # methods that need no checkpoint
 
 
 def evaluate(
@@ -63,46 +63,48 @@ def evaluate(
     precision: str = "fp32",
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Score a trained model, or prediction files, on videos with masks, beside two baselines.
+    """Score a trained model, or prediction files, and two baselines on videos with masks.
 
-    Under ``accelerate launch`` the processes share the videos.
+    Under ``accelerate launch`` the processes share the videos. Give one of ``checkpoint``, ``predictions`` and
+    ``method``.
 
     Args:
         source: the videos.
-        out_dir: gets metrics.json, videos.csv and report.html.
-        overwrite: replace results that are there.
+        out_dir: the folder for metrics.json, videos.csv and report.html.
+        overwrite: replace existing results.
         checkpoint: a model's folder, or ``hf-hub:user/name`` or ``hf-hub:user/name@revision``.
-        predictions: or: a folder of label maps (:class:`PredictionFiles`).
-        method: or: ``auto``, a model of each video's own, which is rehearsed (``dias_video.auto``).
-        encoder, slots: of ``auto`` (``Tracker``).
-        native_size: the predictions are of the size that the videos have on disk, and are scored there.
-        transform: of every video (a resize); not with ``native_size``.
-        features: folder of these videos' cached features, with ``auto`` those of the plain encoder, which then does not
-            run.
+        predictions: a folder of label maps (:class:`PredictionFiles`).
+        method: ``auto`` makes a model for each video, with a rehearsal (``dias_video.auto``).
+        encoder, slots: options of ``auto`` (``Tracker``).
+        native_size: the predictions have the size of the videos on disk, and are scored at that size.
+        transform: applied to every video (a resize); not with ``native_size``.
+        features: folder of these videos' cached features; with ``auto`` those of the plain encoder. The encoder then
+            does not run.
         protocols: names of ``PROTOCOLS``.
-        tracking: also J&F and identity switches.
-        measures: further ones by name, functions of two label maps.
-        baselines: names of ``BASELINES``, each where it applies: boxes_fixed with boxes, kmeans with a model; beside
-            ``auto`` also kmeans_plain, on features that are not whitened.
-        boxes: give the first frame's boxes to the model and to the baselines; None: if both data and model have them
-            (``auto`` is not given any).
-        rehearse: without boxes: go through the first window forwards and backwards before it is tracked.
-        mask_source: masks of a checkpoint's model are read from, ``decoder`` or ``aggregation``; None: as it is stored.
-        follow_edges: masks (k-means' too) end where colours change in the frame.
-        max_videos, max_frames: only the first so many; the result says so.
+        tracking: also compute J&F and identity switches.
+        measures: further measures by name, as functions of two label maps.
+        baselines: names of ``BASELINES``. ``boxes_fixed`` needs boxes, ``kmeans`` needs a model. With ``auto``,
+            ``kmeans_plain`` on features without whitening is added.
+        boxes: give the first frame's boxes to the model and to the baselines; None: if the data has them and the model
+            takes them (``auto`` gets none).
+        rehearse: without boxes, go through the first window forwards and backwards before it is tracked.
+        mask_source: where a checkpoint's model takes masks from, ``decoder`` or ``aggregation``; None: as stored.
+        follow_edges: masks (also those of k-means) end where colours change in the frame.
+        max_videos, max_frames: number of first videos, and of first frames of each; the result says so.
         frozen_split: refuse to score unless the data is this split (``dias_video.evaluation.splits``).
-        report: videos on the page, the worst and the best by the first protocol's mBO; 0: no page.
-        window, batch_size: frames, and videos of one shape, encoded at once.
-        seed: of the query noise, with a video's id.
-        num_workers: processes that read videos.
-        precision: in which the model computes, fp32, bf16 or (on a GPU) fp16; the result says so.
+        report: number of videos on the page, the worst and the best by the first protocol's mBO; 0: no page.
+        window: number of frames that are encoded at once.
+        batch_size: number of videos of equal shape that are encoded at once.
+        seed: with a video's id it determines the noise of queries.
+        num_workers: number of processes that read videos.
+        precision: the precision in which the model computes, fp32, bf16 or (on a GPU) fp16; the result says so.
         device: None = cuda if there is one.
 
     Returns:
         The content of metrics.json, on every process.
 
     Raises:
-        ValueError: options that don't go together, or a video that can't be read; nothing is written then.
+        ValueError: options don't fit each other, or a video can't be read; nothing is written then.
     """
     accelerator, ranks = joined(device), Ranks()
     with ranks.together():

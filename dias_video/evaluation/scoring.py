@@ -1,8 +1,7 @@
-"""Scoring label maps of whole videos under the two protocols, on any number of processes.
+"""Scores label maps of whole videos under the two protocols, on any number of processes.
 
-The loop knows nothing of models: a *method* is any callable that turns a sample into label maps (``methods.py``
-has the model and prediction files, ``baselines.py`` two baselines). Definitions
-are in ``docs/evaluation.md``.
+Label maps come from a *method*: any callable that turns a sample into label maps. ``methods.py`` has the model and
+prediction files, ``baselines.py`` two baselines. Definitions are in ``docs/evaluation.md``.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ from dias_video.evaluation.protocols import (
 )
 from dias_video.machine.ranks import Ranks, joined
 
-FACTS = ("frames", "height", "width", "instances")  # of a video, in every row before the measures
+FACTS = ("frames", "height", "width", "instances")  # facts about a video, in every row before the measures
 
 
 class VideoScores:
-    """One row of numbers a video, collected over processes; it reports only when no video is missing."""
+    """A row of numbers for each video, collected over processes; results need all videos."""
 
     def __init__(self, video_ids: Sequence[str], columns: Sequence[str]) -> None:
         self.video_ids, self.columns = list(video_ids), list(columns)
         self.rows: dict[int, dict[str, float]] = {}
 
     def add(self, index: int, row: Mapping[str, float]) -> None:
-        """Note the numbers of video ``index``. A video noted before (padding of a batch) is not counted again.
+        """Record the numbers of video ``index``. A video recorded before (padding of a batch) is not counted again.
 
         Raises:
             ValueError: there is no such video, or a number is missing.
@@ -56,7 +55,7 @@ class VideoScores:
         self.rows.setdefault(index, {name: row[name] for name in self.columns})
 
     def gather(self, accelerator: Accelerator) -> None:
-        """Collect the rows of all processes in all of them, to the bit. Every process calls it, even with no row."""
+        """Exchange rows, bit for bit, so that every process has all. Every process calls it, even without rows."""
         if accelerator.num_processes == 1:
             return
         mine = torch.full((len(self.video_ids), 1 + len(self.columns)), math.nan, dtype=torch.float64)
@@ -68,7 +67,7 @@ class VideoScores:
                 self.add(int(index), dict(zip(self.columns, values, strict=True)))
 
     def column(self, name: str) -> list[float]:
-        """One number of every video, in their order.
+        """The number called ``name`` of every video, in order.
 
         Raises:
             ValueError: videos are missing.
@@ -80,7 +79,7 @@ class VideoScores:
         """Refuse to go on without all videos.
 
         Raises:
-            ValueError: names the first ones missing.
+            ValueError: videos are missing; the message names the first.
         """
         missing = [name for index, name in enumerate(self.video_ids) if index not in self.rows]
         if missing:
@@ -88,9 +87,9 @@ class VideoScores:
             raise ValueError(f"{len(missing)} of {len(self.video_ids)} videos have no score ({shown}); evaluate again")
 
     def summary(self) -> dict[str, float]:
-        """Mean of every measure over videos, with ``_stderr`` and ``_undefined`` (videos where it is NaN).
+        """Mean of every measure over videos, with ``_stderr`` and ``_undefined`` (number of videos where it is NaN).
 
-        Videos of one instance and of several are also averaged apart, as ``<protocol>/single_instance/<measure>`` and
+        Videos of one instance and of several also have separate means, as ``<protocol>/single_instance/<measure>`` and
         ``<protocol>/multi_instance/<measure>``.
 
         Raises:
@@ -113,18 +112,18 @@ class VideoScores:
 
 
 class Videos(Dataset[Sample]):
-    """Whole videos of a source, by index, with their index noted.
+    """Whole videos of a source by index; each sample contains its index.
 
     Args:
         source: the videos.
         transform: applied to every video (a resize); its random numbers are a function of the index.
-        max_videos: only the first so many; None = all.
-        max_frames: only the first so many frames of each; None = all.
+        max_videos: number of first videos; None = all.
+        max_frames: number of first frames of each; None = all.
         features: adds ``features`` (T,N,C), the frozen encoder's output for these frames.
-        boxes: samples have boxes, where the source has them.
+        boxes: samples have boxes, if the source has them.
 
     Raises:
-        ValueError: a limit below 1, or features that don't belong to this source and transform.
+        ValueError: a limit is below 1, or ``features`` was made from another source or transform.
     """
 
     def __init__(
@@ -155,15 +154,15 @@ class Videos(Dataset[Sample]):
         return [self.source.info(index).video_id for index in self.indices]
 
     def num_frames(self, index: int) -> int:
-        """Frames of a video that are scored."""
+        """Number of frames of a video that are scored."""
         total = self.source.info(index).num_frames
         return min(total, self.max_frames or total)
 
     def __getitem__(self, index: int) -> Sample:
-        """The video as a sample with masks, its ``index`` and ``num_frames``, its length without ``max_frames``.
+        """The video as a sample with masks, its ``index``, and ``num_frames``, its length without ``max_frames``.
 
         Raises:
-            ValueError: it can't be read, or has no masks to score against.
+            ValueError: the video can't be read, or has no masks to score against.
         """
         generator, frames = generator_of(0, 0, index), range(self.num_frames(index))
         sample = read_clip(self.source, index, frames, self.transform, generator, self.features, self.keys)
@@ -184,12 +183,12 @@ def score_methods(
 ) -> dict[str, VideoScores]:
     """Score every method on every video; each process takes its share, and all return all results.
 
-    Up to ``batch_size`` videos that follow each other and have one shape are given to a ``BatchMethod`` at once.
+    A ``BatchMethod`` gets up to ``batch_size`` successive videos of equal shape at once.
 
-    Given the same label maps the results are the same to the bit for any number of workers and processes.
+    For equal label maps, results are equal to the bit for any number of workers and processes.
 
     Raises:
-        ValueError: a video can't be read, or a method gives maps of another shape; the message names the video.
+        ValueError: a video can't be read, or a method returns maps of another shape; the message names the video.
     """
     accelerator = accelerator or joined()
     share = videos.indices[accelerator.process_index :: accelerator.num_processes]
@@ -221,7 +220,7 @@ def score_methods(
 
 
 class _Reported(Dataset[Sample | str]):
-    """Hands over what went wrong as a sentence, which a worker's exception would bury in its traceback."""
+    """Passes an error out of a worker as a sentence; raised in the worker, it would arrive with a traceback."""
 
     def __init__(self, videos: Videos) -> None:
         self.videos = videos
@@ -234,7 +233,7 @@ class _Reported(Dataset[Sample | str]):
 
 
 def _loaded(videos: Videos, share: Sequence[int], num_workers: int) -> Iterator[Sample]:
-    """Samples in order; read in ``num_workers`` other processes if that is not 0."""
+    """Samples in order, read by ``num_workers`` other processes if that is not 0."""
     loader = DataLoader(_Reported(videos), batch_size=None, sampler=list(share), num_workers=num_workers)
     for sample in loader:
         if isinstance(sample, str):
@@ -243,7 +242,7 @@ def _loaded(videos: Videos, share: Sequence[int], num_workers: int) -> Iterator[
 
 
 def _grouped(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
-    """Up to ``size`` samples that follow each other and whose videos have one shape."""
+    """Groups of up to ``size`` successive samples whose videos have equal shape."""
     group: list[Sample] = []
     for sample in samples:
         if group and (len(group) == size or sample["video"].shape != group[0]["video"].shape):

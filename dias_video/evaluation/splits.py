@@ -1,8 +1,8 @@
-"""What "val" means: named splits of public data sets, and whether given videos are one of them.
+"""Named splits of public data sets, and a check whether given videos are one of them.
 
-Papers use the same words for different videos: YouTube-VIS publishes no masks for its own validation set, for instance,
-so that "YTVIS validation" is a part of the training set, cut in different ways. A split is named here only as far as
-it is a public fact; where no count is given, none could be confirmed.
+Papers use the same words for different videos. For example, YouTube-VIS publishes no masks for its validation set, so
+"YTVIS validation" is a part of the training set, and different papers use different parts. A split is listed here only
+if it is a public fact. Where the number of videos is missing, it could not be confirmed.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from dias_video.data.source import FileSource, VideoSource
 class Split:
     """A set of videos that a score can refer to."""
 
-    rule: str  # which videos
-    videos: int | None  # how many; None: not confirmed
-    fact: str  # where it is stated
+    rule: str  # which videos belong to it
+    videos: int | None  # number of videos; None: not confirmed
+    fact: str  # the publication that states it
     sources: tuple[str, ...]  # classes that read it
-    options: Mapping[str, Any] = field(default_factory=dict)  # what they must have been given
-    file: str = ".*"  # what the json of the masks, or the first file of a video, is called (a regular expression)
-    part: tuple[int | None, int | None] = (None, None)  # of the videos in the file's order, as a slice
-    total: int | None = None  # how many are in the file, where this is a part of them
-    fingerprint: str | None = None  # of the videos' names, where these are public
+    options: Mapping[str, Any] = field(default_factory=dict)  # options that the source must have
+    file: str = ".*"  # name of the json of masks, or of a video's first file, as a regular expression
+    part: tuple[int | None, int | None] = (None, None)  # slice of the videos in the file's order
+    total: int | None = None  # number of videos in the file, where the split is a part of them
+    fingerprint: str | None = None  # fingerprint of the videos' names, where these are public
 
 
 class Certified(NamedTuple):
-    """What is known of the videos that were scored."""
+    """What is known about the videos that were scored."""
 
     fingerprint: str  # see ``fingerprint_of``
-    verified: bool  # it is the public one; False: none is known
+    verified: bool  # whether it equals the public fingerprint; False: none is known
 
 
 def _movi(variant: str, split: str, videos: int | None) -> Split:
@@ -123,21 +123,21 @@ SPLITS = {
 
 
 def fingerprint_of(source: VideoSource) -> str:
-    """Hash (hex, 64 bits) of the videos' names, in any order; of simulated ones also of the settings that made them."""
+    """Hash (hex, 64 bits) of the videos' names in any order; for simulated videos also of the simulator's settings."""
     whole, _ = places(source)
     names = [source.info(index).video_id for index in range(len(source))]
-    if isinstance(whole, PhysionVideos):  # whose files are called differently from release to release
+    if isinstance(whole, PhysionVideos):  # the names of its files differ between releases
         names = [stimulus(name.rpartition("/")[2]) for name in names]
     made = whole.made_with() if isinstance(whole, SimulatedVideos) else ""
     return hashlib.sha256("\n".join([made, *sorted(names)]).encode()).hexdigest()[:16]
 
 
 def certify(source: VideoSource, name: str | None = None) -> Certified:
-    """Whether videos are the split of a name, as far as can be told; without a name nothing is compared.
+    """Compare videos with the split called ``name``, as far as possible; without a name nothing is compared.
 
     Raises:
-        ValueError: no split has this name, or the videos are others: of another source, option, file, slice or number,
-            or of other names.
+        ValueError: no split has this name, or the videos are not the split's: source, options, file, slice, number or
+            names differ.
     """
     found = fingerprint_of(source)
     if name is None:
@@ -153,7 +153,7 @@ def certify(source: VideoSource, name: str | None = None) -> Certified:
 
 
 def _difference(source: VideoSource, split: Split) -> str | None:
-    """What tells the videos from a split before their names are looked at."""
+    """The first difference between the videos and a split, apart from the videos' names; None if there is none."""
     whole, indices = places(source)
     config: dict[str, Any] = getattr(whole, "config", {})
     kind = type(whole).__name__
@@ -176,5 +176,5 @@ def _difference(source: VideoSource, split: Split) -> str | None:
 
 
 def _written(part: tuple[int | None, int | None]) -> str:
-    """A slice as the option has it."""
+    """A slice as the option ``videos`` writes it."""
     return "null" if part == (None, None) else ":".join("" if end is None else str(end) for end in part)
