@@ -301,3 +301,20 @@ def test_every_backbone_looks_at_any_shape(file: Path) -> None:
     features = encoder.features(square(1, 40, 80)[None])
     assert features.shape == (1, 1, 8, 384)
     assert torch.isfinite(features).all()
+
+
+def test_a_finer_grid_is_given_finer_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stripes two pixels wide, in a frame of 640 pixels: 256 would show them as grey, whatever they become then."""
+    backbone = Backbone("vit_tiny_patch16_224.augreg_in21k", "random", tokens=800)
+    encoder = backbone.encoder((320, 640), torch.device("cpu"))
+    looked_at: list[torch.Tensor] = []
+
+    def look(frames: torch.Tensor) -> torch.Tensor:
+        looked_at.append(frames)
+        return torch.zeros(1, 800, 192)
+
+    monkeypatch.setattr(encoder, "backbone", look)
+    stripes = 255 * (torch.arange(640) // 2 % 2).to(torch.uint8)
+    encoder.features(stripes.expand(1, 1, 3, 320, 640))
+    assert looked_at[0].shape == (1, 3, 320, 640)
+    assert looked_at[0].std() > 0.45

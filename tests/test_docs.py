@@ -249,9 +249,9 @@ def test_results_are_those_of_their_raw_files() -> None:
     for row, *cells in rows:
         assert cells == means("slotcontrast/toss_d.csv", row, head[1:], 64)
     head, *rows = rows_of("Scores", "docs/tracking.md")
-    for clips, method, *cells in rows:
-        found = means(f"own/{clips}.csv", method, head[2:], 24 if clips.startswith("toss_a") else 20)
-        assert cells == [mean if cell else "" for cell, mean in zip(cells, found, strict=True)]
+    for clips, number, seeds, method, *cells in rows:
+        found = over_seeds(f"own/{clips}.csv", method, head[4:], int(number), int(seeds))
+        assert cells == [mean if cell else "" for cell, mean in zip(cells, found, strict=True)], (clips, method)
 
 
 def test_figures_of_the_readme_are_those_of_their_raw_files() -> None:
@@ -317,11 +317,27 @@ def test_costs_are_those_of_their_raw_files() -> None:
 
 
 def means(file: str, method: str, measures: list[str], videos: int) -> list[str]:
-    """Of a method over the rows, one a video, of a raw file."""
+    """Of a method over the rows, one a video (and seed), of a raw file."""
+    return [f"{mean:.3f}" for mean in by_seed(file, method, measures, videos).mean(0)]
+
+
+def over_seeds(file: str, method: str, measures: list[str], videos: int, seeds: int) -> list[str]:
+    """``means``, with the standard deviation over seeds where there are several."""
+    found = by_seed(file, method, measures, videos)
+    assert len(found) == seeds
+    spread = [f" ± {one:.3f}" for one in found.std(0, ddof=1)] if seeds > 1 else [""] * len(measures)
+    return [mean + more for mean, more in zip(means(file, method, measures, videos), spread, strict=True)]
+
+
+def by_seed(file: str, method: str, measures: list[str], videos: int) -> NDArray[np.float64]:
+    """Means over videos (seeds, measures) of a method in a raw file, which has a row a seed and video."""
     with (ROOT / "results" / file).open() as opened_file:
         rows = [row for row in csv.DictReader(opened_file) if row["method"] == method]
-    assert len(rows) == videos
-    return [f"{np.mean([float(row[measure]) for row in rows]):.3f}" for measure in measures]
+    seeds = sorted({row.get("seed", "") for row in rows})
+    assert [sum(row.get("seed", "") == seed for row in rows) for seed in seeds] == [videos] * len(seeds)
+    return np.array(
+        [[np.mean([float(row[m]) for row in rows if row.get("seed", "") == seed]) for m in measures] for seed in seeds]
+    )
 
 
 def world(folder: Path) -> None:

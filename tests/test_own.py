@@ -71,6 +71,20 @@ def test_every_video_has_a_model_and_as_many_clusters(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
+def test_a_video_has_one_model_for_all_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two videos of one shape, which a trained model would take at once."""
+    made: list[str] = []
+
+    def own(self: Tracker, video_id: str, *rest: Any, of: Any = Tracker.own) -> Any:
+        made.append(video_id)
+        return of(self, video_id, *rest)
+
+    monkeypatch.setattr(Tracker, "own", own)
+    options: dict[str, Any] = {"encoder": vit(), "device": "cpu", "transform": ClipTransform(SIZE), "report": 0}
+    evaluate(source=Squares(), method="auto", out_dir=tmp_path / "a", slots=2, max_frames=3, **options)
+    assert made == ["squares0", "squares1"]
+
+
 def test_boxes_are_given(tmp_path: Path) -> None:
     options: dict[str, Any] = {"encoder": vit(), "device": "cpu", "transform": ClipTransform(SIZE), "report": 0}
     found = evaluate(source=Squares(), method="auto", out_dir=tmp_path / "a", boxes=True, **options)

@@ -15,6 +15,7 @@ TINY = (
     "Without weights and internet checkpoint=shipped tracks with the small model of the package: it finds a few simple "
     "things that move before a plain ground, as in simulated videos, and little in real ones"
 )
+FRAME_SIDE = 256  # pixels
 
 
 class Backbone:
@@ -51,7 +52,10 @@ class Backbone:
         patch = _patch(self.name)
         try:
             input_size = (grid[0] * patch[0], grid[1] * patch[1])
-            encoder = TimmEncoder(self.name, self.weights, input_size, self.final_norm).to(device).eval()
+            # Resized first, with antialiasing, as in training; never to less than what the network sees.
+            frame_size = tuple(max(FRAME_SIDE, side) for side in input_size)
+            encoder = TimmEncoder(self.name, self.weights, input_size, self.final_norm, frame_size=frame_size)
+            encoder = encoder.to(device).eval()
         except ValueError as error:
             if self.weights != "hub":
                 raise

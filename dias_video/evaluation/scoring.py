@@ -183,7 +183,8 @@ def score_methods(
 ) -> dict[str, VideoScores]:
     """Score every method on every video; each process takes its share, and all return all results.
 
-    A ``BatchMethod`` gets up to ``batch_size`` successive videos of equal shape at once.
+    A ``BatchMethod`` gets up to ``batch_size`` successive videos of equal shape at once. Without one, all methods get a
+    video before the next is read, so that what they share is computed once.
 
     For equal label maps, results are equal to the bit for any number of workers and processes.
 
@@ -197,6 +198,8 @@ def score_methods(
     scores = {name: VideoScores(videos.video_ids, columns) for name in methods}
     total = sum(videos.num_frames(index) for index in share)
     hidden = not accelerator.is_main_process
+    if not any(isinstance(method, BatchMethod) for method in methods.values()):
+        batch_size = 1
     with Ranks().together(), tqdm(total=total, unit="frame", desc="evaluate", disable=hidden) as bar:
         for samples in _grouped(_loaded(videos, share, num_workers), batch_size):
             facts = [_facts(sample["masks"]) for sample in samples]
