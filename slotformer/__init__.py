@@ -1,4 +1,4 @@
-"""World models on slots: what a DIAS saw is cached, a SlotFormer predicts it further, readouts answer questions.
+"""World models on slots: the slots of a DIAS are cached, a SlotFormer predicts future slots, readouts answer questions.
 
 from slotformer import SlotCache, SlotFormer, cache_slots, predict, reason
 """
@@ -27,12 +27,12 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, so that ``import slotformer`` costs nothing."""
+    """Import a name at its first use, so that ``import slotformer`` takes no time."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PLACES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """What ``import *`` and completion see."""
+    """The names for ``import *`` and for completion."""
     return [*globals(), *__all__]

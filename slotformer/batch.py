@@ -1,4 +1,4 @@
-"""Windows of cached slots: what a dynamics model is trained on."""
+"""Windows of cached slots, on which dynamics models are trained."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from slotformer.cache import SlotCache
 
 
 def pack(windows: Sequence[SlotSequence]) -> SlotSequence:
-    """Collate windows of one length, as wide as the most slots that live in any of them.
+    """Collate windows of equal length; the batch has as many slots as live in the window with the most.
 
-    A clip's slots that never live are left out: nothing attends to them or is scored on them, so training is the same
-    for less work. The others keep their order, which means nothing to a dynamics model.
+    Slots that never live in a clip are left out. They are neither attended to nor scored, so training is the same with
+    less work. The other slots keep their order, which has no meaning for a dynamics model.
 
-    Going through a batch in three parts by their number of live slots, which keeps the loss, would make a step of
-    slotformer=small 1.3 times as fast on one CPU core (32 simulated contact clips, 4.5 of 7 slots live; a part for
-    every number 1.24, and 1.55 is the bound). It is left out: it means three times the kernels on a GPU.
+    A batch could also be divided into three parts by the number of live slots, with the same loss. On one CPU core this
+    made a step of slotformer=small 1.3 times as fast (32 simulated contact clips, 4.5 of 7 slots live; with a part for
+    every number 1.24 times, and at best 1.55 times). It is not done because a GPU would start three times as many
+    kernels.
     """
     alive = [window.live[0].any(0) for window in windows]  # (S,) each
     width = max(1, *(int(live.sum()) for live in alive))
@@ -33,13 +34,13 @@ def pack(windows: Sequence[SlotSequence]) -> SlotSequence:
 
 
 class SlotWindows:
-    """Windows of ``num_frames`` frames, ``stride`` apart, at random offsets; an epoch shows each video once.
+    """Windows of ``num_frames`` frames, ``stride`` apart, at random offsets; an epoch has one of each video.
 
-    A sample is a pure function of (seed, epoch, index) and reads only its own frames.
+    A sample is a pure function of (seed, epoch, index), and only its own frames are read.
     """
 
     def __init__(self, cache: SlotCache, num_frames: int, stride: int = 1, seed: int = 0) -> None:
-        """Videos too short for one window are left out and counted in ``too_short``.
+        """Leave out videos that are too short for a window; ``too_short`` is their number.
 
         Raises:
             ValueError: no video is long enough.
@@ -67,9 +68,9 @@ class SlotWindows:
 
 
 def slot_statistics(cache: SlotCache, max_videos: int = 1000) -> tuple[Tensor, Tensor]:
-    """Mean (D,) over live slots and one scale (), the root mean square over channels of their standard deviation.
+    """Mean (D,) of live slots, and one scale (): the root mean square over channels of their standard deviations.
 
-    Read from at most ``max_videos`` videos, spread evenly over the cache.
+    They are computed from at most ``max_videos`` videos, spread evenly over the cache.
     """
     count, total, squares = 0, torch.zeros(cache.slot_dim).double(), torch.zeros(cache.slot_dim).double()
     for at in np.unique(np.linspace(0, len(cache) - 1, max_videos).astype(int)):

@@ -1,12 +1,12 @@
-"""Slot cache: the slots of whole videos on disk, the only contract between ``dias_video`` and ``slotformer``.
+"""Slot cache: the slots of whole videos on disk, the only interface between ``dias_video`` and ``slotformer``.
 
-A thin layer over :mod:`dias_video.stores.store`, which gives atomic shards, many writing processes, resuming, checksums
-and reading of frame ranges without loading anything else. An item is a video; its fields, all with a leading frame
+It is a thin layer over :mod:`dias_video.stores.store`, which has atomic shards, several writing processes, resuming,
+checksums, and reads frame ranges without loading anything else. An item is a video. Its fields all have a leading frame
 axis:
 
     slots (S,D) float16 or float32, zeros where dead     live (S) bool     track_id (S) int32, -1 where dead
-    label () float32, 1 = contact, NaN = unknown     scenario () int16, place in the header's ``scenarios`` or -1
-    attention (S,h,w) float16, optional: how much each slot owns each cell of the feature grid
+    label () float32, 1 = contact, NaN = unknown     scenario () int16, index into the header's ``scenarios`` or -1
+    attention (S,h,w) float16, optional: the share that each slot has of each cell of the feature grid
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from dias_video.stores.shard import Shard
 from dias_video.stores.store import ShardStore, ShardWriter, build_index, shard_files
 
 CACHE_VERSION = 2
-CALLED_BEFORE = {"live": "mask", "attention": "maps"}  # the fields of version 1 that have other names now
+CALLED_BEFORE = {"live": "mask", "attention": "maps"}  # names of fields in version 1, by their present names
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 
 
 class SlotCacheWriter:
-    """Writes a slot cache, as one of ``parts`` processes; a context manager.
+    """Writes a slot cache, as one of ``parts`` processes; it is a context manager.
 
-    A writer that was killed is started again with the same arguments and leaves out the videos in ``present``. With
-    several processes call :func:`finish` on one of them when all have closed.
+    If a writer was killed, start it again with the same arguments; it then skips the videos in ``present``. With
+    several processes, call :func:`finish` on one of them after all have closed.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SlotCacheWriter:
         """Open a new cache or continue an old one; ``header`` says what made it (checkpoint, data, protocol).
 
         Raises:
-            ValueError: unknown dtype, or the folder holds something else or a cache with another header.
+            ValueError: the dtype is unknown, or the folder holds something else or a cache with another header.
         """
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype} is unknown; a slot cache holds {' or '.join(DTYPES)}")
@@ -63,7 +63,7 @@ class SlotCacheWriter:
 
     @property
     def present(self) -> set[str]:
-        """The video ids that are written."""
+        """The ids of videos that are written already."""
         return self.writer.present
 
     def write(
@@ -83,12 +83,13 @@ class SlotCacheWriter:
             slots: (T,S,D) floats.
             live: (T,S) bool.
             attention: (T,S,h,w) floats; given for all videos or none.
-            track_id: (T,S) integers; by default the slot's place, that is, no slot ever changes its object.
+            track_id: (T,S) integers; by default the slot's index, as if no slot ever changed its object.
             label: 1.0 if there is contact.
             scenario: one of the writer's ``scenarios``.
 
         Raises:
-            ValueError: shapes that disagree, values that are not finite, an unknown scenario, a video given twice.
+            ValueError: shapes don't fit each other, values are not finite, the scenario is unknown, or the video was
+                written before.
         """
         if slots.ndim != 3 or live.shape != slots.shape[:2] or len(slots) == 0:
             raise ValueError(
@@ -126,10 +127,10 @@ class SlotCacheWriter:
 
 
 def identity_of(header: Mapping[str, Any]) -> dict[str, Any]:
-    """What a cache is, of what its header says: the model and the videos, not where they lay.
+    """The part of a header that identifies a cache: model and videos, but not the folders in which they were.
 
-    The model is told by its hash. Videos are told by their ids, and their source by its options; whatever lies in its
-    folder is named as it lies there.
+    A model is identified by its hash, videos by their ids, and a source by its options, with paths relative to its
+    folder.
     """
     kept = {name: value for name, value in header.items() if name != "checkpoint"}
     data = header.get("data")
@@ -139,7 +140,7 @@ def identity_of(header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def moved(data: Any, root: str, to: str) -> Any:
-    """A source's config with all that lies in the folder ``root`` in another one."""
+    """A source's config in which all paths inside the folder ``root`` lead to the folder ``to``."""
     if isinstance(data, dict):
         return {name: moved(value, root, to) for name, value in data.items()}
     if isinstance(data, list):
@@ -149,18 +150,18 @@ def moved(data: Any, root: str, to: str) -> Any:
 
 
 def finish(path: str | Path) -> None:
-    """Write the index of a cache that several processes wrote; call it on one of them when all have closed."""
+    """Write the index of a cache that several processes wrote; call it on one of them after all have closed."""
     build_index(path)
 
 
 class SlotCache:
-    """Reads a finished slot cache; only the frames asked for are read from disk."""
+    """Reads a finished slot cache; only the wanted frames are read from disk."""
 
     def __init__(self, path: str | Path) -> None:
         """Map the index.
 
         Raises:
-            ValueError: there is no cache, it is unfinished, damaged or of another version.
+            ValueError: there is no cache, or it is unfinished, damaged or of another version.
         """
         self.path = Path(path)
         self.store = ShardStore(path)
@@ -179,7 +180,7 @@ class SlotCache:
 
     @property
     def video_ids(self) -> Sequence[str]:
-        """All video ids, sorted; decoded from the index when asked for."""
+        """All video ids, sorted; an id is decoded from the index when it is read."""
         return self.store.keys
 
     @property
@@ -207,9 +208,9 @@ class SlotCache:
 
     @property
     def encoding(self) -> str:
-        """How slots were made of videos, beside the model: first queries, part and size of the frames; "" = unknown.
+        """How the model was applied to videos: first queries, crop and size of frames; "" = unknown.
 
-        Where two caches of the same model say different things, slots of equal objects differ.
+        If this differs between two caches of the same model, slots of equal objects differ.
         """
         protocol, transform = self.header.get("protocol"), self.header.get("transform")
         if not isinstance(protocol, dict):
@@ -222,7 +223,7 @@ class SlotCache:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of what it is (``identity_of``) and holds, the latter by the checksums of the shards."""
+        """SHA-256 of ``identity_of`` the header and of the checksums of the shards."""
         digest = hashlib.sha256(json.dumps(identity_of(self.header), sort_keys=True).encode())
         for file in shard_files(self.path):
             digest.update(Shard(file).metadata["sha256"].encode())
@@ -234,14 +235,14 @@ class SlotCache:
 
     @property
     def has_attention(self) -> bool:
-        """Whether it also holds how much each slot owns each cell."""
+        """Whether the cache holds attention, the share that each slot has of each cell."""
         return self._called("attention") in self.store.fields
 
     def info(self, video_id: str) -> VideoInfo:
-        """How long a video is, and its label and scenario, None where unknown.
+        """Length of a video, and its label and scenario, None where unknown.
 
         Raises:
-            ValueError: no such video.
+            ValueError: there is no such video.
         """
         fields = self.store.read(video_id, 0, 1, ["label", "scenario"])
         label, scenario = float(fields["label"][0]), int(fields["scenario"][0])
@@ -256,7 +257,7 @@ class SlotCache:
         """Every ``stride``-th of frames ``start:stop`` of a video, B = 1; slots are float32.
 
         Raises:
-            ValueError: no such video, frames outside of it, or attention that the cache does not hold.
+            ValueError: there is no such video or frame, or the cache holds no attention.
         """
         names = ["slots", "live", "track_id", *["attention"] * attention]
         stored = self.store.read(video_id, start, stop, [self._called(name) for name in names])
@@ -264,13 +265,13 @@ class SlotCache:
         return SlotSequence([video_id], slots.float(), live, track_id.long(), *(value.float() for value in rest))
 
     def _called(self, name: str) -> str:
-        """What a field is called in the store."""
+        """The name of a field in the store."""
         return CALLED_BEFORE.get(name, name) if self.header["cache_version"] == 1 else name
 
     def verify(self) -> int:
-        """Read everything and compare with the checksums; the number of videos.
+        """Read everything, compare it with the checksums, and return the number of videos.
 
         Raises:
-            ValueError: names the first damaged shard.
+            ValueError: a shard is damaged; the message names the first.
         """
         return self.store.verify()

@@ -1,8 +1,8 @@
-"""A slot predictor whose past never changes: a predicted frame costs one frame, however long the context.
+"""A slot predictor that computes the past only once: a predicted frame costs one frame, for any length of context.
 
-SlotFormer's window slides, so every step moves all positions and everything is computed again. Here a frame attends to
-itself and to earlier frames only, and time enters as the distance between frames (rotary embedding, Su et al. 2021),
-so keys and values of past frames are computed once and kept.
+SlotFormer's window slides, so every step changes all positions and everything is computed again. Here a frame attends
+only to itself and to earlier frames, and time enters as the distance between frames (rotary embedding, Su et al. 2021).
+Keys and values of past frames are therefore computed once and kept.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from slotformer.rollouter import Block, Dynamics, attended, key_bias
 class CausalSlotFormer(Dynamics):
     """Frame-causal attention with relative temporal positions and cached keys and values.
 
-    A predicted frame attends to itself and to the ``context - 1`` frames before it, burn-in or predicted; by default as
-    many as training ever shows. Otherwise as :class:`slotformer.rollouter.SlotFormer`.
+    A predicted frame attends to itself and to the ``context - 1`` frames before it, burn-in or predicted. By default
+    these are as many as occur in training. All else is as in :class:`slotformer.rollouter.SlotFormer`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class CausalSlotFormer(Dynamics):
         return torch.stack(predicted, 1)
 
     def advance(self, tokens: Tensor, frames: Tensor, bias: Tensor, past: Past, drop: Dropout | None = None) -> Tensor:
-        """New tokens (B,L,E) of ``frames`` (L,) through all layers; their keys and values join the past."""
+        """Pass new tokens (B,L,E) of ``frames`` (L,) through all layers, and add their keys and values to ``past``."""
         turn = rotation(frames, self.head_dim, tokens.dtype)
         for layer, block in enumerate(self.blocks):
             assert isinstance(block, Block)
@@ -78,7 +78,7 @@ class CausalSlotFormer(Dynamics):
 
 
 class Past:
-    """Keys and values of every layer, the last ``limit`` tokens of each; older ones are dropped."""
+    """Keys and values of the last ``limit`` tokens in every layer; older ones are dropped."""
 
     def __init__(self, layers: int, limit: int) -> None:
         self.limit = limit
@@ -86,7 +86,7 @@ class Past:
         self.rooms: list[Room | None] = [None] * layers
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append (B,heads,L,E/heads) and return all that is kept, the new ones last."""
+        """Append (B,heads,L,E/heads) to a layer and return all that it keeps, with the new ones last."""
         if not torch.is_grad_enabled():
             room = self.rooms[layer]
             if room is None:
@@ -100,7 +100,7 @@ class Past:
 
 
 class Room:
-    """Room for four times the tokens that are kept, so that the kept ones are moved only once in a while."""
+    """Memory for four times the tokens that are kept, so that the kept ones are rarely moved."""
 
     def __init__(self, like: Tensor, limit: int) -> None:
         self.limit, self.end = limit, 0
@@ -121,9 +121,9 @@ class Room:
 
 
 def rotation(frames: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (L,width/2) by which the channels of tokens of ``frames`` (L,) are turned.
+    """Cosine and sine (L,width/2) of the angles by which channels of tokens of ``frames`` (L,) are rotated.
 
-    Wavelengths grow from 6 to 6,000 frames: the first tells neighbouring frames apart.
+    Wavelengths grow from 6 to 6,000 frames; the first distinguishes neighbouring frames.
     """
     frequency = 1000.0 ** -(torch.arange(0, width, 2, device=frames.device) / width)
     angle = frames[:, None] * frequency
@@ -131,7 +131,7 @@ def rotation(frames: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Te
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn channel pairs of x (B,heads,L,E/heads), so that products depend on the distance of frames alone."""
+    """Rotate channel pairs of x (B,heads,L,E/heads), so that products depend only on the distance of frames."""
     cosine, sine = turn
     one, other = x.chunk(2, -1)
     return torch.cat([one * cosine - other * sine, one * sine + other * cosine], -1)

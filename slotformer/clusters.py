@@ -1,4 +1,4 @@
-"""k-means tracks as a slot cache: what slots are compared with, ready for everything that reads slots."""
+"""k-means tracks as a slot cache, to compare them with slots in everything that reads slots."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def cache_clusters(
     seed: int = 0,
     device: str | None = None,
 ) -> SlotCache:
-    """Cluster the frozen features of every video; a cluster is a track, its slot in a frame the mean of its tokens.
+    """Cluster the frozen features of every video. A cluster is a track; its slot in a frame is the mean of its tokens.
 
-    The clusters are those of the k-means baseline of evaluation, over all frames of a video at once; where a cluster
-    owns no token of a frame its slot is dead. Under ``accelerate launch`` the processes share the videos.
+    The clusters are those of evaluation's k-means baseline, over all frames of a video together. Where a cluster owns
+    no token of a frame, its slot is dead. Under ``accelerate launch`` the processes share the videos.
 
     Args:
-        features: of all frames of the videos.
+        features: cached features of all frames of the videos.
         source: the videos.
         cache: folder of the slot cache.
         num_clusters: k.
-        seed: of the initial centres, with a video's id.
-        device: "cpu" keeps ``accelerate launch`` from GPUs; the work is the CPU's.
+        seed: with a video's id it determines the initial centres.
+        device: "cpu" keeps ``accelerate launch`` from using GPUs; all work is done on the CPU.
 
     Raises:
-        ValueError: features of other videos, or a cache that was made with other settings.
+        ValueError: the features are of other videos, or the cache was made with other settings.
     """
     processes, ranks = joined(device), Ranks()
     rank, world = processes.process_index, processes.num_processes
@@ -64,8 +64,8 @@ def cache_clusters(
 
 
 def cluster_means(tokens: Tensor, count: int, draws: Draws) -> tuple[Tensor, Tensor]:
-    """The clusters' mean tokens in every frame and where there are any: (T,N,C) -> (T,k,C), (T,k) bool."""
-    points = F.normalize(tokens, dim=-1)  # spherical k-means, as the baseline
+    """The mean token of each cluster in every frame, and whether it owns a token: (T,N,C) -> (T,k,C), (T,k) bool."""
+    points = F.normalize(tokens, dim=-1)  # spherical k-means, as in the baseline
     centres = kmeans(points.flatten(0, 1), count, draws)
     owner = squared_distances(points.flatten(0, 1), centres).argmin(1).view(tokens.shape[:2])  # (T,N)
     members = F.one_hot(owner, count).to(tokens.dtype)  # (T,N,k)

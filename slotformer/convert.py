@@ -1,7 +1,7 @@
-"""The released SlotFormer checkpoints in our module (facts of their repository, pairlab/SlotFormer).
+"""Converts the released SlotFormer checkpoints (facts of the repository pairlab/SlotFormer).
 
-Theirs predicts slots as they are (ours keeps mean 0 and scale 1 for them) and comes with a frozen image decoder and
-tokenizer, which have no counterpart here.
+The released models predict slots without normalisation, so mean 0 and scale 1 are used here. Their frozen image decoder
+and tokenizer have no counterpart here.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def adopt_released(model: SlotFormer, tensors: Mapping[str, Tensor]) -> list[str
     """Load a released SlotFormer checkpoint's tensors into ``model``.
 
     Returns:
-        What was not matched on either side, a sentence each.
+        A sentence for each tensor of either side that was not matched.
     """
-    # Sine positions are no weights, both compute them. What differs stays on the list.
+    # Both compute sine positions, so these are not weights. If they differ, they stay on the list.
     same = SINE in tensors and tensors[SINE].shape[1:] == model.positions.shape
     if same and torch.allclose(tensors[SINE][0], model.positions, atol=1e-5):
         tensors = {name: value for name, value in tensors.items() if name != SINE}

@@ -1,4 +1,4 @@
-"""How wrong a rollout is, step by step, beside two predictions that know nothing, with intervals over videos."""
+"""Errors of rollouts for every step, with two trivial predictions and with intervals over videos."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from slotformer.statistics import Values, deviation, mean_ratio, ratio_interval
 
 
 def repeat_last(slots: Tensor, live: Tensor, steps: int) -> Tensor:
-    """The last context frame again and again: (B,T,S,D), (B,T,S) -> (B,steps,S,D)."""
+    """The last context frame, repeated: (B,T,S,D), (B,T,S) -> (B,steps,S,D)."""
     return (slots[:, -1:] * live[:, -1:, :, None]).expand(-1, steps, -1, -1)
 
 
 def constant_velocity(slots: Tensor, live: Tensor, steps: int) -> Tensor:
-    """The last change goes on; a slot that was not there on the frame before last stands still."""
+    """Continue with the last change; a slot that was dead on the frame before the last stands still."""
     if slots.shape[1] < 2:
         return repeat_last(slots, live, steps)
     change = (slots[:, -1:] - slots[:, -2:-1]) * live[:, -2:-1, :, None]  # (B,1,S,D)
@@ -50,14 +50,14 @@ class RolloutErrors:
     """Normalised errors of a set of videos."""
 
     video_id: list[str]  # V
-    errors: dict[str, Values]  # predictor -> (V,R), NaN where nothing was scored
-    births: NDArray[np.int64]  # (V,) tracks that began after the context, which nothing is scored on
-    scored: NDArray[np.int64]  # (R,) slots scored a step, over all videos
+    errors: dict[str, Values]  # predictor -> (V,R), NaN where no slot was scored
+    births: NDArray[np.int64]  # (V,) number of tracks that began after the context; they are not scored
+    scored: NDArray[np.int64]  # (R,) number of slots scored at each step, over all videos
 
     def table(self, seed: int = 0) -> list[dict[str, float]]:
-        """One row a step: mean and bootstrap interval over videos a predictor, and errors relative to repeat_last.
+        """A row for each step: for every predictor mean, bootstrap interval over videos, and ratio to repeat_last.
 
-        A predictor that was asked about some videos only (NaN on the others) is related to repeat_last on these.
+        A predictor that was used only on some videos (NaN on the others) is compared with repeat_last on these.
         """
         errors, repeated = self.errors, self.errors["repeat_last"]
         pairs = {name: (values, np.ones_like(values)) for name, values in errors.items()}
@@ -76,7 +76,7 @@ class RolloutErrors:
 
 
 def rollout_errors(predicted: Tensor, batch: SlotSequence) -> RolloutErrors:
-    """Errors of predicted slots (B,R,S,D) on the last R frames of a batch; the frames before were the context."""
+    """Errors of predicted slots (B,R,S,D) on the last R frames of a batch; the frames before are the context."""
     steps = predicted.shape[1]
     burn_in = batch.num_frames - steps
     past, future = batch.slots[:, :burn_in], batch.slots[:, burn_in:]
@@ -93,7 +93,7 @@ def rollout_errors(predicted: Tensor, batch: SlotSequence) -> RolloutErrors:
 
 
 def join_errors(parts: list[RolloutErrors]) -> RolloutErrors:
-    """The errors of several batches as one."""
+    """Join the errors of several batches."""
     return RolloutErrors(
         video_id=[name for part in parts for name in part.video_id],
         errors={name: np.concatenate([p.errors[name] for p in parts]) for name in parts[0].errors},
@@ -103,7 +103,7 @@ def join_errors(parts: list[RolloutErrors]) -> RolloutErrors:
 
 
 def over_models(parts: Sequence[RolloutErrors], seed: int = 0) -> list[dict[str, float]]:
-    """The table of several models on the same videos: means over models, and ``…_std``, their ``deviation``."""
+    """The table for several models on the same videos: means over models, and as ``…_std`` their ``deviation``."""
     names = parts[0].errors
     mean = replace(parts[0], errors={name: np.mean([part.errors[name] for part in parts], 0) for name in names})
     rows = mean.table(seed)

@@ -1,18 +1,18 @@
-"""Rollouts of many videos or offsets at once, the same numbers with less work.
+"""Rollouts of many videos or offsets at once: the same numbers with less work.
 
-Sliding the window moves the position of every frame, so everything behind the first normalisation has to be computed
-again at each step. What does not is a frame's projection, and in the last layer all but keys and values for frames
-other than the last: :class:`slotformer.rollouter.SlotFormer` leaves both out always. Here dead slots go too: videos
-with about as many live slots go together, in batches as wide as they must be. Small groups cost what they save, so
-videos are cut into the groups whose estimated work is the least; all in one group is the plain loop.
+When the window slides, the position of every frame changes, so nearly everything must be computed again at each step.
+Two things need not be: a frame's projection, and in the last layer everything but keys and values for frames before the
+last. :class:`slotformer.rollouter.SlotFormer` always leaves these out. The function here also leaves out dead slots:
+videos with similar numbers of live slots form a group, which is as wide as its widest video. Many small groups would
+cost more than they save, so groups are chosen to have the least estimated work.
 
-Without changing results there is no more to gain. Of L layers, L - 1 must see all tokens and the last must make their
-keys and values, so with all slots live a step multiplies by weights 1 / (1 - 5 / (6 L)) times less often than the plain
-loop, 1.12 times for the published 8 layers; attention is 7 % of a layer, and the first layer's projections, which could
-be kept too, are 3 % of all. The plain loop itself reached 69 of the 87 GFLOP/s that a core has in such products (16
-videos at once), so perfect kernels would end at 1.4 times its speed; torch.compile gained 4 % after a minute of
-compiling. ``benchmarks/rollout.py`` measures it. Twice the speed and more is what
-:class:`slotformer.causal.CausalSlotFormer` is for.
+Without changing results, little more can be gained. Of L layers, L - 1 must process all tokens, and the last must make
+their keys and values. With all slots live, the products with weights are therefore 1 / (1 - 5 / (6 L)) times fewer than
+in the plain loop, 1.12 times for the published 8 layers. Attention is 7 % of a layer. The first layer's projections,
+which could be kept too, are 3 % of all work. The plain loop reached 69 of the 87 GFLOP/s of a core in such products (16
+videos at once), so perfect kernels would reach 1.4 times its speed. torch.compile gained 4 % after a minute of
+compiling. ``benchmarks/rollout.py`` measures this. :class:`slotformer.causal.CausalSlotFormer` is more than twice as
+fast, with other results.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from torch import Tensor
 
 from slotformer.rollouter import Dynamics
 
-# What a layer costs a batch beside its products, in multiplications that take as long: on a CPU core, on a GPU.
+# The cost of a layer for a batch beside its products, as a number of multiplications: on a CPU core, on a GPU.
 OVERHEAD = {"cpu": 1e7, "cuda": 1e9}
 
 
 @torch.inference_mode()
 def fast_rollout(model: Dynamics, slots: Tensor, live: Tensor, steps: int, batch_size: int = 64) -> Tensor:
-    """``model.rollout`` for any number of videos (or offsets); equal up to rounding.
+    """``model.rollout`` for any number of videos (or offsets); results are equal up to rounding.
 
     Args:
-        model: in evaluation mode.
+        model: the dynamics model, in evaluation mode.
         slots: (V,T,S,D) in the units of the cache.
         live: (V,T,S) bool, see :func:`slotformer.rollouter.context_live`.
-        steps: how many frames.
-        batch_size: videos at once.
+        steps: number of frames to predict.
+        batch_size: number of videos in a batch.
 
     Returns:
         (V,steps,S,D), zeros where a slot is dead on the last context frame.
@@ -56,16 +56,16 @@ def fast_rollout(model: Dynamics, slots: Tensor, live: Tensor, steps: int, batch
 
 
 def grouped(count: Tensor, overhead: float) -> list[tuple[int, int]]:
-    """Which videos go together, by their number of live slots: (least, most) of every group that has any.
+    """Groups of videos by their number of live slots: (least, most) of every group that is not empty.
 
-    A group is as wide as its widest video: its work is ``videos * most``, and ``overhead``, both in slots of a video.
+    A group is as wide as its widest video: its work is ``videos * most + overhead``, in slots of a video.
 
     Args:
-        count: (V,) live slots of each video.
-        overhead: what a further group costs.
+        count: (V,) number of live slots of each video.
+        overhead: the cost of a further group.
     """
     widths, videos = (values.tolist() for values in count[count > 0].unique(return_counts=True))
-    best: list[tuple[float, list[tuple[int, int]]]] = [(0.0, [])]  # of the videos with the smallest widths
+    best: list[tuple[float, list[tuple[int, int]]]] = [(0.0, [])]  # best groups of the videos with the smallest widths
     for end in range(1, len(widths) + 1):
         work = [(best[begin][0] + sum(videos[begin:end]) * widths[end - 1] + overhead, begin) for begin in range(end)]
         least, begin = min(work)
@@ -74,5 +74,5 @@ def grouped(count: Tensor, overhead: float) -> list[tuple[int, int]]:
 
 
 def _wide(at: Tensor, slots: Tensor) -> Tensor:
-    """Places (B,1,width) as an index into ``slots`` (...,T,S,D): (B,T,width,D)."""
+    """Slot numbers ``at`` (B,1,width) as an index (B,T,width,D) into ``slots`` (...,T,S,D)."""
     return at[..., None].expand(-1, slots.shape[1], -1, slots.shape[3])

@@ -1,4 +1,4 @@
-"""What fills slot caches: a trained DIAS over whole videos, and, for comparison, the true states of simulated ones."""
+"""Fills slot caches with the slots of a trained DIAS or, for comparison, with true states of simulated videos."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def cache_slots(
     precision: str = "fp32",
     device: str | None = None,
 ) -> SlotCache:
-    """Run a trained DIAS over whole videos and keep their slots; an interrupted run continues where it stopped.
+    """Run a trained DIAS over whole videos and write their slots; an interrupted run continues where it stopped.
 
     Under ``accelerate launch`` the processes share the videos, and all return the whole cache.
 
@@ -57,20 +57,21 @@ def cache_slots(
         checkpoint: a model's folder, or ``hf-hub:user/name`` or ``hf-hub:user/name@revision``.
         source: the videos.
         cache: folder of the slot cache.
-        transform: of every window (a resize).
-        boxes: start from the first frame's boxes where videos and model have them.
-        attention: also keep how much each slot owns each cell of the feature grid.
-        features: folder of these videos' cached features: the encoder then does not run.
+        transform: applied to every window (a resize).
+        boxes: start from the first frame's boxes if the videos have them and the model takes them.
+        attention: also write the share that each slot has of each cell of the feature grid.
+        features: folder of these videos' cached features; the encoder then does not run.
         dtype: ``fp16`` or ``fp32``.
-        max_frames: only the first frames of longer videos.
-        window, batch_size: frames, and videos of one length, encoded at once.
-        num_workers: processes that decode ahead.
-        seed: of the query noise, with a video's id.
-        precision: in which the model computes, fp32, bf16 or (on a GPU) fp16.
+        max_frames: number of first frames of longer videos; None = all.
+        window: number of frames that are encoded at once.
+        batch_size: number of videos of equal length that are encoded at once.
+        num_workers: number of processes that decode ahead.
+        seed: with a video's id it determines the noise of queries.
+        precision: the precision in which the model computes: fp32, bf16 or (on a GPU) fp16.
         device: None = cuda if there is one.
 
     Raises:
-        ValueError: no such model, a video that can't be read, or a cache that was made with other settings.
+        ValueError: there is no such model, a video can't be read, or the cache was made with other settings.
     """
     processes, ranks = joined(device), Ranks()
     with ranks.together():
@@ -94,7 +95,7 @@ def cache_slots(
                 "max_frames": max_frames,
                 "window": window,
                 "seed": seed,
-                # Only said where it is not what all caches had before there was a choice.
+                # Only written if it differs from the value that all caches had before it was an option.
                 **({} if precision == "fp32" else {"precision": precision}),
             },
         }
@@ -121,14 +122,14 @@ def cache_slots(
 
 
 def cache_states(*, source: VideoSource, cache: str | Path) -> SlotCache:
-    """Write the simulator's true states as a slot cache: what later stages reach when the slots are perfect.
+    """Write the simulator's true states as a slot cache, to see what later stages reach with perfect slots.
 
     Args:
         source: simulated videos, or some of them.
         cache: folder of the cache.
 
     Raises:
-        ValueError: videos that are not simulated, or a cache that was made with other settings.
+        ValueError: the videos are not simulated, or the cache was made with other settings.
     """
     whole, chosen = places(source)
     if not isinstance(whole, SimulatedVideos):
@@ -154,10 +155,10 @@ def cache_states(*, source: VideoSource, cache: str | Path) -> SlotCache:
 
 
 def _states(record: dict[str, Any], file: Path) -> Tensor:
-    """(T,K,D) float32 of a clip's json.
+    """States (T,K,D) float32 from a clip's json.
 
     Raises:
-        ValueError: it is damaged; names the file.
+        ValueError: the json is damaged; the message names the file.
     """
     try:
         return torch.from_numpy(state_slots(record)).float()
@@ -181,7 +182,7 @@ def matrices(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def size_of(body: dict[str, Any]) -> Sequence[float]:
-    """How far a body reaches from its origin along its own axes."""
+    """The extent of a body from its origin along its own axes."""
     reach = [np.abs(part["position"]) + np.array(part["size"]) for part in body["parts"]]
     return [float(v) for v in np.max(reach, 0)]
 

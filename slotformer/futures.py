@@ -1,6 +1,7 @@
 """Pictures and scores of predicted slots.
 
-Encoded and predicted slots are decoded alike, with every token masked, so nothing of the future leaks.
+Encoded and predicted slots are decoded in the same way, with every token masked, so no information about the future
+leaks.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from slotformer.statistics import deviation, interval
 
 
 def decode_labels(dias: DIAS, sequence: SlotSequence, size: tuple[int, int]) -> Tensor:
-    """The track that owns each pixel of ``size`` (H,W), out of one video's slots alone: (T,H,W) int32 on the CPU."""
+    """The track that owns each pixel of ``size`` (H,W), decoded from one video's slots: (T,H,W) int32 on the CPU."""
     device = next(dias.parameters()).device
     _, attention = dias.decode_slots(sequence.slots.to(device), sequence.live.to(device))
     return owners(attention[0].cpu(), sequence.live[0].cpu(), sequence.track_id[0].cpu(), size)
 
 
 def labels_of(dias: DIAS, video: SlotSequence, future: SlotSequence, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Labels (T,H,W) of the encoded video, and of the future (R,H,W) as predicted and as the last frame repeated."""
+    """Labels (T,H,W) of the encoded video, and (R,H,W) of the predicted future and of the repeated last frame."""
     steps = future.num_frames
     last = video.num_frames - steps
     return {
@@ -49,7 +50,7 @@ def labels_of(dias: DIAS, video: SlotSequence, future: SlotSequence, size: tuple
 
 
 def score_frames(pred: Tensor, true: Tensor) -> dict[str, Tensor]:
-    """FG-ARI and mBO of every frame by itself, and of the whole clip: ``fg_ari``, ``mbo`` (T,), ``video_…`` ()."""
+    """FG-ARI and mBO of every single frame, ``fg_ari`` and ``mbo`` (T,), and of the whole clip, ``video_…`` ()."""
     pooled = (pred[None], true[None])
     return {
         "fg_ari": adjusted_rand_index(pred, true, ignore_background=True),
@@ -62,7 +63,7 @@ def score_frames(pred: Tensor, true: Tensor) -> dict[str, Tensor]:
 def write_future(
     path: Path, sample: Sample, labels: dict[str, Tensor], burn_in: int, seconds: Sequence[float], background: int
 ) -> None:
-    """A GIF: observed | true future | predicted; while the model observes, all three show the same."""
+    """Write a GIF with panels frames | encoded | predicted; in the observed frames the last two are equal."""
     video, steps = sample["video"], len(labels["model"])
     truth = overlay(video, labels["encoded"], background=background)  # (T,H,W,3)
     observed = torch.cat([truth[:burn_in], truth[burn_in - 1 : burn_in].expand(steps, -1, -1, -1)])
@@ -71,12 +72,12 @@ def write_future(
 
 
 def spread(cache: SlotCache, names: Sequence[str], count: int) -> list[str]:
-    """``count`` of the videos: as many of each scenario as of the others, or all it has, evenly spaced among them."""
+    """``count`` videos, evenly over scenarios as far as these have enough, and evenly spaced within a scenario."""
     groups: dict[str, list[str]] = {}
     for name in names if count else ():
         groups.setdefault(cache.info(name).scenario or "", []).append(name)
     shares = dict.fromkeys(sorted(groups), 0)
-    for _ in range(min(count, len(names))):  # the next goes to the scenario with the fewest
+    for _ in range(min(count, len(names))):  # the next video comes from the scenario with the fewest so far
         shares[min((s for s in shares if shares[s] < len(groups[s])), key=lambda s: shares[s])] += 1
     at = {scenario: np.linspace(0, len(groups[scenario]) - 1, share) for scenario, share in shares.items()}
     return [groups[scenario][int(place)] for scenario, places in at.items() for place in places]
@@ -94,17 +95,17 @@ def report_futures(
     gifs: int,
     fps: float,
 ) -> dict[str, Any]:
-    """Decode rollouts of some videos; draw the first model's and, where masks are, write scores a step of all's.
+    """Decode rollouts of some videos: draw those of the first model; if there are masks, score those of all models.
 
     Args:
-        futures: what each dynamics model predicted (``predict_cache``).
-        dias: made the slots.
-        cache: the encoded videos; those without a whole true future are left out.
-        videos: as the model saw them.
-        errors: of the first model.
-        out_dir: gets ``gifs/``, ``report.html`` and ``mask_scores.csv``.
-        masks, gifs: how many videos to score, and to draw as GIFs and on the page, spread over scenarios.
-        fps: of the GIFs of videos that don't tell when their frames are shown.
+        futures: predicted slots of each dynamics model (``predict_cache``).
+        dias: the model that made the slots.
+        cache: the encoded videos; videos without a complete true future are left out.
+        videos: the videos as the model saw them.
+        errors: errors of the first model.
+        out_dir: the folder for ``gifs/``, ``report.html`` and ``mask_scores.csv``.
+        masks, gifs: number of videos to score, and to draw as GIFs and on the page, spread over scenarios.
+        fps: frames a second in GIFs, for videos without times.
     """
     burn_in, stride, steps, start = (futures[0].header[name] for name in ("burn_in", "stride", "steps", "start"))
     frames = range(start, start + (burn_in + steps - 1) * stride + 1, stride)
@@ -143,7 +144,7 @@ def report_futures(
 
 
 def _row(curves: dict[str, Any], step: int) -> dict[str, float]:
-    """Means over models and videos at one step, and deviations between models, of scores (M,V,R)."""
+    """Means of scores (M,V,R) over models and videos at one step, and deviations over models."""
     row: dict[str, float] = {"step": step + 1}
     for key, values in curves.items():
         means = np.nanmean(values[:, :, step], 1)  # (M,)

@@ -1,4 +1,4 @@
-"""A predicted future on the report page: observed, true and predicted under one slider, with the error below."""
+"""A predicted future on the report page: frames, true and predicted masks with a slider, and the error below."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dias_video.data.source import Sample
 from dias_video.report.video import ReportVideo
 from slotformer.errors import RolloutErrors
 
-DRAWN = ("model", "repeat_last", "oracle")  # extrapolation can be off by orders of magnitude
+DRAWN = ("model", "repeat_last", "oracle")  # errors of constant velocity can be larger by orders of magnitude
 
 
 def future_on_page(
@@ -22,14 +22,14 @@ def future_on_page(
     seconds: Sequence[float],
     background: int,
 ) -> ReportVideo:
-    """One video of the page.
+    """A video for the page.
 
     Args:
-        sample: its T frames, with true masks or without.
-        labels: ``encoded`` (T,H,W) and ``model`` (R,H,W), the last R frames as predicted.
-        burn_in: frames that are observed.
-        errors: of one model, with this video among them.
-        seconds: how long each frame is shown.
+        sample: its T frames, with or without true masks.
+        labels: ``encoded`` (T,H,W), and ``model`` (R,H,W) for the last R frames as predicted.
+        burn_in: number of observed frames.
+        errors: errors of one model on videos that include this one.
+        seconds: how long each frame is shown, in seconds.
         background: the track that is not coloured.
     """
     name, encoded = sample["video_id"], labels["encoded"]

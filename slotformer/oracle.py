@@ -1,11 +1,11 @@
-"""The oracle of a rollout report: the true future, encoded anew without its past.
+"""The oracle of a rollout report: the true future, encoded again without its past.
 
-The model that made the slots starts anew on the last observed frame, from that frame's boxes or with other query noise,
-and encodes the true frames that follow. What its slots differ by from the cached ones is what of a slot the frames do
-not determine: it comes from how the encoder got there. A predictor that knew the future of the world exactly, and how
-it looks, would still be wrong by about as much, so this is a floor to compare error curves with, not a rival: it is
-shown the future and which slot is which. It is no strict bound: a predictor sees the past, which helps it most on the
-first steps. An object that the new start misses counts as a slot of zeros.
+The model that made the slots starts again on the last observed frame, from that frame's boxes or with other noise in
+the queries, and encodes the true frames that follow. Its slots differ from the cached ones in what the frames do not
+determine, but the earlier frames do. A predictor that knew the future frames exactly would still have about this error.
+The oracle is therefore a floor for error curves and not a competitor: it sees the future, and it is told which slot is
+which. It is not a strict bound, because a predictor sees the past, which helps most on the first steps. An object that
+the new start does not find counts as a slot of zeros.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from slotformer.statistics import Values
 
 
 def same_objects(again: Tensor, encoded: Tensor, scored: Tensor) -> Tensor:
-    """Put the slots of a second encoding into the places of the first.
+    """Sort the slots of a second encoding so that they fit those of the first.
 
     Args:
-        again: (R,Z,D), zeros where dead; Z may differ from S.
+        again: (R,Z,D) the second encoding, zeros where dead; Z may differ from S.
         encoded: (R,S,D).
-        scored: (R,S) bool; the rest of ``encoded`` does not matter.
+        scored: (R,S) bool; other slots of ``encoded`` are ignored.
 
     Returns:
-        (R,S,D): one-to-one over the whole clip, with the least squared distance; zeros for what has no partner.
+        (R,S,D): assigned one-to-one over the whole clip, with the least squared distance; zeros without a partner.
     """
     difference = (encoded[:, :, None].double() - again[:, None].double()).square().sum(-1)  # (R,S,Z)
     cost = (difference * scored[..., None]).sum(0)  # (S,Z)
@@ -48,7 +48,7 @@ def same_objects(again: Tensor, encoded: Tensor, scored: Tensor) -> Tensor:
 
 
 def encode_anew(dias: DIAS, cache: SlotCache, videos: CachedVideos, name: str, frames: range) -> Tensor:
-    """Slots (T,S,D) of some frames alone, zeros where dead; queries as in the cache, or with other noise."""
+    """Slots (T,S,D) of the given frames only, zeros where dead; queries from boxes as in the cache, or other noise."""
     protocol = cache.header["protocol"]
     options = {"seed": protocol["seed"] + 1, "boxes": protocol["queries"] == "boxes"}
     (encoded,) = track_videos(dias, [VideoBatch.stack([videos.read(name, frames)])], **options)
@@ -58,7 +58,10 @@ def encode_anew(dias: DIAS, cache: SlotCache, videos: CachedVideos, name: str, f
 def oracle_errors(
     model: Dynamics, dias: DIAS, cache: SlotCache, videos: CachedVideos, names: Sequence[str], steps: int, start: int
 ) -> Values:
-    """Normalised errors (V,R) of the oracle on ``names``, NaN where nothing is scored; ``start``: of the context."""
+    """Normalised errors (V,R) of the oracle on ``names``, NaN where no slot is scored.
+
+    ``start`` is the raw frame at which the context begins.
+    """
     first, stride = start + (model.burn_in - 1) * model.stride, model.stride
     stop = first + steps * stride + 1
     errors = []

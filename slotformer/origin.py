@@ -1,6 +1,7 @@
-"""What a slot cache was made of: the model and the videos, found again by what its header says.
+"""Finds the model and the videos from which a slot cache was made, by the cache's header.
 
-A header is plain data that may be anyone's. It is built through the project's allow-list, at every depth.
+A header is plain data that need not be trusted. Objects are built from it through the project's allow-list, at every
+depth.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from slotformer.cache import SlotCache, moved
 
 
 def dias_of(cache: SlotCache, folder: str | None = None) -> DIAS:
-    """The model that made a cache, from ``folder`` or from where it lay then, in evaluation mode.
+    """The model that made a cache, from ``folder`` or from the folder in the header, in evaluation mode.
 
-    A model on the Hub is fetched for ``folder`` alone: what a cache says makes nobody call a server.
+    A model is downloaded from the Hub only if ``folder`` names it; a cache's header never causes a download.
 
     Raises:
-        ValueError: it is not there, or not the one.
+        ValueError: there is no model, or it is another one.
     """
     named = folder or str(_said(cache, "checkpoint"))
     if folder is None and named.startswith(HUB):
@@ -39,12 +40,13 @@ def dias_of(cache: SlotCache, folder: str | None = None) -> DIAS:
 
 
 class CachedVideos:
-    """The videos that a cache was made of, by video id, as the model saw them.
+    """The videos from which a cache was made, by video id, as the model saw them.
 
-    ``root``: the folder in which they lie now; None = where they lay then.
+    ``root`` is the folder of the videos now; None = the folder in the header.
 
     Raises:
-        ValueError: the header names none, or what is no source or transform of the allow-list, or they are not there.
+        ValueError: the header names no videos, or a source or transform that is not on the allow-list, or the videos
+            are missing.
     """
 
     def __init__(self, cache: SlotCache, root: str | None = None) -> None:
@@ -77,7 +79,7 @@ class CachedVideos:
 
 
 def untold(cache: SlotCache) -> list[str]:
-    """What a cache does not say of its making, of what masks, GIFs and oracles take."""
+    """The parts that are missing in a cache's header of those that masks, GIFs and oracle need."""
     return [name for name in ("checkpoint", "data") if cache.header.get(name) is None]
 
 
@@ -85,7 +87,7 @@ def _said(cache: SlotCache, name: str) -> Any:
     """A part of the header.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: the part is missing.
     """
     if cache.header.get(name) is None:
         raise ValueError(f"{cache.path} does not say what it was made of ({name}): no masks, no GIFs, no oracle")

@@ -1,4 +1,4 @@
-"""Rollouts of a whole cache: predicted slots on disk, their errors, and a number to watch while training."""
+"""Rollouts of a whole cache: predicted slots on disk, their errors, and the validation in training."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from slotformer.origin import CachedVideos, dias_of, untold
 from slotformer.report import plot_errors, write_csv
 from slotformer.rollouter import Dynamics, context_live
 
-SHARD_BYTES = 8 << 20  # of predicted slots: what a kill loses
+SHARD_BYTES = 8 << 20  # bytes of predicted slots that are lost if the process is killed
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def folders(value: str | Path | Sequence[str]) -> list[str]:
-    """One folder or several as a list; models on the Hub with the revision that is there now.
+    """One folder or several as a list; names of models on the Hub get their present revision.
 
     Raises:
         ValueError: the list is empty.
@@ -46,7 +46,7 @@ def folders(value: str | Path | Sequence[str]) -> list[str]:
 
 
 def bar(name: str, shown: bool = True) -> Progress:
-    """Wraps batches or other steps in a progress bar."""
+    """A function that wraps batches or other steps in a progress bar."""
     return lambda steps: tqdm(steps, desc=name, disable=not shown)
 
 
@@ -54,16 +54,16 @@ def load_dynamics(folder: str | Path) -> Dynamics:
     """A dynamics model from a checkpoint folder, in evaluation mode.
 
     Raises:
-        ValueError: there is none, or it is damaged.
+        ValueError: there is no model, or it is damaged.
     """
     return Dynamics.from_pretrained(folder).eval()
 
 
 def check_same_encoder(model: Dynamics, cache: SlotCache) -> None:
-    """Refuse a cache whose slots are not those the model was trained on.
+    """Refuse a cache whose slots were made in another way than those on which the model was trained.
 
     Raises:
-        ValueError: says what differs.
+        ValueError: they differ; the message says how.
     """
     if cache.slot_dim != model.slot_dim:
         raise ValueError(
@@ -84,10 +84,10 @@ def check_same_encoder(model: Dynamics, cache: SlotCache) -> None:
 
 
 def known_futures(cache: SlotCache, model: Dynamics, start: int = 0, needed: bool = True) -> NDArray[np.int64]:
-    """How many frames after the context, which begins at raw frame ``start``, are known of every video: (V,).
+    """The number of frames of every video after the context, which begins at raw frame ``start``: (V,).
 
     Raises:
-        ValueError: some are needed, and every video ends within the context.
+        ValueError: ``needed`` is True, and every video ends within the context.
     """
     frames = (np.asarray(cache.store.lengths) - start - 1) // model.stride + 1
     known = np.maximum(frames - model.burn_in, 0)
@@ -100,10 +100,10 @@ def known_futures(cache: SlotCache, model: Dynamics, start: int = 0, needed: boo
 
 
 def groups(cache: SlotCache, span: int, batch_size: int) -> list[NDArray[np.int64]]:
-    """Places in the cache of all videos of at least ``span`` raw frames, up to ``batch_size`` at once.
+    """Batches of up to ``batch_size`` indices of the videos with at least ``span`` raw frames.
 
     Raises:
-        ValueError: no video has as many, or ``batch_size`` is 0.
+        ValueError: no video has so many frames, or ``batch_size`` is 0.
     """
     if batch_size < 1:
         raise ValueError("batch_size must be at least 1")
@@ -115,7 +115,7 @@ def groups(cache: SlotCache, span: int, batch_size: int) -> list[NDArray[np.int6
 
 
 def read_batch(cache: SlotCache, rows: NDArray[np.int64], frames: range) -> list[SlotSequence]:
-    """These frames of some videos; where a video has ended no slot lives."""
+    """The given frames of some videos; after the end of a video no slot is live."""
     videos = []
     for name in (cache.video_ids[int(row)] for row in rows):
         video = cache.read(name, frames.start, min(frames.stop, cache.num_frames(name)), frames.step)
@@ -126,7 +126,7 @@ def read_batch(cache: SlotCache, rows: NDArray[np.int64], frames: range) -> list
 
 
 def predict_batch(model: Dynamics, batch: SlotSequence, steps: int, precision: str = "fp32") -> Tensor:
-    """Slots (B,steps,S,D) after the first ``burn_in`` frames of a batch, zeros where dead."""
+    """Predicted slots (B,steps,S,D) after the first ``burn_in`` frames of a batch, zeros where dead."""
     batch, past = batch.to(next(model.parameters()).device), slice(0, model.burn_in)
     live = context_live(batch.live[:, past], batch.track_id[:, past])
     with autocast(precision, batch.slots.device):
@@ -144,28 +144,29 @@ def predict_cache(
     start: int = 0,
     **header: Any,
 ) -> SlotCache:
-    """Write the slots predicted after ``burn_in`` frames of every video that has them, as a slot cache.
+    """Write predicted slots as a slot cache, for every video with at least ``burn_in`` frames of context.
 
     Frame r of a predicted video is raw frame ``start + (burn_in + r) * stride`` of the cached one. Slots keep their
-    places and track ids, videos their label and scenario. Called again after a kill it goes on, with the same slots bit
-    for bit: a batch of which a video is missing is predicted as a whole, since rounding depends on what is in a batch.
+    order and track ids, videos keep label and scenario. Called again after the process was killed, it continues, and
+    gives the same slots bit for bit: a batch with a missing video is predicted as a whole, since rounding depends on
+    the other videos of a batch.
 
     Args:
-        model: in evaluation mode.
+        model: the dynamics model, in evaluation mode.
         cache: the encoded videos.
-        path: folder of the predicted slots.
-        steps: frames to predict.
-        batch_size: videos at once.
+        path: folder for the predicted slots.
+        steps: number of frames to predict.
+        batch_size: number of videos in a batch.
         progress: wraps the list of batches.
-        precision: in which the model computes.
+        precision: the precision in which the model computes.
         start: raw frame at which the context begins.
-        header: what else the cache is to say of its making.
+        header: further entries of the new cache's header.
 
     Raises:
         ValueError: no video is long enough, or ``path`` holds predictions of another model, source or length.
     """
     seen = range(start, start + (model.burn_in - 1) * model.stride + 1, model.stride)
-    # The width of slots and the model that decodes them are those of the source.
+    # Width of slots, and the model that decodes them, are those of the encoded cache.
     made_by = {name: value for name, value in cache.header.items() if name in ("checkpoint", "checkpoint_sha256")}
     rollout = {"source": cache.identity, "burn_in": model.burn_in, "stride": model.stride, "steps": steps}
     rollout["start"] = start
@@ -194,14 +195,14 @@ def cache_errors(
     progress: Progress = iter,
     start: int = 0,
 ) -> RolloutErrors:
-    """Errors of rollouts of ``steps`` frames after ``burn_in`` frames of every video, as far as the video goes.
+    """Errors of rollouts of ``steps`` frames after ``burn_in`` frames of every video, up to the video's end.
 
     Args:
-        model: in evaluation mode.
+        model: the dynamics model, in evaluation mode.
         cache: the encoded videos.
-        steps: frames to predict.
-        batch_size: videos at once.
-        predicted: what :func:`predict_cache` wrote for this model; None = predict here.
+        steps: number of frames to predict.
+        batch_size: number of videos in a batch.
+        predicted: the cache that :func:`predict_cache` wrote for this model; None = predict here.
         progress: wraps the list of batches.
         start: raw frame at which the context begins.
 
@@ -221,10 +222,10 @@ def cache_errors(
 
 
 class Prediction(NamedTuple):
-    """What ``predict`` found."""
+    """The results of ``predict``."""
 
-    slots: list[SlotCache]  # one a dynamics model
-    errors: list[dict[str, float]]  # rows of rollout_error.csv, one a predicted frame
+    slots: list[SlotCache]  # predicted slots of each dynamics model
+    errors: list[dict[str, float]]  # rows of rollout_error.csv, one for each predicted frame
     about: dict[str, Any]  # content of rollout.json
 
 
@@ -247,29 +248,32 @@ def predict(
     precision: str = "fp32",
     device: str | None = None,
 ) -> Prediction:
-    """Predict the future of cached videos: the slots, error curves, scores of predicted masks, GIFs, in ``out_dir``.
+    """Predict the future of cached videos, and write slots, error curves, scores of predicted masks and GIFs.
 
     Args:
-        checkpoint: a trained dynamics model, or several of different seeds: means, and deviations between them.
+        checkpoint: a trained dynamics model, or several of different seeds for means and deviations.
         cache: slots of the videos.
-        out_dir: gets slots/, rollout_error.csv and .png, mask_scores.csv, rollout.json, gifs/, report.html.
-        resume: go on with an interrupted rollout.
-        observed_frames: raw frames that are over when the prediction begins; the context is the last of them. None =
-            the context alone. If it is given, videos may end there: then there are no errors.
-        predicted_frames: None = as many as in the model's training, or as the longest video has. A video that ends
-            earlier is scored as far as it goes.
-        batch_size: videos at once.
-        oracle: videos whose future is encoded anew, as the least error to hope for.
-        masks, gifs: videos whose predicted slots are decoded and scored, and drawn (as GIFs and on the page).
-        dias: the model that made the slots; None = the one named in the cache.
-        data: ``{"root": folder}`` in which the videos lie now; without it, where they lay when they were cached.
-        fps: of the GIFs.
-        seed: of the bootstrap.
-        precision: in which dynamics models compute, fp32, bf16 or (on a GPU) fp16; the result says so.
+        out_dir: the folder for slots/, rollout_error.csv and .png, mask_scores.csv, rollout.json, gifs/, report.html.
+        resume: continue an interrupted rollout.
+        observed_frames: number of raw frames before the prediction begins, of which the context is the last part. None
+        =
+            only the context. If it is given, videos may end there; then there are no errors.
+        predicted_frames: number of predicted frames; None = as many as in the model's training, but no more than the
+            longest video has. A video that ends earlier is scored up to its end.
+        batch_size: number of videos in a batch.
+        oracle: number of videos whose future is encoded again, as a floor for the error.
+        masks, gifs: number of videos whose predicted slots are decoded and scored, and drawn (as GIFs and on the page).
+        dias: the model that made the slots; None = the one that the cache names.
+        data: ``{"root": folder}`` with the folder of the videos now; without it, the folder that the cache names.
+        fps: frames a second in GIFs, for videos without times.
+        seed: seed of the bootstrap.
+        precision: the precision in which dynamics models compute: fp32, bf16 or (on a GPU) fp16; the result says so.
         device: None = cuda if there is one.
 
     Raises:
-        ValueError: slots of another DIAS, models of different contexts, no video that is long enough, or a used folder.
+        ValueError: the slots are of another DIAS, models have different contexts, no video is long enough, or the
+        folder
+            is used already.
     """
     named, encoded, out_dir = folders(checkpoint), SlotCache(cache), Path(out_dir)
     check_precision("precision", precision, device_of(device))
@@ -294,7 +298,7 @@ def predict(
             options: dict[str, Any] = {"start": start, "precision": precision, "dynamics_sha256": digest}
             futures.append(predict_cache(model, encoded, path, steps, batch_size, bar("rollout"), **options))
     about: dict[str, Any] = {
-        "videos": int((known > 0).sum()),  # with errors, at the first step; rollout_error.csv counts them at every step
+        "videos": int((known > 0).sum()),  # those with errors at the first step
         "too_short": int((known == 0).sum()),
         "burn_in": first.burn_in,
         "predicted_frames": steps,
@@ -334,10 +338,10 @@ def predict(
 def _extent(
     cache: SlotCache, model: Dynamics, observed_frames: int | None, predicted_frames: int | None
 ) -> tuple[int, int, NDArray[np.int64]]:
-    """The raw frame at which the context begins, how many frames to predict, and how many are known of each video.
+    """Where the context begins (raw frame), the number of frames to predict, and the number known of each video (V,).
 
     Raises:
-        ValueError: the context is longer than what is observed, or no video goes as far.
+        ValueError: the context is longer than the observed frames, or no video is long enough.
     """
     span = (model.burn_in - 1) * model.stride + 1
     start = 0 if observed_frames is None else observed_frames - span
@@ -354,9 +358,9 @@ def _extent(
 
 
 class RolloutValidation:
-    """``validate(model, step)`` for the trainer: mean errors at the last frame of the model's own horizon.
+    """``validate(model, step)`` for the trainer: mean errors at the last step of the model's own rollout length.
 
-    Where fewer than half of the videos go as far, it is the last frame that half of them have.
+    If fewer than half of the videos are so long, it is the last step that half of them have.
     """
 
     def __init__(self, cache: SlotCache) -> None:

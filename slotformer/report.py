@@ -1,4 +1,4 @@
-"""Tables and curves as files."""
+"""Writes tables and curves as files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ Row = Mapping[str, Any]
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Rows with the keys of the first as columns, numbers with six digits; appears whole or not at all."""
+    """Write rows as a table; columns are the keys of the first row, and numbers have six digits.
+
+    The file appears when it is complete or not at all.
+    """
 
     def write(aside: Path) -> None:
         with aside.open("w", newline="") as file:
@@ -39,7 +42,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def plot_errors(path: Path, rows: Sequence[Row], stride: int) -> None:
-    """Normalised error and error relative to repeating the last frame, against predicted steps, with intervals."""
+    """Draw normalised error, and error relative to repeating the last frame, over predicted steps with intervals."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     steps = [row["step"] for row in rows]
     for name in [name for name in LABELS if name in rows[0]]:
@@ -47,7 +50,7 @@ def plot_errors(path: Path, rows: Sequence[Row], stride: int) -> None:
         if name != "repeat_last":
             _curve(right, steps, rows, f"{name}_relative", LABELS[name], COLOURS[name])
     right.axhline(1, color=COLOURS["repeat_last"], linewidth=1)
-    # Extrapolation can be off by orders of magnitude; the picture is about the others.
+    # Errors of constant velocity can be larger by orders of magnitude, so they don't set the scale.
     highest = np.nanmax([1e-9, *(row[name] for row in rows for name in ("model_high", "repeat_last_high"))])
     left.set(ylabel="squared error / squared norm", title="slots", ylim=(0, 1.3 * highest))
     ratio = np.nanmax([1.0, *(row["model_relative_high"] for row in rows)])
@@ -61,7 +64,7 @@ def plot_errors(path: Path, rows: Sequence[Row], stride: int) -> None:
 
 
 def plot_accuracy(path: Path, rows: Sequence[Row], stride: int) -> None:
-    """Accuracy against predicted frames, a panel for every form of readout, people's accuracy in each."""
+    """Draw accuracy over predicted frames, with a panel for every form of readout and people's accuracy in each."""
     forms = list(dict.fromkeys(row["readout"] for row in rows if row["kind"] != "human"))
     figure, panels = pyplot.subplots(
         1, len(forms), figsize=(7 * len(forms), 4.5), squeeze=False, sharey=True, layout="constrained"
@@ -77,10 +80,10 @@ def plot_accuracy(path: Path, rows: Sequence[Row], stride: int) -> None:
 
 
 def plot_methods(path: Path, errors: Mapping[str, Sequence[Row]], accuracies: Mapping[str, Sequence[Row]]) -> None:
-    """Methods side by side, each in one colour: errors, errors relative to repeating the last frame, accuracies.
+    """Draw methods in different colours: errors, errors relative to repeating the last frame, accuracies.
 
     Args:
-        path: the picture.
+        path: the file of the picture.
         errors: by method, rows of ``rollout_error.csv``.
         accuracies: by method, rows of ``accuracy.csv`` of all scenarios together and one form of readout.
     """
@@ -120,7 +123,7 @@ def accuracy_line(row: Row) -> str:
 
 
 def _accuracy(axes: Axes, rows: Sequence[Row]) -> None:
-    """Scenarios, and all together with its interval and with the observed-only and full readouts."""
+    """Draw the curves of scenarios, that of all with its interval, and the observed and full readouts."""
     for name in [*sorted({row["scenario"] for row in rows} - {"all"}), "all"]:
         own = [r for r in rows if r["scenario"] == name and r["kind"] in ("observed", "predicted")]
         bold = name == "all"

@@ -1,4 +1,4 @@
-"""SlotFormer: a Transformer over the slots of the last frames predicts the slots of the next one, again and again.
+"""SlotFormer: a Transformer over the slots of the last frames predicts the slots of the next frame, repeatedly.
 
 After "SlotFormer: Unsupervised Visual Dynamics Simulation with Object-Centric Models" (Wu et al., 2023), section 3.
 """
@@ -18,31 +18,31 @@ from dias_video.pretrained.saving import Pretrained
 
 
 def context_live(live: Tensor, track_id: Tensor) -> Tensor:
-    """Which context tokens a prediction may see: (B,T,S) bool from ``live`` and ``track_id`` (B,T,S).
+    """The context tokens that a prediction may use: (B,T,S) bool from ``live`` and ``track_id`` (B,T,S).
 
-    Which slots live is frozen at the last frame of the context: a slot counts there, and on earlier frames as long as
-    it held the same track. What it held before, another object, is hidden.
+    The slots that live at the last frame of the context are used, there and on earlier frames on which they had the
+    same track. Earlier frames with another track, that is another object, are hidden.
     """
     return live & live[:, -1:] & (track_id == track_id[:, -1:])
 
 
 def scored_live(live: Tensor, track_id: Tensor, burn_in: int) -> Tensor:
-    """Which future slots are scored: (B,T-burn_in,S) bool, the tracks that live at frame ``burn_in - 1`` and still."""
+    """The future slots that are scored: (B,T-burn_in,S) bool; their track lives at frame ``burn_in - 1`` and still."""
     last = slice(burn_in - 1, burn_in)
     return live[:, burn_in:] & live[:, last] & (track_id[:, burn_in:] == track_id[:, last])
 
 
 def births(live: Tensor, track_id: Tensor, burn_in: int) -> Tensor:
-    """How many tracks begin after frame ``burn_in - 1`` of each clip, (B,) int64; no prediction can know them."""
+    """Number of tracks of each clip that begin after frame ``burn_in - 1``, (B,) int64; they can't be predicted."""
     before = live[:, burn_in - 1 : -1] & (track_id[:, burn_in - 1 : -1] == track_id[:, burn_in:])
     return (live[:, burn_in:] & ~before).sum((1, 2))
 
 
 class Dynamics(Pretrained, nn.Module, ABC):
-    """What every slot predictor shares: the units of the slots, the rollout loss, and how it is asked to predict.
+    """The base of slot predictors: units of slots, the rollout loss, and the interface for predictions.
 
-    Inside, slots are centred per channel and divided by one number (buffers ``slot_mean``, ``slot_scale``, set from
-    the cache before training), which leaves the mean squared error what it is but for a factor.
+    Inside a model, slots are centred per channel and divided by one number (buffers ``slot_mean`` and ``slot_scale``,
+    set from the cache before training). This changes the mean squared error only by a factor.
     """
 
     slot_mean: Tensor
@@ -63,22 +63,23 @@ class Dynamics(Pretrained, nn.Module, ABC):
         encoding: str = "",
         dropout: float = 0.0,
     ) -> None:
-        """Remember the settings and make the weights; the defaults are those published for Physion.
+        """Store the settings and make the weights; the defaults are those published for Physion.
 
         Args:
             slot_dim: D.
-            burn_in: frames of context.
-            rollout: frames predicted in training.
-            stride: raw frames from one frame to the next.
-            width: E, of a token.
-            layers: Transformer layers.
-            heads: of their attention.
-            ffn_ratio: hidden width of their feed-forward part, over ``width``.
-            residual: predict the change from the last frame instead of the frame itself, which small models learn far
-                faster; it is not in the paper.
-            encoder: SHA-256 of the weights whose slots these are, so that other slots can be refused.
-            encoding: how those made slots of videos (``SlotCache.encoding``), for the same reason.
-            dropout: in training, in attention and after it, in the feed-forward part and after it; 0.1 as published.
+            burn_in: number of context frames.
+            rollout: number of frames predicted in training.
+            stride: distance of frames, in raw frames.
+            width: E, the width of a token.
+            layers: number of Transformer layers.
+            heads: heads of their attention.
+            ffn_ratio: hidden width of their feed-forward part, as a multiple of ``width``.
+            residual: predict the change from the last frame instead of the frame; small models learn this much faster.
+                It is not in the paper.
+            encoder: SHA-256 of the weights of the model that made the slots, so that other slots can be refused.
+            encoding: how that model was applied to videos (``SlotCache.encoding``), for the same reason.
+            dropout: probability in training, in attention and after it, in the feed-forward part and after it; 0.1 as
+                published.
         """
         super().__init__()
         if min(slot_dim, burn_in, rollout, stride) < 1:
@@ -100,18 +101,18 @@ class Dynamics(Pretrained, nn.Module, ABC):
             nn.init.zeros_(self.out_proj.bias)
 
     def set_statistics(self, mean: Tensor, scale: Tensor) -> None:
-        """Slots' mean (D,) and scale (), in the units of the cache."""
+        """Set the slots' mean (D,) and scale (), in the units of the cache."""
         self.slot_mean.copy_(mean)
         self.slot_scale.copy_(scale)
 
     def forward(self, batch: SlotSequence, draws: Draws) -> dict[str, Tensor]:
-        """Loss of a rollout without teacher: the first ``burn_in`` frames are context, all others are predicted.
+        """Loss of a rollout without teacher forcing; the first ``burn_in`` frames are context, the others predicted.
 
         Returns:
             ``slots`` (B,), each clip's mean squared error over its scored slots, in normalised units.
 
         Raises:
-            ValueError: the clips are too short, or of another slot width.
+            ValueError: the clips are too short, or their slots have another width.
         """
         steps = batch.slots.shape[1] - self.burn_in
         if steps < 1 or batch.slots.shape[-1] != self.slot_dim:
@@ -131,9 +132,9 @@ class Dynamics(Pretrained, nn.Module, ABC):
         """Predict ``steps`` frames (``stride`` raw frames apart) after the context.
 
         Args:
-            slots: (B,T,S,D) in the units of the cache; the last ``burn_in`` frames are used, fewer are allowed.
+            slots: (B,T,S,D) in the units of the cache; the last ``burn_in`` frames are used; there may be fewer.
             live: (B,T,S) bool, see :func:`context_live`.
-            steps: how many frames.
+            steps: number of frames to predict.
 
         Returns:
             (B,steps,S,D) in the units of the cache, zeros where a slot is dead on the last context frame.
@@ -152,18 +153,19 @@ class Dynamics(Pretrained, nn.Module, ABC):
 
 
 class SlotFormer(Dynamics):
-    """The published model: all slots of a sliding window attend to each other, the last frame's tokens predict.
+    """The published model: all slots of a sliding window attend to each other; the last frame's tokens give the next.
 
-    Linear in- and out-projection, sine positions over time and none over slots, pre-norm Transformer encoder.
+    It has linear in- and out-projections, sine positions over time and none over slots, and a pre-norm Transformer
+    encoder.
     """
 
     @property
     def positions(self) -> Tensor:
-        """What is added to the tokens of each context frame, (burn_in,E)."""
+        """The positions (burn_in,E) that are added to the tokens of context frames."""
         return sine_positions(self.burn_in, self.in_proj.out_features)
 
     def predict(self, slots: Tensor, live: Tensor, steps: int, drop: Dropout | None = None) -> Tensor:
-        """See :class:`Dynamics`. A frame is projected once; the last layer only asks for the last frame."""
+        """See :class:`Dynamics`. A frame is projected once; in the last layer only the last frame has queries."""
         window = self.in_proj(slots)  # (B,T,S,E)
         positions = self.positions[-slots.shape[1] :, None].to(window)  # (T,1,E)
         last, predicted = slots[:, -1], []
@@ -177,7 +179,7 @@ class SlotFormer(Dynamics):
     def next_frame(
         self, window: Tensor, positions: Tensor, live: Tensor, last: Tensor, drop: Dropout | None = None
     ) -> Tensor:
-        """Slots (B,S,D) after a window (B,T,S,E) of projected slots, of which ``live`` (B,T,S) are seen."""
+        """Slots (B,S,D) after a window (B,T,S,E) of projected slots, of which those in ``live`` (B,T,S) are used."""
         num_slots = window.shape[2]
         tokens = (window + positions).flatten(1, 2)  # (B,T*S,E)
         bias = key_bias(live.flatten(1), tokens.dtype)  # (B,1,1,T*S)
@@ -189,9 +191,9 @@ class SlotFormer(Dynamics):
 
 
 class Block(nn.Module):
-    """Pre-norm Transformer encoder layer (ReLU, biases) whose queries may be fewer than its keys.
+    """Pre-norm Transformer encoder layer (ReLU, biases) with possibly fewer queries than keys.
 
-    Dropout is where PyTorch's ``TransformerEncoderLayer`` has it.
+    Dropout is in the same places as in PyTorch's ``TransformerEncoderLayer``.
     """
 
     def __init__(self, width: int, heads: int, ffn_dim: int) -> None:
@@ -209,7 +211,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, queries: Tensor, tokens: Tensor, bias: Tensor, drop: Dropout | None = None) -> Tensor:
-        """Update ``queries`` (B,Q,E), which are all or the last Q of ``tokens`` (B,L,E), by attending to ``tokens``."""
+        """Update ``queries`` (B,Q,E) by attention to ``tokens`` (B,L,E), of which the queries are the last Q."""
         if queries is tokens:
             q, k, v = self.project(self.norm1(tokens))
         else:
@@ -241,7 +243,7 @@ class Block(nn.Module):
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, drop: Dropout | None = None) -> Tensor:
-    """What queries (B,heads,Q,d) take from keys and values (B,heads,L,d), with ``bias`` on the logits."""
+    """Attention of queries (B,heads,Q,d) to keys and values (B,heads,L,d), with ``bias`` added to the logits."""
     if drop is None:
         return F.scaled_dot_product_attention(q, k, v, bias)
     weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + bias).softmax(-1)  # (B,heads,Q,L)
@@ -249,9 +251,9 @@ def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, drop: Dropout | None
 
 
 def key_bias(live: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to attention logits so that dead keys get no weight: (B,L) bool -> (B,1,1,L).
+    """The bias of attention logits that gives dead keys no weight: (B,L) bool -> (B,1,1,L).
 
-    Large but finite: where every key is dead the result is meaningless but not NaN.
+    It is large but finite: if every key is dead, the result has no meaning but is not NaN.
     """
     return torch.where(live, 0.0, -1e4).to(dtype)[:, None, None]
 

@@ -1,4 +1,4 @@
-"""Means over videos with bootstrap intervals, deviations over seeds."""
+"""Means over videos with bootstrap intervals, and deviations over seeds."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
-DRAWN_AT_ONCE = 1 << 22  # numbers
+DRAWN_AT_ONCE = 1 << 22  # numbers drawn at once
 
 
 def deviation(values: Sequence[float] | Values) -> float:
-    """Sample standard deviation (n - 1 below the sum of squares) of one number a seed; 0 of a single one."""
+    """Sample standard deviation (divided by n - 1) of one number for each seed; 0 for a single number."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def nested_deviation(values: Values) -> float:
-    """Deviation over models of each one's mean over its readouts, (M,S); of a single model, over its readouts.
+    """Deviation over models of each model's mean over its readouts, (M,S); for a single model, over its readouts.
 
-    Readouts of one model share what it predicts, so M * S of them are no sample of M * S.
+    Readouts of a model share its predictions, so M * S readouts are not M * S independent samples.
     """
     return deviation(values.mean(1) if len(values) > 1 else values[0])
 
 
 def interval(values: Values, level: float = 0.95, seed: int = 0, samples: int = 2000) -> Values:
-    """Mean of the finite values (V,...) and a percentile bootstrap interval over videos: (3,...), NaN without any."""
+    """Mean of the finite values (V,...) and a percentile bootstrap interval over videos: (3,...); NaN if none is."""
     return ratio_interval(values, np.ones_like(values), level, seed, samples)
 
 
 def mean_ratio(values: Values, others: Values) -> Values:
-    """Mean of ``values`` over mean of ``others``, both (V,...), over the videos of which both are finite: (...)."""
+    """Mean of ``values`` divided by mean of ``others``, both (V,...), over videos for which both are finite: (...)."""
     above, below = _where_both(values, others).sum(1)
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
 
 
 def ratio_interval(values: Values, others: Values, level: float = 0.95, seed: int = 0, samples: int = 2000) -> Values:
-    """``mean_ratio`` and its interval when videos are drawn in pairs: (3,...).
+    """``mean_ratio`` and its bootstrap interval, with both values of a drawn video: (3,...).
 
-    All columns share the draws: a column has the same interval alone as beside others.
+    All columns share the draws, so a column's interval does not depend on other columns.
     """
     found = np.full((3, *values.shape[1:]), np.nan)
     found[0] = mean_ratio(values, others)
@@ -53,13 +53,13 @@ def ratio_interval(values: Values, others: Values, level: float = 0.95, seed: in
 
 
 def _where_both(values: Values, others: Values) -> Values:
-    """Both, (2,V,...), zero where one of them is not finite."""
+    """Both arrays as (2,V,...), zero where one of them is not finite."""
     keep = np.isfinite(values) & np.isfinite(others)
     return np.stack([np.where(keep, values, 0.0), np.where(keep, others, 0.0)])
 
 
 def _draws(count: int, seed: int, samples: int) -> Iterator[Values]:
-    """How often each of ``count`` videos is in each of ``samples`` draws, some draws (n,count) at a time."""
+    """How often each of ``count`` videos occurs in each of ``samples`` draws, in pieces (n,count)."""
     generator, even = np.random.default_rng(seed), np.full(count, 1 / count)
     at_once = max(1, DRAWN_AT_ONCE // count)
     for start in range(0, samples, at_once):
@@ -69,7 +69,7 @@ def _draws(count: int, seed: int, samples: int) -> Iterator[Values]:
 def mean_interval(
     groups: Sequence[Values], level: float = 0.95, seed: int = 0, samples: int = 2000
 ) -> tuple[float, float, float]:
-    """Plain mean of the groups' means, and a percentile bootstrap interval that draws within each group."""
+    """Plain mean of the groups' means, and a percentile bootstrap interval with draws within each group."""
     generator = np.random.default_rng(seed)
     draws = [generator.choice(group, (samples, len(group))).mean(1) for group in groups]  # (samples,) each
     tail = (1 - level) / 2

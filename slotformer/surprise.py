@@ -1,8 +1,8 @@
-"""Violation of expectation: is a dynamics model more surprised by the impossible clip of a pair than by the other?
+"""Violation of expectation: tests whether a dynamics model is more surprised by the impossible clip of a pair.
 
-The clips of a pair are equal until the event. The model observes the frames before it and predicts; how wrong it is on
-the frames that follow is its surprise. A predicted slot without a partner in the encoded future, because its track has
-ended, counts with all that was predicted of it: an object that vanishes is a surprise too.
+The clips of a pair are equal until the event. The model observes the frames before it and predicts the next frames. Its
+surprise is the error on these frames. If the track of a predicted slot has ended, the encoded slot counts as zero, so
+an object that vanishes is a surprise too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from slotformer.statistics import Values, deviation, interval
 
 
 class Pair(NamedTuple):
-    """Two clips, by their video ids, that are equal before frame ``event``."""
+    """The video ids of two clips that are equal before frame ``event``."""
 
     kind: str
     event: int
@@ -46,7 +46,7 @@ def pairs_of(source: VideoSource) -> list[Pair]:
     """The pairs of a split of ``surprise``, in the order of their numbers.
 
     Raises:
-        ValueError: clips that are no pairs.
+        ValueError: the clips don't form pairs.
     """
     found: dict[int, dict[bool, tuple[str, dict[str, Any]]]] = {}
     whole, indices = places(source)
@@ -66,14 +66,14 @@ def pairs_of(source: VideoSource) -> list[Pair]:
 
 
 def surprise_errors(predicted: Tensor, batch: SlotSequence) -> Tensor:
-    """Squared error of predicted slots over the squared norm of the last context frame's, both summed over its slots.
+    """Squared error of predicted slots divided by the squared norm of the last context frame, both summed over slots.
 
     Args:
         predicted: (B,R,S,D).
-        batch: context, and the R frames that followed.
+        batch: the context and the R frames after it.
 
     Returns:
-        (B,R) float64. Where a track has ended, all that was predicted of it is error; tracks that begin don't count.
+        (B,R) float64. If a track has ended, its slot counts as zero; tracks that begin later don't count.
     """
     last = batch.num_frames - predicted.shape[1] - 1
     live = batch.live[:, last : last + 1]  # (B,1,S)
@@ -84,14 +84,14 @@ def surprise_errors(predicted: Tensor, batch: SlotSequence) -> Tensor:
 
 
 class Clip(NamedTuple):
-    """The frames of a clip that are looked at: the context, which ends just before the event, and what follows."""
+    """The frames of a clip that are used: the context, which ends just before the event, and the frames after it."""
 
     video_id: str
     frames: range
 
 
 def clip_around(cache: SlotCache, video_id: str, event: int, model: Dynamics, steps: int) -> Clip | None:
-    """Up to ``steps`` frames from the event on and the context before; None if there is not enough of either."""
+    """Up to ``steps`` frames from the event on, and the context before; None if there are too few frames."""
     last, stride = event - 1, model.stride
     start = last - (model.burn_in - 1) * stride
     after = min(steps, (cache.num_frames(video_id) - 1 - last) // stride)
@@ -99,7 +99,7 @@ def clip_around(cache: SlotCache, video_id: str, event: int, model: Dynamics, st
 
 
 def errors_of(model: Dynamics, cache: SlotCache, clips: Sequence[Clip], batch_size: int) -> dict[str, Values]:
-    """Surprise at every clip, the mean over its frames, (C,): of the model, and of slots that stay what they are."""
+    """Surprise (C,) at every clip, as the mean over its frames, for the model and for slots that don't change."""
     found: dict[str, list[float]] = {"model": [], "repeat_last": []}
     for at in tqdm(range(0, len(clips), batch_size), desc="surprise"):
         videos = [
@@ -118,7 +118,7 @@ def errors_of(model: Dynamics, cache: SlotCache, clips: Sequence[Clip], batch_si
 
 
 def changes_of(videos: CachedVideos, clips: Sequence[Clip], burn_in: int) -> Values:
-    """Mean absolute change of a pixel from frame to frame, in grey values, over the frames that are predicted, (C,)."""
+    """Mean absolute change of pixels from frame to frame, in grey values, over the predicted frames, (C,)."""
     found = []
     for clip in tqdm(clips, desc="frame difference"):
         last = clip.frames[burn_in - 1]
@@ -128,7 +128,7 @@ def changes_of(videos: CachedVideos, clips: Sequence[Clip], burn_in: int) -> Val
 
 
 def wins(errors: Values) -> Values:
-    """Whether the second of each pair of errors (...,P,2) is the larger: 1, 0, or 0.5 where they are equal, (...,P)."""
+    """Whether the second of each pair of errors (...,P,2) is larger: 1, 0, or 0.5 if they are equal, (...,P)."""
     return (np.sign(errors[..., 1] - errors[..., 0]) + 1) / 2
 
 
@@ -143,28 +143,28 @@ def surprise(
     seed: int = 0,
     device: str | None = None,
 ) -> list[dict[str, Any]]:
-    """How often the impossible clip of a pair is the more surprising one, by what happens in it.
+    """Compute how often the impossible clip of a pair is more surprising, for every kind of event.
 
-    Beside the model stand two that know nothing: slots that stay what they are (``repeat_last``), and how much the
-    pictures change from frame to frame (``frame_difference``), both on the same frames.
+    Two baselines are scored on the same frames: slots that don't change (``repeat_last``), and the change of pictures
+    from frame to frame (``frame_difference``).
 
     Args:
-        checkpoint: a trained dynamics model, or several of different seeds: means, and deviations between them.
+        checkpoint: a trained dynamics model, or several of different seeds for means and deviations.
         cache: slots of the clips of ``surprise``.
-        out_dir: gets surprise.csv, pairs.csv and surprise.json.
+        out_dir: the folder for surprise.csv, pairs.csv and surprise.json.
         resume: write into a used ``out_dir``.
-        predicted_frames: frames after the event that are compared, in the model's stride; None = as many as in its
-            training. Where a clip ends earlier, as many as it has.
-        batch_size: clips predicted at once.
-        seed: of the bootstrap over pairs.
+        predicted_frames: number of frames after the event that are compared, at the model's stride; None = as many as
+            in the model's training. A clip that ends earlier has fewer.
+        batch_size: number of clips that are predicted at once.
+        seed: seed of the bootstrap over pairs.
         device: None = cuda if there is one.
 
     Returns:
-        The rows of surprise.csv, by kind and method: ``rate`` of the pairs, and its interval; of equally surprising
-        clips a half counts.
+        The rows of surprise.csv, by kind and method: ``rate``, the part of the pairs in which the impossible clip is
+        more surprising, and its interval. Equally surprising clips count as a half.
 
     Raises:
-        ValueError: clips that are no pairs, slots of another DIAS, or no event that has a context before it.
+        ValueError: clips don't form pairs, the slots are of another DIAS, or no event has a whole context before it.
     """
     named, encoded, out_dir = folders(checkpoint), SlotCache(cache), Path(out_dir)
     check_folder(out_dir, resume)
@@ -200,7 +200,7 @@ def surprise(
 
 
 def rate_rows(errors: dict[str, Values], kinds: Sequence[str], seed: int = 0) -> list[dict[str, Any]]:
-    """A row for every kind, ``all`` last, and every method, out of errors (M,P,2) of possible and impossible clips."""
+    """A row for every kind (``all`` last) and every method, from errors (M,P,2) of possible and impossible clips."""
     groups = {name: np.array([kind == name for kind in kinds]) for name in dict.fromkeys(kinds)}
     groups["all"] = np.ones(len(kinds), bool)
     rows = []
@@ -214,7 +214,7 @@ def rate_rows(errors: dict[str, Values], kinds: Sequence[str], seed: int = 0) ->
 
 
 def pair_rows(errors: dict[str, Values], pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """The errors of every pair, means over models."""
+    """A row with the errors of every pair, as means over models."""
     rows: list[dict[str, Any]] = [pair._asdict() for pair in pairs]
     for method, values in errors.items():
         for row, (possible, impossible) in zip(rows, values.mean(0), strict=True):

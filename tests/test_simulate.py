@@ -329,10 +329,10 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variant", "options", "message"),
     [
-        ({}, {"num_videos": 0}, "num_videos=0"),
-        ({}, {"split": "readout"}, "has the splits train, val, test"),
-        ({}, {"workers": 0}, "workers=0"),
-        ({}, {"seed": -1}, "seed=-1"),
+        ({}, {"num_videos": 0}, "num_videos must be at least 1, got 0"),
+        ({}, {"split": "readout"}, "no split 'readout'; choose from train, val, test"),
+        ({}, {"workers": 0}, "workers must be at least 1"),
+        ({}, {"seed": -1}, "seed must be at least 0"),
         ({"size": (8, 128)}, {}, "each from 16"),
         ({"num_frames": 0}, {}, "num_frames=0"),
         ({"fps": 0}, {}, "fps=0"),
@@ -346,19 +346,19 @@ def test_user_errors_are_one_sentence(tmp_path: Path, variant: dict, options: di
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(ValueError, match="use shapes or meshes"):
+    with pytest.raises(ValueError, match="bodies must be shapes or meshes"):
         Toss(bodies="cubes")
-    with pytest.raises(ValueError, match="min_bodies=5, max_bodies=3"):
+    with pytest.raises(ValueError, match="min_bodies=5 and max_bodies=3"):
         Toss(min_bodies=5, max_bodies=3)
-    with pytest.raises(ValueError, match="use some of collide"):
+    with pytest.raises(ValueError, match="must be some of collide"):
         Contact(scenarios=("explode",))
-    with pytest.raises(ValueError, match="6 frames or more"):
+    with pytest.raises(ValueError, match="at least 6"):
         Contact(num_frames=3)
 
 
 def test_root_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="cannot be written to"):
+    with pytest.raises(ValueError, match="can't be written to"):
         write_dataset(Toss(size=(16, 16)), tmp_path / "file", "train", 1, workers=1)
 
 
@@ -379,6 +379,6 @@ def test_script(tmp_path: Path) -> None:
     assert (tmp_path / "toss" / "test" / "00000.json").exists()
     failed = run("num_videos=0")
     assert failed.returncode == 1
-    assert failed.stderr.strip() == "error: num_videos=0: ask for at least one video."
-    with pytest.raises(ValueError, match="num_videos=0: ask for at least one video"):
+    assert failed.stderr.strip() == "error: num_videos must be at least 1, got 0"
+    with pytest.raises(ValueError, match="num_videos must be at least 1, got 0"):
         write_dataset(Toss(size=(16, 16)), tmp_path, "train", 0)

@@ -85,7 +85,7 @@ def test_pairs_are_written_and_read(tmp_path: Path) -> None:
 
 
 def test_settings_that_make_no_sense(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="use some of vanish, pass, jump, stop"):
+    with pytest.raises(ValueError, match="must be some of vanish, pass, jump, stop"):
         Surprise(kinds=("fly",))
-    with pytest.raises(ValueError, match="num_videos=3: surprise makes 2 of every scene"):
+    with pytest.raises(ValueError, match="num_videos=3 must be a multiple of 2"):
         write_dataset(SMALL, tmp_path, "test", 3)

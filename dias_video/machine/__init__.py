@@ -1,1 +1,1 @@
-"""What a run has of its machine: processes that agree, threads, number formats. Knows no other room."""
+"""The machine of a run: its processes, threads and number formats. It imports no other package of the project."""

@@ -1,4 +1,4 @@
-"""In which precision models compute, a config value of everything that runs one."""
+"""The precision in which models compute: an option of everything that runs a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MATMUL = ("highest", "high", "medium")
 
 
 def check_precision(option: str, precision: str, device: torch.device | str) -> None:
-    """Raise ValueError unless ``precision`` is one of ``PRECISIONS`` and ``device`` has it."""
+    """Raise ValueError unless ``precision`` is one of ``PRECISIONS`` and ``device`` supports it."""
     if precision not in PRECISIONS:
         raise ValueError(f"{option} must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "fp16" and torch.device(device).type == "cpu":
@@ -19,16 +19,16 @@ def check_precision(option: str, precision: str, device: torch.device | str) -> 
 
 
 def autocast(precision: str, device: torch.device | str) -> AbstractContextManager[object]:
-    """Inside, matrix products and convolutions on ``device`` are done in ``precision``; what needs float32 keeps it."""
+    """Inside, do matrix products and convolutions on ``device`` in ``precision``; what needs float32 stays in it."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
 
 
 def set_matmul_precision(option: str, precision: str) -> None:
-    """How float32 matrix products are done on a GPU from now on; on a CPU nothing changes.
+    """Set how a GPU computes float32 matrix products from now on; on a CPU nothing changes.
 
     Raises:
-        ValueError: it is not one of ``MATMUL``.
+        ValueError: ``precision`` is not one of ``MATMUL``.
     """
     if precision not in MATMUL:
         raise ValueError(f"{option} must be one of {', '.join(MATMUL)}, got {precision!r}")

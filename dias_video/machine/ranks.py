@@ -1,4 +1,4 @@
-"""The processes of a run: how they join, and what they agree on: go on, stop, or fail together."""
+"""The processes of a run: they join, and agree to go on, stop or fail together."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from accelerate.utils import InitProcessGroupKwargs
 Made = TypeVar("Made")
 
 MESSAGE_BYTES = 2048
-PATIENCE = timedelta(days=1)  # for which processes wait for one that has more to do
+PATIENCE = timedelta(days=1)  # how long processes wait for one that has more to do
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Interrupted(SystemExit):
-    """Training was asked to stop and has saved; leaves the process with 0 after SIGTERM, 130 after SIGINT."""
+    """Training was told to stop and has saved; the process ends with 0 after SIGTERM, with 130 after SIGINT."""
 
     def __init__(self, number: int) -> None:
         self.exit_code = 130 if number == signal.SIGINT else 0
@@ -36,24 +36,24 @@ class Interrupted(SystemExit):
         self.signal = number
 
     def leave(self) -> NoReturn:
-        """End the process at once: all is on the disk, and Python takes seconds to clear up after PyTorch."""
+        """End the process at once. Everything is on the disk, and Python would take seconds to clean up."""
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(self.exit_code)
 
 
 class Agreed(ValueError):
-    """A problem of one process that all processes have agreed to stop for."""
+    """A problem of one process, for which all processes have agreed to stop."""
 
 
 class Agreement:
-    """What came out of an agreement: the signal that any process got, 0 for none."""
+    """The result of an agreement: the signal that a process got, 0 for none."""
 
     signal = 0
 
 
 class Ranks:
-    """Agreement over the CPU, so that the accelerator never has to wait for it."""
+    """Agreement of processes by way of the CPU, so that GPUs never wait for it."""
 
     def __init__(self) -> None:
         self.count = dist.get_world_size() if dist.is_initialized() else 1
@@ -62,18 +62,19 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """Whether this process writes files and prints messages."""
         return self.number == 0
 
     @contextmanager
     def together(self, signals: Signals | None = None) -> Iterator[Agreement]:
-        """Do something that may fail on one process alone, such as reading or writing a file, then agree on it.
+        """Run a block that may fail on one process only, such as reading or writing a file, then agree on the result.
 
-        Every process enters the same blocks in the same order; no collective operation belongs inside.
+        Every process enters the same blocks in the same order. The block must not contain collective operations.
 
         Raises:
-            Agreed: the block failed with a ValueError or OSError on some process (alone, the error itself is raised).
-            SystemExit: the same on the other processes than the main one, since one message is enough.
+            Agreed: the block failed with a ValueError or OSError on some process; raised on the main process. With only
+                one process, the error itself is raised.
+            SystemExit: the same, on the other processes, since one message is enough.
         """
         agreement = Agreement()
         problem: Exception | None = None
@@ -86,10 +87,10 @@ class Ranks:
         agreement.signal = self._agree(signals.number if signals is not None else 0, problem)
 
     def main_first(self, make: Callable[[], Made]) -> Made:
-        """What every process makes, the main one before the others, which may find what it has done.
+        """Call ``make`` on the main process, and then on the others, which can use what it wrote; return the result.
 
         Raises:
-            Agreed, SystemExit: as :meth:`together`.
+            Agreed, SystemExit: as for :meth:`together`.
         """
         made: list[Made] = []
         for turn in (True, False):
@@ -99,7 +100,7 @@ class Ranks:
         return made[0]
 
     def stop_if_told(self, signals: Signals) -> None:
-        """Raise Interrupted on every process if a signal has come to any of them."""
+        """Raise Interrupted on every process if any process has received a signal."""
         with self.together(signals) as agreed:
             pass
         if agreed.signal:
@@ -115,11 +116,11 @@ class Ranks:
         return int(said[1])
 
     def fail(self, problem: str, cause: Exception | None = None) -> NoReturn:
-        """End the work on all processes, which all call it with the same ``problem``; one of them says it."""
+        """End the work on all processes. All call it with the same ``problem``; one of them reports it."""
         raise (Agreed(problem) if self.is_main else SystemExit(1)) from cause
 
     def first(self, problem: str) -> str:
-        """The first process' ``problem`` that is not empty, on all processes, which all call it."""
+        """The first ``problem`` that is not empty, in order of processes; all processes call it and get the same."""
         if self.count == 1:
             return problem
         said = torch.tensor([int(bool(problem))])
@@ -142,7 +143,7 @@ class Ranks:
         return next(f"process {number}: {text}" for number, text in enumerate(texts) if text)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """Mean of a tensor over the processes (a CPU tensor; all processes call it)."""
+        """Mean of a CPU tensor over the processes; all processes call it."""
         if self.count > 1:
             dist.all_reduce(values, dist.ReduceOp.SUM, group=self._group)
             values /= self.count
@@ -150,23 +151,24 @@ class Ranks:
 
 
 def joined(device: str | None = None) -> Accelerator:
-    """This process among those of ``accelerate launch``, which wait for each other for a day.
+    """Join the other processes of ``accelerate launch``; processes wait up to a day for each other.
 
-    ``device``: "cpu" keeps it from GPUs. ``ACCELERATE_USE_CPU`` is heeded, which ``PartialState`` would not do.
+    With ``device="cpu"`` no GPU is used. ``ACCELERATE_USE_CPU`` has an effect too, which ``PartialState`` ignores.
     """
     return Accelerator(cpu=device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
 
 
 @functools.cache
 def host_group() -> Any:
-    """The processes once more, to talk over the CPU while GPUs go on; one group for all that a program does."""
+    """A second group of the processes, to communicate by CPU while GPUs work; a program has one such group."""
     return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def part() -> None:
-    """Leave the other processes, when all is done.
+    """Leave the groups of processes, when all is done.
 
-    Left to the end of the interpreter, the groups' threads are now and then cut off while they run: the process aborts.
+    If this is left to the end of the interpreter, threads of the groups are sometimes stopped while they run, and the
+    process aborts.
     """
     if dist.is_initialized():
         host_group.cache_clear()
@@ -174,9 +176,10 @@ def part() -> None:
 
 
 def follow_launcher() -> None:
-    """Have Linux send SIGTERM to this process when its launcher dies, so that it saves and ends too.
+    """Let Linux send SIGTERM to this process when its launcher dies, so that it saves and ends too.
 
-    Launchers that are killed, and accelerate's for one process even on SIGTERM, would leave it behind, training on.
+    Otherwise it would go on training after its launcher was killed, and with accelerate's launcher for one process also
+    after SIGTERM.
     """
     try:
         command = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
@@ -187,11 +190,11 @@ def follow_launcher() -> None:
 
 
 class Abandoned(Exception):
-    """A signal came while something was going on that need not be finished."""
+    """A signal came during work that need not be finished."""
 
 
 class Signals:
-    """Remembers SIGTERM and SIGINT while a run lasts; a second SIGINT interrupts at once."""
+    """Records SIGTERM and SIGINT during a run; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -200,7 +203,7 @@ class Signals:
 
     @contextmanager
     def abandoning(self) -> Iterator[None]:
-        """Leave the block as soon as a signal comes (validation may take long, and there are seconds to save in)."""
+        """Leave the block as soon as a signal comes: validation may take long, and only seconds remain to save."""
         self._abandoning = True
         try:
             yield
@@ -210,7 +213,7 @@ class Signals:
             self._abandoning = False
 
     def abandon_if_told(self) -> None:
-        """Leave the block of ``abandoning`` if a signal had come before it began."""
+        """Leave the block of ``abandoning`` if a signal came before it began."""
         if self.number:
             raise Abandoned
 
@@ -223,7 +226,7 @@ class Signals:
             raise Abandoned
 
     def __enter__(self) -> Signals:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only here
             follow_launcher()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)

@@ -1,1 +1,1 @@
-"""Models that know their configuration: saved, found again in a folder or on the Hub, and rebuilt."""
+"""Models with a recorded configuration: saving them, and building them again from a folder or from the Hub."""

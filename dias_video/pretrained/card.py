@@ -1,4 +1,4 @@
-"""The model card of a model on the Hub: what it is, and what it was made of and with."""
+"""The model card of a model on the Hub: what the model is, and how it was made."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import yaml
 
 from dias_video.stores.files import read_json, read_yaml
 
-MADE_OF = ("data", "cache")  # what a run's configuration calls its data
+MADE_OF = ("data", "cache")  # names of the data in a run's configuration
 NOT_TOLD = "Not told."
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run folder that a checkpoint's folder lies in, if it does."""
+    """The run folder that contains a checkpoint's folder; None if there is none."""
     run = checkpoint.resolve().parent.parent
     return run if (run / "run.json").is_file() and (run / "config.yaml").is_file() else None
 
@@ -25,7 +25,7 @@ def model_card(model: Any, repository: str, run: str | Path | None, metrics: str
     """The text of ``README.md``; see ``Pretrained.push_to_hub``.
 
     Raises:
-        ValueError: ``run`` or ``metrics`` can't be read; names the file.
+        ValueError: ``run`` or ``metrics`` can't be read; the message names the file.
     """
     started = {} if run is None else _read(Path(run) / "run.json")
     config = {} if run is None else _read(Path(run) / "config.yaml")
@@ -46,7 +46,7 @@ def model_card(model: Any, repository: str, run: str | Path | None, metrics: str
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A file of a run that holds a mapping."""
+    """The mapping in a file of a run."""
     remedy = "name the folder of a run, or a metrics.json"
     return read_json(file, remedy) if file.suffix == ".json" else read_yaml(file, remedy)
 
@@ -56,7 +56,7 @@ def _fenced(text: str, language: str = "") -> str:
 
 
 def _results(scores: Mapping[str, Any]) -> str:
-    """What was scored, and a table of the measures; all of it stands in metrics.json."""
+    """What was scored, and a table of the measures, from metrics.json."""
     about = scores.get("about", {})
     told = ", ".join(f"{key} {about[key]}" for key in ("source", "split", "videos", "condition") if key in about)
     rows = [f"| {name} | {value:.4g} |" for name, value in scores.items() if isinstance(value, (int, float))]

@@ -1,4 +1,4 @@
-"""Objects that know how they were made, and are made again from plain data without running what is stored."""
+"""Objects with recorded constructor arguments, which are made again from plain data without running stored code."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Configured:
     """Mixin for classes that record their constructor's arguments as plain data.
 
     ``config`` is ``{"type": "module.Class", argument: value, ...}`` with nested objects as nested dicts. Only
-    subclasses of this mixin can be built from such a dict: they are the allow-list, so that stored data can never name
-    other code.
+    subclasses of this mixin can be built from such a dict. They are the allow-list, so stored data can never run other
+    code.
 
     Raises:
-        TypeError: when a second class of one name is defined, in another module: stored data could mean either.
+        TypeError: a second class with the same name is defined in another module; stored data would be ambiguous.
     """
 
     config: dict[str, Any]
-    known: dict[str, type[Configured]] = {}  # noqa: RUF012 - the one registry, shared on purpose
-    not_stored: dict[str, Any] = {}  # noqa: RUF012 - what arguments that only matter at first construction are stored as
+    known: dict[str, type[Configured]] = {}  # noqa: RUF012 - the registry, shared on purpose
+    not_stored: dict[str, Any] = {}  # noqa: RUF012 - stored values of arguments that matter only at first construction
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -39,32 +39,32 @@ class Configured:
                 f"{path_of(other)} is called {cls.__name__} already; call the class in {cls.__module__} other"
             )
         Configured.known[cls.__name__] = cls
-        cls.config = {"type": path_of(cls)}  # of what has no constructor
+        cls.config = {"type": path_of(cls)}  # for classes without a constructor
         own = "__init__" in cls.__dict__ or not hasattr(cls.__init__, "__wrapped__")
         if own and cls.__init__ is not object.__init__:
             cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
 
 
 def path_of(cls: type) -> str:
-    """What a class is called in a config."""
+    """The name of a class in a config."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def build(config: Any, kind: type = object) -> Any:
-    """Make the object that a config describes, nested ones first.
+    """Make the object that a config describes; nested objects are made first.
 
     Args:
-        config: as ``Configured.config``, from a file that may be anyone's.
-        kind: what it must be, checked before anything is made.
+        config: as ``Configured.config``, from a file that need not be trusted.
+        kind: the class that the object must have, checked before anything is made.
 
     Raises:
-        ValueError: a class that is not of the allow-list or not a ``kind``, or arguments that it does not take.
+        ValueError: a class is not on the allow-list or not a ``kind``, or does not take its stored arguments.
     """
     cls = _class_of(config.get("type") if isinstance(config, dict) else config)
     if not issubclass(cls, kind):
         raise ValueError(f"a {cls.__name__} is no {kind.__name__}")
     arguments = {k: build(v) if isinstance(v, dict) and "type" in v else v for k, v in config.items() if k != "type"}
-    arguments |= cls.not_stored  # whatever a file says: it can't make a model fetch weights
+    arguments |= cls.not_stored  # replaces what a file says, so that no file can make a model download weights
     try:
         bound = inspect.signature(cls).bind(**arguments)
         hints = typing.get_type_hints(cls.__init__)
@@ -72,7 +72,7 @@ def build(config: Any, kind: type = object) -> Any:
             if not _fits(value, hints.get(name)):
                 raise TypeError(f"{name} can't be {str(value)[:80]!r}")
         return cls(**arguments)
-    except Exception as error:  # constructors fail in many ways on values of a wrong type
+    except Exception as error:  # constructors raise errors of many kinds for values of a wrong type
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         if isinstance(error, ValueError):
             raise ValueError(reason) from error
@@ -80,7 +80,7 @@ def build(config: Any, kind: type = object) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether stored data is of an annotated kind, as far as it is plain: numbers, text and lists of them."""
+    """Whether stored data has the annotated type; only numbers, text and lists of these are checked."""
     parts = typing.get_args(hint)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(_fits(value, part) for part in parts)
@@ -94,7 +94,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _class_of(path: Any) -> type[Configured]:
-    """The class of the allow-list that is called so; its module is imported if it is the project's."""
+    """The class on the allow-list with this name; its module is imported if it belongs to the project."""
     module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
     if name not in Configured.known and PROJECT.fullmatch(module):
         try:
@@ -109,14 +109,14 @@ def _class_of(path: Any) -> type[Configured]:
 
 def _recording(init: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(init)
-    # ``self``, and the catch-alls of a constructor inherited from ``nn.Module``, are no configuration.
+    # ``self``, and ``*args`` and ``**kwargs`` of a constructor inherited from ``nn.Module``, are not configuration.
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     skipped = {"self"} | {name for name, p in signature.parameters.items() if p.kind not in named}
     floats = {name for name, p in signature.parameters.items() if "float" in str(p.annotation)}
 
     @functools.wraps(init)
     def recorded(self: Any, *args: Any, **kwargs: Any) -> None:
-        if type(self).__init__ is not recorded:  # called by the constructor of a subclass, which is what counts
+        if type(self).__init__ is not recorded:  # called by the constructor of a subclass, which records the arguments
             return init(self, *args, **kwargs)
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
@@ -130,7 +130,7 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def _plain(value: Any, as_float: bool = False) -> Any:
-    """A value as json has it; where floats are meant, 4 becomes 4.0: a config's hash tells models apart."""
+    """A value as plain json data. With ``as_float``, 4 becomes 4.0, so that equal configs have equal hashes."""
     if isinstance(value, Configured):
         return value.config
     if isinstance(value, (list, tuple)) or type(value).__name__ == "ListConfig":

@@ -1,4 +1,4 @@
-"""What earlier versions wrote, as this one reads it. Nothing else in the project knows earlier forms of configs."""
+"""Converts configs that earlier versions wrote. No other module knows earlier forms of configs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from dias_video.pretrained.configured import Configured, path_of
 
-# Classes that format 1 knew by their bare names, and headers of slot caches by where they lay: where they lie now.
+# The present modules of classes that format 1 named without a module, and headers of slot caches with an older one.
 _LIE_IN = {
     "dias_video.model.dias": "DIAS",
     "dias_video.model.projection": "Projection",
@@ -34,18 +34,18 @@ _LIE_IN = {
 }
 PLACES = {name: f"{module}.{name}" for module, names in _LIE_IN.items() for name in names.split()}
 PLACES["AnnotatedImages"] = "dias_video.data.coco.CocoImages"
-# Arguments that are gone, by class, and the value at which nothing is lost.
+# Arguments that were removed, by class, with the only value that is still possible.
 REMOVED: dict[str, dict[str, Any]] = {
     "DIAS": {"normalize_targets": False, "similarity_temperature": None},
     "Merging": {"linkage": "complete"},
 }
 REMOVED["Aggregator"] = REMOVED["Merging"]
-IGNORED = ("limit",)  # how many videos a source took: videos are found again by their ids
-# What the aggregator knew of merging, before that became a part of it: names then and now.
+IGNORED = ("limit",)  # number of videos of a source; not needed, since videos are found by their ids
+# Arguments of merging that the aggregator had before merging became a class: names then and now.
 MERGING = {"merge_threshold": "threshold", "skip_merging": "skip", "merge_warmup": "warmup"}
 MERGING["rehearsal_threshold"] = "rehearsal_threshold"
 
-# Options of tiny models that stood in the paper's classes, at the value of these, and the classes that have them now.
+# Options of tiny models that the paper's classes had: the value that these classes have, and the class for others.
 REFINED: dict[str, tuple[str, dict[str, Any]]] = {
     "Projection": ("PlacedProjection", {"grid": None, "residual": False, "place": 0.0}),
     "SlotAttention": ("ClusteringAttention", {"sharpness": None}),
@@ -55,10 +55,12 @@ REFINED: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def upgraded(config: Any) -> Any:
-    """A config of any time as of now, also of format 1 (``type`` without a module) and with ``_target_`` (of a cache).
+    """A config of any earlier version in the present form.
+
+    In format 1 ``type`` has no module; caches had ``_target_`` instead.
 
     Raises:
-        ValueError: an argument that is gone and had another value than it always has now.
+        ValueError: an argument that was removed has a value that is no longer possible.
     """
     if isinstance(config, list):
         return [upgraded(value) for value in config]
@@ -88,8 +90,8 @@ def upgraded(config: Any) -> Any:
         merging = {now: arguments.pop(then) for then, now in MERGING.items() if then in arguments}
         kind = {"type": "dias_video.model.reduction.Merging"}
         arguments["reduction"] = None if merging["threshold"] is None else kind | merging
-    if name == "DIAS" and arguments.get("objective") is None:  # no argument of before; None is the same one
+    if name == "DIAS" and arguments.get("objective") is None:  # earlier versions had no such argument; None is the same
         arguments["objective"] = {"type": "dias_video.model.objectives.FeatureObjective"}
-    if name == "TimmEncoder":  # frames went straight to the network's size, clamped where they were smoothed
+    if name == "TimmEncoder":  # frames were resized only once, and clamped if antialiased
         arguments = {"antialias": True, "clamp": arguments.get("antialias", True), "frame_size": None, **arguments}
     return {"type": stored, **arguments}

@@ -1,4 +1,4 @@
-"""Models saved as json + safetensors, and found again in a folder or on the Hugging Face Hub."""
+"""Saves models as json and safetensors, and loads them from a folder or from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FORMAT_VERSION = 2
 class Pretrained(Configured):
     """Mixin for modules that are saved with their configuration."""
 
-    read_from: Path | None = None  # the folder that it was rebuilt from
+    read_from: Path | None = None  # the folder that the model was loaded from
 
     def save_pretrained(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write ``config.json`` and ``model.safetensors`` (weights and buffers; others if given) into ``folder``."""
@@ -51,16 +51,16 @@ class Pretrained(Configured):
     ) -> None:
         """Upload what ``save_pretrained`` writes, and a model card, to the Hub repository ``user/name``.
 
-        The repository is made if it does not exist. The card has the command and the paths that the run was given:
-        look at it before the repository becomes public.
+        The repository is made if it does not exist. The card contains the command and the paths of the run, so read it
+        before you make the repository public.
 
         Args:
             repository: ``user/name``.
-            private: whether a new repository is for its owner alone.
-            run: run folder of the training, which knows data, command and commit; None = the one whose checkpoint this
-                model was read from, if it was.
-            metrics: a ``metrics.json`` of ``scripts/evaluate.py``; it goes along.
-            licence: of the weights, as the Hub calls it: ``mit``, ``apache-2.0``.
+            private: whether a new repository is visible only to its owner.
+            run: run folder of the training, which has data, command and commit; None = the run of the checkpoint that
+                this model was loaded from, if there is one.
+            metrics: a ``metrics.json`` of ``scripts/evaluate.py``; it is uploaded too.
+            licence: licence of the weights by its name on the Hub, for example ``mit`` or ``apache-2.0``.
 
         Raises:
             ValueError: ``run`` or ``metrics`` can't be read; nothing is uploaded then.
@@ -80,14 +80,14 @@ class Pretrained(Configured):
 
     @classmethod
     def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
-        """Rebuild a saved model from a folder, or from a Hugging Face Hub repository.
+        """Load a saved model from a folder, or from a Hugging Face Hub repository.
 
-        The latter is named ``hf-hub:user/name`` or, for one revision of it, ``hf-hub:user/name@revision``. Without that
-        prefix, which is timm's, a name is a folder's and no server is contacted.
+        A repository is named ``hf-hub:user/name`` or, for one revision, ``hf-hub:user/name@revision``. A name without
+        this prefix (which timm uses too) is a folder, and no server is contacted.
 
         Raises:
-            ValueError: there is no such folder, or a file is missing, cut off, of another class or of another shape;
-                the message names it.
+            ValueError: there is no such folder, or a file is missing, is cut off, or belongs to another class or has
+                other shapes; the message names the file.
             OSError: the repository could not be read.
         """
         folder = located(folder)
@@ -98,10 +98,10 @@ class Pretrained(Configured):
 
 
 def described(folder: Path, kind: type[Model]) -> Model:
-    """The model whose configuration lies in a folder, with weights of its own.
+    """A model with the configuration in a folder and with new weights.
 
     Raises:
-        ValueError: the file is missing, damaged, or describes something else.
+        ValueError: the file is missing or damaged, or describes no model of this kind.
     """
     file = folder / "config.json"
     if not file.is_file():
@@ -123,15 +123,16 @@ def described(folder: Path, kind: type[Model]) -> Model:
 def start_from(
     model: Pretrained, folder: str | Path, changed: Sequence[str] = (), begin_anew: Sequence[str] = ()
 ) -> None:
-    """Give a new model the weights of a saved one of the same configuration.
+    """Load the weights of a saved model with the same configuration into a new model.
 
-    Weights of other options often fit: heads, strides and iterations leave no trace in their shapes.
+    The configurations are compared because weights often fit in spite of other options: numbers of heads, strides and
+    iterations don't change their shapes.
 
     Args:
-        model: a module.
+        model: the new model.
         folder: as for ``Pretrained.from_pretrained``.
-        changed: arguments that may differ, ``aggregator.reduction.threshold`` for example.
-        begin_anew: parts that keep the weights they have, whose arguments may differ too.
+        changed: arguments that may differ, for example ``aggregator.reduction.threshold``.
+        begin_anew: parts that keep their present weights; their arguments may differ too.
 
     Raises:
         ValueError: other arguments differ, or the weights don't fit; nothing is loaded then.

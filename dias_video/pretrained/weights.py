@@ -1,4 +1,4 @@
-"""Where saved models lie, in a folder or on the Hub, and their weights."""
+"""Finds saved models in a folder or on the Hub, and reads their weights."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor
 
 from dias_video.stores.files import sha256
 
-HUB = "hf-hub:"  # before the name of a repository on the Hugging Face Hub
+HUB = "hf-hub:"  # prefix of the name of a repository on the Hugging Face Hub
 WEIGHTS = "model.safetensors"
-FROZEN = "frozen.safetensors"  # beside it in checkpoints: the parameters that training leaves alone
+FROZEN = "frozen.safetensors"  # in checkpoints, the parameters that are not trained
 
 
 def weights_sha256(folder: str | Path) -> str:
-    """What tells saved models apart: the hash of the weights of whatever ``from_pretrained`` takes.
+    """Hash of a saved model's weights, by which models are told apart; ``folder`` is as for ``from_pretrained``.
 
-    It is that of the one file that ``save_pretrained`` writes, also where a checkpoint has the weights in two.
+    It is the hash of the file that ``save_pretrained`` writes, also for a checkpoint with weights in two files.
 
     Raises:
-        ValueError, OSError: there is no such model, as for ``from_pretrained``.
+        ValueError, OSError: as for ``from_pretrained``.
     """
     folder = located(folder)
     if (folder / FROZEN).is_file():
@@ -33,10 +33,10 @@ def weights_sha256(folder: str | Path) -> str:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights and buffers that lie in a folder, in one file or two.
+    """The weights and buffers in a folder, from one file or two.
 
     Raises:
-        ValueError: a missing or damaged file.
+        ValueError: a file is missing or damaged.
     """
     tensors: dict[str, Tensor] = {}
     for file in (folder / WEIGHTS, folder / FROZEN):
@@ -52,7 +52,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def located(folder: str | Path) -> Path:
-    """The folder that a model's name stands for; one on the Hub is downloaded, as one snapshot.
+    """The folder of a model; a model on the Hub is downloaded, as one snapshot.
 
     Raises:
         ValueError: there is no such folder.
@@ -66,10 +66,10 @@ def located(folder: str | Path) -> Path:
 
 
 def pinned(folder: str | Path) -> str:
-    """A model's name as results keep it: one on the Hub with the revision that is there now.
+    """A model's name for results: on the Hub, the name gets the present revision.
 
     ``hf-hub:user/name`` and ``hf-hub:user/name@main`` become ``hf-hub:user/name@<commit>``, which always means the same
-    weights and config. The names of folders stay as they are.
+    weights and config. Names of folders are returned unchanged.
 
     Raises:
         OSError: the repository could not be read.
@@ -79,25 +79,26 @@ def pinned(folder: str | Path) -> str:
 
 
 def _snapshot(name: str) -> Path:
-    """The folder of ``user/name`` or ``user/name@revision``; a snapshot's folder is called after its commit."""
-    from huggingface_hub import snapshot_download  # only who asks for a download pays for its import
+    """The folder of ``user/name`` or ``user/name@revision``; a snapshot's folder has the name of its commit."""
+    from huggingface_hub import snapshot_download  # imported here, since only downloads need it
 
     repository, _, revision = name.partition("@")
     files = ["config.json", WEIGHTS, FROZEN]
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
-    except Exception as error:  # what it fails with differs between its versions; each becomes one sentence
+    except Exception as error:  # its versions raise different errors; each becomes one sentence
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise OSError(f"the Hub has no model {name}, or can't be reached ({reason})") from error
 
 
 def load_weights(model: Any, folder: Path, but: Collection[str] = ()) -> None:
-    """Load the weights that lie in ``folder`` into ``model``, strictly.
+    """Load the weights in ``folder`` into ``model``; names and shapes must fit exactly.
 
-    ``but``: parts of the model by dotted name, which keep the weights they have, whatever the folder holds of them.
+    ``but`` names parts of the model by dotted names. They keep their weights, and what the folder has for them is
+    ignored.
 
     Raises:
-        ValueError: missing file, damaged file, keys and shapes that do not fit the model, or a part that it has not.
+        ValueError: a file is missing or damaged, names or shapes don't fit the model, or the model has no such part.
     """
     tensors = read_weights(folder)
     own = model.state_dict()

@@ -1,1 +1,1 @@
-"""One self-contained page to look at what a run found: ``video.py`` gathers, ``page.py`` writes, ``page.*`` show."""
+"""A self-contained page that shows results: ``video.py`` collects, ``page.py`` writes, ``page.*`` are the page."""

@@ -1,4 +1,4 @@
-"""The page: one file that opens from disk and asks nobody for anything."""
+"""Writes the page: one file that opens from disk and loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ def write_report(
     notes: Sequence[str] = (),
     megabytes: float = MEGABYTES,
 ) -> None:
-    """Write ``report.html``: the videos with their slots under one slider, the first one shown first.
+    """Write ``report.html``: a list of videos; the chosen one is shown with its slots and a slider.
 
     Args:
-        path: of the file, which appears whole or not at all.
-        title: of the page.
-        videos: in the order of the list.
+        path: the file, which appears when it is complete or not at all.
+        title: title of the page.
+        videos: the videos in the order of the list.
         notes: sentences about the run.
-        megabytes: of the page at most. Every video has an equal share; what does not fit loses its attention, then
-            every second frame, which the page says.
+        megabytes: the largest size of the page. All videos have equal shares. A video that is too large is shown
+        without
+            attention, then without every second frame; the page says so.
 
     Raises:
-        ValueError: there is no video, or one without frames.
+        ValueError: there is no video, or a video has no frames.
         OSError: the file could not be written.
     """
     if not videos:
@@ -47,10 +48,10 @@ def write_report(
 
 
 def join_reports(path: str | Path, title: str, pages: Mapping[str, Path]) -> None:
-    """One page of several, each under its heading.
+    """Join several pages into one, each under its heading.
 
     Raises:
-        ValueError: one is missing, or no page of ``write_report``.
+        ValueError: a page is missing, or was not written by ``write_report``.
         OSError: the file could not be written.
     """
     _write(Path(path), title, [{**group, "title": name} for name, page in pages.items() for group in _groups(page)])
@@ -68,7 +69,7 @@ def _groups(page: Path) -> list[dict[str, Any]]:
 
 def _write(path: Path, title: str, groups: Sequence[Mapping[str, Any]]) -> None:
     parts = {kind: (Path(__file__).parent / f"page.{kind}").read_text() for kind in ("html", "css", "js")}
-    # Inside a script element "<" could end it; json has another way to write it.
+    # "<" could end the script element, so it is written as json's escape.
     data = json.dumps({"groups": groups}, allow_nan=False).replace("<", "\\u003c")
     page = Template(parts["html"]).substitute(
         title=html.escape(title), style=parts["css"], script=parts["js"], data=data

@@ -1,4 +1,4 @@
-"""One video of the page, gathered window by window: pictures, labels, attention, and statistics of its tracks."""
+"""A video of the page, collected window by window: pictures, labels, attention, and statistics of its tracks."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from torch import Tensor
 
 from dias_video.visualize import BACKGROUND, NOBODY, colour
 
-HEIGHT = 256  # pixels; larger frames are shown smaller
-MAX_FRAMES = 96  # of a video; of longer ones every second, third, … is shown
-QUALITY = 80  # of JPEG
+HEIGHT = 256  # pixels; higher frames are scaled down
+MAX_FRAMES = 96  # frames shown of a video; of longer ones only every second, third, …
+QUALITY = 80  # quality of JPEG
 
 
 @dataclass
 class Panel:
-    """What is shown beside the frames, all of one video."""
+    """A panel beside the frames of one video."""
 
     title: str
-    tracks: bool  # whether labels are track ids, of which one can be shown alone
-    hold: int | None = None  # the picture stays at the last of so many frames
+    tracks: bool  # whether labels are track ids; a single track can then be chosen
+    hold: int | None = None  # after this number of frames the picture does not change
     blank: int | None = None  # from this frame on there is no picture under the labels
-    labels: list[NDArray[np.int32]] = field(default_factory=list)  # (H,W) a frame shown
+    labels: list[NDArray[np.int32]] = field(default_factory=list)  # (H,W) for each frame shown
 
 
 @dataclass
 class _Track:
     first: int
     last: int = 0
-    alive: int = 0  # frames
-    pixels: float = 0.0  # sum over them of its part of the picture
+    alive: int = 0  # number of frames
+    pixels: float = 0.0  # sum over these frames of the track's part of the picture
     switches: int = 0
-    covers: int | None = None  # the true object under most of it, where last seen
+    covers: int | None = None  # the true object that it covers most, on the last frame where it owns pixels
 
 
 class ReportVideo:
-    """One video of the page.
+    """A video of the page.
 
     Args:
         name: any text.
-        num_frames: that will be added, in all.
-        fps: at which it is played.
-        facts: shown in a table.
-        headline: shown under the name in the list of videos.
+        num_frames: number of all frames that will be added.
+        fps: frames a second when it is played.
+        facts: facts for the table.
+        headline: text under the name in the list of videos.
         background: the track that is not coloured.
-        max_frames: shown at most, evenly spaced; statistics are of all.
+        max_frames: the most frames shown, evenly spaced; statistics use all frames.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class ReportVideo:
         self.step = -(-num_frames // max_frames)
         self.seen = self.counted = 0
         self.truth = False
-        self.index: list[int] = []  # frames shown
-        self.pictures: list[str] = []  # JPEG, base64
+        self.index: list[int] = []  # numbers of the frames shown
+        self.pictures: list[str] = []  # JPEG as base64
         self.panels: dict[str, Panel] = {}
         self.attention: list[dict[int, NDArray[np.uint8]]] = []  # (h,w) by track, a frame shown
         self.tracks: dict[int, _Track] = {}
@@ -89,13 +89,14 @@ class ReportVideo:
         track_id: Tensor | None = None,
         truth: Tensor | None = None,
     ) -> None:
-        """The next frames, tracked.
+        """Add the next frames with their tracks.
 
         Args:
             video: (T,3,H,W) uint8.
             labels: (T,H,W) integers, the track that owns each pixel, -1 where none does.
-            attention: (T,S,h,w) in [0,1], how much each slot owns each cell.
-            track_id: (T,S) of its slots, -1 where dead. It also tells which tracks live without owning a pixel.
+            attention: (T,S,h,w) in [0,1], the share that each slot has of each cell.
+            track_id: (T,S) track ids of the slots, -1 where dead. They also say which tracks live without owning a
+                pixel.
             truth: (T,H,W) true instances, 0 background, -1 void.
         """
         self.frames(video, {"slots": labels} | ({} if truth is None else {"truth": truth}))
@@ -114,9 +115,10 @@ class ReportVideo:
         hold: Mapping[str, int] | None = None,
         blank: Mapping[str, int] | None = None,
     ) -> None:
-        """The next frames (T,3,H,W) uint8 and labels (T,H,W) beside them by title, without statistics.
+        """Add the next frames (T,3,H,W) uint8 and labels (T,H,W) for panels by title, without statistics.
 
-        Labels of a panel ``truth`` are instances, those of others tracks. ``hold`` and ``blank``: as of ``Panel``.
+        Labels of the panel ``truth`` are instances, those of others are tracks. ``hold`` and ``blank`` are those of
+        ``Panel``.
         """
         height, width = video.shape[-2:]
         scale = min(1.0, HEIGHT / height)
@@ -138,9 +140,9 @@ class ReportVideo:
         self.seen += len(video)
 
     def count(self, labels: Tensor, track_id: Tensor | None = None, truth: Tensor | None = None) -> None:
-        """Count which tracks live on the next frames, how large they are, and which true object each covers most.
+        """Update the statistics with the next frames: which tracks live, their sizes, and the objects they cover most.
 
-        Arguments as of ``add``, which calls this.
+        The arguments are those of ``add``, which calls this.
         """
         self.truth |= truth is not None
         for at, frame in enumerate(labels.cpu().numpy()):
@@ -149,7 +151,7 @@ class ReportVideo:
         self.counted += len(labels)
 
     def draw_curve(self, title: str, series: Mapping[str, Sequence[float | None]]) -> None:
-        """A value for every frame of the video (None: there is none), by name, under the slider's time."""
+        """Add a curve: by name, a value for every frame of the video (None: there is none), drawn below the slider."""
         known = {n: [None if v is None or math.isnan(v) else float(v) for v in values] for n, values in series.items()}
         self.curve = {"title": title, "series": known}
 
@@ -174,7 +176,10 @@ class ReportVideo:
                 track.covers = covers[i]
 
     def encoded(self, budget: int) -> dict[str, Any]:
-        """What the page's script shows, in at most ``budget`` bytes: first attention goes, then every second frame."""
+        """The data for the page's script, in at most ``budget`` bytes if possible.
+
+        If it is too large, attention is left out, then every second frame.
+        """
         if not self.index:
             raise ValueError(f"{self.name} has no frames to show")
         every, heat = 1, bool(self.attention)
@@ -239,7 +244,7 @@ class ReportVideo:
         }
 
     def _panel(self, panel: Panel, every: int) -> dict[str, Any]:
-        """Labels as runs of places in the list of ids that occur; frames are counted among those shown."""
+        """Labels as runs of indices into the list of ids that occur; frames are numbered among those shown."""
         ids, places = np.unique(np.stack(panel.labels[::every]), return_inverse=True)
         index = self.index[::every]
         places = places.reshape(len(index), -1)
@@ -259,12 +264,12 @@ class ReportVideo:
 
 
 def _colour(track_id: int, background: int) -> tuple[int, int, int] | None:
-    """None where the frame stays as it is."""
+    """RGB of a track; None for the background, where the frame is not coloured."""
     return None if track_id in (NOBODY, background) else colour(track_id)
 
 
 def runs(places: NDArray[np.integer]) -> bytes:
-    """Numbers (n,) as (number, how many follow each other) pairs, each in seven bits a byte, the lowest first."""
+    """Numbers (n,) as pairs (number, length of its run), written with seven bits in each byte, lowest bits first."""
     starts = np.flatnonzero(np.diff(places, prepend=places[0] - 1))
     lengths = np.diff(starts, append=len(places))
     values = np.stack([places[starts], lengths], 1).ravel().astype(np.int64)

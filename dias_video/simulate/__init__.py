@@ -1,5 +1,5 @@
-"""Simulated videos: PyBullet physics, its CPU renderer, and the files that ``dias_video.data.simulated`` reads.
+"""Simulates videos with PyBullet's physics and CPU renderer, and writes files for ``dias_video.data.simulated``.
 
-``scene`` says what a scene is (bodies, camera, light; plain data, no PyBullet), ``world`` moves and draws it, ``toss``,
-``contact`` and ``surprise`` invent scenes, ``writer`` turns them into a data set on all cores.
+``scene`` has the data of a scene (bodies, camera, light; without PyBullet). ``world`` moves and draws scenes. ``toss``,
+``contact`` and ``surprise`` make scenes. ``writer`` makes a data set of them on all cores.
 """

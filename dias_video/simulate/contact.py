@@ -13,16 +13,16 @@ from dias_video.simulate.scenarios import GRAVITY, SCENARIOS, SECONDS, Cast, Sta
 from dias_video.simulate.scene import Body, Camera, Clip, Scene, Trajectory
 
 MAX_ATTEMPTS = 500
-MIN_AREA = 0.004  # of the picture: agent and patient in frame 0
+MIN_AREA = 0.004  # the least area of agent and of patient in frame 0, as a part of the picture
 
 
 @dataclass(frozen=True)
 class Contact:
-    """Clips whose first third never shows the touch; ``scenarios`` in turn, each with both outcomes in turn.
+    """Clips whose first third never shows the touch. ``scenarios`` and both outcomes take turns.
 
-    A clip shows three seconds of scenario time however long it is (``scenarios.GRAVITY``). ``size`` is (H, W). Clips in
-    which the two pass within ``near_miss`` metres without a touch are drawn again: bodies are 0.6 to 1.1 m wide, and
-    from the pictures nobody could tell such a miss from a touch.
+    A clip shows three seconds of scenario time, for any length of the clip (``scenarios.GRAVITY``). ``size`` is (H, W).
+    Clips in which the two come within ``near_miss`` metres without a touch are drawn again: bodies are 0.6 to 1.1 m
+    wide, and on the pictures such a miss looks like a touch.
     """
 
     size: tuple[int, int] = (128, 128)
@@ -39,23 +39,24 @@ class Contact:
     def __post_init__(self) -> None:
         unknown = [name for name in self.scenarios if name not in SCENARIOS]
         if unknown or not self.scenarios:
-            raise ValueError(f"scenarios={list(self.scenarios)}: use some of {', '.join(SCENARIOS)}.")
+            raise ValueError(f"scenarios={list(self.scenarios)} must be some of {', '.join(SCENARIOS)}")
         if self.num_frames < 6:
-            raise ValueError(f"num_frames={self.num_frames}: contact clips need 6 frames or more, a third is observed.")
+            raise ValueError(f"num_frames={self.num_frames} must be at least 6: a third of a contact clip is observed")
         if not 0 <= self.max_distractors <= 3:
-            raise ValueError(f"max_distractors={self.max_distractors}: use 0 to 3.")
+            raise ValueError(f"max_distractors={self.max_distractors} must be from 0 to 3")
         if self.near_miss < 0:
-            raise ValueError(f"near_miss={self.near_miss}: a distance in metres can't be negative.")
+            raise ValueError(f"near_miss={self.near_miss} is a distance in metres and can't be negative")
 
     @property
     def observed(self) -> int:
-        """Frames before any touch: the first third."""
+        """Number of frames before any touch: the first third."""
         return self.num_frames // 3
 
     def clip(self, rng: np.random.Generator, index: int) -> Clip:
-        """One clip; ``index`` decides scenario, label and version, so that every 2 * len(scenarios) clips are balanced.
+        """A clip; ``index`` determines scenario, label and version, so that 2 * len(scenarios) clips are balanced.
 
-        Raises ValueError when ``MAX_ATTEMPTS`` scenes have not shown the wanted outcome.
+        Raises:
+            ValueError: none of ``MAX_ATTEMPTS`` scenes had the wanted outcome.
         """
         scenario = self.scenarios[index % len(self.scenarios)]
         label = index // len(self.scenarios) % 2
@@ -63,7 +64,7 @@ class Contact:
         version = versions[index // (2 * len(self.scenarios)) % len(versions)]
 
         def refused(meeting: world.Meeting) -> bool:
-            """Whatever comes later."""
+            """Whether the scene can be dropped now, since no later frame can make it fit."""
             early = meeting.touched and meeting.touched[0] < self.observed
             return bool(early or (not label and (meeting.touched or meeting.near)))
 
@@ -88,7 +89,7 @@ class Contact:
             return Clip(video, masks, {**record, **outcome})
         raise ValueError(
             f"no {scenario!r} clip with label {label} in {MAX_ATTEMPTS} attempts (size={list(self.size)}, "
-            f"num_frames={self.num_frames}, fps={self.fps}): use settings nearer to the defaults or other scenarios."
+            f"num_frames={self.num_frames}, fps={self.fps}); use settings nearer to the defaults, or other scenarios"
         )
 
     def scene(self, rng: np.random.Generator, version: Callable[[Cast], Stage]) -> tuple[Scene, Stage]:
@@ -119,14 +120,14 @@ class Contact:
         return scene, stage
 
     def _in_view(self, scene: Scene, stage: Stage, trajectory: Trajectory) -> bool:
-        """Agent and patient are to be seen in the observed frames, and for most of the clip."""
+        """Whether agent and patient are in view in the observed frames, and for most of the clip."""
         places = scene.camera.project(trajectory.position[:, [stage.agent, stage.patient]], self.size)
         in_view = np.all((places > 0.03) & (places < 0.97), axis=-1)  # (T, 2)
         return bool(in_view[: self.observed].all() and in_view.mean(axis=0).min() > 0.6)
 
 
 def _distractor(cast: Cast) -> Body:
-    """A body that stands well beside the action."""
+    """A body that stands at some distance from the action."""
     part = cast.part(cast.uniform(0.6, 0.9), ("box", "cylinder", "sphere", "cone"))
     side = float(cast.rng.choice([-1.0, 1.0]))
     return cast.prop((part,), resting(part, cast.uniform(-2.0, 2.0), side * cast.uniform(2.0, 2.6)))

@@ -1,4 +1,4 @@
-"""How things look: random colours, procedural textures, skies and lights, all from a numpy Generator."""
+"""Random colours, procedural textures, skies and lights, all drawn from a numpy Generator."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Color = tuple[float, float, float]  # RGB in [0, 1]
 
 
 def hsv(hue: float, saturation: float, value: float) -> Color:
-    """RGB in [0,1] of a hue (1 is once around), saturation and value in [0,1]."""
+    """RGB in [0,1] from hue (1 is a full circle), saturation and value in [0,1]."""
     return colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
 
 
 def texture(rng: np.random.Generator, material: str, color: Color, second: Color, cells: int) -> NDArray[np.uint8]:
-    """A texture that wraps around, (64, 64, 3) uint8: ``color`` mixed with ``second``, ``cells`` periods a side."""
+    """A texture (64, 64, 3) uint8 that wraps around: ``color`` mixed with ``second``, ``cells`` periods on a side."""
     place = np.arange(TEXTURE_SIZE) * cells * 2 // TEXTURE_SIZE
     mix: NDArray[np.floating]
     if material == "plain":
@@ -33,7 +33,7 @@ def texture(rng: np.random.Generator, material: str, color: Color, second: Color
     elif material == "noise":
         mix = _smooth_noise(rng, cells)
     else:
-        raise ValueError(f"unknown material {material!r}: use one of {', '.join(MATERIALS)}.")
+        raise ValueError(f"unknown material {material!r}; choose from {', '.join(MATERIALS)}")
     mixed = (1 - mix[..., None]) * np.array(color) + mix[..., None] * np.array(second)
     return np.round(255 * mixed).astype(np.uint8)
 
@@ -51,7 +51,7 @@ def _smooth_noise(rng: np.random.Generator, cells: int) -> NDArray[np.float64]:
 
 
 def body_color(rng: np.random.Generator, others: Sequence[Color], apart: float = 0.45) -> Color:
-    """A saturated colour at least ``apart`` (RGB distance) from ``others``, or the farthest of 30 tries."""
+    """A saturated colour at an RGB distance of at least ``apart`` from ``others``, or the farthest of 30 tries."""
     best, best_distance = (1.0, 1.0, 1.0), -1.0
     for _ in range(30):
         color = hsv(rng.random(), rng.uniform(0.55, 1.0), rng.uniform(0.55, 1.0))
@@ -64,7 +64,7 @@ def body_color(rng: np.random.Generator, others: Sequence[Color], apart: float =
 
 
 def second_color(rng: np.random.Generator, color: Color) -> Color:
-    """The other colour of a pattern: mostly a darker or lighter shade, so that a body keeps one colour to the eye."""
+    """The second colour of a pattern: mostly a darker or lighter shade, so that a body seems to have one colour."""
     hue, saturation, value = colorsys.rgb_to_hsv(*color)
     if rng.random() < 0.5:
         return hsv(hue + rng.uniform(-0.05, 0.05), saturation, value * rng.uniform(0.35, 0.6))
@@ -90,7 +90,7 @@ def sky_look(rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def light_look(rng: np.random.Generator, camera: Camera) -> Light:
-    """A light well above the ground, from the far side: the renderer darkens distant ground behind its shadow map."""
+    """A light high above the ground, on the far side: the renderer darkens distant ground beyond its shadow map."""
     away = np.subtract(camera.target, camera.position)
     azimuth = np.arctan2(away[1], away[0]) + np.radians(rng.uniform(-70, 70))
     elevation = np.radians(rng.uniform(52, 78))
@@ -104,7 +104,7 @@ def light_look(rng: np.random.Generator, camera: Camera) -> Light:
 
 
 def prop_color(rng: np.random.Generator, others: Sequence[Color]) -> Color:
-    """A colour that is neither red nor yellow, apart from ``others``: from green over blue to purple."""
+    """A colour that differs from ``others`` and is neither red nor yellow: green, blue or purple."""
     best, best_distance = (0.0, 0.0, 1.0), -1.0
     for _ in range(20):
         color = hsv(rng.uniform(0.3, 0.8), rng.uniform(0.4, 1.0), rng.uniform(0.4, 1.0))

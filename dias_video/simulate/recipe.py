@@ -1,7 +1,7 @@
-"""Recipes: simulated splits of fixed content, known to the bit by a checksum and up to rounding by a sketch.
+"""Recipes: simulated splits with recorded content, compared exactly by a checksum and up to rounding by a sketch.
 
-Physics and renderer compute with floats, and the last bits of these differ from CPU to CPU (vector instructions, the C
-library). A checksum can't tell that from other content; a sketch can: what each clip looks like, coarsely.
+Physics and renderer compute with floats, whose last bits differ between CPUs (vector instructions, C library). A
+checksum can't distinguish this from other content. A sketch can: it describes coarsely what each clip looks like.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from dias_video.data.simulated import REMEDY, SimulatedVideos, read_masks
 from dias_video.stores.files import read_json
 from dias_video.stores.tensors import save_tensors
 
-CELLS = 2  # a side of the grid that a frame is averaged over
-TOLERANCE = 6  # of 255, that a number of a sketch may be off: encoders and rounding; other clips differ by tens
-OTHER_COURSE = 0.05  # of the clips, that may differ by more: bodies that touch or miss by the last bit
+CELLS = 2  # cells on a side of the grid over which a frame is averaged
+TOLERANCE = 6  # allowed difference of numbers in sketches, of 255, from encoders and rounding; other clips differ more
+OTHER_COURSE = 0.05  # part of the clips that may differ by more: the last bit can decide whether bodies touch
 
 
 def split_checksum(folder: Path, num_videos: int) -> str:
     """sha256 (hex) of clips 0..num_videos-1 of a split: their masks, states, boxes, labels and cameras.
 
-    Masks are compared by their ids and records by their values, so that another build of zlib changes nothing. The mp4
-    is left out, since x264 may encode the same pictures differently from build to build; :func:`sketch` has them.
+    It uses the ids of masks and the values of records, so it does not depend on the build of zlib. The mp4 is left out,
+    since builds of x264 may encode the same pictures differently; :func:`sketch` describes the pictures.
 
     Raises:
         ValueError: a clip is missing or damaged.
@@ -46,13 +46,13 @@ def split_checksum(folder: Path, num_videos: int) -> str:
 
 
 def sketch(folder: Path, num_videos: int) -> Tensor:
-    """What clips 0..num_videos-1 look like, (N,34) uint8, a row a clip.
+    """A coarse description of clips 0..num_videos-1, (N,34) uint8, with a row for each clip.
 
-    Of the first and the last frame the mean colour of each quarter and how much of it bodies cover; then the number of
-    bodies and the label.
+    A row holds, for the first and the last frame, the mean colour of each quarter and the part that bodies cover; then
+    the number of bodies and the label.
 
     Raises:
-        ValueError: a clip is missing or damaged, its pictures too.
+        ValueError: a clip, or its mp4, is missing or damaged.
     """
     source = SimulatedVideos(folder.parents[1], f"{folder.parent.name}/{folder.name}")
     rows = []
@@ -67,7 +67,7 @@ def sketch(folder: Path, num_videos: int) -> Tensor:
 
 
 def load_sketches(file: Path) -> dict[str, Tensor]:
-    """Recorded sketches (N,34) by split; none where nothing is recorded."""
+    """Recorded sketches (N,34) by split; empty if there is no record."""
     return load_file(file) if file.is_file() else {}
 
 
@@ -78,14 +78,14 @@ def save_sketches(file: Path, sketches: dict[str, Tensor]) -> None:
 
 
 def verdict(made: Tensor, recorded: Tensor | None, same_checksum: bool | None) -> str:
-    """What can be said of a split that was made, given what is recorded of it.
+    """Compare a split that was made with its record; the result is a phrase.
 
     Args:
-        made, recorded: sketches (N,34); None: none is recorded.
-        same_checksum: whether the checksum is the recorded one; None: none is recorded.
+        made, recorded: sketches (N,34); None if none is recorded.
+        same_checksum: whether the checksum equals the recorded one; None if none is recorded.
 
     Raises:
-        ValueError: it is another content, and why.
+        ValueError: the content differs; the message says how.
     """
     if recorded is None:
         if same_checksum is False:

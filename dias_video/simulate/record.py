@@ -1,4 +1,4 @@
-"""What a clip's json says about it."""
+"""The content of a clip's json."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The seven scenarios of ``contact``, after those of Physion: each sets a red agent and a yellow patient on a stage.
+"""The scenarios of ``contact``, modelled on those of Physion: each places a red agent and a yellow patient.
 
-Everything happens along the x axis, the agent coming from negative x; the camera looks from the side. A scenario is
-written for clips of three seconds; for other lengths ``Cast.pace`` stretches time, so that a clip shows the
-same. Velocities, angles, heights, friction and gaps are drawn wide enough that both outcomes are common.
+Everything happens along the x axis. The agent comes from negative x, and the camera looks from the side. A scenario is
+written for clips of three seconds; for other lengths ``Cast.pace`` scales time, so that a clip shows the same.
+Velocities, angles, heights, friction and gaps vary enough that both outcomes are common.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 from dias_video.simulate import looks
 from dias_video.simulate.scene import IDENTITY, Body, Link, Part, Quaternion, Vector
 
-GRAVITY = -3.5  # of clips of three seconds: a fall of two metres takes one second, slow enough to be watched
+GRAVITY = -3.5  # in clips of three seconds: a fall of two metres takes one second, which is slow enough to watch
 SECONDS = 3.0
 
 
 class Stage(NamedTuple):
-    """Bodies in place, which of them are agent and patient, where a camera should look and how wide (metres)."""
+    """Placed bodies, the indices of agent and patient, and where a camera should look and how wide (metres)."""
 
     bodies: tuple[Body, ...]
     agent: int
@@ -28,15 +28,15 @@ class Stage(NamedTuple):
     target: Vector
     span: float
     links: tuple[Link, ...] = ()
-    elevation: tuple[float, float] = (25.0, 50.0)  # of the camera, degrees; lower ones hide how far bodies stand apart
+    elevation: tuple[float, float] = (25.0, 50.0)  # of the camera, degrees; lower cameras hide gaps between bodies
 
 
 class Cast:
-    """Dresses bodies: red agents, yellow patients, props in other colours; turns scenario speeds into clip speeds."""
+    """Makes bodies (red agents, yellow patients, props in other colours) and converts speeds to clip time."""
 
     def __init__(self, rng: np.random.Generator, ground_color: looks.Color, pace: float) -> None:
         self.rng = rng
-        self.pace = pace  # scenario seconds a clip second
+        self.pace = pace  # scenario seconds in a second of the clip
         self.taken = [ground_color]
 
     def uniform(self, low: float, high: float) -> float:
@@ -106,7 +106,7 @@ class Cast:
 
 
 def resting(part: Part, x: float, y: float, floor: float = 0.0) -> Vector:
-    """Where an upright part rests on a floor; a cone's origin lies at a quarter of its height."""
+    """The position of an upright part that rests on a floor; a cone's origin lies at a quarter of its height."""
     return (x, y, floor + part.size[2] * (0.25 if part.shape == "cone" else 0.5))
 
 
@@ -114,7 +114,7 @@ STANDING = ("box", "cylinder", "sphere", "cone")
 
 
 def collide(cast: Cast) -> Stage:
-    """The agent rolls or slides at a patient that stands or crosses its way."""
+    """The agent rolls or slides towards a patient that stands still or crosses its way."""
     agent = cast.part(cast.uniform(0.8, 1.05), ("sphere", "box", "cylinder"))
     patient = cast.part(cast.uniform(0.85, 1.05), STANDING)
     start, end = (cast.uniform(-2.9, -2.2), cast.uniform(-0.7, 0.7)), (cast.uniform(0.4, 1.5), cast.uniform(-0.7, 0.7))
@@ -198,7 +198,7 @@ def roll(cast: Cast) -> Stage:
 
 
 def dominoes(cast: Cast) -> Stage:
-    """A ball runs at a row of dominoes; the agent is the last of them and may reach the patient."""
+    """A ball hits a row of dominoes; the agent is the last domino and may reach the patient."""
     height, width = cast.uniform(1.0, 1.3), cast.uniform(0.55, 0.8)
     domino = Part("box", (cast.uniform(0.16, 0.24), width, height))
     count = int(cast.rng.integers(1, 3))
@@ -242,7 +242,7 @@ def pendulum(cast: Cast) -> Stage:
     radius = agent.size[0] / 2
     length = cast.uniform(1.5, 1.9)
     pivot = (cast.uniform(-0.4, 0.2), 0.0, length + radius + cast.uniform(0.1, 0.35))
-    angle = np.radians(cast.uniform(25, 45))  # of the rod against the plumb line
+    angle = np.radians(cast.uniform(25, 45))  # between the rod and the vertical
     along = np.array([-np.sin(angle), 0.0, -np.cos(angle)])
     rod = Part("box", (0.14, 0.14, length))
     swing = cast.uniform(-1.8, 1.8)  # m/s at the agent, along the swing
@@ -280,7 +280,7 @@ def tow(cast: Cast) -> Stage:
     heading = cast.uniform(-0.5, 0.5)
     speed = cast.uniform(1.0, 2.1)
     velocity = (float(speed * np.cos(heading)), float(speed * np.sin(heading)), 0.0)
-    side = cast.uniform(-0.9, 0.9)  # turns the pair around itself
+    side = cast.uniform(-0.9, 0.9)  # lets the pair rotate
     half = bar.size[0] / 2
     place = (cast.uniform(0.4, 1.6), start[1] + cast.uniform(-0.5, 0.5))
     return Stage(
@@ -364,7 +364,7 @@ def _vector(values: np.ndarray) -> Vector:
     return (x, y, z)
 
 
-# Each name with its versions, which take turns: were they drawn, the version alone would say which outcome is likelier.
+# Each name with its versions. Versions take turns; if they were drawn, a version would tell the more likely outcome.
 SCENARIOS: dict[str, tuple[Callable[[Cast], Stage], ...]] = {
     "collide": (collide,),
     "contain": (contain,),

@@ -1,7 +1,7 @@
-"""What a simulated scene is: bodies, links, camera and light as plain data. Nothing here knows PyBullet.
+"""The data of a simulated scene: bodies, links, camera and light, without PyBullet.
 
-Lengths are metres, times seconds, angles degrees where named so; quaternions are (x, y, z, w) as in PyBullet; z is up,
-the ground is the plane z = 0.
+Lengths are in metres, times in seconds, and angles in degrees where stated. Quaternions are (x, y, z, w) as in
+PyBullet. z points up, and the ground is the plane z = 0.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SHAPES = ("box", "sphere", "cylinder", "capsule", "cone")
 
 @dataclass(frozen=True)
 class Part:
-    """One convex piece of a body, or one bundled mesh, placed in the body's own frame.
+    """A convex piece of a body, or a bundled mesh, placed in the body's own frame.
 
     ``shape`` is one of ``SHAPES`` or "mesh:000" to "mesh:999" (PyBullet's bundled random meshes). ``size`` is the full
-    extent along the part's x, y, z; round shapes have their axis along z and take their diameter from x, meshes their
+    extent along the part's x, y and z. Round shapes have their axis along z; x is their diameter. For a mesh, x is its
     largest extent.
     """
 
@@ -34,7 +34,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """A rigid body. ``mass`` 0 means that it never moves. ``texture`` is (h, w, 3) uint8 and wraps around."""
+    """A rigid body. With ``mass`` 0 it never moves. ``texture`` is (h, w, 3) uint8 and wraps around."""
 
     parts: tuple[Part, ...]
     mass: float
@@ -46,8 +46,8 @@ class Body:
     friction: float = 0.6
     restitution: float = 0.4
     rolling_friction: float = 0.01
-    damping: float = 0.04  # share of the speed lost in a second
-    about: dict[str, Any] = field(default_factory=dict)  # goes to the clip's json: color, material, role, ...
+    damping: float = 0.04  # part of the speed that is lost in a second
+    about: dict[str, Any] = field(default_factory=dict)  # entries for the clip's json: color, material, role, ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Camera:
 
     @classmethod
     def on_dome(cls, target: Vector, azimuth: float, elevation: float, distance: float, span: float) -> Camera:
-        """A camera at ``distance`` from ``target``, seen from there under azimuth and elevation in degrees."""
+        """A camera at ``distance`` from ``target``, in the direction of azimuth and elevation (degrees)."""
         turn, rise = np.radians(azimuth), np.radians(elevation)
         position = (
             target[0] + float(distance * np.cos(turn) * np.cos(rise)),
@@ -82,7 +82,7 @@ class Camera:
         return cls(position, target, span)
 
     def view(self) -> NDArray[np.float64]:
-        """(4, 4) world to camera, the camera looking along its -z, up being +y. Not for looking straight up or down."""
+        """Matrix (4, 4) from world to camera, which looks along its -z with +y up, never straight up or down."""
         eye, target = np.array(self.position), np.array(self.target)
         back = (eye - target) / np.linalg.norm(eye - target)
         right = np.cross([0.0, 0.0, 1.0], back)
@@ -94,10 +94,10 @@ class Camera:
         return matrix
 
     def projection(self, size: tuple[int, int]) -> NDArray[np.float64]:
-        """(4, 4) camera to clip space (OpenGL) for a picture of ``size`` = (H, W)."""
+        """Matrix (4, 4) from camera to clip space (OpenGL) for a picture of ``size`` = (H, W)."""
         height, width = size
         distance = float(np.linalg.norm(np.array(self.position) - np.array(self.target)))
-        focal = 2 * distance / self.span  # of the shorter side, in half pictures
+        focal = 2 * distance / self.span  # focal length for the shorter side, in half pictures
         shorter = min(height, width)
         depth = self.near - self.far
         matrix = np.zeros((4, 4))
@@ -109,7 +109,7 @@ class Camera:
         return matrix
 
     def project(self, points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-        """World points (..., 3) to picture coordinates (..., 2) = (x over W, y over H), in [0, 1] when in view."""
+        """Points of the world (..., 3) to (x over W, y over H) in the picture (..., 2), in [0, 1] for points in view."""
         homogeneous = np.concatenate([points, np.ones_like(points[..., :1])], axis=-1)
         clip = homogeneous @ (self.projection(size) @ self.view()).T
         normalised = clip[..., :2] / clip[..., 3:]
@@ -118,7 +118,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Light:
-    """One distant light with a shadow; ``direction`` points from the scene to the light."""
+    """A distant light with a shadow; ``direction`` points from the scene to the light."""
 
     direction: Vector
     ambient: float = 0.5
@@ -142,10 +142,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class Event:
-    """Something impossible that befalls a body (index) between frames ``frame - 1`` and ``frame``.
+    """Something impossible that happens to a body (index) between frames ``frame - 1`` and ``frame``.
 
-    ``kind`` is ``vanish`` (it is gone), ``pass`` (from now on it goes through the body ``other``), ``jump`` (it is
-    elsewhere at once, by ``shift``, and moves on from there) or ``stop`` (it stands still where it is, in the air too).
+    ``kind`` is ``vanish`` (the body disappears), ``pass`` (from then on it passes through the body ``other``), ``jump``
+    (it is moved by ``shift`` at once, and moves on from there) or ``stop`` (it stands still where it is, even in the
+    air).
     """
 
     kind: str
@@ -156,7 +157,7 @@ class Event:
 
 
 class Trajectory(NamedTuple):
-    """Recorded states, frame 0 being the scene as given. T frames, K bodies, float64."""
+    """Recorded states of T frames and K bodies, float64; frame 0 is the scene as given."""
 
     position: NDArray[np.float64]  # (T, K, 3), centre of mass
     orientation: NDArray[np.float64]  # (T, K, 4)
@@ -164,7 +165,7 @@ class Trajectory(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """A finished clip: ``video`` (T, H, W, 3) uint8, ``masks`` (T, H, W) uint8 ids, ``record`` the json's content."""
+    """A finished clip: ``video`` (T, H, W, 3) uint8, ``masks`` (T, H, W) uint8 ids, and ``record`` for the json."""
 
     video: NDArray[np.uint8]
     masks: NDArray[np.uint8]

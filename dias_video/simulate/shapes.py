@@ -14,7 +14,7 @@ from dias_video.simulate.scene import Camera, Vector
 
 
 class Mesh(NamedTuple):
-    """Vertices (V, 3), unit normals (V, 3), texture coordinates (V, 2), triangles (F, 3) wound outwards."""
+    """Vertices (V, 3), unit normals (V, 3), texture coordinates (V, 2), triangles (F, 3) that face outwards."""
 
     vertices: NDArray[np.float64]
     normals: NDArray[np.float64]
@@ -23,14 +23,14 @@ class Mesh(NamedTuple):
 
 
 def shape_mesh(shape: str, size: Vector) -> Mesh:
-    """The mesh of a simple shape (``scene.SHAPES``) with full extents ``size``, centred where PyBullet centres it."""
+    """The mesh of a simple shape (``scene.SHAPES``) with full extents ``size``, centred as PyBullet does."""
     if shape == "box":
         return _box(size)
     return _revolve(shape, size[0] / 2, size[2])
 
 
 NUM_BUNDLED = 1000
-MAX_BUNDLED_TRIANGLES = 800  # the few larger ones would take most of the rendering time
+MAX_BUNDLED_TRIANGLES = 800  # the few larger meshes would take most of the rendering time
 
 
 class BundledMesh(NamedTuple):
@@ -38,11 +38,11 @@ class BundledMesh(NamedTuple):
 
     path: str
     extent: float  # the largest extent
-    middle: tuple[float, float, float]  # of the bounding box
-    corners: NDArray[np.float64]  # (F, 3, 3), triangle by triangle
+    middle: tuple[float, float, float]  # middle of the bounding box
+    corners: NDArray[np.float64]  # (F, 3, 3) corners of each triangle
 
     def mesh_of(self, extent: float) -> Mesh:
-        """Flat-shaded, its largest extent ``extent``, the middle of its bounding box at the origin."""
+        """The flat-shaded mesh with largest extent ``extent`` and the middle of its bounding box at the origin."""
         corners = (self.corners - np.array(self.middle)) * (extent / self.extent)
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         length = np.linalg.norm(normals, axis=1, keepdims=True)
@@ -60,7 +60,7 @@ def bundled_mesh(shape: str) -> BundledMesh:
     number = shape.removeprefix("mesh:")
     path = Path(pybullet_data.getDataPath()) / "random_urdfs" / number / f"{number}.obj"
     if not path.is_file():
-        raise ValueError(f"PyBullet bundles no mesh {number!r}: use mesh:000 to mesh:999.")
+        raise ValueError(f"PyBullet bundles no mesh {number!r}; use mesh:000 to mesh:999")
     words = [line.split() for line in path.read_text().splitlines()]
     vertices = np.array([row[1:4] for row in words if row and row[0] == "v"], dtype=np.float64)
     faces = np.array([[w.split("/")[0] for w in row[1:4]] for row in words if row and row[0] == "f"], dtype=np.int64)
@@ -70,7 +70,7 @@ def bundled_mesh(shape: str) -> BundledMesh:
 
 
 def is_usable(found: BundledMesh) -> bool:
-    """Whether a bundled mesh is whole, not flat, and small enough to draw quickly."""
+    """Whether a bundled mesh is complete, not flat, and small enough to draw quickly."""
     extents = found.corners.max(axis=(0, 1)) - found.corners.min(axis=(0, 1))
     return bool(
         np.isfinite(extents).all()
@@ -98,7 +98,7 @@ def ground_mesh(camera: Camera, size: tuple[int, int], depth: float, tile: float
     vertices = np.concatenate([ground, np.zeros((*along.shape, 1))], axis=-1).reshape(-1, 3)
     uvs = (
         vertices[:, :2] - vertices[:, :2].min(axis=0) // tile * tile
-    ) / tile  # positive: the renderer wraps those only
+    ) / tile  # positive, since the renderer wraps only positive coordinates
     return Mesh(vertices, np.tile([0.0, 0.0, 1.0], (len(vertices), 1)), uvs, _grid_triangles(rows, columns)[:, ::-1])
 
 
@@ -114,7 +114,7 @@ def _box(size: Vector) -> Mesh:
             first, second = (axis + 1) % 3, (axis + 2) % 3
             face = np.zeros((4, 3))
             face[:, axis] = sign
-            face[:, first] = corner[:, 0] * sign  # mirrored faces keep their winding
+            face[:, first] = corner[:, 0] * sign  # mirrored faces keep the order of their corners
             face[:, second] = corner[:, 1]
             start = 4 * len(vertices)
             triangles += [[start, start + 1, start + 2], [start, start + 2, start + 3]]
@@ -125,9 +125,9 @@ def _box(size: Vector) -> Mesh:
 
 
 def _revolve(shape: str, radius: float, height: float, segments: int = 24) -> Mesh:
-    """A surface of revolution about z, from a profile of rows (r, z, normal r, normal z), bottom to top."""
+    """A surface of revolution about z from a profile of rows (r, z, normal r, normal z), from bottom to top."""
     profile = np.array(_profile(shape, radius, height))
-    angle = np.linspace(0.0, 2 * np.pi, segments + 1)  # the seam is doubled for its texture coordinates
+    angle = np.linspace(0.0, 2 * np.pi, segments + 1)  # the seam occurs twice, with two texture coordinates
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)  # (A, 2)
     rows = len(profile)
     vertices = np.empty((segments + 1, rows, 3))
@@ -173,7 +173,7 @@ def _profile(shape: str, radius: float, height: float) -> list[ProfileRow]:
         slope = math.hypot(radius, height)
         out, up = height / slope, radius / slope
         return [(0.0, bottom, 0.0, -1.0), (radius, bottom, 0.0, -1.0), (radius, bottom, out, up), (0.0, top, out, up)]
-    raise ValueError(f"unknown shape {shape!r}: use box, sphere, cylinder, capsule, cone or mesh:000 to mesh:999.")
+    raise ValueError(f"unknown shape {shape!r}; use box, sphere, cylinder, capsule, cone or mesh:000 to mesh:999")
 
 
 @functools.lru_cache(maxsize=64)

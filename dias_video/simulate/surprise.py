@@ -1,7 +1,7 @@
-"""The variant ``surprise``: pairs of clips, equal until something impossible happens in one (violation of expectation).
+"""The variant ``surprise``: pairs of clips that are equal until something impossible happens in one of them.
 
-After IntPhys (Riochet et al., 2018) and its like: a model of the world should be more surprised by the impossible clip.
-Scenes are those of ``contact``, so that models of its clips know everything but the impossible.
+It tests violation of expectation as IntPhys does (Riochet et al., 2018): a world model should be more surprised by the
+impossible clip. Scenes are those of ``contact``, so to models trained on its clips only the impossible event is new.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ KINDS = {
     "stop": ("drop",),
 }
 MAX_ATTEMPTS = 500
-SEEN_AFTER = 4  # frames after the event in which it must be seen, and in which the possible body stays in view
-APART = 0.06  # of the picture, how far the body is then from where it would be
-SPEED = 0.5  # metres a second, at least, of the body just before
-FREE = 1.3  # metres from all other bodies, of where a body jumps to
-AIR = 0.5  # metres below a body that stops in the air
+SEEN_AFTER = 4  # frames in which the event must become visible, and in which the possible body stays in view
+APART = 0.06  # distance of the body then from where it would be, as a part of the picture
+SPEED = 0.5  # least speed of the body just before, in metres a second
+FREE = 1.3  # least distance of a jump's end from all other bodies, in metres
+AIR = 0.5  # least height of a body that stops in the air, in metres
 
 
 @dataclass(frozen=True)
 class Surprise:
-    """Clips 2k and 2k + 1 are a pair: the possible one and the impossible one; ``kinds`` in turn.
+    """Clips 2k and 2k + 1 are a pair: the possible and the impossible clip. ``kinds`` take turns.
 
-    Nothing happens in the first third of a clip. ``size`` is (H, W).
+    The event is never in the first third of a clip. ``size`` is (H, W).
     """
 
     size: tuple[int, int] = (128, 128)
@@ -52,17 +52,18 @@ class Surprise:
     def __post_init__(self) -> None:
         unknown = [name for name in self.kinds if name not in KINDS]
         if unknown or not self.kinds:
-            raise ValueError(f"kinds={list(self.kinds)}: use some of {', '.join(KINDS)}.")
+            raise ValueError(f"kinds={list(self.kinds)} must be some of {', '.join(KINDS)}")
 
     @property
     def contact(self) -> Contact:
-        """What sets the scenes."""
+        """The variant that makes the scenes."""
         return Contact(self.size, self.num_frames, self.fps, max_distractors=self.max_distractors)
 
     def clip(self, rng: np.random.Generator, index: int) -> Clip:
-        """One of a pair. Both are invented from the same numbers, so both know of the other.
+        """A clip of a pair. Both clips are made from the same random numbers.
 
-        Raises ValueError when ``MAX_ATTEMPTS`` scenes have not given a pair whose difference can be seen.
+        Raises:
+            ValueError: none of ``MAX_ATTEMPTS`` scenes gave a pair with a visible difference.
         """
         kind = self.kinds[index // 2 % len(self.kinds)]
         names = KINDS[kind]
@@ -82,14 +83,14 @@ class Surprise:
                 "scenario": kind,
                 "pair": index // 2,
                 "possible": index % 2 == 0,
-                "event_frame": event.frame,  # the first that may differ
+                "event_frame": event.frame,  # the first frame that may differ
                 "body": event.body + 1,
                 "staged": name,
             }
             return Clip(video, masks, {**record_of(scene, shown, masks, self.fps), **told})
         raise ValueError(
             f"no pair of kind {kind!r} in {MAX_ATTEMPTS} attempts (size={list(self.size)}, "
-            f"num_frames={self.num_frames}, fps={self.fps}): use settings nearer to the defaults or other kinds."
+            f"num_frames={self.num_frames}, fps={self.fps}); use settings nearer to the defaults, or other kinds"
         )
 
     def _event(
@@ -101,7 +102,7 @@ class Surprise:
         possible: Trajectory,
         meeting: Meeting,
     ) -> Event | None:
-        """What happens to the agent, at a random one of the frames at which it can; None if it can't."""
+        """The event of the agent, at a random one of the possible frames; None if there is none."""
         agent = stage.agent
         frames = np.arange(self.contact.observed + 1, self.num_frames - SEEN_AFTER)
         speed = np.linalg.norm(possible.velocity[frames - 1, agent], axis=-1)
@@ -125,12 +126,12 @@ class Surprise:
         return Event(kind, frame, agent, shift=shift)
 
     def _jump(self, rng: np.random.Generator, scene: Scene) -> Vector:
-        """Across the picture, so that it is seen and heights stay what they are."""
+        """A shift across the picture, which is visible and does not change heights."""
         right = scene.camera.view()[0, :3] * rng.uniform(1.0, 1.7) * rng.choice([-1, 1])
         return (float(right[0]), float(right[1]), float(right[2]))
 
     def _can_be_seen(self, scene: Scene, event: Event, possible: Trajectory, impossible: Trajectory) -> bool:
-        """The body is there before, would stay in view, and is elsewhere soon after the event, or nowhere."""
+        """Whether the body is in view before, would stay in view, and soon after the event is elsewhere or gone."""
         window = slice(event.frame - 1, event.frame + SEEN_AFTER)
         places = [scene.camera.project(t.position[window, event.body], self.size) for t in (possible, impossible)]
         if not ((places[0] > 0.05) & (places[0] < 0.95)).all():

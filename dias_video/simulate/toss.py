@@ -1,4 +1,4 @@
-"""The variant ``toss``: several bodies thrown towards the middle of a scene, bouncing and occluding each other."""
+"""The variant ``toss``: several bodies are thrown towards the middle of a scene, bounce, and occlude each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dias_video.simulate.scene import SHAPES, Body, Camera, Clip, Part, Quaterni
 from dias_video.simulate.shapes import NUM_BUNDLED, bundled_mesh, is_usable
 
 MAX_ATTEMPTS = 20
-MIN_IN_VIEW = 0.7  # of the frames, for the centre of every body
+MIN_IN_VIEW = 0.7  # part of the frames in which the centre of every body must be in view
 PICTURE_SPAN = 5.6  # metres across the shorter side of the picture, at the middle of the scene
 
 
@@ -34,20 +34,20 @@ class Toss:
 
     def __post_init__(self) -> None:
         if self.bodies not in ("shapes", "meshes"):
-            raise ValueError(f"bodies={self.bodies!r}: use shapes or meshes.")
+            raise ValueError(f"bodies must be shapes or meshes, got {self.bodies!r}")
         if not 1 <= self.min_bodies <= self.max_bodies <= 20:
             raise ValueError(
-                f"min_bodies={self.min_bodies}, max_bodies={self.max_bodies}: use 1 <= min_bodies <= max_bodies <= 20."
+                f"min_bodies={self.min_bodies} and max_bodies={self.max_bodies} must be from 1 to 20, in this order"
             )
 
     def clip(self, rng: np.random.Generator, index: int) -> Clip:
-        """Invent, simulate and render one clip. ``index`` is not used: every clip is drawn alike."""
+        """Make, simulate and render a clip. ``index`` is not used: all clips are drawn in the same way."""
         scene, trajectory = self._moved_scene(rng)
         video, masks = world.draw(scene, trajectory, self.size)
         return Clip(video, masks, record_of(scene, trajectory, masks, self.fps))
 
     def _moved_scene(self, rng: np.random.Generator) -> tuple[Scene, Trajectory]:
-        """The first scene that keeps its bodies in view, or the best of ``MAX_ATTEMPTS``; physics is cheap."""
+        """The first scene that keeps its bodies in view, or the best of ``MAX_ATTEMPTS``; moving takes little time."""
         best: tuple[Scene, Trajectory] | None = None
         best_in_view = -1.0
         for _ in range(MAX_ATTEMPTS):
@@ -79,7 +79,7 @@ class Toss:
         )
 
     def _body(self, rng: np.random.Generator, color: looks.Color, others: list[Body]) -> Body:
-        """A body at the rim of the scene, clear of ``others``, thrown towards a point near the middle."""
+        """A body at the edge of the scene, apart from ``others``, thrown towards a point near the middle."""
         part = self._part(rng)
         position = _free_place(rng, max(part.size), others)
         aim = np.array([rng.uniform(-0.7, 0.7), rng.uniform(-0.7, 0.7)])
@@ -125,14 +125,14 @@ def _random_mesh(rng: np.random.Generator) -> str:
 
 
 def _camera(rng: np.random.Generator) -> Camera:
-    """A camera on a dome around the middle of the scene, looking nearly at it."""
+    """A camera on a dome around the middle of the scene, which looks at a point near the middle."""
     azimuth, elevation, distance = rng.uniform(0, 360), rng.uniform(25, 55), rng.uniform(7.0, 10.0)
     target = (rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 0.2), rng.uniform(0.5, 0.8))
     return Camera.on_dome(target, azimuth, elevation, distance, PICTURE_SPAN * rng.uniform(0.95, 1.08))
 
 
 def _free_place(rng: np.random.Generator, extent: float, others: list[Body]) -> NDArray[np.float64]:
-    """A place whose bounding sphere is clear of the others', or the clearest of 60."""
+    """A place at which the bounding sphere touches no other, or the best of 60 places."""
     best, best_gap = np.zeros(3), -np.inf
     for _ in range(60):
         angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.9, 2.1)
@@ -152,14 +152,14 @@ def _free_place(rng: np.random.Generator, extent: float, others: list[Body]) -> 
 
 
 def random_orientation(rng: np.random.Generator) -> Quaternion:
-    """Uniform over rotations."""
+    """A random orientation, uniform over rotations."""
     drawn = rng.normal(size=4)
     x, y, z, w = (drawn / np.linalg.norm(drawn)).tolist()
     return (x, y, z, w)
 
 
 def _share_in_view(camera: Camera, trajectory: Trajectory, size: tuple[int, int]) -> float:
-    """The share of frames with its centre in view, of the body that is seen least."""
+    """The part of the frames with a body's centre in view, for the body with the smallest part."""
     places = camera.project(trajectory.position, size)
     in_view = ((places > 0.02) & (places < 0.98)).all(axis=-1)  # (T, K)
     return float(in_view.mean(axis=0).min())

@@ -1,4 +1,4 @@
-"""PyBullet: moves a scene (``move``) and draws it (``draw``). Each call starts from a world of its own."""
+"""Moves a scene (``move``) and draws it (``draw``) with PyBullet. Each call starts with an empty world."""
 
 from __future__ import annotations
 
@@ -20,27 +20,25 @@ from dias_video.simulate.shapes import Mesh, bundled_mesh, ground_mesh, shape_me
 
 STEPS_PER_SECOND = 240
 GROUND_DEPTH = 16.0  # metres behind the camera's target, where the sky begins
-LIGHT_DISTANCE = 14.0  # the shadow map spans 14 / (distance of the camera) pictures
+LIGHT_DISTANCE = 14.0  # the shadow map is 14 / (distance of the camera) pictures wide
 SHADOW_BIAS = 0.1
-GONE = (0.0, 0.0, -50.0)  # where bodies are that vanished: far below the ground, out of every picture
+GONE = (0.0, 0.0, -50.0)  # position of bodies that have vanished: far below the ground, out of every picture
 
 
 @functools.cache
 def bullet() -> ModuleType:
-    """The ``pybullet`` module, imported on first use: it is an optional dependency, and greets on standard error."""
+    """The ``pybullet`` module, imported at first use: it is an optional dependency and prints a greeting."""
     try:
         with _quiet():
             import pybullet
     except ImportError as error:
-        raise ValueError(
-            "simulating videos needs PyBullet: install it with `pip install 'dias-video[sim]'`."
-        ) from error
+        raise ValueError("simulating videos needs PyBullet; install it with `pip install 'dias-video[sim]'`") from error
     return pybullet
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Standard error of C code goes nowhere meanwhile."""
+    """Discard the standard error of C code inside the block."""
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -53,21 +51,21 @@ def _quiet() -> Iterator[None]:
 
 @functools.cache
 def _client() -> int:
-    """One physics server a process, reset before each use."""
+    """The physics server of this process; it is reset before each use."""
     return int(bullet().connect(bullet().DIRECT))
 
 
 @functools.cache
 def _texture_folder() -> tempfile.TemporaryDirectory[str]:
-    """PyBullet reads textures from files only; the folder goes with the process."""
+    """A folder for textures, which PyBullet reads only from files; it is removed at the end of the process."""
     return tempfile.TemporaryDirectory(prefix="dias_textures_")
 
 
 class Meeting(NamedTuple):
-    """What two bodies did to each other while a scene moved."""
+    """How two bodies met while a scene moved."""
 
-    touched: list[int]  # the frames in which they touched; a touch between frames t - 1 and t counts for frame t
-    near: bool  # whether they ever came nearer to each other than asked for
+    touched: list[int]  # frames in which they touched; a touch between frames t - 1 and t counts for frame t
+    near: bool  # whether they ever came nearer to each other than ``reach``
 
 
 def move(
@@ -79,11 +77,11 @@ def move(
     event: Event | None = None,
     until: Callable[[Meeting], bool] = lambda meeting: False,
 ) -> tuple[Trajectory, Meeting]:
-    """Simulate ``num_frames`` frames, fewer if ``until`` is true after one; frame 0 is the scene as given.
+    """Simulate ``num_frames`` frames, or fewer if ``until`` is true after one; frame 0 is the scene as given.
 
-    Also tells how the two bodies ``pair`` (indices) met, and whether they came nearer than ``reach`` metres. Steps are
-    ``1 / STEPS_PER_SECOND`` seconds, rounded so that a whole number fits into a frame. With an ``event``, all is as
-    without it before its frame.
+    The second result says how the two bodies ``pair`` (indices) met, and whether they came nearer than ``reach``
+    metres. A step takes ``1 / STEPS_PER_SECOND`` seconds, rounded so that a frame has a whole number of steps. Frames
+    before an ``event`` are equal to those without it.
     """
     p = bullet()
     client = _client()
@@ -167,7 +165,7 @@ def _add_physics(p: ModuleType, client: int, body: Body) -> int:
 
 
 def _collision(p: ModuleType, part: Part) -> dict[str, Any]:
-    """Arguments of ``createCollisionShape``; cones and bundled meshes are (unions of) convex hulls."""
+    """Arguments of ``createCollisionShape``; cones and bundled meshes are convex hulls, or unions of these."""
     diameter, _, height = part.size
     if part.shape == "box":
         return {"shapeType": p.GEOM_BOX, "halfExtents": [extent / 2 for extent in part.size]}
@@ -196,7 +194,7 @@ def _add_link(p: ModuleType, client: int, first: int, second: int, first_point: 
 
 
 def _touch(p: ModuleType, client: int, first: int, second: int) -> bool:
-    """Whether two bodies are in contact: PyBullet also lists near misses, with a positive distance."""
+    """Whether two bodies are in contact; PyBullet also lists near misses, with a positive distance."""
     points = p.getContactPoints(first, second, physicsClientId=client)
     return any(point[8] <= 0.0 for point in points)
 
@@ -210,8 +208,8 @@ def _states(p: ModuleType, client: int, ids: list[int]) -> tuple[list[Any], list
 def draw(scene: Scene, trajectory: Trajectory, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Render every frame of ``trajectory`` at ``size`` = (H, W).
 
-    Returns the video (T, H, W, 3) uint8 RGB and the instance ids (T, H, W) uint8, 0 for ground and sky, k + 1 for body
-    k. Both come from the same call of PyBullet's CPU renderer.
+    Returns the video (T, H, W, 3) uint8 RGB and the instance ids (T, H, W) uint8: 0 for ground and sky, k + 1 for body
+    k. Both come from one call of PyBullet's CPU renderer.
     """
     p = bullet()
     client = _client()
@@ -226,9 +224,9 @@ def draw(scene: Scene, trajectory: Trajectory, size: tuple[int, int]) -> tuple[N
     ]
     instance = np.zeros(max([ground, *(number for _, _, number in parts)]) + 2, dtype=np.uint8)
     for index, _, number in parts:
-        instance[number] = index + 1  # the last entry, reached by -1 (nothing hit), stays 0
+        instance[number] = index + 1  # the last entry stays 0; index -1 (nothing hit) reads it
     camera = {
-        "viewMatrix": scene.camera.view().T.ravel().tolist(),  # PyBullet takes columns
+        "viewMatrix": scene.camera.view().T.ravel().tolist(),  # PyBullet takes matrices by columns
         "projectionMatrix": _renderer_projection(scene.camera.projection(size)).T.ravel().tolist(),
         "lightDirection": scene.light.direction,
         "lightColor": (1, 1, 1),
@@ -263,11 +261,11 @@ def draw(scene: Scene, trajectory: Trajectory, size: tuple[int, int]) -> tuple[N
 
 
 def _renderer_projection(projection: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The camera's projection with the depth row that the renderer's shadows need.
+    """The camera's projection with a depth row that the renderer's shadows need.
 
-    The renderer draws its shadow map through the camera's projection and calls a point lit when its distance exceeds
-    the map's depth (third row) by less than 0.05. So that row must be the distance itself; ``SHADOW_BIAS`` on top keeps
-    the map's coarse pixels from shading the ground that they lie on. Where a point is seen does not depend on this row.
+    The renderer draws its shadow map with the camera's projection, and a point is lit if its distance exceeds the map's
+    depth (third row) by less than 0.05. Therefore the third row must be the distance. ``SHADOW_BIAS`` is added so that
+    the map's coarse pixels don't shade the ground on which they lie. The row does not change where points appear.
     """
     matrix = projection.copy()
     matrix[2] = (0.0, 0.0, -1.0, SHADOW_BIAS)
@@ -281,7 +279,7 @@ def _visual(part: Part) -> Mesh:
 
 
 def _add_visual(p: ModuleType, client: int, mesh: Mesh, texture: NDArray[np.uint8]) -> int:
-    """A body that is only seen; returns its number, which the renderer writes into its segmentation mask."""
+    """Add a body that is only drawn; returns its number, which the renderer writes into its segmentation mask."""
     shape = p.createVisualShape(
         p.GEOM_MESH,
         vertices=mesh.vertices.tolist(),
@@ -295,13 +293,13 @@ def _add_visual(p: ModuleType, client: int, mesh: Mesh, texture: NDArray[np.uint
     path = Path(_texture_folder().name) / f"{number}.png"
     Image.fromarray(texture).save(path, compress_level=1)
     loaded = p.loadTexture(str(path), physicsClientId=client)
-    path.unlink()  # to write over a file can mean to wait until the disk has its old content
+    path.unlink()  # overwriting a file could wait until the disk has its old content
     p.changeVisualShape(number, -1, textureUniqueId=loaded, physicsClientId=client)
     return int(number)
 
 
 def _rotate(quaternion: NDArray[np.float64], vector: Vector) -> NDArray[np.float64]:
-    """``vector`` turned by unit quaternions (..., 4), x, y, z and w: (..., 3)."""
+    """``vector`` rotated by unit quaternions (..., 4) in the order x, y, z, w: (..., 3)."""
     axis, real = quaternion[..., :3], quaternion[..., 3:]
     turned = np.cross(axis, vector)
     return np.asarray(vector + 2 * (real * turned + np.cross(axis, turned)))

@@ -1,7 +1,7 @@
-"""Writes a simulated data set: one mp4, one zip of masks and one json a clip, on all cores, resumable.
+"""Writes a simulated data set on all cores; an interrupted run can be continued.
 
-``<root>/<variant>/<split>/<clip>.mp4``, ``.masks.zip`` (an indexed PNG a frame) and ``.json``;
-``<root>/<variant>/meta.json`` says what made them. A clip's json appears last, so a clip with a json is complete.
+A clip is ``<root>/<variant>/<split>/<clip>.mp4``, ``.masks.zip`` (an indexed PNG for each frame) and ``.json``.
+``<root>/<variant>/meta.json`` has the settings. A clip's json is written last, so a clip with a json is complete.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from dias_video.stores.files import read_json, replace_file
 
 FORMAT = 1
 MIN_SIDE, MAX_SIDE = 16, 2048
-CRF = 12  # close to lossless for the eye
-X264 = "no-mbtree=1"  # with it, x264 gives different bytes for the same small pictures from run to run
+CRF = 12  # visually close to lossless
+X264 = "no-mbtree=1"  # with mbtree, x264 gives different bytes for the same small pictures from run to run
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 class Variant(Protocol):
-    """What invents clips: a frozen dataclass whose fields are its settings."""
+    """The interface of variants, which make clips: a frozen dataclass whose fields are its settings."""
 
     name: ClassVar[str]
     splits: ClassVar[tuple[str, ...]]
-    takes: ClassVar[int]  # clips made of one scene, one after the other; they share their random numbers
+    takes: ClassVar[int]  # number of successive clips made from one scene; they share their random numbers
     size: Any  # (H, W)
     num_frames: int
     fps: float
@@ -56,7 +56,7 @@ class Variant(Protocol):
 
 
 def clip_generator(variant: Variant, split: str, seed: int, index: int) -> np.random.Generator:
-    """The random numbers of a clip's scene: a function of variant, split, seed and index; splits never share one."""
+    """The random numbers of a clip's scene: a function of variant, split, seed and index; splits never share scenes."""
     name = int.from_bytes(variant.name.encode(), "big")
     return np.random.default_rng(
         np.random.SeedSequence([seed, name, variant.splits.index(split), index // variant.takes])
@@ -66,10 +66,13 @@ def clip_generator(variant: Variant, split: str, seed: int, index: int) -> np.ra
 def write_dataset(
     variant: Variant, root: str | Path, split: str, num_videos: int, seed: int = 0, workers: int | None = None
 ) -> Path:
-    """Write clips 0..num_videos-1 of a split, those that exist already excepted; returns the split's folder.
+    """Write the missing ones of clips 0..num_videos-1 of a split; returns the split's folder.
 
-    ``workers`` processes (default: the cores this process may use). Raises ValueError for settings that make no sense
-    or that differ from those of the clips already there.
+    ``workers`` is the number of processes; by default the number of cores that this process may use.
+
+    Raises:
+        ValueError: a setting is invalid, or differs from that of existing clips.
+        OSError: a file could not be written, or a process was killed.
     """
     _check(variant, split, num_videos, seed, workers)
     folder = Path(root) / variant.name / split
@@ -77,7 +80,7 @@ def write_dataset(
         folder.mkdir(parents=True, exist_ok=True)
         _claim(variant, folder.parent, split, num_videos, seed)
     except OSError as error:
-        raise ValueError(f"root={root} cannot be written to ({error.strerror}): choose another folder.") from error
+        raise ValueError(f"root={root} can't be written to ({error.strerror}); name another folder") from error
     missing = [index for index in range(num_videos) if not (folder / f"{index:05d}.json").exists()]
     workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(missing)))
     jobs = [(variant, folder, split, seed, index) for index in missing]
@@ -99,7 +102,7 @@ Job = tuple[Variant, Path, str, int, int]
 
 
 def _in_processes(jobs: list[Job], workers: int) -> Generator[None]:
-    """Write the clips, in any order; closing it drops those that have not begun and waits for the others."""
+    """Write the clips, in any order; closing the generator drops clips not begun and waits for the others."""
     if workers == 1:
         yield from map(write_clip, jobs)
         return
@@ -110,19 +113,19 @@ def _in_processes(jobs: list[Job], workers: int) -> Generator[None]:
             for future in concurrent.futures.as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:
-            raise ChildProcessError("a simulating process was killed (out of memory?): run again to go on.") from error
+            raise ChildProcessError("a simulating process was killed (out of memory?); run again to go on") from error
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
 def _ignore_interrupts() -> None:
-    """Ctrl-C reaches the whole process group; the parent alone answers it and lets clips under way finish."""
+    """Ctrl-C reaches the whole process group; only the parent handles it, and lets the present clips finish."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def write_clip(job: Job) -> None:
-    """Make one clip and write its three files, each written aside and moved into place, the json last."""
+    """Make a clip and write its three files, the json last; each is written aside and then moved into place."""
     variant, folder, split, seed, index = job
     clip = variant.clip(clip_generator(variant, split, seed, index), index)
     stem = f"{index:05d}"
@@ -132,11 +135,11 @@ def write_clip(job: Job) -> None:
         record = json.dumps(clip.record, separators=(",", ":"))
         replace_file(folder / f"{stem}.json", lambda path: path.write_text(record))
     except OSError as error:
-        raise OSError(f"{folder / stem} could not be written ({error}): free some space and run again.") from error
+        raise OSError(f"{folder / stem} could not be written ({error}); free some space and run again") from error
 
 
 def encode_mp4(path: Path, video: NDArray[np.uint8], fps: float) -> None:
-    """H.264 of (T, H, W, 3) uint8 RGB; 4:2:0 for even sides and 4:4:4 for odd ones, which 4:2:0 cannot hold."""
+    """Encode (T, H, W, 3) uint8 RGB as H.264: 4:2:0 for even sides, 4:4:4 for odd ones, which 4:2:0 can't hold."""
     _, height, width, _ = video.shape
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
@@ -150,7 +153,7 @@ def encode_mp4(path: Path, video: NDArray[np.uint8], fps: float) -> None:
 
 
 def write_masks(path: Path, masks: NDArray[np.uint8]) -> None:
-    """Ids (T, H, W) uint8 as indexed PNGs 00000.png, ... in an uncompressed zip whose bytes depend on the ids alone."""
+    """Write ids (T, H, W) uint8 as indexed PNGs 00000.png, ... in an uncompressed zip that depends only on the ids."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for frame, ids in enumerate(masks):
             picture = Image.fromarray(ids).convert("P")
@@ -162,7 +165,7 @@ def write_masks(path: Path, masks: NDArray[np.uint8]) -> None:
 
 @functools.cache
 def _palette() -> bytes:
-    """Black for 0, then colours far apart: bit-reversed channels, as PASCAL VOC's annotations have them."""
+    """Black for 0, then very different colours by bit-reversed channels, as in PASCAL VOC's annotations."""
     colors = np.zeros((256, 3), dtype=np.uint8)
     for index in range(256):
         for bit in range(8):
@@ -173,25 +176,26 @@ def _palette() -> bytes:
 
 def _check(variant: Variant, split: str, num_videos: int, seed: int, workers: int | None) -> None:
     if split not in variant.splits:
-        raise ValueError(f"split={split!r}: {variant.name} has the splits {', '.join(variant.splits)}.")
+        raise ValueError(f"{variant.name} has no split {split!r}; choose from {', '.join(variant.splits)}")
     if num_videos < 1:
-        raise ValueError(f"num_videos={num_videos}: ask for at least one video.")
+        raise ValueError(f"num_videos must be at least 1, got {num_videos}")
     if num_videos % variant.takes:
-        raise ValueError(f"num_videos={num_videos}: {variant.name} makes {variant.takes} of every scene, ask for all.")
+        raise ValueError(f"num_videos={num_videos} must be a multiple of {variant.takes}, the clips of a scene")
     if seed < 0:
-        raise ValueError(f"seed={seed}: use 0 or more.")
+        raise ValueError(f"seed must be at least 0, got {seed}")
     if workers is not None and workers < 1:
-        raise ValueError(f"workers={workers}: use 1 or more, or null for all cores.")
+        raise ValueError(f"workers must be at least 1, or null for all cores, got {workers}")
     if len(variant.size) != 2 or not all(MIN_SIDE <= side <= MAX_SIDE for side in variant.size):
-        raise ValueError(f"size={list(variant.size)}: use [height, width], each from {MIN_SIDE} to {MAX_SIDE} pixels.")
+        sides = f"each from {MIN_SIDE} to {MAX_SIDE} pixels"
+        raise ValueError(f"size must be [height, width], {sides}, got {list(variant.size)}")
     if variant.num_frames < 1 or not 0 < variant.fps <= 240:
         raise ValueError(
-            f"num_frames={variant.num_frames}, fps={variant.fps}: use at least one frame and more than 0 up to 240 fps."
+            f"num_frames={variant.num_frames} must be at least 1, and fps={variant.fps} above 0 and at most 240"
         )
 
 
 def _claim(variant: Variant, folder: Path, split: str, num_videos: int, seed: int) -> None:
-    """Enter this run into ``meta.json``, or refuse if the clips there were made with other settings."""
+    """Enter this run into ``meta.json``, or refuse if existing clips were made with other settings."""
     settings = json.loads(json.dumps(dataclasses.asdict(variant)))  # type: ignore[call-overload]
     path = folder / "meta.json"
     with open(folder / ".lock", "w") as lock:
@@ -210,10 +214,10 @@ def _claim(variant: Variant, folder: Path, split: str, num_videos: int, seed: in
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        meta = read_json(path, "remove it or choose another root")
+        meta = read_json(path, "remove it or name another root")
         return {key: meta[key] for key in ("format", "variant", "settings", "splits")}
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a meta.json of simulated videos: remove it or choose another root.") from error
+        raise ValueError(f"{path} is not a meta.json of simulated videos; remove it or name another root") from error
 
 
 def _refuse_if_different(path: Path, wanted: dict[str, Any], found: dict[str, Any]) -> None:
@@ -223,4 +227,4 @@ def _refuse_if_different(path: Path, wanted: dict[str, Any], found: dict[str, An
         if wanted.get(key) != found.get(key)
     ]
     if different:
-        raise ValueError(f"{path} was made with other settings ({'; '.join(different)}): choose another root.")
+        raise ValueError(f"{path} was made with other settings ({'; '.join(different)}); name another root")

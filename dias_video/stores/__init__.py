@@ -1,1 +1,1 @@
-"""Files that appear whole or not at all, and stores of many sequences in shards."""
+"""Files that appear when they are complete or not at all, and stores of many sequences in shards."""

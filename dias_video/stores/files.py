@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear when they are complete or not at all."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
-READABLE = 0o644  # safetensors makes files that nobody else can read
+READABLE = 0o644  # needed since safetensors makes files that only their owner can read
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a hidden file beside ``path``, of a name that no other process has, then move it into place.
+    """Let ``write`` fill a hidden file beside ``path``, whose name no other process uses, then rename it to ``path``.
 
-    The content reaches the disk before the name does, so a process killed at any moment (or a machine that loses
-    power) leaves the old file or the new one. A failed write leaves nothing behind.
+    The content reaches the disk before the name does. A process that is killed, or a machine that loses power, leaves
+    either the old file or the new one. A write that fails leaves no file behind.
     """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -36,12 +36,12 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def strict_json(content: Any, indent: int | None = None) -> str:
-    """Text in JSON as its standard has it, which knows no NaN and no infinity: these become null."""
+    """JSON text by its standard, which has no NaN and no infinity: these become null."""
     return json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n"
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Indented :func:`strict_json`; appears whole or not at all."""
+    """Write indented :func:`strict_json` to a file, which appears when it is complete or not at all."""
     text = strict_json(content, indent=1)
     replace_file(file, lambda aside: aside.write_text(text))
 
@@ -55,17 +55,17 @@ def _finite(content: Any) -> Any:
 
 
 def read_json(file: Path, remedy: str) -> dict[str, Any]:
-    """The mapping that a json file holds, whoever wrote it.
+    """The mapping in a json file, which need not be trusted.
 
     Raises:
-        ValueError: it can't be read, is no text or no json, is nested too deep, or holds something else; the message
-            ends with ``remedy``.
+        ValueError: the file can't be read, is no text or no json, is nested too deeply, or holds no mapping; the
+            message ends with ``remedy``.
     """
     return _mapping(file, json.loads, remedy)
 
 
 def read_yaml(file: Path, remedy: str) -> dict[str, Any]:
-    """The mapping of plain values that a yaml file holds; errors as those of :func:`read_json`."""
+    """The mapping of plain values in a yaml file; errors are those of :func:`read_json`."""
     return _mapping(file, yaml.safe_load, remedy)
 
 
@@ -80,10 +80,10 @@ def _mapping(file: Path, parse: Callable[[bytes], Any], remedy: str) -> dict[str
 
 
 def check_place(folder: str | Path) -> None:
-    """Refuse a folder that nothing can be written to, by writing to it; what was not there before is gone afterwards.
+    """Refuse a folder that can't be written to. The test writes to it, and removes everything that it made.
 
     Raises:
-        ValueError: names the folder.
+        ValueError: nothing can be written into the folder.
     """
     folder = Path(folder)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -101,7 +101,7 @@ def check_place(folder: str | Path) -> None:
 
 
 def check_new(file: str | Path, overwrite: bool) -> None:
-    """Refuse to replace a result, or to write where nothing can be written, before any work.
+    """Refuse, before any work, to replace a result or to write where nothing can be written.
 
     Raises:
         ValueError: the file exists and ``overwrite`` is false, or its folder can't be written to.
@@ -113,7 +113,7 @@ def check_new(file: str | Path, overwrite: bool) -> None:
 
 @contextmanager
 def writing(path: Path, remedy: str) -> Iterator[None]:
-    """Turn whatever a failed write raises inside into one sentence that names ``path``.
+    """Turn any error of a failed write inside the block into one sentence that names ``path``.
 
     Raises:
         OSError: a file could not be written.

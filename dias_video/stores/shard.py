@@ -1,4 +1,4 @@
-"""One shard of a store (``dias_video.stores.store``): a safetensors file that is read by rows, without loading it."""
+"""A shard of a store (``dias_video.stores.store``): a safetensors file that is read by rows, without loading it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DTYPES = {
 
 
 def save_shard(file: Path, keys: Sequence[str], lengths: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
-    """Write a shard of items ``keys`` with ``lengths`` frames each; every tensor is (sum(lengths), ...)."""
+    """Write a shard with the items ``keys`` of ``lengths`` frames; every tensor is (sum(lengths), ...)."""
     ends = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
     everything = {**tensors, OFFSETS: ends, **pack_keys(keys)}
     digests = {name: hashlib.sha256(_raw(value)).hexdigest() for name, value in everything.items()}
@@ -52,13 +52,13 @@ class _Place(NamedTuple):
 
 
 class Shard:
-    """One safetensors file, read by rows without loading it."""
+    """A safetensors file, read by rows without loading it."""
 
     def __init__(self, file: Path) -> None:
         """Read the file's header.
 
         Raises:
-            ValueError: not a safetensors file, or cut off.
+            ValueError: the file is not a safetensors file, or is cut off.
         """
         self.file = file
         self._handle = os.open(file, os.O_RDONLY)
@@ -81,7 +81,7 @@ class Shard:
         return {name: (p.dtype, p.shape[1:]) for name, p in self.places.items() if not name.startswith("_")}
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows ``start:stop`` of a tensor, as a copy."""
+        """A copy of rows ``start:stop`` of a tensor."""
         if name not in self.places:
             raise ValueError(f"{self.file} holds no field {name!r}, only {sorted(self.fields)}")
         place = self.places[name]
@@ -90,7 +90,7 @@ class Shard:
         row = math.prod(place.shape[1:]) * place.dtype.itemsize
         data = bytearray((stop - start) * row)
         done = 0
-        while done < len(data):  # one call reads 2 GiB at most
+        while done < len(data):  # a call reads at most 2 GiB
             count = os.preadv(self._handle, [memoryview(data)[done:]], place.begin + start * row + done)
             if count == 0:
                 raise ValueError(f"{self.file} is cut off; {REMEDY}")
@@ -100,10 +100,10 @@ class Shard:
         return torch.frombuffer(data, dtype=place.dtype).reshape(stop - start, *place.shape[1:])
 
     def offsets(self) -> NDArray[np.int64]:
-        """First frame of every item and the number of frames, int64 (items + 1,).
+        """First frame of every item, then the number of all frames: int64 (items + 1,).
 
         Raises:
-            ValueError: they are damaged.
+            ValueError: the offsets are damaged.
         """
         return self._numbers(OFFSETS)
 
@@ -111,7 +111,7 @@ class Shard:
         """The items' keys, in the order of the frames.
 
         Raises:
-            ValueError: they are damaged.
+            ValueError: the keys are damaged.
         """
         data, ends = self.mapped(KEY_BYTES), self._numbers(KEY_ENDS)
         if not len(ends) or ends[-1] != len(data):
@@ -125,7 +125,7 @@ class Shard:
         return data.view(np.int64)
 
     def mapped(self, name: str) -> NDArray[np.uint8]:
-        """A tensor's bytes, mapped."""
+        """The bytes of a tensor, mapped into memory."""
         if name not in self.places:
             raise ValueError(f"{self.file} is damaged ({name} is missing); {REMEDY}")
         place = self.places[name]
@@ -137,7 +137,7 @@ class Shard:
         """Compare every tensor with its checksum.
 
         Raises:
-            ValueError: names the file and the first tensor that differs.
+            ValueError: a tensor differs; the message names the file and the first such tensor.
         """
         try:
             digests = dict(json.loads(self.metadata.get("sha256", "{}")))
@@ -156,7 +156,7 @@ class Shard:
 
 
 class Keys(Sequence[str]):
-    """Strings packed into one array of bytes, decoded when asked for."""
+    """Strings packed into one array of bytes; a string is decoded when it is read."""
 
     def __init__(self, data: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
         self.data, self.ends = data, ends

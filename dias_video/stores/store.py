@@ -1,20 +1,20 @@
-"""A store on disk of many variable-length sequences of tensors: the slot cache and the frozen-feature cache.
+"""A store on disk for many sequences of tensors of different lengths: slot caches and feature caches.
 
-One item is a key and some named tensors (T, ...) that share their number of frames T, for example
+An item is a key and some named tensors (T, ...) with the same number of frames T, for example
 ``"toss/train/00012"`` with ``slots`` (T,S,D) and ``mask`` (T,S). The folder of a store holds
 
-    header.json                   format version and the caller's header: what made the store
-    shard-0000-00000.safetensors  part (process) and number; each field is one tensor (sum of T, ...), beside it the
-                                  items' frame offsets, their keys and a SHA-256 of every tensor
+    header.json                   format version, and the caller's header: what made the store
+    shard-0000-00000.safetensors  part (process) and number; each field is one tensor (sum of T, ...); there are also
+                                  the items' frame offsets, their keys and a SHA-256 of every tensor
     index.safetensors             all keys, sorted, and where each item lies; written last
 
-Any number of processes write at once, each its own shards, without talking to each other: a shard is moved into place
-when it is complete and says by itself what it holds, so the shards are the truth and the index can be made again at any
-time. A writer that was killed is started again with the same arguments and skips the keys in ``writer.present``.
+Any number of processes write at once without communication, each its own shards. A shard is moved into place when it is
+complete, and contains its keys, so the index can be made again from the shards at any time. If a writer was killed,
+start it again with the same arguments; it then skips the keys in ``writer.present``.
 
 Opening a store maps the index and reads nothing else, so a million items cost no memory and no time. Frames are read
-with ``pread`` rather than through a mapping of the shard: the same bytes are touched, but pages that were read don't
-count as the process's memory, and a file cut off while in use is an error instead of a crash (SIGBUS).
+with ``pread`` and not through a mapping of the shard. Both read the same bytes, but with ``pread`` the pages don't
+count as memory of the process, and a file that is cut off while in use causes an error instead of a crash (SIGBUS).
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ SHARD_NAME = re.compile(r"shard-[0-9]+-[0-9]+\.safetensors")
 class ShardWriter:
     """Writes items into a store, as one of ``parts`` processes.
 
-    A context manager. On a clean exit the last shard is written and, with ``parts=1``, the index too; several
-    processes call :func:`build_index` on one of them once all have closed. On an error the complete items written so
-    far are kept for the next run.
+    It is a context manager. On exit without an error the last shard is written and, with ``parts=1``, the index too.
+    With several processes, call :func:`build_index` on one of them after all have closed. On an error the items written
+    so far are kept for the next run.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ShardWriter:
         shard_bytes: int = 64 << 20,
         identity: Callable[[dict[str, Any]], Any] = dict,
     ) -> None:
-        """Open a new store or continue an old one, if ``identity`` of their headers is the same.
+        """Open a new store, or continue an old one if ``identity`` of both headers is equal.
 
         Raises:
             ValueError: the folder holds something else, a damaged shard, or a store with another header.
@@ -94,15 +94,15 @@ class ShardWriter:
         self.restate(header)
 
     def restate(self, header: Mapping[str, Any]) -> None:
-        """Write down what makes the store; again, where that has changed in what the identity leaves out."""
+        """Write the header; a header that differs in what ``identity`` leaves out is replaced."""
         text = json.dumps({"format": FORMAT_VERSION, "header": header}, indent=1, sort_keys=True) + "\n"
         replace_file(self.path / HEADER, lambda aside: aside.write_text(text))
 
     def write(self, key: str, **fields: Tensor) -> None:
-        """Add one item; every field is (T, ...), one T for all, dtype and trailing shape as in all other items.
+        """Add an item. Its fields are (T, ...) with one T; dtypes and trailing shapes are the same for all items.
 
         Raises:
-            ValueError: the key is there already, or a field has another name, dtype or shape than before.
+            ValueError: the store has the key already, or a field has another name, dtype or shape than before.
         """
         if key in self.present:
             raise ValueError(f"{key!r} is in {self.path} already; skip the keys in writer.present")
@@ -113,7 +113,7 @@ class ShardWriter:
         if len(set(lengths.values())) != 1 or any(name.startswith("_") for name in fields):
             raise ValueError(f"{key!r}: fields must agree in their number of frames and not start with _: {lengths}")
         self._layout = layout
-        # A copy, since a view would keep the whole batch it was cut from alive until the shard is written.
+        # A copy, since a view would keep its whole batch in memory until the shard is written.
         copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in fields.items()}
         self._items.append((key, copies))
         self.present.add(key)
@@ -141,7 +141,7 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, OSError):  # most likely the disk: writing more would only hide the first error
+        if isinstance(error, OSError):  # most likely the disk is full, and a second error would hide the first
             return
         self.flush()
         if error is None and self.parts == 1:
@@ -149,13 +149,13 @@ class ShardWriter:
 
 
 def build_index(path: str | Path) -> None:
-    """Write the index over all shards of a store and remove what killed writers left half-written.
+    """Write the index over all shards of a store, and remove incomplete files of killed writers.
 
-    Call it on one process when no other is writing. The result depends on the items alone, not on how they were
-    spread over shards, but for the places it names.
+    Call it on one process when no other is writing. Apart from the places of items, the result does not depend on how
+    items were divided into shards.
 
     Raises:
-        ValueError: a damaged shard, or one key in two shards.
+        ValueError: a shard is damaged, or a key is in two shards.
     """
     path = Path(path)
     entries: list[tuple[str, int, int, int]] = []
@@ -178,16 +178,13 @@ def build_index(path: str | Path) -> None:
 
 
 class ShardStore:
-    """Reads a finished store.
-
-    Safe to share with forked or spawned loader workers.
-    """
+    """Reads a finished store. It can be shared with forked or spawned loader workers."""
 
     def __init__(self, path: str | Path) -> None:
         """Map the index.
 
         Raises:
-            ValueError: no store, an unfinished one, or a shard that is missing or of another length.
+            ValueError: there is no store or an unfinished one, or a shard is missing or has another length.
         """
         self.path = Path(path)
         self.header = read_header(self.path)
@@ -204,7 +201,7 @@ class ShardStore:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{index} is damaged ({error!r}); {REMEDY}") from error
         for name, size in sizes:
-            if not SHARD_NAME.fullmatch(name):  # somebody else's index may name any file
+            if not SHARD_NAME.fullmatch(name):  # an index that is not trusted could name any file
                 raise ValueError(f"{index} is damaged (it names {name!r}); {REMEDY}")
             file = self.path / name
             if not file.is_file() or file.stat().st_size != size:
@@ -240,7 +237,7 @@ class ShardStore:
         """Frames ``start:stop`` of an item, each field (stop - start, ...); only these bytes are read.
 
         Raises:
-            ValueError: no such key or field, frames out of range, or a damaged shard.
+            ValueError: there is no such key or field, frames are out of range, or a shard is damaged.
         """
         number, first, last = self._place(key)
         stop = last - first if stop is None else stop
@@ -251,10 +248,10 @@ class ShardStore:
         return {name: shard.rows(name, first + start, first + stop) for name in names}
 
     def verify(self) -> int:
-        """Read everything and compare with the checksums; the number of items.
+        """Read everything, compare it with the checksums, and return the number of items.
 
         Raises:
-            ValueError: names the first damaged shard.
+            ValueError: a shard is damaged; the message names the first.
         """
         for number in range(len(self._files)):
             self._shard(number).verify()
@@ -293,10 +290,10 @@ def shard_files(path: Path) -> list[Path]:
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """What made a store.
+    """The header of a store: what made it.
 
     Raises:
-        ValueError: no store there, a damaged header, or one of another format version.
+        ValueError: there is no store, or its header is damaged or has another format version.
     """
     file = Path(path) / HEADER
     if not file.is_file():
@@ -315,7 +312,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """What differs between two JSON-like values, one sentence a leaf: ``"model.num_slots is 7, now 9"``."""
+    """The differences of two JSON-like values, a sentence for each: ``"model.num_slots is 7, now 9"``."""
     if isinstance(old, dict) and isinstance(new, dict):
         lines = []
         for key in sorted(old.keys() | new.keys()):

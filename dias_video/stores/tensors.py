@@ -1,4 +1,4 @@
-"""Files of tensors that appear whole or not at all; apart from ``files``, which does without PyTorch."""
+"""Files of tensors that appear when they are complete or not at all; ``files`` does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dias_video.stores.files import replace_file, writing
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file under its name at once.
+    """Write a safetensors file, which appears when it is complete or not at all.
 
     Raises:
         OSError: the file could not be written.

@@ -1,1 +1,1 @@
-"""Will they touch? Labelled slots, the readouts that answer, how they are fitted and scored, what people answered."""
+"""Contact prediction: labelled slots, readouts, their fitting and scoring, and the answers of people."""

@@ -1,4 +1,4 @@
-"""Contact readouts that are fitted together, in memory: for every part of the videos some that never saw it."""
+"""Contact readouts that are fitted together in memory; each part of the videos is held out from some of them."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.readouts.readout import ContactReadout
 from slotformer.contact.settings import ReadoutSettings
 
-VALIDATIONS = 10  # times that a fit is judged on what was held out
+VALIDATIONS = 10  # number of moments at which a fit is judged on the held-out part
 
 
 class HeldOut(NamedTuple):
-    """What the best readouts of every part say of the part's videos."""
+    """The answers of each part's best readout for the videos of the part, on which it was not fitted."""
 
-    members: Tensor  # (folds,) int64, the best of each part by the loss there
-    logits: Tensor  # (n,) of the videos that somebody was not fitted on
+    members: Tensor  # (folds,) int64, for each part the readout with the lowest loss there
+    logits: Tensor  # (n,) of the held-out videos
     label: Tensor  # (n,)
 
     @property
     def loss(self) -> float:
-        """Cross entropy."""
+        """Cross-entropy of the held-out videos."""
         return float(F.binary_cross_entropy_with_logits(self.logits, self.label))
 
 
 def fit_committee(
     readout: ContactReadout, data: LabelledSlots, part: Tensor, settings: ReadoutSettings, seed: int
 ) -> tuple[ContactReadout, HeldOut]:
-    """Fit all members of a readout, and keep every part's best at the best of ``VALIDATIONS`` moments.
+    """Fit all members of a readout, and keep each part's best member at the best of ``VALIDATIONS`` moments.
 
-    Members are ``restarts`` for each of the first parts. Each is fitted on the videos of all other parts. They share
-    nothing but the batches, so the gradient of the sum of their losses is to each that of its own.
+    There are ``restarts`` members for each of the first parts; each is fitted on the videos of all other parts. Members
+    share only the batches, so with the sum of their losses each gets the gradient of its own loss.
 
     Args:
-        readout: of M members with their first weights; they are fitted in place.
+        readout: M members with initial weights; they are fitted in place.
         data: V videos.
-        part: (V,) int64.
-        settings: of the fit.
-        seed: of the order of the videos.
+        part: (V,) int64, the part of each video.
+        settings: settings of the fit.
+        seed: seed of the order of videos.
 
     Raises:
         ValueError: the loss is not finite at any moment.
@@ -76,13 +76,13 @@ def fit_committee(
 
 
 def cross_entropies(logits: Tensor, label: Tensor) -> Tensor:
-    """Of logits (M,V) and answers (V,): (M,V)."""
+    """Cross-entropies (M,V) of logits (M,V) with answers (V,)."""
     return F.binary_cross_entropy_with_logits(logits, label.expand_as(logits), reduction="none")
 
 
 @torch.no_grad()
 def held_out(readout: ContactReadout, data: LabelledSlots, part: Tensor, fold: Tensor) -> HeldOut:
-    """What the members (M,) of parts ``fold`` say of the videos of their part."""
+    """The answers of the best members for their held-out parts; ``fold`` (M,) is the part held out from each member."""
     logits = evaluate(readout, data)  # (M,V)
     own = part == fold[:, None]
     loss = (cross_entropies(logits, data.label) * own).sum(1) / own.sum(1)  # (M,)

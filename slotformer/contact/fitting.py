@@ -1,4 +1,4 @@
-"""Fitting contact readouts on the readout set alone: its own parts decide moment, restart, threshold and settings."""
+"""Fits contact readouts on the readout set; its held-out parts decide moment, restart, threshold and settings."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from slotformer.contact.settings import ReadoutSettings
 
 @dataclass
 class FittedReadouts:
-    """One readout, or one a fold, which together answer with their mean logit."""
+    """One readout, or one for each fold; several answer with their mean logit."""
 
-    readout: ContactReadout  # a member a fold
-    threshold: float  # of the logit, chosen on the validation parts
+    readout: ContactReadout  # a member for each fold
+    threshold: float  # threshold of the logit, chosen on the validation parts
     validation_loss: float
     validation_accuracy: float
     form: str
-    chosen: str = "moment, restart and threshold"  # by the very answers that validation_accuracy is of
+    chosen: str = "moment, restart and threshold"  # what was chosen with the answers behind validation_accuracy
 
     def logits(self, data: LabelledSlots) -> Tensor:
         """Mean logits (V,)."""
@@ -46,12 +46,12 @@ class FittedReadouts:
         return (answers == data.label.bool()).double().numpy()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it has learned."""
+        """Everything that was learned, as tensors by name."""
         return dict(self.readout.state_dict())
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], sizes: Sequence[int], **said: Any) -> FittedReadouts:
-        """One made of the ``tensors`` of another."""
+        """Build fitted readouts from the ``tensors`` of others."""
         members = next(len(value) for name, value in tensors.items() if name.endswith("weight"))
         readout = forms()[said["form"]](*sizes, members=members)
         readout.load_state_dict(dict(tensors))
@@ -63,26 +63,26 @@ Fitted = FittedReadouts | FittedLogistic
 
 @dataclass(frozen=True)
 class Kept:
-    """Where fitted readouts are kept, a file each, so that an interrupted run fits only those that are missing."""
+    """Files for fitted readouts, so that an interrupted run fits only the missing ones."""
 
     path: Path  # without suffix
     resume: bool = False
-    about: Mapping[str, Any] = field(default_factory=dict)  # what they are fitted on
+    about: Mapping[str, Any] = field(default_factory=dict)  # the data on which they are fitted
 
     def of(self, *names: str, **about: Any) -> Kept:
-        """A place inside."""
+        """A place below this one."""
         return replace(self, path=self.path.joinpath(*names), about={**self.about, **about})
 
     @property
     def file(self) -> Path:
-        """Of the readout at this place."""
+        """The file of the readout at this place."""
         return self.path.with_name(f"{self.path.name}.safetensors")
 
     def read(self, config: Mapping[str, Any]) -> Fitted | None:
-        """The readout that is there already, where a run goes on.
+        """The readout that an earlier run wrote here; None if there is none.
 
         Raises:
-            ValueError: it was fitted with another ``config``, or is damaged.
+            ValueError: it was fitted with another ``config``, or its file is damaged.
         """
         if not (self.resume and self.file.exists()):
             return None
@@ -100,7 +100,7 @@ class Kept:
         )
 
     def write(self, fitted: Fitted, config: Mapping[str, Any]) -> None:
-        """Keep a readout."""
+        """Write a readout."""
         names = ("threshold", "validation_loss", "validation_accuracy", "form", "chosen")
         said: dict[str, Any] = {name: getattr(fitted, name) for name in names}
         said |= {"config": {**config, **self.about}}
@@ -111,22 +111,22 @@ class Kept:
 
 
 def fit(data: LabelledSlots, candidates: Sequence[ReadoutSettings], seed: int, kept: Kept | None = None) -> Fitted:
-    """Fit readouts on parts of the readout set; all choices are made on the part that was held out.
+    """Fit readouts on parts of the readout set; all choices are made on held-out parts.
 
-    The set is cut into ``folds`` parts, each with its share of every scenario and answer, and readouts are fitted for
-    every part (``single``: for the first alone) on the others. Of ten moments the one with the lowest loss over the
-    parts is kept, and of it every part's best restart. The threshold maximises accuracy over the validation logits of
-    all parts, and the candidate with the lowest validation loss is taken. All is done on one thread.
+    The set is divided into ``folds`` parts, each with its share of every scenario and answer. For every part (with
+    ``single`` only for the first) readouts are fitted on the other parts. Of ten moments the one with the lowest loss
+    over the parts is kept, with the best restart of every part. The threshold maximises accuracy over the validation
+    logits of all parts. The candidate with the lowest validation loss is returned. One thread does all work.
 
     Args:
         data: the readout set.
-        candidates: settings.
-        seed: of first weights, parts and order.
-        kept: where the result is written, and read if it is there already; None = nowhere.
+        candidates: settings to choose from.
+        seed: seed of initial weights, parts and order.
+        kept: the place where the result is written, and read if an earlier run wrote it; None = nowhere.
 
     Raises:
-        ValueError: all videos have one answer, there are too few for the folds, no finite loss, or a readout to go on
-            with is of other settings.
+        ValueError: all videos have the same answer, there are too few for the folds, no loss is finite, or an earlier
+            run had other settings.
     """
     config = {"candidates": [asdict(settings) for settings in candidates], "seed": seed}
     if kept is not None and (found := kept.read(config)) is not None:
@@ -164,10 +164,10 @@ def judge(logits: Tensor, label: Tensor) -> tuple[float, float, float]:
 
 
 def stratified_parts(data: LabelledSlots, parts: int, seed: int) -> NDArray[np.int64]:
-    """A part for every video, (V,) int64: each scenario's videos of each answer are spread evenly over the parts.
+    """The part of every video, (V,) int64; videos of each scenario and answer are spread evenly over the parts.
 
     Raises:
-        ValueError: fewer videos than parts, or fewer than two parts.
+        ValueError: there are fewer videos than parts, or fewer than two parts.
     """
     if not 2 <= parts <= len(data):
         raise ValueError(f"readout.folds={parts} must be between 2 and the number of readout videos, {len(data)}")
@@ -179,7 +179,7 @@ def stratified_parts(data: LabelledSlots, parts: int, seed: int) -> NDArray[np.i
 
 
 def best_threshold(logits: Tensor, label: Tensor) -> float:
-    """The logit above which "contact" is most often right; of equally good ones the nearest to 0."""
+    """The threshold of the logit with the highest accuracy; of equally good ones, the nearest to 0."""
     values = logits.double().sort().values
     between = (values[1:] + values[:-1]) / 2
     candidates = torch.cat([values[:1] - 1, between, values[-1:] + 1, torch.zeros(1, dtype=torch.float64)])

@@ -1,4 +1,4 @@
-"""Four kinds of frozen features that a probe of contact can read: tokens, k-means tracks, slots, predicted slots."""
+"""The frozen features that a contact probe can read: tokens, k-means tracks, slots, and predicted slots."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from slotformer.prediction import bar, check_same_encoder, load_dynamics, predic
 
 
 class FrozenFeatures(Protocol):
-    """Features of the frames of videos, all of one length, from models that are not trained any further."""
+    """Features of the frames of videos, all of equal length, from frozen models."""
 
     def __call__(self, source: VideoSource, folder: Path) -> Features:
-        """(V,T,D), in the order of the source; what takes long is kept in ``folder`` and made once."""
+        """Features (V,T,D) in the order of the source; slow steps are done once, and kept in ``folder``."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What they are, as plain data."""
+        """A description of the features as plain data."""
         ...
 
 
@@ -36,10 +36,10 @@ class TokenFeatures:
     """Tokens of a frozen encoder.
 
     Args:
-        encoder: which.
-        transform: of the frames before the encoder sees them, to one size.
-        precision: in which the encoder computes, fp32, bf16 or (on a GPU) fp16.
-        batch_frames: frames encoded at once.
+        encoder: the encoder.
+        transform: applied to frames before the encoder; it sets one size.
+        precision: the precision in which the encoder computes: fp32, bf16 or (on a GPU) fp16.
+        batch_frames: number of frames that are encoded at once.
         device: None = cuda if there is one.
     """
 
@@ -50,17 +50,17 @@ class TokenFeatures:
     device: str | None = None
 
     def __call__(self, source: VideoSource, folder: Path) -> Features:
-        """Pooled over all tokens."""
+        """Features pooled over all tokens."""
         return pooled_tokens(self.cached(source, folder), source, bar("tokens"))
 
     def cached(self, source: VideoSource, folder: Path) -> FeatureCache:
-        """The tokens themselves."""
+        """The cache of the tokens, which is made if it is missing."""
         options = {"batch_frames": self.batch_frames, "precision": self.precision}
         fill_features(self.encoder, source, folder / "tokens", self.transform, self.device, **options)
         return FeatureCache(folder / "tokens")
 
     def describe(self) -> dict[str, Any]:
-        """Which encoder."""
+        """The encoder."""
         return {"features": "tokens", "encoder": self.encoder.config, "transform": self.transform.config}
 
 
@@ -69,9 +69,9 @@ class ClusterFeatures:
     """k-means tracks of a frozen encoder's tokens (:mod:`slotformer.clusters`).
 
     Args:
-        tokens: of the encoder.
+        tokens: the encoder's tokens.
         num_clusters: k.
-        seed: of the initial centres.
+        seed: seed of the initial centres.
     """
 
     tokens: TokenFeatures
@@ -79,7 +79,7 @@ class ClusterFeatures:
     seed: int = 0
 
     def __call__(self, source: VideoSource, folder: Path) -> Features:
-        """Pooled over clusters."""
+        """Features pooled over clusters."""
         tokens, about = self.tokens.cached(source, folder), {"num_clusters": self.num_clusters, "seed": self.seed}
         clusters = cache_clusters(
             features=tokens, source=source, cache=folder / "clusters", device=self.tokens.device, **about
@@ -87,7 +87,7 @@ class ClusterFeatures:
         return pooled_slots(clusters, source, progress=bar("pooling"))
 
     def describe(self) -> dict[str, Any]:
-        """Which encoder, how many clusters."""
+        """The encoder and the number of clusters."""
         own = {"features": "clusters", "num_clusters": self.num_clusters, "seed": self.seed}
         return {**self.tokens.describe(), **own}
 
@@ -98,9 +98,9 @@ class SlotFeatures:
 
     Args:
         checkpoint: a model's folder, or ``hf-hub:user/name``.
-        transform: of the frames before the model sees them (a resize).
-        batch_size: videos encoded at once.
-        seed: of the query noise, with a video's id.
+        transform: applied to frames before the model (a resize).
+        batch_size: number of videos that are encoded at once.
+        seed: with a video's id it determines the noise of queries.
         device: None = cuda if there is one.
     """
 
@@ -116,32 +116,32 @@ class SlotFeatures:
         self.checkpoint = pinned(self.checkpoint)
 
     def __call__(self, source: VideoSource, folder: Path) -> Features:
-        """Pooled over slots."""
+        """Features pooled over slots."""
         return pooled_slots(self.cached(source, folder), source, progress=bar("pooling"))
 
     def cached(self, source: VideoSource, folder: Path) -> SlotCache:
-        """The slots themselves."""
+        """The cache of the slots, which is made if it is missing."""
         options: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed, "device": self.device}
         options |= {"transform": self.transform, "attention": False}
         return cache_slots(checkpoint=str(self.checkpoint), source=source, cache=folder / "slots", **options)
 
     def describe(self) -> dict[str, Any]:
-        """Which model."""
+        """The model."""
         made_by = {"checkpoint": self.checkpoint, "checkpoint_sha256": weights_sha256(str(self.checkpoint))}
         return {"features": "slots", **made_by, "seed": self.seed}
 
 
 @dataclass
 class FutureFeatures:
-    """Slots of the frames that a dynamics model sees of what is shown, and then those that it predicts.
+    """Slots of the shown frames that are the context of a dynamics model, and then the slots that it predicts.
 
-    It sees the last shown frame and those that lie ``stride`` before each other, as many as its context has.
+    The context ends with the last shown frame; its frames are ``stride`` apart.
 
     Args:
-        slots: of the shown frames.
+        slots: slots of the shown frames.
         dynamics: a model trained on slots of the same DIAS.
-        predicted_frames: None = as many as in its training.
-        batch_size: videos predicted at once.
+        predicted_frames: number of frames to predict; None = as many as in the model's training.
+        batch_size: number of videos that are predicted at once.
     """
 
     slots: SlotFeatures
@@ -159,10 +159,10 @@ class FutureFeatures:
         self.steps = self.predicted_frames or self.model.rollout_steps
 
     def __call__(self, source: VideoSource, folder: Path) -> Features:
-        """Pooled over slots.
+        """Features pooled over slots.
 
         Raises:
-            ValueError: slots of another DIAS, or fewer shown frames than the model's context takes.
+            ValueError: the slots are of another DIAS, or fewer frames are shown than the model's context needs.
         """
         model, shown = self.model, source.info(0).num_frames
         start = shown - ((model.burn_in - 1) * model.stride + 1)
@@ -180,7 +180,7 @@ class FutureFeatures:
         return pooled_slots(encoded, source, predict, bar("pooling"))
 
     def describe(self) -> dict[str, Any]:
-        """Which models, how far."""
+        """The models and the number of predicted frames."""
         model = {"dynamics": self.dynamics, "dynamics_sha256": weights_sha256(str(self.dynamics))}
         own = {"features": "futures", "stride": self.model.stride, "context": self.model.burn_in}
         return {**self.slots.describe(), **own, "predicted_frames": self.steps, **model}

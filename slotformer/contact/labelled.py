@@ -1,4 +1,4 @@
-"""Slot sequences of videos of which it is known whether there is contact."""
+"""Slot sequences of videos with contact labels."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from torch import Tensor
 
 from dias_video.stores.files import writing
 
-AT_ONCE = 64  # videos
+AT_ONCE = 64  # number of videos that are processed at once
 
 
 def paged(shape: tuple[int, ...], folder: str | Path | None = None) -> Tensor:
-    """Zeros of float32 in a file without a name, of which the system keeps in memory what it has room for.
+    """A tensor of float32 zeros in an unnamed file; the system keeps as much of it in memory as there is room.
 
     Args:
-        shape: of the tensor.
-        folder: on whose disk the file is, until the tensor is gone; None = that of temporary files.
+        shape: shape of the tensor.
+        folder: a folder on the disk for the file, which exists as long as the tensor; None = that of temporary files.
 
     Raises:
         OSError: the disk has no room for it.
     """
     place = Path(folder or tempfile.gettempdir())
     with writing(place, "see whether the disk is full"), tempfile.TemporaryFile(dir=place) as file:
-        if hasattr(os, "posix_fallocate"):  # a disk that is full should say so here, and not kill the process later
+        if hasattr(os, "posix_fallocate"):  # so a full disk causes an error here, and does not kill the process later
             os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
         return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))
 
 
 @dataclass
 class LabelledSlots:
-    """Slot sequences of labelled videos; a video that ends early has no live slot on its last frames."""
+    """Slot sequences of labelled videos; a video that ends early has no live slots on the last frames."""
 
     video_id: list[str]  # V
     scenario: list[str]  # V
     label: Tensor  # (V,) float32, 1 = contact
     slots: Tensor  # (V,T,S,D) float32
     live: Tensor  # (V,T,S) bool
-    num_places: int = 0  # how many of the last channels are the slot's place (slotformer.places)
+    num_places: int = 0  # number of last channels that are the slot's place (slotformer.contact.places)
 
     def __len__(self) -> int:
         return len(self.label)
 
     def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Slots (v,T,S,D) and live (v,T,S) of some videos after the others."""
+        """Slots (v,T,S,D) and live (v,T,S), some videos at a time."""
         return zip(self.slots.split(AT_ONCE), self.live.split(AT_ONCE), strict=True)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
@@ -65,10 +65,10 @@ class LabelledSlots:
         return mean.float(), variance.sqrt().float()
 
     def to(self, device: torch.device | str) -> LabelledSlots:
-        """The same with every tensor on ``device``."""
+        """The same data with every tensor on ``device``."""
         label, slots, live = (x.to(device) for x in (self.label, self.slots, self.live))
         return replace(self, label=label, slots=slots, live=live)
 
     def first(self, num_frames: int) -> LabelledSlots:
-        """The first frames of every video."""
+        """The first ``num_frames`` frames of every video."""
         return replace(self, slots=self.slots[:, :num_frames], live=self.live[:, :num_frames])

@@ -1,7 +1,7 @@
-"""Physion's own readout: logistic regression on the features of all frames, one for every scenario.
+"""Physion's own readout: for every scenario a logistic regression on the features of all frames.
 
-After "Physion: Evaluating Physical Prediction from Vision in Humans and Machines" (Bear et al., 2021), where it reads
-the features of whole frames, observed and simulated, one frame after the other.
+It follows "Physion: Evaluating Physical Prediction from Vision in Humans and Machines" (Bear et al., 2021). There the
+input is the concatenated features of whole frames, observed and simulated.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.pooled import pooled
 
 Values = NDArray[np.float64]
-STRENGTHS = np.logspace(-8, 2, 11)  # C, the inverse of the L2 penalty; Physion's goes on to 1e8, where none is left
+STRENGTHS = np.logspace(-8, 2, 11)  # C, the inverse of the L2 penalty; Physion's goes on to 1e8, nearly no penalty
 
 
 def frame_features(data: LabelledSlots) -> Values:
-    """Mean, maximum and minimum over live slots of every channel, frame after frame: (V,T*3*D).
+    """Mean, maximum and minimum over live slots of every channel, for all frames: (V,T*3*D).
 
-    The order of slots means nothing, so a frame's features must not depend on it. A frame without live slots has zeros.
-    Channels that hold a slot's place are left out.
+    The order of slots has no meaning, so a frame's features must not depend on it. A frame without live slots has
+    zeros. Channels with a slot's place are left out.
     """
     own = data.slots.shape[-1] - data.num_places
     return torch.cat([pooled(slots[..., :own], live).flatten(1) for slots, live in data.parts()]).double().numpy()
 
 
 class Regressions(NamedTuple):
-    """Regressions of one scenario, of K strengths."""
+    """Regressions of one scenario with K strengths."""
 
     scaler: StandardScaler
-    weights: Values  # (F,K), of standardised features
+    weights: Values  # (F,K), for standardised features
     bias: Values  # (K,)
     strengths: Values  # (K,)
 
     def logits(self, features: Values) -> Values:
-        """(V,F) -> (V,K)."""
+        """Logits (V,K) of features (V,F)."""
         return np.asarray(self.scaler.transform(features) @ self.weights + self.bias)
 
 
@@ -55,18 +55,18 @@ class Regressions(NamedTuple):
 class FittedLogistic:
     """A regression for every scenario."""
 
-    scenarios: dict[str, Regressions]  # each of one strength
+    scenarios: dict[str, Regressions]  # each has one strength
     validation_loss: float
     validation_accuracy: float
     threshold: float = 0.0
     form: str = "logistic"
-    chosen: str = "strength"  # by the very answers that validation_accuracy is of
+    chosen: str = "strength"  # what was chosen with the answers behind validation_accuracy
 
     def logits(self, data: LabelledSlots) -> Tensor:
         """Logits (V,), each from its scenario's regression.
 
         Raises:
-            ValueError: a scenario that none was fitted for.
+            ValueError: a scenario has no regression.
         """
         if unknown := set(data.scenario) - self.scenarios.keys():
             raise ValueError(f"no readout video has scenario {min(unknown)!r}, so there is no regression for it")
@@ -80,7 +80,7 @@ class FittedLogistic:
         return ((self.logits(data) > self.threshold) == data.label.bool()).double().numpy()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it has learned."""
+        """Everything that was learned, as tensors by name."""
         found: dict[str, Values] = {}
         for name, one in self.scenarios.items():
             found |= {f"mean/{name}": one.scaler.mean_, f"scale/{name}": one.scaler.scale_}
@@ -89,7 +89,7 @@ class FittedLogistic:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], **said: Any) -> FittedLogistic:
-        """One made of the ``tensors`` of another."""
+        """Build fitted regressions from the ``tensors`` of others."""
         values = {name: value.numpy() for name, value in tensors.items()}
         scenarios = {}
         for name in [key.partition("/")[2] for key in values if key.startswith("mean/")]:
@@ -101,10 +101,10 @@ class FittedLogistic:
 
 
 def fit_logistic(data: LabelledSlots, folds: int, seed: int) -> FittedLogistic:
-    """Fit a regression for every scenario; its penalty is the one with the lowest cross-validated loss.
+    """Fit a regression for every scenario, with the penalty that has the lowest cross-validated loss.
 
     Raises:
-        ValueError: a scenario with fewer than ``folds`` videos of either answer.
+        ValueError: a scenario has fewer than ``folds`` videos of an answer.
     """
     features, label = frame_features(data), data.label.numpy()
     fitted, held_out = {}, np.empty(len(data))
@@ -127,17 +127,17 @@ def fit_logistic(data: LabelledSlots, folds: int, seed: int) -> FittedLogistic:
 
 
 def by_scenario(data: LabelledSlots) -> dict[str, NDArray[np.int64]]:
-    """Which videos each scenario has."""
+    """The indices of each scenario's videos."""
     names = np.array(data.scenario)
     return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
 
 
 def fit_strengths(features: Values, label: Values, strengths: Values) -> Regressions:
-    """A regression for every strength (K,), each begun where the one before ended.
+    """A regression for every strength (K,); each starts from the solution of the one before.
 
-    With more features than videos (V,F) all happens in the space that the videos span, which gives the same regressions
-    with far fewer weights. Features have mean 0, so the videos' products are singular; what is added to them for the
-    sake of their Cholesky factor is far below what any strength here can make a difference of.
+    If there are more features than videos (V,F), the fit is done in the space that the videos span. This gives the same
+    regressions with far fewer weights. Features have mean 0, so the matrix of the videos' products is singular. A small
+    number is added to it for its Cholesky factor; it is too small to change the result at any strength.
     """
     scaler = StandardScaler()
     x = scaler.fit_transform(features)
@@ -145,7 +145,7 @@ def fit_strengths(features: Values, label: Values, strengths: Values) -> Regress
     if x.shape[1] > len(x):
         products = x @ x.T
         products[np.diag_indices(len(x))] += 1e-9 * max(products.trace() / len(x), 1.0)
-        factor = cholesky(products, lower=True)  # (V,V): coordinates of the videos along V axes
+        factor = cholesky(products, lower=True)  # (V,V), coordinates of the videos along V axes
     regression = LogisticRegression(max_iter=10_000, tol=1e-6, warm_start=True)
     weights, bias = [], []
     for strength in strengths.tolist():

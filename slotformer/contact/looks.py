@@ -1,4 +1,4 @@
-"""How often test videos were scored: the test cache itself remembers, and the results do."""
+"""Records how often test videos were scored: each look is noted beside the test cache and in the results."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ LOOKS = "looks.jsonl"
 
 
 class Looks(NamedTuple):
-    """Where looks at a test cache's videos are noted: beside the cache, where that can be, and in a results folder."""
+    """The two places where looks at test videos are noted: beside the cache, if possible, and in a results folder."""
 
     cache: SlotCache
     out_dir: Path
 
     def number(self, dynamics: str, settings: dict[str, Any], allow_second: bool = False) -> int:
-        """The number that scoring the test videos with these settings has or would have (1 = the first look).
+        """The number of the look at the test videos with these settings (1 = the first look).
 
-        The same settings give the same numbers, so repeating them is no new look. Other settings for the same dynamics
-        model after its test scores are known are.
+        The same settings give the same scores, so repeating them is not a new look. Other settings for the same
+        dynamics model are a new look, since its test scores are known.
 
         Args:
             dynamics: identifies the dynamics model.
             settings: everything else that the scores depend on.
-            allow_second: look again all the same; the number says so.
+            allow_second: allow a further look; its number says so.
 
         Raises:
-            ValueError: this would be a second look and ``allow_second`` is False.
+            ValueError: this would be a second look, and ``allow_second`` is False.
         """
         own = {look["settings"]: look for look in self._noted() if look["dynamics"] == dynamics}
         if look := own.get(_key(settings)):
@@ -49,7 +49,7 @@ class Looks(NamedTuple):
         return len(own) + 1
 
     def note(self, dynamics: str, settings: dict[str, Any], number: int) -> bool:
-        """Note a look, once its scores exist; whether that could be done beside the cache too."""
+        """Note a look after it was scored; returns whether it could be noted beside the cache too."""
         look = {"dynamics": dynamics, "settings": _key(settings), "number": number}
         self.out_dir.mkdir(parents=True, exist_ok=True)
         _note(self.out_dir / LOOKS, look)
@@ -86,5 +86,5 @@ def _key(settings: dict[str, Any]) -> str:
 
 
 def settings_of(candidates: Sequence[ReadoutSettings], **others: Any) -> dict[str, Any]:
-    """Readout candidates and whatever else as one plain dict, for :class:`Looks`."""
+    """Readout candidates and other settings as one plain dict, for :class:`Looks`."""
     return {"candidates": [asdict(c) for c in candidates], **others}

@@ -1,4 +1,4 @@
-"""What people answered: Physion's table of mean human accuracy by stimulus, beside a model's accuracy."""
+"""The answers of people: Physion's table of mean human accuracy by stimulus, to compare with a model's accuracy."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from slotformer.statistics import interval
 
 
 def read_human(file: Path, stimulus: Callable[[str], str]) -> dict[str, float]:
-    """Part of the people who were right, by stimulus, out of ``stimulus_names_and_labels.csv``.
+    """The part of the people who answered correctly, by stimulus, from ``stimulus_names_and_labels.csv``.
 
     Args:
         file: a table with the columns ``stim_ID`` and ``correct``; several rows of a stimulus are averaged.
-        stimulus: brings names into the form that video ids end with.
+        stimulus: converts names to the form at the end of video ids.
 
     Raises:
-        ValueError: missing, another layout, or a value outside of 0 to 1.
+        ValueError: the file is missing or has another layout, or a value is not in [0, 1].
     """
     rows = read_table(file)
     header = rows[0][1] if rows else []
@@ -43,7 +43,7 @@ def read_human(file: Path, stimulus: Callable[[str], str]) -> dict[str, float]:
 def human_rows(
     table: Mapping[str, float], video_ids: Sequence[str], scenario: Sequence[str], stimulus: Callable[[str], str]
 ) -> list[dict[str, Any]]:
-    """Rows of kind ``human`` for the videos that people saw too, by scenario and for ``all``; none without a match."""
+    """Rows of kind ``human`` for the videos in the table, by scenario and for ``all``; empty if none is in it."""
     known = [(s, table.get(stimulus(name.split("/")[-1]))) for name, s in zip(video_ids, scenario, strict=True)]
     groups = {name: [v for s, v in known if s == name and v is not None] for name in sorted(set(scenario))}
     groups["all"] = [v for _, v in known if v is not None]

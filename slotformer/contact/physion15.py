@@ -1,8 +1,8 @@
 """The probe, the score and the files of Physion v1.5's official evaluation (neuroailab/physion_evaluator).
 
-One logistic regression for all scenarios reads the features of all shown frames; the score is the plain mean of the
-accuracies in the seven scenarios. Features, folds and regression are those of the official script to the bit, provided
-that rows have the same order: here they have the natural order of the files' names, there that of the file system.
+One logistic regression for all scenarios reads the features of all shown frames. The score is the plain mean of the
+accuracies in the seven scenarios. Features, folds and regression equal those of the official script bit for bit if rows
+have the same order: here it is the natural order of the files' names, there that of the file system.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Answers = NDArray[np.float64]
 
 
 class Clip(NamedTuple):
-    """What is known of a clip beside its features."""
+    """Facts about a clip beside its features."""
 
     stem: str
     scenarios: tuple[str, ...]
@@ -46,10 +46,10 @@ def clips_of(source: Physion15Videos) -> list[Clip]:
 
 
 def check_source(source: VideoSource, what: str) -> Physion15Videos:
-    """The source, if it shows frames of Physion v1.5.
+    """The source, if it shows the frames of all clips of a split of Physion v1.5.
 
     Raises:
-        ValueError: it does not, or only of some clips of a split.
+        ValueError: it is another source, or has only some clips of a split.
     """
     if isinstance(source, Chosen):
         raise ValueError(f"{what} needs all clips of a split, here are {len(source)}; leave out videos= and on_error=")
@@ -68,7 +68,7 @@ class Probe(NamedTuple):
     train_accuracy: float
 
     def probabilities(self, features: Features) -> Answers:
-        """Of contact, (V,)."""
+        """Probabilities of contact (V,)."""
         return np.asarray(self.search.predict_proba(_rows(features))[:, 1])
 
 
@@ -79,10 +79,10 @@ def fit_probe(features: Features, labels: Sequence[float]) -> Probe:
 
     Args:
         features: (V,T,D).
-        labels: of the clips, 0 or 1.
+        labels: labels of the clips, 0 or 1.
 
     Raises:
-        ValueError: features that half precision does not hold, or fewer than 5 clips of either answer.
+        ValueError: features exceed half precision, or an answer has fewer than 5 clips.
     """
     label = np.array(labels, np.float64)
     if min(label.sum(), len(label) - label.sum()) < FOLDS:
@@ -101,10 +101,10 @@ def fit_probe(features: Features, labels: Sequence[float]) -> Probe:
 
 
 def _rows(features: Features) -> NDArray[np.float16]:
-    """(V,T,D) to (V,T*D).
+    """Features (V,T,D) as rows (V,T*D) in half precision.
 
     Raises:
-        ValueError: a value that half precision does not hold.
+        ValueError: a value exceeds half precision.
     """
     with np.errstate(over="ignore"):
         rows = features.astype(np.float16).reshape(len(features), -1)
@@ -114,13 +114,13 @@ def _rows(features: Features) -> NDArray[np.float16]:
 
 
 def score_rows(probability: Answers, clips: list[Clip]) -> list[dict[str, Any]]:
-    """Accuracy in every scenario, and their plain mean, the official score, as ``mean``; intervals by the bootstrap.
+    """Accuracy in every scenario with bootstrap intervals; ``mean`` is their plain mean, the official score.
 
-    A clip that counts for two scenarios is scored in both. The interval of the mean draws clips scenario by scenario.
+    A clip of two scenarios is scored in both. For the interval of the mean, clips are drawn within scenarios.
 
     Args:
-        probability: (V,) of contact; more than 0.5 is the answer that there is.
-        clips: of the test split.
+        probability: (V,) probabilities of contact; the answer is contact if it exceeds 0.5.
+        clips: the clips of the test split.
     """
     right = np.array([(p > 0.5) == clip.label for p, clip in zip(probability, clips, strict=True)], np.float64)
     groups = {name: right[[name in clip.scenarios for clip in clips]] for name in SCENARIOS}
@@ -133,10 +133,10 @@ def score_rows(probability: Answers, clips: list[Clip]) -> list[dict[str, Any]]:
 
 
 def check_shown_alike(train: VideoSource, test: VideoSource) -> tuple[Physion15Videos, Physion15Videos]:
-    """The two splits, if they are shown alike and can give the official score.
+    """The two splits, if both show the same frames and can give the official score.
 
     Raises:
-        ValueError: other sources, other frames of one than of the other, or no test clip of some scenario.
+        ValueError: there are other sources, train and test show different frames, or a scenario has no test clip.
     """
     sources = check_source(train, "the probe"), check_source(test, "the probe")
     if len({(source.task, source.frame_gap, source.num_frames) for source in sources}) > 1:
@@ -150,10 +150,12 @@ def check_shown_alike(train: VideoSource, test: VideoSource) -> tuple[Physion15V
 
 
 def exporter(kind: str | None, source: VideoSource) -> Callable[[Path, Features], Path] | None:
-    """What writes features as ``export=<kind>`` has it; None for none. Asked before the features are made.
+    """The function that writes features for ``export=<kind>``; None if ``kind`` is None.
+
+    It is called before features are made, so that errors come early.
 
     Raises:
-        ValueError: an unknown kind, another source, or h5py is not installed.
+        ValueError: the kind is unknown, the source is another, or h5py is not installed.
     """
     if kind is None:
         return None
@@ -165,18 +167,18 @@ def exporter(kind: str | None, source: VideoSource) -> Callable[[Path, Features]
 
 
 def export_features(folder: Path, source: Physion15Videos, features: Features) -> Path:
-    """Write what the official readout script reads of a split: ``{train,test}_features.hdf5`` and its two json files.
+    """Write the files of a split for the official readout script: ``{train,test}_features.hdf5`` and two json files.
 
     Args:
-        folder: gets the files.
+        folder: the folder for the files.
         source: the clips.
-        features: (V,T,D), in their order.
+        features: (V,T,D), in the order of the clips.
 
     Returns:
         The HDF5 file.
 
     Raises:
-        ValueError: features that are not finite, or h5py is not installed.
+        ValueError: features are not finite, or h5py is not installed.
     """
     h5py = _h5py()
     if not np.isfinite(features).all():
@@ -204,10 +206,10 @@ def export_features(folder: Path, source: Physion15Videos, features: Features) -
 
 
 def _h5py() -> Any:
-    """The library, which nothing else needs.
+    """The library h5py, which only the export needs.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: h5py is not installed.
     """
     try:
         import h5py

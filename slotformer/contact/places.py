@@ -1,8 +1,8 @@
-"""Where a slot's object is, read from the slot: learned from encoded slots' attention, told for predicted slots too.
+"""Predicts from a slot where its object is; learned from the attention of encoded slots.
 
-A contact readout has a few hundred answers to learn from, far too few to find out how slots encode place. The attention
-of the cached slots tells that for thousands of frames, without any label: a smooth map from a slot to the centre and
-extent of what it owns is fitted on the readout videos, and then gives every slot, encoded or predicted, a place.
+A contact readout learns from a few hundred answers, far too few to learn how slots encode place. The attention of
+cached slots shows the place for thousands of frames, without labels. A smooth map from a slot to the centre and extent
+of what it owns is fitted on the readout videos. It then gives a place to every slot, encoded or predicted.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch import Tensor
 
 from slotformer.cache import SlotCache
 
-NUM_PLACE = 4  # centre x, centre y, half width, half height; in parts of the frame
+NUM_PLACE = 4  # centre x, centre y, half width, half height, as parts of the frame
 
 
 def places_of(attention: Tensor) -> Tensor:
     """Centre and half extent of what slots own: attention (...,h,w) -> (...,4), x over w and y over h.
 
-    Cells weigh with the square of the attention, so that a slot's faint traces elsewhere don't move it. The half extent
-    is that of a rectangle with the same standard deviation.
+    Cells are weighted by the square of the attention, so that weak attention elsewhere has little influence. The half
+    extent is that of a rectangle with the same standard deviation.
     """
     weight = attention.square()
     weight = weight / weight.sum((-1, -2), keepdim=True).clamp(min=1e-9)
@@ -46,27 +46,27 @@ def places_of(attention: Tensor) -> Tensor:
 class PlaceProbe:
     """A map from slots to places: ridge regression on random features of a wide Gaussian kernel.
 
-    A linear map of the slots misplaces objects by a good part of their size (4 % of the picture in the middle on
-    simulated videos, this one 1.5 %), too coarse to tell a gap from a touch.
+    A linear map of slots has too large errors to distinguish a gap from a touch: on simulated videos the median error
+    was 4 % of the picture, against 1.5 % here.
     """
 
     regression: Pipeline
-    explained: Tensor  # (4,) part of the places' variance that it explains on videos it was not fitted on
+    explained: Tensor  # (4,) part of the places' variance that the map explains on held-out videos
 
     def __call__(self, slots: Tensor) -> Tensor:
-        """Slots (...,D) -> places (...,4) float32."""
+        """Places (...,4) float32 of slots (...,D)."""
         flat = slots.reshape(-1, slots.shape[-1]).numpy()
         places = np.concatenate([self.regression.predict(part) for part in _parts(flat)])
         return torch.from_numpy(places.astype(np.float32)).view(*slots.shape[:-1], NUM_PLACE)
 
 
 def _parts(slots: NDArray[np.float32], size: int = 20_000) -> list[NDArray[np.float32]]:
-    """Few enough at a time that their random features need little memory."""
+    """Parts of the slots, so small that their random features need little memory."""
     return [slots[start : start + size] for start in range(0, len(slots), size)]
 
 
 def fit_probe(cache: SlotCache, max_videos: int = 400, num_features: int = 1024, ridge: float = 0.02) -> PlaceProbe:
-    """Fit a probe on the live slots of at most ``max_videos`` videos; every fifth is kept to measure it on.
+    """Fit a probe on the live slots of at most ``max_videos`` videos; every fifth is held out to measure the probe.
 
     Raises:
         ValueError: the cache has no attention, or too few videos.
@@ -78,7 +78,7 @@ def fit_probe(cache: SlotCache, max_videos: int = 400, num_features: int = 1024,
         )
     if len(cache) < 5:
         raise ValueError(f"{cache.path} has {len(cache)} videos, too few to learn places from; cache at least 5")
-    slots: tuple[list[Tensor], list[Tensor]] = [], []  # fitted on, kept
+    slots: tuple[list[Tensor], list[Tensor]] = [], []  # to fit on, and held out
     places: tuple[list[Tensor], list[Tensor]] = [], []
     for number, at in enumerate(np.unique(np.linspace(0, len(cache) - 1, max_videos).astype(int))):
         video = cache.read(cache.video_ids[int(at)], attention=True)
@@ -95,9 +95,10 @@ def fit_probe(cache: SlotCache, max_videos: int = 400, num_features: int = 1024,
 
 
 def place_features(agent: Tensor, patient: Tensor) -> Tensor:
-    """What the places of two objects (...,T,4) say of a touch at every frame: (...,T,NUM_PAIR).
+    """Features (...,T,NUM_PAIR) of the places of two objects (...,T,4) that may show a touch, for every frame.
 
-    How they lie to each other, and how both moved since the frame before: who is hit changes course.
+    They are the relative position of both, and their motion since the frame before: an object that is hit changes its
+    course.
     """
     shift = agent[..., :2] - patient[..., :2]
     distance = shift.norm(dim=-1, keepdim=True)

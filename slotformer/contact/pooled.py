@@ -1,7 +1,7 @@
-"""Features of whole frames out of their parts, be these slots, clusters or tokens: what linear probes read.
+"""Features of whole frames for linear probes, pooled over the frame's parts: slots, clusters or tokens.
 
-The order of slots means nothing, so a frame's features must not depend on it: they are the mean, the maximum and the
-minimum over its parts. Tokens and clusters are pooled alike, so that what differs is the parts.
+The order of slots has no meaning, so a frame's features must not depend on it. They are the mean, maximum and minimum
+over the parts. Tokens and clusters are pooled in the same way, so that comparisons differ only in the parts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def pooled(parts: Tensor, live: Tensor) -> Tensor:
-    """Mean, maximum and minimum over live parts: (...,S,D), (...,S) bool -> (...,3*D); zeros where none lives."""
+    """Mean, maximum and minimum over live parts: (...,S,D), (...,S) bool -> (...,3*D); zeros if none lives."""
     on = live[..., None]
     count = on.sum(-2)  # (...,1)
     mean = (parts * on).sum(-2) / count.clamp(min=1)
@@ -35,7 +35,7 @@ def pooled_tokens(cache: FeatureCache, source: VideoSource, progress: Progress =
     """Frozen tokens of all frames of every video.
 
     Raises:
-        ValueError: the cache does not hold them.
+        ValueError: the cache does not hold these tokens.
     """
     rows = []
     for info in progress([source.info(index) for index in range(len(source))]):
@@ -47,14 +47,14 @@ def pooled_tokens(cache: FeatureCache, source: VideoSource, progress: Progress =
 def pooled_slots(
     cache: SlotCache, source: VideoSource, future: SlotCache | None = None, progress: Progress = iter
 ) -> Features:
-    """Slots of all frames of every video; or those that a dynamics model saw of them, and then its ``future``.
+    """Pooled slots of all frames of every video; with ``future``, of a model's context frames and its prediction.
 
-    A model that sees every n-th frame saw the last one, the one n frames before it, and so on.
+    The context of a model with stride n is the last frame, the frame n before it, and so on.
 
     Args:
         cache: slots of the videos.
         source: the videos.
-        future: what a rollout from the last frame of every video predicted (``predict_cache``).
+        future: slots predicted from the last frame of every video on (``predict_cache``).
         progress: wraps the list of videos.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Contact by Physion v1.5's official probe, from frozen features, in one go."""
+"""Contact prediction with Physion v1.5's official probe on frozen features."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def probe_contact(
     export: str | None = None,
     device: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Make features of the frames that Physion v1.5 shows, fit its probe on the train clips, score the test clips.
+    """Make features of the frames that Physion v1.5 shows, fit its probe on the train clips, and score the test clips.
 
-    Under ``accelerate launch`` the processes make the features together; the main one fits and scores.
+    Under ``accelerate launch`` the processes make the features together; the main process fits and scores.
 
     Args:
         train, test: the two splits of ``Physion15Videos``, with one task and the same choice of frames.
-        features: what to make of the frames.
-        out_dir: gets accuracy.csv, clips.csv, probe.json, and in train/ and test/ what the features are made of.
-        resume: go on in a used ``out_dir``: what is made is kept.
-        export: ``physion15`` also writes what the official readout script reads, into ``out_dir/physion15``.
-        device: "cpu" keeps ``accelerate launch`` from GPUs; the features have a device of their own.
+        features: the features to make.
+        out_dir: the folder for accuracy.csv, clips.csv and probe.json; train/ and test/ hold the caches of features.
+        resume: continue in a used ``out_dir`` with the caches that exist.
+        export: ``physion15`` also writes files for the official readout script into ``out_dir/physion15``.
+        device: "cpu" keeps ``accelerate launch`` from using GPUs; the features have a device of their own.
 
     Returns:
         The rows of accuracy.csv; none on processes other than the main one.
 
     Raises:
-        ValueError: another source, clips that can't give the official score, or a used folder.
+        ValueError: the sources are others or can't give the official score, or the folder is used already.
     """
     sources = dict(zip(("train", "test"), check_shown_alike(train, test), strict=True))
     exporters = {split: exporter(export, source) for split, source in sources.items()}

@@ -1,7 +1,7 @@
-"""The Physion protocol: accuracy of contact readouts against how many frames of the future were predicted.
+"""The Physion protocol: accuracy of contact readouts by the number of predicted frames.
 
-Readouts are fitted on the readout videos alone (:mod:`slotformer.contact.fitting`), all before the test videos are
-scored, once, which the test cache itself remembers.
+Readouts are fitted only on the readout videos (:mod:`slotformer.contact.fitting`). After that the test videos are
+scored once, and this is noted beside the test cache.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ Wrap = Callable[[Iterable[Any]], Iterable[Any]]
 class Futures:
     """The same videos with an encoded and with a predicted future."""
 
-    observed: int  # how many of the frames are observed
+    observed: int  # number of observed frames
     encoded: LabelledSlots
-    predicted: LabelledSlots  # its first frames are the encoded ones
-    step: int  # raw frames from one frame to the next
-    offsets: int = 1  # frames that a predicted frame counts for: rollouts that are interleaved
+    predicted: LabelledSlots  # its first frames are encoded
+    step: int  # distance of frames in raw frames
+    offsets: int = 1  # number of interleaved rollouts: frames for each predicted frame
 
     def kind(self, name: str, predicted_frames: int) -> LabelledSlots:
-        """What a readout of kind ``observed``, ``predicted`` or ``full`` is given."""
+        """The input of a readout of kind ``observed``, ``predicted`` or ``full``."""
         return (self.encoded if name == "full" else self.predicted).first(self._count(predicted_frames))
 
     def frames(self, name: str, predicted_frames: int) -> str:
-        """Which raw frames that is, in words."""
+        """The raw frames of this input, in words."""
         last, count = (self.observed - 1) * self.step, self._count(predicted_frames)
         every = "every frame" if self.step == 1 else f"one frame in {self.step}"
         said = f"{every}, 0 to {last} encoded"
@@ -67,25 +67,25 @@ def futures(
     progress: Wrap = iter,
     folder: str | Path | None = None,
 ) -> Futures:
-    """Observe the first ``observed_frames`` raw frames of every labelled video and roll out from there.
+    """Observe the first ``observed_frames`` raw frames of every labelled video and predict from there.
 
-    A video that ends before the last predicted frame has no live encoded slots there. Slots are made batch by batch and
-    lie in files (``paged``), so the memory that this takes does not grow with the data.
+    A video that ends before the last predicted frame has no live encoded slots after its end. Slots are made batch by
+    batch and kept in files (``paged``), so memory does not grow with the data.
 
     Args:
         cache: the encoded videos.
-        model: in evaluation mode.
-        observed_frames: raw frames.
-        predicted_frames: in frames of the model's stride.
-        every_frame: keep all raw frames: rollouts of the context's ``stride`` offsets are interleaved, as SlotFormer's
-            authors do. False: only frames 0, ``stride``, ... are looked at.
-        probe: gives slots their places as last channels, encoded and predicted ones alike; None = no places.
-        batch_size: videos at once.
+        model: the dynamics model, in evaluation mode.
+        observed_frames: number of observed raw frames.
+        predicted_frames: number of predicted frames, at the model's stride.
+        every_frame: use all raw frames: the rollouts of ``stride`` offsets are interleaved, as SlotFormer's authors do.
+            False uses only frames 0, ``stride``, ...
+        probe: adds the places of slots as last channels, for encoded and predicted slots; None = no places.
+        batch_size: number of videos in a batch.
         progress: wraps the list of batches.
-        folder: on whose disk the slots lie meanwhile; None = that of temporary files.
+        folder: a folder on the disk for the slots' files; None = that of temporary files.
 
     Raises:
-        ValueError: a video without label, or one that ends while it is observed.
+        ValueError: a video has no label, or ends before all observed frames.
     """
     step, offsets = (1, model.stride) if every_frame else (model.stride, 1)
     device = next(model.parameters()).device
@@ -130,18 +130,18 @@ def futures(
 
 @dataclass
 class Answers:
-    """How readouts of one kind did on the test videos."""
+    """The results of readouts of one kind on the test videos."""
 
     kind: str  # observed | predicted | full
-    predicted_frames: int  # strided frames of the future that the readout was given
-    correct: NDArray[np.float64]  # (M,S,V): dynamics models, 1 where they play no part; readouts' seeds; videos
-    validation_accuracy: float  # mean over both
-    fitted: list[Fitted]  # one a model and seed
-    readout: str = ""  # its form
-    frames: str = ""  # raw frames that it reads, in words
+    predicted_frames: int  # number of future frames that the readout reads, at the model's stride
+    correct: NDArray[np.float64]  # (M,S,V): dynamics models (1 if none is used), readouts' seeds, videos
+    validation_accuracy: float  # mean over models and seeds
+    fitted: list[Fitted]  # one for each model and seed
+    readout: str = ""  # form of the readout
+    frames: str = ""  # the raw frames that it reads, in words
 
     def describe(self) -> dict[str, Any]:
-        """What was chosen, and how it did on the readout set."""
+        """The choices of the fit, and its results on the readout set."""
         return {
             "kind": self.kind,
             "readout": self.readout,
@@ -156,12 +156,12 @@ class Answers:
 
 
 class FittedPoint(NamedTuple):
-    """The readouts for one point of a curve, which have not seen the test videos."""
+    """The readouts for a point of a curve, fitted without the test videos."""
 
-    readout: str  # their form
+    readout: str  # form of the readouts
     kind: str
     predicted_frames: int
-    fitted: list[Fitted]  # one a seed
+    fitted: list[Fitted]  # one for each seed
 
     def answer(self, test: Futures) -> Answers:
         """Score the test videos."""
@@ -176,9 +176,9 @@ Point = tuple[str, int]  # kind and predicted frames
 
 
 def points_of(predicted_frames: Sequence[int]) -> tuple[list[Point], list[Point]]:
-    """The points of a curve without any dynamics model, observed frames only and the encoded video; and those with one.
+    """The points of a curve, first those without a dynamics model (observed frames, encoded video), then the others.
 
-    The encoded video goes as far as the largest of ``predicted_frames``.
+    The encoded video has as many frames as the point with the most ``predicted_frames``.
     """
     return [("observed", 0), ("full", max(predicted_frames))], [("predicted", count) for count in predicted_frames]
 
@@ -194,8 +194,8 @@ def fit_points(
 ) -> list[FittedPoint]:
     """Fit a readout for every point of every curve.
 
-    Each is kept as ``<form>/<point>/s<seed>`` of ``kept``: ``places/predicted_8/s0``. Every form of readout has a curve
-    of its own; candidates of one form compete at every point.
+    Each readout is kept as ``<form>/<point>/s<seed>`` of ``kept``, for example ``places/predicted_8/s0``. Every form of
+    readout has its own curve. At each point the best of the candidates with the same form is used.
     """
     forms = dict.fromkeys(c.form for c in candidates)
     found = []
@@ -211,9 +211,9 @@ def fit_points(
 
 
 def join_answers(parts: Sequence[Sequence[Answers]]) -> list[Answers]:
-    """The answers of several dynamics models at the same points as those of all.
+    """Join the answers of several dynamics models at the same points.
 
-    Where no model plays a part they are the same answers, and count once.
+    At points without a dynamics model all answers are equal, and count once.
     """
     joined = []
     for same in zip(*parts, strict=True):
@@ -228,7 +228,7 @@ def join_answers(parts: Sequence[Sequence[Answers]]) -> list[Answers]:
 
 
 def in_order(answers: Sequence[Answers]) -> list[Answers]:
-    """Form by form: observed, predicted from few frames to many, full."""
+    """Answers sorted by form: observed, predicted with few to many frames, full."""
     forms = list(dict.fromkeys(point.readout for point in answers))
     kinds = ("observed", "predicted", "full")
     return sorted(answers, key=lambda a: (forms.index(a.readout), kinds.index(a.kind), a.predicted_frames))
@@ -237,16 +237,17 @@ def in_order(answers: Sequence[Answers]) -> list[Answers]:
 def accuracy_rows(answers: Sequence[Answers], scenario: Sequence[str]) -> list[dict[str, Any]]:
     """A row for every point of the curve and every scenario, ``all`` last: accuracy, interval, difference to observed.
 
-    Intervals are bootstrapped over videos; ``minus_observed`` compares the same videos, so its interval is paired.
-    ``std`` and ``minus_observed_std`` are deviations over dynamics models of each one's mean over its readouts, or over
-    readouts where there is one model or none (``models`` and ``readouts`` count them). ``validation_accuracy`` is that
-    on the very answers by which ``validation_chose`` was chosen, so it is too high; ``accuracy`` is not.
+    Intervals are bootstrapped over videos. ``minus_observed`` compares the same videos, so its interval is paired.
+    ``std`` and ``minus_observed_std`` are deviations over dynamics models, of each model's mean over its readouts. With
+    one model or none they are deviations over readouts (``models`` and ``readouts`` are their numbers).
+    ``validation_accuracy`` uses the same answers by which ``validation_chose`` was chosen, so it is too high;
+    ``accuracy`` does not.
     """
     observed = {a.readout: a.correct for a in answers if a.kind == "observed"}
     groups = {name: np.array([s == name for s in scenario]) for name in sorted(set(scenario))}
     groups["all"] = np.ones(len(scenario), bool)
     gains = [point.correct - observed[point.readout] for point in answers]  # (M,S,V) each, of readouts of one seed
-    # Of every point accuracy and gain, (V,2*points): all are drawn together.
+    # Accuracy and gain of every point, (V,2*points), for which videos are drawn together.
     means = np.stack(
         [x.mean((0, 1)) for pair in zip((a.correct for a in answers), gains, strict=True) for x in pair], 1
     )

@@ -1,4 +1,4 @@
-"""Contact from observed and predicted slots: fit readouts on the readout videos, score the test videos once."""
+"""Contact prediction from observed and predicted slots: fits readouts on readout videos, scores test videos once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from slotformer.rollouter import Dynamics
 
 
 class Reasoned(NamedTuple):
-    """What one dynamics model leads to."""
+    """The results of one dynamics model."""
 
     answers: list[Answers]
     about: dict[str, Any]
@@ -50,25 +50,25 @@ class Reasoned(NamedTuple):
 
 @dataclass
 class Task:
-    """What is the same for every dynamics model."""
+    """The part of a run that is the same for every dynamics model."""
 
     caches: dict[str, SlotCache]  # readout and test
     candidates: list[ReadoutSettings]
     probe: PlaceProbe | None
-    observed: int  # raw frames
-    counts: list[int]  # predicted frames, the points of the curve
+    observed: int  # number of observed raw frames
+    counts: list[int]  # numbers of predicted frames, the points of the curve
     every_frame: bool
     seeds: list[int]
-    settings: dict[str, Any]  # everything but the dynamics model that the scores depend on
+    settings: dict[str, Any]  # everything that scores depend on, except the dynamics model
     looks: Looks
     second_look: bool
     device: torch.device
     kept: Kept
-    folder: Path  # on whose disk slots lie meanwhile
-    encoded: list[FittedPoint] = field(default_factory=list)  # what no dynamics model plays a part in, fitted once
+    folder: Path  # folder on the disk for temporary files of slots
+    encoded: list[FittedPoint] = field(default_factory=list)  # points without a dynamics model, fitted once
 
     def reason(self, model: Dynamics, folder: str, place: str) -> Reasoned:
-        """Roll out with one dynamics model, fit readouts (kept in a folder of that name), score the test videos."""
+        """Predict with one dynamics model, fit readouts (kept in the folder ``place``), and score the test videos."""
         caches, observed, counts, seeds = self.caches, self.observed, self.counts, self.seeds
         model = model.to(self.device)
         roll_out = partial(
@@ -96,7 +96,7 @@ class Task:
         about = {
             "dynamics": folder,
             "dynamics_sha256": checkpoint,
-            "look": number,  # 1: the first time that this model was scored on these test videos
+            "look": number,  # 1: this model was scored on these test videos for the first time
             "look_noted_beside_cache": beside,
             "observed_raw_frames": observed,
             "stride": model.stride,
@@ -123,23 +123,24 @@ def reason(
     second_look: bool = False,
     device: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Will agent and patient touch? Fit readouts on the readout videos, score the test videos, write what was found.
+    """Predict contact of agent and patient: fit readouts on the readout videos, score the test videos, write results.
 
-    The work of one process: under ``accelerate launch`` the others leave it to the main one.
+    One process does the work; under ``accelerate launch`` only the main process works.
 
     Args:
-        dynamics: a trained dynamics model, or several of different seeds: means, and deviations between them.
-        readout_cache: slots of the readout videos: everything is fitted and chosen on these.
-        test_cache: slots of the test videos, scored once.
-        out_dir: gets accuracy.csv and .png, reason.json, and in readouts/ every fitted readout.
-        resume: go on: finished readouts are not fitted again.
-        observed_frames: raw frames seen; None = the model's context, ``burn_in * stride``.
-        predicted_frames: points of the curve, in frames of the model's stride.
-        every_frame: read every raw frame, with interleaved rollouts; False: those of the model's stride.
-        readouts: a :class:`ReadoutSettings` each; of several of one form the best on the readout videos is taken.
-        readout: settings of all of them, where they don't say otherwise.
-        seeds: readouts are fitted with each; accuracies are means over them.
-        human: Physion's ``stimulus_names_and_labels.csv``: accuracy of people is written and drawn beside.
+        dynamics: a trained dynamics model, or several of different seeds for means and deviations.
+        readout_cache: slots of the readout videos, on which everything is fitted and chosen.
+        test_cache: slots of the test videos, which are scored once.
+        out_dir: the folder for accuracy.csv and .png, reason.json, and in readouts/ every fitted readout.
+        resume: continue an interrupted run; finished readouts are not fitted again.
+        observed_frames: number of observed raw frames; None = the model's context, ``burn_in * stride``.
+        predicted_frames: points of the curve, in frames at the model's stride.
+        every_frame: read every raw frame, with interleaved rollouts; False: only frames at the model's stride.
+        readouts: settings of each readout (:class:`ReadoutSettings`); of several with one form, the best on the readout
+            videos is used.
+        readout: default settings for all of them.
+        seeds: readouts are fitted with each seed; accuracies are means over seeds.
+        human: Physion's ``stimulus_names_and_labels.csv``, to write and draw the accuracy of people too.
         second_look: score the test videos again with other settings; the result says so.
         device: None = cuda if there is one.
 
@@ -147,8 +148,8 @@ def reason(
         The rows of accuracy.csv; none on processes other than the main one.
 
     Raises:
-        ValueError: an empty list, an unknown setting, a place that can't be written to, a cache of other slots, test
-            videos among the readout videos, or a second look; before any work.
+        ValueError: a list is empty, a setting is unknown, a folder can't be written to, a cache has slots of another
+            model, test videos are among the readout videos, or this is a second look. It is raised before any work.
     """
     for name, given in (("readouts", readouts), ("predicted_frames", predicted_frames), ("seeds", seeds)):
         if not len(given):
@@ -178,7 +179,7 @@ def reason(
     chosen = {"points": counts, "seeds": seeds, "observed": observed, "every_frame": every_frame}
     settings = settings_of(candidates, **chosen, readout=caches["readout"].identity)
     looks = Looks(caches["test"], out_dir)
-    for folder in models:  # a refusal should not come after hours of fitting
+    for folder in models:  # checked here, so that no error comes after hours of fitting
         looks.number(weights_sha256(folder), settings, second_look)
     places = any(candidate.form == "places" for candidate in candidates)
     task = Task(

@@ -1,4 +1,4 @@
-"""How a contact readout is fitted."""
+"""Settings for fitting a contact readout."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from slotformer.contact.readouts.readout import forms
 
 @dataclass
 class ReadoutSettings:
-    """How a readout is fitted. ``form`` is a file of ``readouts``, or ``logistic``, which knows folds only."""
+    """Settings of a fit. ``form`` is the name of a file in ``readouts``, or ``logistic``, which uses only ``folds``."""
 
     form: str = "roles"
-    hidden: int | None = 32  # features; None = as many as a slot is wide
+    hidden: int | None = 32  # width of the hidden layer; None = that of a slot
     weight_decay: float = 0.3
     lr: float = 0.02
-    warmup: float = 0.05  # part of the training over which the rate rises
-    floor: float = 1e-3  # what is left of it at the end
+    warmup: float = 0.05  # part of the training in which the learning rate rises
+    floor: float = 1e-3  # final learning rate, as a part of lr
     batch_size: int = 32
     epochs: int = 40
     folds: int = 4  # parts of the readout set; each is the validation part of some readouts
-    single: bool = False  # only of the first part: one readout answers, else the mean of one a part
-    restarts: int = 2  # readouts a fold, from different random weights; the best on its validation part is kept
+    single: bool = False  # fit only for the first part, so that one readout answers; else the mean over all parts
+    restarts: int = 2  # readouts for each fold, from different weights; the best on its validation part is kept
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> ReadoutSettings:
         """Settings by name.
 
         Raises:
-            ValueError: an unknown name, or a wrong value.
+            ValueError: a name is unknown, or a value is wrong.
         """
         known = [one.name for one in fields(cls)]
         if unknown := [name for name in options if name not in known]:

@@ -1,1 +1,1 @@
-"""Contact readouts, one file for each form; ``readout.py`` says what they share."""
+"""Contact readouts, one file for each form; ``readout.py`` has what they share."""

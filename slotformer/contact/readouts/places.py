@@ -1,4 +1,4 @@
-"""A readout that looks at places alone."""
+"""A readout that reads only places."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from slotformer.contact.readouts.roles import cast_roles
 
 
 class PlacesReadout(ContactReadout):
-    """As ``roles``, but all it reads of the pair is how their places lie to each other and move.
+    """Like ``roles``, but of the pair it reads only relative position and motion of their places.
 
-    Places are told by a probe that needs no answers (:mod:`slotformer.contact.places`). It has the fewest parameters,
-    so it is the best on little data.
+    A probe that needs no answers predicts places (:mod:`slotformer.contact.places`). This readout has the fewest
+    parameters, so it suits little data.
 
     Raises:
-        ValueError: slots without places.
+        ValueError: slots have no places.
     """
 
     def __init__(self, slot_dim: int, hidden: int = 32, num_places: int = 0, members: int = 1) -> None:
@@ -29,6 +29,6 @@ class PlacesReadout(ContactReadout):
         self.last = Linears(members, hidden, 1)
 
     def frame_logits(self, slots: Tensor, live: Tensor, places: Tensor) -> Tensor:
-        """(M,B,T) from the places of the two slots that play agent and patient."""
-        features = place_features(*cast_roles(self, self.roles, slots, live, places))  # of (M,B,T,4) each
+        """Logits (M,B,T) from the places of agent and patient."""
+        features = place_features(*cast_roles(self, self.roles, slots, live, places))  # from (M,B,T,4) each
         return self.last(F.gelu(self.hidden(features)))[..., 0]

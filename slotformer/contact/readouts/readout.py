@@ -1,4 +1,4 @@
-"""What every contact readout shares. A form of readout is a class of its own, in the file of this folder named so."""
+"""The base of contact readouts. Each form of readout is a class in a file of this folder with the form's name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-NEVER = -1e4  # the logit of what is not there
+NEVER = -1e4  # logit of absent slots, pairs and frames
 
 
 class Linears(nn.Module):
-    """Linear layers of ``members`` readouts side by side, each begun as ``nn.Linear`` begins."""
+    """Linear layers of ``members`` readouts side by side, each initialised like ``nn.Linear``."""
 
     def __init__(self, members: int, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()
@@ -24,27 +24,26 @@ class Linears(nn.Module):
         self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(M,...,inputs), each member's own, to (M,...,outputs)."""
+        """Map (M,...,inputs), different for each member, to (M,...,outputs)."""
         rows = x.flatten(1, -2)
         out = rows @ self.weight if self.bias is None else torch.baddbmm(self.bias, rows, self.weight)
         return out.unflatten(1, x.shape[1:-1])
 
     def of_same(self, x: Tensor) -> Tensor:
-        """(...,inputs), the same for all members, to (M,...,outputs)."""
+        """Map (...,inputs), the same for all members, to (M,...,outputs)."""
         out = torch.einsum("ni,mio->mno", x.flatten(0, -2), self.weight)
         return (out if self.bias is None else out + self.bias).unflatten(1, x.shape[:-1])
 
 
 class ContactReadout(nn.Module, ABC):
-    """Logits of contact from slot sequences: something of slot pairs at every frame, then the maximum over time.
+    """Logits of contact from slot sequences: a logit of slot pairs for every frame, then the maximum over time.
 
-    It is ``members`` (M) readouts side by side, which share the slots they read and nothing else. A subclass adds
-    ``frame_logits``.
+    It holds ``members`` (M) independent readouts, which read the same slots. A subclass defines ``frame_logits``.
 
     Args:
-        slot_dim: of the slots, their places included.
-        hidden: features of a hidden layer.
-        num_places: how many of the last channels are a slot's place (:mod:`slotformer.contact.places`).
+        slot_dim: width of the slots, including their places.
+        hidden: width of the hidden layer.
+        num_places: number of last channels that are a slot's place (:mod:`slotformer.contact.places`).
         members: M.
     """
 
@@ -63,7 +62,7 @@ class ContactReadout(nn.Module, ABC):
         """Logits (M,B,T) of every frame, from slots (B,T,S,D) without places, live (B,T,S) and places (B,T,S,P)."""
 
     def set_statistics(self, mean: Tensor, scale: Tensor) -> None:
-        """The slots' mean and deviation per channel, (D,) each."""
+        """Set the slots' mean and standard deviation for each channel, (D,) each."""
         self.mean.copy_(mean)
         self.scale.copy_(scale.clamp(min=1e-6))
 
@@ -78,7 +77,7 @@ class ContactReadout(nn.Module, ABC):
         return (slots - self.mean[: self.own_dim]) / self.scale[: self.own_dim]
 
     def only(self, members: Tensor) -> ContactReadout:
-        """A readout of some of the members (int64), with copies of their weights."""
+        """A readout with only the given members (int64), with copies of their weights."""
         made = type(self)(*self.sizes, members=len(members)).to(self.mean.device)
         own = dict(self.named_parameters())
         made.load_state_dict({k: v[members] if k in own else v for k, v in self.state_dict().items()})
@@ -86,7 +85,7 @@ class ContactReadout(nn.Module, ABC):
 
 
 def forms() -> dict[str, Callable[..., ContactReadout]]:
-    """Every form of readout by its name, its file's: made of slot_dim, hidden, num_places and members."""
+    """The class of every form of readout by its name, which is that of its file."""
     found: dict[str, Callable[..., ContactReadout]] = {}
     for file in pkgutil.iter_modules([str(Path(__file__).parent)]):
         module = importlib.import_module(f"{__package__}.{file.name}")

@@ -1,4 +1,4 @@
-"""A readout that finds agent and patient first."""
+"""A readout that first finds agent and patient."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch.nn import functional as F
 
 from slotformer.contact.readouts.readout import NEVER, ContactReadout, Linears
 
-NUM_FEATURES = 8  # of each kind
-SHARPNESS = 3.0  # of the choice of agent and patient
-FAINTEST = -60.0  # a score so far below the best one counts as equal to any lower: its weight is 1e-26
+NUM_FEATURES = 8  # number of features of each kind
+SHARPNESS = 3.0  # factor of the scores in the softmax that chooses agent and patient
+FAINTEST = -60.0  # least score relative to the best; its weight is 1e-26
 
 
 class RolesReadout(ContactReadout):
-    """Two linear scores pick agent and patient among the slots of the whole clip, a hidden layer reads that pair.
+    """Two linear scores choose agent and patient among the slots of the whole clip; a hidden layer reads this pair.
 
-    Physion colours the two. Of the pair it reads a few linear features of both and squared projections of their
-    difference, which is what a distance is made of.
+    In Physion agent and patient have known colours. The readout uses a few linear features of both, and squared
+    projections of their difference, from which a distance can be computed.
     """
 
     def __init__(self, slot_dim: int, hidden: int = 32, num_places: int = 0, members: int = 1) -> None:
@@ -29,7 +29,7 @@ class RolesReadout(ContactReadout):
         self.last = Linears(members, hidden, 1)
 
     def frame_logits(self, slots: Tensor, live: Tensor, places: Tensor) -> Tensor:
-        """(M,B,T) from the two slots that play agent and patient; places are not looked at."""
+        """Logits (M,B,T) from agent and patient; places are not used."""
         agent, patient = cast_roles(self, self.roles, slots, live, self.standard(slots))  # (M,B,T,D) each
         linear = self.linear(torch.cat([agent, patient], -1))
         features = torch.cat([self.difference(agent - patient).square(), linear], -1)
@@ -39,7 +39,8 @@ class RolesReadout(ContactReadout):
 def cast_roles(readout: ContactReadout, roles: Linears, slots: Tensor, live: Tensor, values: Tensor) -> list[Tensor]:
     """``values`` (B,T,S,C) of agent and of patient, (M,B,T,C) each.
 
-    A mean over the live slots of a frame, weighed by the softmax of how well each slot's average over the clip fits.
+    Each is a mean over the live slots of a frame. The weights are a softmax over scores of each slot's average over the
+    clip.
     """
     count = live.sum(1).clamp(min=1)[..., None]  # (B,S,1)
     average = (slots * live[..., None]).sum(1) / count  # (B,S,D) over the frames that a slot lives
