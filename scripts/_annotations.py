@@ -1,4 +1,4 @@
-"""Annotations of parameters, read as what a config may hold there."""
+"""Reads the annotations of parameters as the kinds of values that a config may have there."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dias_video.engine.checks import AtLeast
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of what a function or a class takes."""
+    """The annotations of the parameters of a function or a class."""
     taker: Any = function.__init__ if isinstance(function, type) else function
     try:
         hints = typing.get_type_hints(taker, include_extras=True)
-    except (NameError, TypeError):  # names that only type checkers import, or a builtin
+    except (NameError, TypeError):  # names that are imported only for type checkers, or a builtin
         return {}
     named = inspect.signature(taker).parameters
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -33,7 +33,7 @@ def parts(annotation: Any) -> list[Any]:
 
 
 def plain(annotation: Any) -> Any:
-    """The kind of plain value in a config that an annotation admits, None for any."""
+    """The type of plain value in a config that an annotation allows; None for any."""
     if typing.get_origin(annotation) is typing.Annotated:
         return plain(typing.get_args(annotation)[0])
     kind = typing.get_origin(annotation) or annotation
@@ -43,16 +43,16 @@ def plain(annotation: Any) -> Any:
         return kind
     if issubclass(kind, (tuple, list, set)) or kind in (collections.abc.Sequence, collections.abc.Collection):
         return list
-    return dict  # a group of options, or of those that an object is made of
+    return dict  # a group of options, or the arguments of an object
 
 
 def of_items(annotation: Any) -> Any:
-    """The annotation of what a list or a group holds."""
+    """The annotation of the items of a list or a group."""
     inside = [one for one in typing.get_args(annotation) if one is not Ellipsis]
     return inside[-1] if inside and inside[-1] is not Any else None
 
 
 def least(annotation: Any) -> int | None:
-    """The least that an annotation allows, None if it does not say."""
+    """The least value that an annotation allows; None if it sets none."""
     marks = getattr(annotation, "__metadata__", ())
     return next((mark.least for mark in marks if isinstance(mark, AtLeast)), None)

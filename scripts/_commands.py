@@ -1,4 +1,4 @@
-"""Command lines: the groups of configs that they choose, text as it is typed, and what ``--help`` shows."""
+"""Command lines: the configs that they choose, quoting of text, and the output of ``--help``."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def chosen(config_name: str, words: Sequence[str]) -> DictConfig:
-    """The config of a script with the groups that ``words`` choose and all else as it is by default.
+    """The config of a script with the groups that ``words`` choose; all other options have their defaults.
 
     Raises:
         HydraException, ValueError, TypeError: there is no such choice.
     """
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        # Of several choices under --multirun the first: they take the same options.
+        # The first of several choices under --multirun, since all take the same options.
         named = [word.split(",")[0] for word in words if _is_group(word.partition("=")[0].lstrip("+"))]
         return hydra.compose(config_name, named, return_hydra_config=True)
 
 
 def as_typed(words: Sequence[str], known: Options) -> list[str]:
-    """The words of a command line with text in quotes, since Hydra gives signs in it a meaning.
+    """The words of a command line with text in quotes, since some characters have a meaning for Hydra.
 
-    ``~`` at the beginning is the home folder, and ``${...}`` another option's value. Left to Hydra are null, what is in
-    quotes already, lists for options that take several values, and values with commas under ``--multirun``.
+    ``~`` at the beginning is the home folder, and ``${...}`` is another option's value. Some values are not quoted:
+    null, values in quotes, lists for options that take several values, and values with commas under ``--multirun``.
     """
     sweep = bool({"-m", "--multirun"} & set(words))
     return [_quoted(word, known, sweep) for word in words]
@@ -64,7 +64,7 @@ def typed_options(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
 
 
 def untaken_options(known: Options) -> Iterator[str]:
-    """The options that ``+`` adds at the top of a script's config and that nothing takes."""
+    """Options that ``+`` adds at the top of a script's config and that nothing uses."""
     for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
         option = override.key_or_group
         is_taken = "." in option or _is_group(option) or option in known.config or known.annotation(option) is not None
@@ -77,7 +77,7 @@ def _is_group(name: str) -> bool:
 
 
 def print_help(commands: str, config_name: str, choices: Mapping[str, str | None]) -> None:
-    """Print ``commands`` and the config files of a script and of the groups that were chosen, comments and all."""
+    """Print ``commands``, and the config files of a script and of the chosen groups, with comments."""
     files = {f"options of {config_name}.py": CONFIGS / f"{config_name}.yaml"}
     for group, choice in choices.items():
         if choice is not None and not group.startswith("hydra/"):
@@ -85,12 +85,12 @@ def print_help(commands: str, config_name: str, choices: Mapping[str, str | None
                 files[f"options of {file.relative_to(CONFIGS).with_suffix('')}"] = file
     try:
         print(commands, *(f"## {title}\n{file.read_text()}" for title, file in files.items()), sep="\n", flush=True)
-    except BrokenPipeError:  # whoever reads has seen enough, as head does
+    except BrokenPipeError:  # the reader has stopped, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _with_bases(file: Path) -> Iterator[Path]:
-    """A config file after those that its list of defaults begins with."""
+    """A config file, after the files at the beginning of its list of defaults."""
     for name in yaml.safe_load(file.read_text()).get("defaults", ()):
         if isinstance(name, str) and name != "_self_":
             yield from _with_bases(

@@ -1,4 +1,4 @@
-"""The entry point of every script: Hydra composes the config, a user's error becomes one sentence and exit code 1."""
+"""The entry point of all scripts: Hydra composes the config; a user's error becomes one sentence and exit code 1."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 
 def options(cfg: DictConfig, but: Sequence[str] = ()) -> dict[str, Any]:
-    """The options of a script as plain values, for its function; ``but`` those that are handed over otherwise."""
+    """The options of a script as plain values for its function, except those named in ``but``."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     return {name: value for name, value in plain.items() if name not in (*but, "matmul_precision")}
 
 
 def _set_up(matmul_precision: str) -> None:
-    """Tell PyTorch how to compute, if the script has loaded it."""
+    """Set PyTorch's precision and threads, if the script has imported it."""
     if "torch" in sys.modules:
         from dias_video.machine.precision import set_matmul_precision
         from dias_video.machine.threads import follow_quota
@@ -36,7 +36,7 @@ def _set_up(matmul_precision: str) -> None:
 
 
 def _part() -> None:
-    """Leave the other processes, of which only who has joined them knows."""
+    """Leave the other processes, if this process has joined any."""
     if "dias_video.machine.ranks" in sys.modules:
         sys.modules["dias_video.machine.ranks"].part()
 
@@ -44,11 +44,11 @@ def _part() -> None:
 def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
     """Decorate ``main(cfg)`` so that ``main()`` composes ``configs/<config_name>.yaml`` with the command line.
 
-    What values options have is said by the annotations of what takes them: ``functions``, and ``main``, which is handed
-    the options that it names beside ``cfg``.
+    The annotations of ``functions`` and of ``main`` say which values options may have. ``main`` gets ``cfg``, and the
+    options that are its other parameters.
 
-    ValueError, FileNotFoundError and other operating-system errors are user errors here: their message is printed and
-    the process exits with 1. ``DIAS_TRACEBACK=1`` shows the traceback instead.
+    ValueError, FileNotFoundError and other operating-system errors are errors of the user here: their message is
+    printed and the process exits with 1. ``DIAS_TRACEBACK=1`` shows the traceback instead.
     """
 
     def decorate(main: Callable[..., Any]) -> Callable[[], Any]:
@@ -61,7 +61,7 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
         def guarded(cfg: DictConfig) -> Any:
             nonlocal composed
             composed = True
-            sys.argv[:] = typed  # what is recorded as the command
+            sys.argv[:] = typed  # recorded as the command of the run
             try:
                 for option, value in typed_options(cfg):
                     known.check(option, value)
@@ -72,7 +72,7 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
                 _part()
                 return done
             except SystemExit as end:
-                from dias_video.machine.ranks import Interrupted  # loaded by whoever raises it; --help does without
+                from dias_video.machine.ranks import Interrupted  # imported here, since --help does not need it
 
                 if isinstance(end, Interrupted):
                     end.leave()
@@ -91,13 +91,13 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
 
         @functools.wraps(main)
         def started() -> Any:
-            # An experiment belongs to one script: experiment=x is configs/experiment/<script>/x.yaml. Hydra would want
-            # to be told experiment/<script>=x.
+            # An experiment belongs to one script: experiment=x is configs/experiment/<script>/x.yaml, for which Hydra
+            # needs experiment/<script>=x.
             typed[:] = sys.argv
             nonlocal known
             words = [re.sub("^experiment=", f"experiment/{config_name}=", word) for word in typed[1:]]
-            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise what Hydra would print over several lines
-            with suppress(hydra.errors.HydraException, ValueError, TypeError):  # Hydra's own start will say it
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors are raised; Hydra would print several lines
+            with suppress(hydra.errors.HydraException, ValueError, TypeError):  # raised again when Hydra starts
                 config = chosen(config_name, words)
                 if {"-h", "--help"} & set(words):
                     return print_help(main.__globals__["__doc__"], config_name, config.hydra.runtime.choices)

@@ -1,4 +1,4 @@
-"""What a benchmark says of itself, and its results as a page."""
+"""The facts about a benchmark run, and its results as a page."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def about(cfg: DictConfig) -> dict[str, str]:
-    """Command, commit, versions and device."""
+    """Command, commit, versions and device of a benchmark run."""
     git = ["git", "-C", str(ROOT)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    # What this script writes is no change of what it measures.
+    # Results that this script writes don't count as local changes.
     results = [f":(exclude){cfg.out_dir}"] if (ROOT / cfg.out_dir).resolve().is_relative_to(ROOT) else []
     status = [*git, "status", "--porcelain", "-uno", "--", ".", *results]
     changed = subprocess.run(status, capture_output=True, text=True).stdout

@@ -1,8 +1,8 @@
-"""What options take, checked before any work is done.
+"""Checks the values of options before any work is done.
 
-What kind of value an option takes is said once, by the annotation of what takes it: a parameter of the script's own
-functions, or of the class or function that a ``_target_`` in the config names, by name or by ``${...}``. Where nothing
-is annotated the value in the config tells.
+The type of an option is written once, as the annotation of the parameter that it sets. This is a parameter of the
+script's own functions, or of the class or function named by a ``_target_`` in the config, where the option stands or is
+referred to by ``${...}``. Without an annotation, the value in the config tells the type.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ WORDS |= {list: "a list, [a,b]", dict: "a group of options, {name: value}"}
 
 
 class Options:
-    """What the options of a script take, by their paths in its config."""
+    """The types of a script's options, by their paths in its config."""
 
     def __init__(self, config: Any, functions: Sequence[Callable[..., Any]]) -> None:
-        """``config``: plain and unresolved; ``functions``: their parameters are the options at its top."""
+        """``config`` is plain and unresolved; the parameters of ``functions`` are the options at its top."""
         self.config = config
         self.own = {name: kind for function in functions for name, kind in parameters(function).items()}
-        self.named_by: dict[str, list[str]] = {}  # an option and those that are ${...} of it
+        self.named_by: dict[str, list[str]] = {}  # for an option, the options that refer to it by ${...}
         for path, value in _leaves(config):
             if isinstance(value, str) and (found := re.fullmatch(r"\$\{([\w.]+)\}", value)):
                 self.named_by.setdefault(found[1], []).append(path)
 
     def annotation(self, option: str) -> Any:
-        """The annotation of what takes an option; None without any."""
+        """The annotation of the parameter that an option sets; None if there is none."""
         group, _, name = option.rpartition(".")
         if not group:
             found = self.own.get(name)
         elif isinstance(node := self.default(group), dict) and "_target_" in node:
-            # A slice of a source's videos is cut out by what makes sources.
+            # ``videos`` is not a parameter of a source: the function that makes sources takes the slice.
             found = (parameters(sliced) | parameters(get_object(node["_target_"]))).get(name)
         else:
             found = next((of_items(one) for one in parts(self.annotation(group)) if plain(one) is dict), None)
@@ -48,24 +48,24 @@ class Options:
         return found if found is not None else next((one for one in others if one is not None), None)
 
     def default(self, option: str) -> Any:
-        """What the config has there."""
+        """The value in the config."""
         node = self.config
         for name in option.split("."):
             node = node.get(name) if isinstance(node, dict) else None
         return node
 
     def kinds(self, option: str) -> list[Any]:
-        """The kinds of value that an option takes: annotations, or None for anything."""
+        """The kinds of values that an option takes: annotations, or None for any value."""
         default = self.default(option)
         if (annotation := self.annotation(option)) is not None:
             return parts(annotation)
         if default is None or (isinstance(default, str) and "${" in default):
             return [None]
-        # A group that is switched off is one that is not there.
+        # A group that is switched off is None.
         return [type(default), type(None)] if isinstance(default, dict) and "." in option else [type(default)]
 
     def is_text(self, option: str) -> bool:
-        """Whether what is typed is text, whatever it looks like, or a list of texts."""
+        """Whether every typed value is text, or a list of texts."""
         kinds = {plain(kind) for kind in self.kinds(option)}
         return str in kinds and kinds <= {str, list, type(None)}
 
@@ -74,10 +74,10 @@ class Options:
         return any(plain(kind) is list for kind in self.kinds(option))
 
     def check(self, option: str, value: Any) -> None:
-        """Refuse a value that is not of the option's kinds.
+        """Refuse a value of the wrong kind.
 
         Raises:
-            ValueError: names the option, the kind it takes and what it got.
+            ValueError: the kind is wrong; the message names the option, the right kinds and the value.
         """
         default = self.default(option)
         _check(option, self.kinds(option), value, default)
@@ -106,7 +106,7 @@ def _check(option: str, kinds: list[Any], value: Any, default: Any) -> None:
     for one in value if given is list else ():
         if one is None:
             raise ValueError(f"{option} must not hold null")
-        # A list that is empty by default holds names and options.
+        # The items of a list that is empty by default are names or options.
         inside = default[0] if isinstance(default, list) and default else ""
         items = of_items(fitting[0])
         _check(option, parts(type(inside) if items is None else items), one, inside)

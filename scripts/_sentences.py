@@ -1,4 +1,4 @@
-"""What is said of errors, and of a finished training: one sentence in a user's words."""
+"""Messages about errors and about a finished training, each one sentence in a user's words."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from omegaconf.errors import MissingMandatoryValue
 
 
 def of_work(error: Exception, cfg: DictConfig) -> str:
-    """Of an error that ended the work that ``cfg`` describes."""
+    """The sentence for an error during the work that ``cfg`` describes."""
     cause = error.__cause__ if isinstance(error, hydra.errors.InstantiationException) else None
     text = " ".join(str(cause or error).split())
-    if isinstance(error, OSError) and error.filename:  # the system's own, which begins with a number
+    if isinstance(error, OSError) and error.filename:  # a message of the system begins with a number
         text = f"{error.filename}: {error.strerror}"
     if cause is not None and not isinstance(cause, (ValueError, OSError)):
         text = f"{_place(error)} can't be made of its options: {text}"
@@ -28,7 +28,7 @@ def of_work(error: Exception, cfg: DictConfig) -> str:
 
 
 def of_trained(out_dir: str, script: str | None = None, /, **options: str) -> str:
-    """Of a training that is finished: where the model lies, and the command that looks at it."""
+    """The sentence for a finished training: the folder of the model, and a command that shows it."""
     last = f"{out_dir}/checkpoints/last"
     said = f"the trained model lies in {last}"
     if script is None:
@@ -38,7 +38,7 @@ def of_trained(out_dir: str, script: str | None = None, /, **options: str) -> st
 
 
 def of_start(error: Exception, config_name: str, known: Options) -> str:
-    """Of an error that kept a config from being composed."""
+    """The sentence for an error in composing the config."""
     text = " ".join(str(error).split())
     found = re.match(r"Could not override '([\w.]+)'", text)
     if found and found[1].rpartition(".")[2] not in _beside(found[1], known):  # it is not an option within a group
@@ -46,13 +46,13 @@ def of_start(error: Exception, config_name: str, known: Options) -> str:
     if isinstance(error, hydra.errors.MissingConfigException) and error.options:
         file = str(error.missing_cfg_file).replace(f"experiment/{config_name}/", "experiment/", 1)
         text = f"there is no {'='.join(file.rsplit('/', 1))}; choose from {', '.join(error.options)}"
-    if isinstance(error, TypeError):  # Hydra's own, of words of the wrong kind
+    if isinstance(error, TypeError):  # raised by Hydra for words of the wrong kind
         text = f"the options can't be put together: {text}"
     return text
 
 
 def of_unknown(option: str, known: Options) -> str:
-    """Of an option that a script does not have: the one of nearest name in its group."""
+    """The sentence for an unknown option, with the option of the nearest name in its group."""
     group, dot, name = option.rpartition(".")
     near = difflib.get_close_matches(name, _beside(option, known), 1)
     question = "".join(f"did you mean {group}{dot}{one}? " for one in near)
@@ -68,13 +68,13 @@ def _beside(option: str, known: Options) -> list[str]:
 
 
 def _place(error: Exception) -> str:
-    """The part of the config that could not be instantiated."""
+    """The path of the part of the config that could not be instantiated."""
     found = re.search(r"full_key: (\S+)", str(error))
     return found.group(1) if found else "an object"
 
 
 def _missing(cfg: DictConfig, option: str) -> str:
-    """The option to add where a value is missing: the one it refers to, if it refers to another."""
+    """The option to add if a value is missing: the option that it refers to, if it refers to one."""
     group, _, name = option.rpartition(".")
     values: Any = OmegaConf.to_container(OmegaConf.select(cfg, group) if group else cfg, resolve=False)
     found = re.fullmatch(r"\$\{([\w.]+)\}", str(values[name]))

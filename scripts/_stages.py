@@ -1,4 +1,4 @@
-"""Stages of a longer work: scripts run one after the other, and what each took."""
+"""Runs scripts one after another as stages of a longer work, and measures their time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 
 class Taken(NamedTuple):
-    """What a stage took."""
+    """The time that a stage took."""
 
     wall: float  # seconds
     cpu: float  # seconds of all threads and processes together
 
 
 def run(command: str) -> Taken:
-    """Run a script of this folder and say what it took."""
+    """Run a script of this folder, and return the time that it took."""
     script, *arguments = shlex.split(command)
     started, before = time.perf_counter(), os.times()
     if subprocess.run([sys.executable, f"scripts/{script}", *arguments], check=False).returncode:
@@ -29,5 +29,5 @@ def run(command: str) -> Taken:
 
 
 def total(taken: dict[str, Taken]) -> Taken:
-    """What all stages took."""
+    """The time that all stages took."""
     return Taken(*(sum(times) for times in zip(*taken.values(), strict=True)))

@@ -1,4 +1,4 @@
-"""Tables of trained rows: ends with deviations over seeds, and what a row is worth, video by video."""
+"""Tables of trained rows: final scores with deviations over seeds, and differences paired by video."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from slotformer.statistics import interval
 
 MEASURES = ("video-fg/fg_ari", "video-fg/mbo", "video-fg/miou", "ocb/ari", "ocb/mbo", "ocb/miou")
 CURVES = ("loss", "reconstruction", "distillation", "live_first", "live_later", "largest_share", "grad_norm")
-COMPARED = ("video-fg/fg_ari", "video-fg/mbo", "ocb/ari")  # beside the first row, video by video
+COMPARED = ("video-fg/fg_ari", "video-fg/mbo", "ocb/ari")  # measures that are compared with the first row, by video
 
 
 def by_video(folder: Path) -> dict[str, list[float]]:
-    """The ``COMPARED`` measures of every video; NaN where one has none."""
+    """The ``COMPARED`` measures of every video; NaN where a measure is undefined."""
     with (folder / VIDEOS).open(newline="") as file:
         return {line["video_id"]: [float(line[name] or "nan") for name in COMPARED] for line in csv.DictReader(file)}
 
 
 def worth(first: list[Path], other: list[Path]) -> list[str]:
-    """How much more ``other`` scores than ``first``, seed by seed: means with 95 % intervals over videos."""
+    """The difference of ``other`` to ``first``, paired by seed and video: means with 95 % intervals over videos."""
     columns = []
     for one, two in zip(map(by_video, first), map(by_video, other), strict=True):
         columns.append([np.subtract(two[name], one[name]) for name in one])
@@ -35,13 +35,13 @@ def worth(first: list[Path], other: list[Path]) -> list[str]:
 
 
 def cell(values: list[float]) -> str:
-    """Mean, and the standard deviation over several seeds."""
+    """Mean, and with several seeds their standard deviation."""
     mean = f"{statistics.mean(values):.3f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.3f}"
 
 
 def table(scores: Mapping[tuple[str, str], list[dict[str, Any]]], folders: Mapping[tuple[str, str], list[Path]]) -> str:
-    """The rows' ends in Markdown, and how much more they score than the first row with the same kind of masks."""
+    """The final scores of rows in Markdown, and their differences to the first row with the same kind of masks."""
     gains = [f"{name}, more than {next(iter(scores))[0]}" for name in COMPARED]
     lines = [["row", "mask_source", *MEASURES, *gains], ["---"] * (2 + len(MEASURES) + len(gains))]
     first = next(iter(scores))[0]
@@ -53,13 +53,13 @@ def table(scores: Mapping[tuple[str, str], list[dict[str, Any]]], folders: Mappi
 
 
 def curve(run: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a training run logged of losses and slots, one row a logged update; empty where the run has no such term."""
+    """Losses and numbers of slots of a training run, a row for each logged update; empty where a run lacks a term."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{**about, "step": line["step"], **{name: line.get(name, "") for name in CURVES}} for line in lines]
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Rows as csv."""
+    """Write rows as csv."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""What scripts that read videos share."""
+"""Functions for all scripts that read videos."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from omegaconf import DictConfig, open_dict
 
 
 class WrongSlice(ValueError):
-    """A wrong value of ``videos``, which is the option's fault and not the data's."""
+    """The value of the option ``videos`` is wrong; the data is not."""
 
 
 def check_split(cfg: DictConfig, split: str | None = None) -> list[str]:
-    """The sources of ``cfg.data``, ``split`` among them if it is given.
+    """The names of the sources in ``cfg.data``; if ``split`` is given, it must be one of them.
 
     Raises:
-        ValueError: it is not; says which there are, and the part of the data that each reads.
+        ValueError: ``split`` is not one of them; the message lists them, each with the part of the data that it reads.
     """
     groups = {str(name): value for name, value in cfg.data.items() if isinstance(value, DictConfig)}
     sources = {name: value for name, value in groups.items() if "root" in value}
@@ -28,24 +28,24 @@ def check_split(cfg: DictConfig, split: str | None = None) -> list[str]:
 
 
 def source_of(cfg: DictConfig, split: str, checked: bool = True) -> Any:
-    """The videos of a split of ``cfg.data``, or the slice of them that it names; ``checked`` those that can be read.
+    """The videos of a split of ``cfg.data``, or the slice ``videos`` of them; with ``checked`` only readable ones.
 
     Raises:
-        WrongSlice: the split has not the videos asked for.
+        WrongSlice: the split does not have the videos of the slice.
         ValueError: the data config has no such split, or the data can't be opened.
     """
     check_split(cfg, split)
-    from dias_video.machine.ranks import Ranks  # --help does without
+    from dias_video.machine.ranks import Ranks  # imported here, since --help does not need it
 
-    with Ranks().together():  # one of several processes says what is wrong
+    with Ranks().together():  # one of several processes reports an error
         return _opened(cfg, split, checked)
 
 
 def _opened(cfg: DictConfig, split: str, checked: bool) -> Any:
-    from dias_video.data.checking import usable  # --help does without
+    from dias_video.data.checking import usable  # imported here, since --help does not need it
     from dias_video.data.chosen import sliced
 
-    chosen = cfg.data[split].copy()  # keeps its place in the config, and so what it refers to
+    chosen = cfg.data[split].copy()  # a copy keeps its place in the config, so its references still work
     with open_dict(chosen):
         videos = chosen.pop("videos", None)
     try:
@@ -62,6 +62,6 @@ def _opened(cfg: DictConfig, split: str, checked: bool) -> Any:
 
 
 def announce_random(encoder: DictConfig) -> None:
-    """Say that a frozen encoder has learned nothing, where random weights were asked for."""
+    """Print a warning if a frozen encoder has random weights."""
     if encoder.get("weights") == "random":
         print("the encoder is frozen with random weights: slots of its features mean nothing, this is for tests only")

@@ -3,8 +3,8 @@
 python scripts/benchmark.py out_dir=runs/benchmark              # CPU; make bench writes to benchmarks/results
 python scripts/benchmark.py device=cuda name=h200               # GPU
 
-Each section runs in a process of its own, so that its memory is its own. Writes <out_dir>/<name>.json and .md; sections
-that are in the file already stay there unless they are measured again.
+Each section runs in its own process, so that memory is measured separately. Writes <out_dir>/<name>.json and .md;
+sections that the files have already stay there unless they are measured again.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ def main(cfg: DictConfig) -> None:
 
 
 def model_config(name: str) -> dict[str, Any]:
-    """The model of an experiment of train_video.py, as plain data; the encoder's weights don't matter for time."""
+    """The model of an experiment of train_video.py, as plain data; it has no weights, which don't change times."""
     return untrained(composed(name).model).config
 
 
 def composed(name: str) -> DictConfig:
-    """An experiment of train_video.py, with a system if the name ends with +<system>."""
+    """The config of an experiment of train_video.py, with a system if the name ends with +<system>."""
     experiment, _, system = name.partition("+")
     words = [f"experiment/train_video={experiment}", "data.root=none", "out_dir=none"]
     return compose("train_video", [*words, f"system={system}"] if system else words)
 
 
 def untrained(model: DictConfig) -> Any:
-    """A configured model without values, and with nothing that is trained or downloaded before it."""
+    """A configured model without values, and without anything that must be trained or downloaded first."""
     for frozen in ("encoder", "backbone"):
-        if "weights" in list(model.get(frozen) or ()):  # also where the value is missing
+        if "weights" in list(model.get(frozen) or ()):  # also if the value is missing
             model[frozen].weights = "random"
     if "guide" in model:
         model.guide = None
@@ -69,7 +69,7 @@ def untrained(model: DictConfig) -> Any:
 
 
 def training(name: str, needs: list[str]) -> dict[str, Any]:
-    """A ``benchmarks.cost.Training`` as plain data; a tokenizer that the objective reads is the first of ``needs``."""
+    """A ``benchmarks.cost.Training`` as plain data; a tokenizer that the objective needs is the first of ``needs``."""
     cfg = composed(name)
     guided = cfg.model.get("guide") is not None
     if "tokenizer" in cfg.model.get("objective", {}):

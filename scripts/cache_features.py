@@ -28,7 +28,7 @@ def main(cfg: DictConfig, checkpoint: str | None, device: str | None, export: st
         raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
     processes = joined(device)
     source = source_of(cfg, cfg.split)
-    with Ranks().together():  # one of several processes says what is wrong
+    with Ranks().together():  # one of several processes reports an error
         exported = exporter(export, source)
         if exported and cfg.kind != FEATURES:
             raise ValueError(f"kind={cfg.kind} can't be exported; export features")
@@ -39,7 +39,7 @@ def main(cfg: DictConfig, checkpoint: str | None, device: str | None, export: st
         else:
             makers = Pretrained.from_pretrained(checkpoint).eval().frozen
         if cfg.kind not in makers:
-            raise ValueError(f"kind={cfg.kind}: nothing here makes that; choose from {', '.join(makers)}")
+            raise ValueError(f"this model makes no {cfg.kind}; set kind to one of {', '.join(makers)}")
     options = {name: cfg[name] for name in ("flips", "batch_frames", "precision", "kind")}
     fill_features(makers[cfg.kind], source, cfg.path, instantiate(cfg.data.eval_transform), device=device, **options)
     if processes.is_main_process:

@@ -1,4 +1,4 @@
-"""Run a trained DIAS over whole videos and keep their slots; an interrupted run continues where it stopped.
+"""Run a trained DIAS over whole videos and write their slots; an interrupted run continues where it stopped.
 
 python scripts/cache_slots.py checkpoint=runs/train/checkpoints/last data=contact data.root=… split=train cache=…
 accelerate launch scripts/cache_slots.py …    # several processes share the work

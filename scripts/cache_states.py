@@ -1,9 +1,9 @@
-"""Write the simulator's true states as a slot cache: what dynamics and reasoning reach when the slots are perfect.
+"""Write the simulator's true states as a slot cache, to see what dynamics and reasoning reach with perfect slots.
 
 python scripts/cache_states.py data=contact data.root=… split=train cache=runs/states/train
 
-Train a SlotFormer on it and reason with it as with any cache. Where true states do well and slots do not, the slots
-are to blame; where they do badly too, the dynamics or the readout.
+Train a SlotFormer on it and reason with it as with any cache. If true states give good results and slots don't, the
+slots are the problem. If true states give bad results too, it is the dynamics model or the readout.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Train and score the rows of a table, one after the other; what is done is not done again.
+"""Train and score the rows of a table, one after another; finished rows are not trained or scored again.
 
-A folder of rows belongs to one set of options: others are refused.
+A folder of rows belongs to one set of options; other options are refused.
 
 python scripts/compare.py root=data/toss-A encoder=hub features=runs/features out_dir=runs/rows seeds=[0,1]
 """
@@ -22,7 +22,7 @@ from dias_video.model.dias import MASK_SOURCES
 from dias_video.stores.files import read_json, replace_file, write_json
 from dias_video.stores.store import differences
 
-OPTIONS = ("root", "encoder", "features", "after", "train", "evaluate")  # of every row
+OPTIONS = ("root", "encoder", "features", "after", "train", "evaluate")  # options that all rows share
 
 
 def run(script: str, *words: str) -> None:
@@ -33,10 +33,10 @@ def run(script: str, *words: str) -> None:
 
 
 def check_same(folder: Path, options: dict[str, Any]) -> None:
-    """Keep in a row's folder what it is made with, so that it is not mixed up with other options later.
+    """Record a row's options in its folder, so that it is never continued with other options.
 
     Raises:
-        ValueError: it was made with others, or does not say with which.
+        ValueError: the folder was made with other options, or does not say with which.
     """
     record = folder / "options.json"
     if folder.is_dir() and any(folder.iterdir()):
@@ -48,7 +48,7 @@ def check_same(folder: Path, options: dict[str, Any]) -> None:
 
 
 def train(cfg: DictConfig, row: str, seed: int) -> Path:
-    """The run folder of one row, trained here unless it is there already."""
+    """The run folder of a row, which is trained here unless that is done already."""
     folder = Path(cfg.out_dir) / row / f"s{seed}"
     check_same(folder, {name: value for name, value in OmegaConf.to_container(cfg).items() if name in OPTIONS})
     words = [f"experiment=rows/{row}", f"data.root={cfg.root}", f"seed={seed}", "resume=true", *cfg.train]
@@ -64,9 +64,9 @@ def train(cfg: DictConfig, row: str, seed: int) -> Path:
 
 
 def score(cfg: DictConfig, row: str, seed: int) -> Iterator[tuple[dict[str, Any], Path]]:
-    """One row's checkpoints with either kind of masks: what they are and how they score, and the folder of the scores.
+    """The scores of a row's checkpoints with both kinds of masks, each with its description and folder.
 
-    Trained and scored here unless that is there already.
+    The row is trained and scored here unless that is done already.
     """
     folder = train(cfg, row, seed)
     for checkpoint in sorted((folder / "checkpoints").glob("step_*")):
@@ -85,7 +85,7 @@ def score(cfg: DictConfig, row: str, seed: int) -> Iterator[tuple[dict[str, Any]
 
 @entry("compare")
 def main(cfg: DictConfig) -> None:
-    """Make the table of ``cfg.rows``, the scores of every checkpoint and the curves, rewritten after every row."""
+    """Write the table of ``cfg.rows``, the scores of every checkpoint and the curves; all are updated after a row."""
     out_dir = Path(cfg.out_dir)
     steps: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Weights of a released checkpoint in a model of ours; what does not match is listed.
+"""Convert the weights of a released checkpoint to a model of this project; what does not match is listed.
 
 python scripts/convert_checkpoint.py model=released_image file=dias_r-coco.pth out_dir=runs/released
 python scripts/convert_checkpoint.py file=slotcontrast/ytvis.ckpt out_dir=runs/slotcontrast    # or VideoSAUR's
@@ -25,9 +25,9 @@ from slotformer.convert import adopt_released as adopt_slotformer
 
 @entry("convert_checkpoint")
 def main(cfg: DictConfig, slot_dim: int | None, num_slots: int | None, overwrite: bool) -> None:
-    """Fill a model from ``cfg.file`` and save it as ``cfg.out_dir``: what the file tells, or what ``cfg`` names.
+    """Load ``cfg.file`` into a model and save it as ``cfg.out_dir``; file or ``cfg`` tell which model.
 
-    Where neither does, the weights alone are kept, as safetensors.
+    If neither does, only the weights are saved, as safetensors.
     """
     file = Path(cfg.out_dir) / WEIGHTS
     check_new(file, overwrite)

@@ -1,4 +1,4 @@
-"""Prediction errors and contact accuracies of several methods in one picture.
+"""Draw prediction errors and contact accuracies of several methods in one picture.
 
 python scripts/curves.py 'methods={DIAS:[runs/rollout,runs/reason],rival:[runs/b/rollout,runs/b/reason]}' path=new.png
 """
@@ -25,10 +25,10 @@ NUMBERS = {
 
 
 def rows_of(path: Path, kind: str) -> list[dict[str, Any]]:
-    """The rows of a file of curves, those of people and of single scenarios left out; numbers are floats.
+    """The rows of a file of curves without those of people and of single scenarios; numbers are floats.
 
     Raises:
-        ValueError: it has no rows, or not the columns of this ``kind`` of curve.
+        ValueError: the file has no rows, or lacks columns of this ``kind`` of curve.
     """
     texts, numbers = TEXTS[kind], NUMBERS[kind]
     rows: list[dict[str, Any]] = []
@@ -46,10 +46,10 @@ def rows_of(path: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def read(name: str, folders: Any) -> dict[str, list[dict[str, Any]]]:
-    """The rows of the curves that the ``folders`` of a method hold, by what they are of.
+    """The rows of the curves in the ``folders`` of a method, by kind of curve.
 
     Raises:
-        ValueError: no folders, one that holds none, or two that hold the same.
+        ValueError: there are no folders, a folder holds no curve, or two folders hold the same kind.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     folders = list(folders) if isinstance(folders, ListConfig) else [folders]
@@ -69,10 +69,10 @@ def read(name: str, folders: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 def of_one_form(accuracies: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Of each method the rows of the first form of readout that all methods have.
+    """The rows of each method for the first form of readout that all methods have.
 
     Raises:
-        ValueError: no form is everywhere.
+        ValueError: the methods have no form in common.
     """
     forms = [list(dict.fromkeys(row["readout"] for row in rows)) for rows in accuracies.values()]
     shared = [form for form in forms[0] if all(form in other for other in forms)] if forms else [""]

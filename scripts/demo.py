@@ -1,6 +1,6 @@
-"""The whole chain on simulated videos, on two CPU cores in minutes; ends with runs/demo/summary.md and report.html.
+"""Run all stages on simulated videos, in minutes on two CPU cores; writes runs/demo/summary.md and report.html.
 
-Every stage is a command that a user could type; each is printed before it runs. `make demo` calls this.
+Every stage is a command that a user can type, and is printed before it runs. `make demo` calls this.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ STAGES = {
     f" out_dir={ROOT}/slotformer",
     "Predict the future": f"rollout.py checkpoint={SLOTFORMER} cache={SLOTS}/test out_dir={ROOT}/rollout",
     "Will they touch?": f"reason.py dynamics={SLOTFORMER} readout_cache={SLOTS}/readout test_cache={SLOTS}/test"
-    # Few clips: from most random beginnings a readout does not find the roles.
+    # There are few clips, so a readout does not find the roles from most random initial weights.
     " readout.epochs=20 readout.restarts=8"
     f" out_dir={ROOT}/reason",
 }
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; numbers that are not whole get three digits."""
+    """A Markdown table; numbers that are not integers get three digits."""
     lines = [header, ["---"] * len(header)]
     lines += [[f"{float(x):.3f}" if re.search(r"\d[.e]", x) else x for x in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -69,7 +69,7 @@ def selected(file: Path, columns: Sequence[str], scenario: str | None = None) ->
 
 
 def summary(taken: dict[str, Taken]) -> str:
-    """The page that the demo ends with."""
+    """The summary page of the demo."""
     found = [sorted((ROOT / folder).rglob("*.gif")) for folder in ("gifs", "rollout/gifs")]
     gifs, futures = ([f"![{g.stem}]({g.relative_to(ROOT)})" for g in part] for part in found)
     curves = ("step", "model", "repeat_last", "constant_velocity", "oracle")
@@ -98,7 +98,7 @@ def summary(taken: dict[str, Taken]) -> str:
 
 def main() -> None:
     """Run every stage and write the summary."""
-    argparse.ArgumentParser(description=__doc__).parse_args()  # takes nothing, but --help must not start it
+    argparse.ArgumentParser(description=__doc__).parse_args()  # there are no options, but --help must not start it
     shutil.rmtree(ROOT, ignore_errors=True)
     taken: dict[str, Taken] = {}
     for number, (name, command) in enumerate(STAGES.items(), 1):

@@ -1,4 +1,4 @@
-"""Score a trained model, or prediction files of any program, on videos with masks, beside two baselines.
+"""Score a trained model, or prediction files of any program, and two baselines on videos with masks.
 
 python scripts/evaluate.py checkpoint=runs/x/checkpoints/last data=simulated data.root=… out_dir=runs/x/eval
 python scripts/evaluate.py predictions=path/to/maps data=ytvis data.root=… out_dir=runs/other

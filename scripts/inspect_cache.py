@@ -1,4 +1,4 @@
-"""What a slot cache holds, what made it, and whether every byte is as it was written.
+"""Show what a slot cache holds and what made it, and check every byte of it.
 
 python scripts/inspect_cache.py cache=runs/slots/test
 """
@@ -14,12 +14,12 @@ from omegaconf import DictConfig
 from dias_video.stores.files import strict_json
 from slotformer.cache import SlotCache
 
-SAMPLE = 200  # videos that slot statistics are read from
+SAMPLE = 200  # number of videos for the statistics of slots
 
 
 @entry("inspect_cache")
 def main(cfg: DictConfig) -> None:
-    """Print facts of ``cfg.cache``; exit code 1 and the damaged file's name if a checksum differs."""
+    """Print facts about ``cfg.cache``; if a checksum differs, name the damaged file and exit with 1."""
     cache = SlotCache(cfg.cache)
     lengths = np.asarray(cache.store.lengths)
     if cfg.verify:

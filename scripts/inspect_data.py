@@ -1,4 +1,4 @@
-"""The first thing to run on a new download: counts, sizes, lengths, instances, a contact sheet, every problem found.
+"""Inspect a new download: counts, sizes, lengths, instances, a contact sheet, and every problem found.
 
 python scripts/inspect_data.py data=physion data.root=path/to/it
 python scripts/inspect_data.py data=ytvis data.root=… check=true    # read everything; exit code 1 if anything is wrong
@@ -22,8 +22,8 @@ from dias_video.stores.files import write_json
 
 @entry("inspect_data")
 def main(cfg: DictConfig, split: str | None) -> None:
-    """Inspect the sources of ``cfg.data`` and write what was seen into ``cfg.out_dir``."""
-    cfg.data.on_error = "skip_and_report"  # to list every problem, not the first
+    """Inspect the sources of ``cfg.data`` and write the results into ``cfg.out_dir``."""
+    cfg.data.on_error = "skip_and_report"  # to list every problem, not only the first
     names = check_split(cfg, split)
     report: dict[str, Any] = {}
     for name in names if split is None else [split]:
@@ -42,7 +42,7 @@ def main(cfg: DictConfig, split: str | None) -> None:
 
 
 def inspect(cfg: DictConfig, name: str) -> tuple[dict[str, Any], list[Problem]]:
-    """Facts and problems of one source; its contact sheet is written. A source that can't be opened is a problem."""
+    """Facts and problems of a source; writes its contact sheet. A source that can't be opened is a problem."""
     try:
         source = source_of(cfg, name, checked=False)
     except WrongSlice:

@@ -1,4 +1,4 @@
-"""Simulate a benchmark of fixed content and compare it with what is recorded of it.
+"""Simulate a benchmark with fixed content and compare it with the recorded content.
 
 python scripts/make_benchmark.py recipe=toss-A root=data/toss-A
 """
@@ -22,7 +22,7 @@ SKETCHES = Path(dias_video.__file__).parent / "assets/recipes"
 
 @entry("make_benchmark", write_dataset)
 def main(cfg: DictConfig, checksums: Mapping[str, str | None]) -> None:
-    """Write every split of ``cfg.recipe``; refuse the result if it is not what the recipe made elsewhere."""
+    """Write every split of ``cfg.recipe``; refuse the result if it differs from the recorded content."""
     if "simulate" not in cfg:
         raise ValueError("choose what to make: recipe=<one of configs/recipe>, for example recipe=toss-A")
     variant = instantiate(cfg.simulate, _convert_="all")

@@ -1,4 +1,4 @@
-"""Contact from frozen features, by the official probe of Physion v1.5, on the frames that its evaluation shows.
+"""Predict contact from frozen features with Physion v1.5's official probe, on the frames that its evaluation shows.
 
 python scripts/probe_contact.py experiment=physion15 representation=tokens data.root=path/to/it out_dir=runs/tokens
 python scripts/probe_contact.py experiment=physion15 representation=slots checkpoint=runs/train/checkpoints/last …

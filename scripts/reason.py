@@ -1,4 +1,4 @@
-"""Will the agent touch the patient? Fit contact readouts on the readout videos and score the test videos, once.
+"""Predict whether the agent touches the patient: fit readouts on the readout videos, score the test videos once.
 
 python scripts/reason.py dynamics=runs/slotformer/checkpoints/last readout_cache=… test_cache=… out_dir=runs/reason
 python scripts/reason.py … out_dir=runs/reason resume=true    # go on: the results are those of an uninterrupted run
@@ -20,7 +20,7 @@ from slotformer.report import accuracy_line
 def main(cfg: DictConfig) -> None:
     """Write ``accuracy.csv``, ``accuracy.png``, ``reason.json`` and the readouts into ``cfg.out_dir``."""
     rows = reason(**options(cfg))
-    if not rows:  # of the other processes
+    if not rows:  # on processes other than the main one
         return
     print(*(accuracy_line(row) for row in rows if row["scenario"] == "all"), sep="\n")
     about = json.loads((Path(cfg.out_dir) / "reason.json").read_text())

@@ -1,8 +1,8 @@
-"""Predict the future of cached videos: the slots, error curves, scores of predicted masks, GIFs.
+"""Predict the future of cached videos: slots, error curves, scores of predicted masks, and GIFs.
 
-The predicted slots of every video lie in ``<out_dir>/slots``, a slot cache as well (with several models in ``slots/0``,
+The predicted slots of all videos are a slot cache in ``<out_dir>/slots`` (with several models in ``slots/0``,
 ``slots/1``, …): ``SlotCache("runs/rollout/slots").read(video_id)`` has ``slots`` (1,R,S,D) and ``live`` (1,R,S).
-``resume=true`` predicts what is missing there and makes all else again, with the result of an uninterrupted run.
+``resume=true`` predicts the missing videos and makes all other files again, with the result of an uninterrupted run.
 
 python scripts/rollout.py checkpoint=runs/slotformer/checkpoints/last cache=runs/slots/test out_dir=runs/rollout
 python scripts/rollout.py 'checkpoint=[runs/s0/checkpoints/last,runs/s1/checkpoints/last]' …   # means over seeds
@@ -24,12 +24,12 @@ from slotformer.prediction import predict
 
 @entry("rollout", predict)
 def main(cfg: DictConfig, export: str | None) -> None:
-    """Roll out ``cfg.checkpoint`` on ``cfg.cache``."""
+    """Predict with ``cfg.checkpoint`` on ``cfg.cache``."""
     given, exported = options(cfg, but=("export",)), None
     if export:
         source = CachedVideos(SlotCache(cfg.cache), cfg.data.root).source
         exported = exporter(export, source)
-        given["observed_frames"] = source.info(0).num_frames  # as many of every clip
+        given["observed_frames"] = source.info(0).num_frames  # the same for all clips
     found = predict(**given)
     for future in found.slots if exported else ():
         slots = pooled_slots(SlotCache(cfg.cache), source, future)

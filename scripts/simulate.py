@@ -16,7 +16,7 @@ from dias_video.simulate.writer import write_dataset
 
 @entry("simulate", write_dataset)
 def main(cfg: DictConfig) -> None:
-    """Write ``cfg.num_videos`` clips of ``cfg.split``, or what of them is missing."""
+    """Write the missing ones of ``cfg.num_videos`` clips of ``cfg.split``."""
     variant = instantiate(cfg.simulate, _convert_="all")
     try:
         folder = write_dataset(variant, cfg.root, cfg.split, cfg.num_videos, cfg.seed, cfg.workers)

@@ -21,7 +21,7 @@ from dias_video.auto.track import Tracker
 @entry("track", track_files, Tracker)
 def main(cfg: DictConfig) -> None:
     """Track the videos in ``cfg.video`` and write their files into ``cfg.out_dir``."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs behind ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let background processes ignore SIGINT
     try:
         for written in track_files(encoder=instantiate(cfg.encoder), **options(cfg, but=("encoder",))):
             print(written, flush=True)

@@ -34,7 +34,7 @@ def main(cfg: DictConfig, checkpoint: str | None, val_cache: str | None) -> None
     torch.manual_seed(cfg.seed)  # initial weights
     made_by = {"encoder": cache.header.get("checkpoint_sha256", ""), "encoding": cache.encoding}
     model: Dynamics = instantiate(cfg.slotformer, slot_dim=cache.slot_dim, **made_by)
-    if checkpoint is not None:  # whose slots may be of another DIAS
+    if checkpoint is not None:  # the slots on which it was trained may be of another DIAS
         start_from(model, config["checkpoint"], [*cfg.changed, *made_by])
     else:
         model.set_statistics(*slot_statistics(cache))

@@ -29,10 +29,10 @@ from dias_video.pretrained.weights import pinned
 
 
 def freeze_all_but(parts: Collection[str], model: nn.Module) -> None:
-    """Leave only ``parts`` of a model, direct children of it, to be trained.
+    """Freeze all of a model except ``parts``, which are direct children of it.
 
     Raises:
-        ValueError: it has no such part, or has it frozen anyway.
+        ValueError: the model has no such part, or the part is frozen anyway.
     """
     trained = {n: child for n, child in model.named_children() if any(p.requires_grad for p in child.parameters())}
     if unknown := [part for part in parts if part not in trained]:
@@ -43,7 +43,7 @@ def freeze_all_but(parts: Collection[str], model: nn.Module) -> None:
 
 
 def check_said(cfg: DictConfig) -> None:
-    """Refuse a command that says nothing, with what there is to say.
+    """Refuse a command without data and run folder, with a message that lists the experiments.
 
     Raises:
         ValueError: neither the data nor the run folder is named.
@@ -58,10 +58,10 @@ def check_said(cfg: DictConfig) -> None:
 def main(cfg: DictConfig, checkpoint: str | None) -> None:
     """Train ``cfg.model`` on ``cfg.data.train``."""
     check_said(cfg)
-    part = "backbone" if "backbone" in cfg.model else "encoder"  # that is frozen, if one is
-    takes = list(cfg.model[part])  # with what is missing
+    part = "backbone" if "backbone" in cfg.model else "encoder"  # the frozen part, if there is one
+    takes = list(cfg.model[part])  # with options that have no value
     if checkpoint is not None and "weights" in takes and part not in cfg.begin_anew:
-        cfg.model[part].weights = "random"  # until the checkpoint brings them; nothing is downloaded
+        cfg.model[part].weights = "random"  # replaced by those of the checkpoint, so nothing is downloaded
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
     trainer: Trainer = instantiate(cfg.trainer)
@@ -88,7 +88,7 @@ def main(cfg: DictConfig, checkpoint: str | None) -> None:
         instantiate(cfg.data.transform),
         seed=cfg.seed,
         features=features,
-        keys=getattr(model, "inputs", None),  # a model that doesn't say gets everything
+        keys=getattr(model, "inputs", None),  # without ``inputs`` a model gets everything
     )
     looks: dict[str, Any] = {}
     if cfg.validation.num_videos:

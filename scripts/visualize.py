@@ -1,4 +1,4 @@
-"""GIFs of tracked slots: frames | slots in colours that stay with their object | boxes.
+"""Make GIFs of tracked slots: frames | slots, each track in one colour | boxes.
 
 python scripts/visualize.py checkpoint=runs/x/checkpoints/last data=simulated data.root=… out_dir=runs/x/gifs
 python scripts/visualize.py video=path/to/any.mp4 out_dir=runs/mine     # a video, a GIF or a folder of frames
@@ -26,7 +26,7 @@ from dias_video.visualize import BACKGROUND, NOBODY, gif_file, tracked_pictures,
 
 
 def shown(windows: Iterator[VideoBatch], name: str, num_frames: int) -> Iterator[VideoBatch]:
-    """The windows of a video under a progress bar."""
+    """The windows of a video with a progress bar."""
     with tqdm(total=num_frames, unit="frame", desc=name) as bar:
         for window in windows:
             yield window

@@ -1,4 +1,4 @@
-"""Make an encoder's features uncorrelated, each of variance 1 or smooth ones larger, and save it for training.
+"""Make an encoder's features uncorrelated with variance 1 (or larger for smooth features), and save it for training.
 
 python scripts/whiten_encoder.py checkpoint=runs/distill/checkpoints/last data.root=… out_dir=runs/encoder
 python scripts/whiten_encoder.py model=dinov2 data=ytvis data.root=… feature_dim=64 out_dir=runs/encoder
@@ -48,7 +48,7 @@ def main(cfg: DictConfig, checkpoint: str | None, feature_dim: int | None, overw
     transform, tokens = instantiate(cfg.data.eval_transform), []
     for index in tqdm(chosen, unit="video", desc="tokens"):
         frames = range(0, source.info(index).num_frames, cfg.stride)
-        shown = transform(source.read(index, frames, ()), torch.Generator())["video"]  # as training without crops
+        shown = transform(source.read(index, frames, ()), torch.Generator())["video"]  # as in training, without crops
         features = encoder.features(shown[None])  # (1,T,N,C)
         tokens.append(features[0].unflatten(1, encoder.grid))
     whitened, share = whiten(encoder, torch.cat(tokens), feature_dim or encoder.feature_dim, cfg.smoothness)
