@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from _commands import CONFIGS
 from _main import entry
 from _table import MEASURES, curve, table, write_rows
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +23,7 @@ from dias_video.model.dias import MASK_SOURCES
 from dias_video.stores.files import read_json, replace_file, write_json
 from dias_video.stores.store import differences
 
+ROWS = CONFIGS / "experiment/train_video/rows"
 OPTIONS = ("root", "encoder", "features", "after", "train", "evaluate")  # options that all rows share
 
 
@@ -86,6 +88,9 @@ def score(cfg: DictConfig, row: str, seed: int) -> Iterator[tuple[dict[str, Any]
 @entry("compare")
 def main(cfg: DictConfig) -> None:
     """Write the table of ``cfg.rows``, the scores of every checkpoint and the curves; all are updated after a row."""
+    known = sorted(file.stem for file in ROWS.glob("*.yaml") if file.stem != "base")
+    if unknown := [row for row in cfg.rows if row not in known]:
+        raise ValueError(f"there is no row {unknown[0]!r}; choose from {', '.join(known)}")
     out_dir = Path(cfg.out_dir)
     steps: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []

@@ -140,7 +140,9 @@ def test_a_video_that_was_repaired_is_cached_and_one_that_was_changed_is_refused
         cache_features(Patches(), Broken(), tmp_path, WHOLE)
     changed = Repaired({0: LENGTHS[0] - 1})
     repaired = Repaired({1: LENGTHS[1] + 1})
-    with pytest.raises(ValueError, match="made from other videos, v0 is not as it was, for example; name another"):
+    with pytest.raises(
+        ValueError, match="can't be continued: v0 has changed in length, or in name or size of its files; name"
+    ):
         cache_features(Patches(), changed, tmp_path, WHOLE)
     cache_features(Patches(), repaired, tmp_path, WHOLE)
     cache = FeatureCache(tmp_path)

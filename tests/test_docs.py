@@ -299,7 +299,9 @@ def test_results_are_those_of_their_raw_files() -> None:
     head, *rows = rows_of("Scores", "docs/tracking.md")
     for clips, number, seeds, method, *cells in rows:
         found = over_seeds(f"own/{clips}.csv", method, head[4:], int(number), int(seeds))
-        assert cells == [mean if cell else "" for cell, mean in zip(cells, found, strict=True)], (clips, method)
+        if clips.startswith("davis"):  # clips of one object, of which FG-ARI says nothing
+            found[head[4:].index("video-fg/fg_ari")] = ""
+        assert cells == found, (clips, method)
 
 
 def test_figures_of_the_readme_are_those_of_their_raw_files() -> None:
@@ -359,6 +361,25 @@ def test_costs_are_those_of_their_raw_files() -> None:
         assert clip[: len(host)] == [f"{row['seconds'] * 1e3:.0f}" for row in host], name
         assert memory == f"{own[0]['memory'] / 1e6:.0f}", name
         assert {cached, less, clip[1]} == {""} or len(own) == len(host) == 2, name
+
+
+def test_threads_are_those_of_their_raw_file() -> None:
+    sections = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())
+    taken = {
+        (row["group"], row["name"]): row["seconds"] for name in ("threads", "readout") for row in sections[name]["rows"]
+    }
+    _, *rows = rows_of("Threads", "docs/benchmarks.md")
+    assert len(rows) == 4
+    ratios = []
+    for step, *cells in rows:
+        one, two = (taken[step, threads] for threads in ("1 thread", "2 threads"))
+        assert cells == [f"{seconds * 1e3:.0f}" for seconds in (one, two)]
+        ratios.append(two / one)
+    group = "contact from 1,000 clips of 4,095 features"
+    text = (ROOT / "docs/benchmarks.md").read_text()
+    assert f"{min(ratios):.0f} to {max(ratios):.0f} times slower" in text
+    assert f"Ours takes {taken[group, 'ours']:.2f} s" in text
+    assert f"{taken[group, 'public pipeline']:.2f} s." in text
 
 
 def means(file: str, method: str, measures: list[str], videos: int) -> list[str]:

@@ -276,10 +276,15 @@ def _check_present(writer: ShardWriter, header: Mapping[str, Any]) -> None:
         return
     known, now = before.get("videos", {}), header["videos"]
     for name in sorted({key.removesuffix(FLIPPED) for key in writer.present}):
-        if known.get(name) is None or known[name] != now.get(name):
-            raise ValueError(
-                f"{writer.path} was made from other videos, {name} is not as it was, for example; name another folder"
-            )
+        if name not in known:
+            why = "is in it without a record of its file"
+        elif name not in now:
+            why = "is not in this data"
+        elif known[name] != now[name]:
+            why = "has changed in length, or in name or size of its files"
+        else:
+            continue
+        raise ValueError(f"{writer.path} can't be continued: {name} {why}; name another folder")
     writer.restate(header)
 
 

@@ -10,33 +10,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dias_video.batch import VideoBatch
-from dias_video.data.loading import generator_of
-from dias_video.data.source import VideoSource
-from dias_video.data.transforms import Transform
-from dias_video.engine.checks import check_integer
+from dias_video.evaluation.in_training import FirstVideos
 from dias_video.model.tokenizers.nets import FeatureDecoder
 from dias_video.model.tokenizers.tokenizer import Tokenizer
 from dias_video.visualize import gif_file, side_by_side, write_gif
 
 
-class CodeValidation:
-    """``validate`` and ``preview`` for the trainer, on the first frames of a source's first videos.
-
-    Args:
-        source: validation videos.
-        transform: applied to every video (a resize).
-        num_videos: number of videos.
-        num_frames: number of first frames of each.
-
-    Raises:
-        ValueError: a number is below 1.
-    """
-
-    def __init__(self, source: VideoSource, transform: Transform | None, num_videos: int, num_frames: int) -> None:
-        check_integer("validation.num_videos", num_videos, least=1)
-        check_integer("validation.num_frames", num_frames, least=1)
-        self.source, self.transform, self.num_frames = source, transform, num_frames
-        self.indices = range(min(num_videos, len(source)))
+class CodeValidation(FirstVideos):
+    """``validate`` and ``preview`` for the trainer, on first videos."""
 
     def check(self, model: nn.Module) -> None:
         """Raise ValueError if ``model`` is not a tokenizer."""
@@ -56,7 +37,7 @@ class CodeValidation:
         total: Tensor | float = 0.0
         squares, error, frames = 0.0, 0.0, 0
         for index in self.indices:
-            batch = self._read(index).to(next(model.parameters()).device)
+            batch = VideoBatch.stack([self.read(index)]).to(next(model.parameters()).device)
             features = model.features(batch)
             codes = model.codes(batch.video, features)
             counts += codes.cpu().flatten().bincount(minlength=model.num_codes)
@@ -82,19 +63,13 @@ class CodeValidation:
         """GIFs of frames beside their reconstruction from codes, if the tokenizer reconstructs pictures."""
         files: list[Path] = []
         for index in () if isinstance(model.decoder, FeatureDecoder) else self.indices:
-            batch = self._read(index).to(next(model.parameters()).device)
+            batch = VideoBatch.stack([self.read(index)]).to(next(model.parameters()).device)
             codes = model.codes(batch.video, model.features(batch))
             both = [model.decoder.shown(model.decoder.target(batch.video)), _decoded(model, codes)]
             panels = [rearrange((255 * x[0]).round().byte().cpu(), "t c h w -> t h w c") for x in both]
             files.append(gif_file(folder, batch.video_id[0]))
             write_gif(files[-1], side_by_side(panels, ["video", "codes"]))
         return files
-
-    def _read(self, index: int) -> VideoBatch:
-        sample = self.source.read(index, range(min(self.num_frames, self.source.info(index).num_frames)))
-        return VideoBatch.stack(
-            [sample if self.transform is None else self.transform(sample, generator_of(0, 0, index))]
-        )
 
 
 def _decoded(model: Tokenizer, codes: Tensor) -> Tensor:

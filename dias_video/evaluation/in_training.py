@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from einops import rearrange
@@ -19,11 +20,11 @@ from dias_video.visualize import BACKGROUND, NOBODY, gif_file, overlay, side_by_
 FPS = 12  # frames a second in GIFs, for videos without times
 
 
-class ClipValidation:
-    """``validate`` and ``preview`` for the trainer: tracks the first frames of a source's first videos.
+class FirstVideos:
+    """The first frames of a source's first videos.
 
     Args:
-        source: validation videos; only videos with masks are scored.
+        source: validation videos.
         transform: applied to every video (a resize).
         num_videos: number of videos.
         num_frames: number of first frames of each.
@@ -37,7 +38,17 @@ class ClipValidation:
         check_integer("validation.num_frames", num_frames, least=1)
         self.source, self.transform, self.num_frames = source, transform, num_frames
         self.indices = range(min(num_videos, len(source)))
-        self.tracks: list[tuple[Sample, Tensor]] = []  # those of the model that was scored last
+
+    def read(self, index: int) -> Sample:
+        """A video as a sample."""
+        sample = self.source.read(index, range(min(self.num_frames, self.source.info(index).num_frames)))
+        return sample if self.transform is None else self.transform(sample, generator_of(0, 0, index))
+
+
+class ClipValidation(FirstVideos):
+    """``validate`` and ``preview`` for the trainer: tracks first videos; those with masks are scored."""
+
+    tracks: Sequence[tuple[Sample, Tensor]] = ()  # those of the model that was scored last
 
     def check(self, model: nn.Module) -> None:
         """Raise ValueError if ``model`` does not track objects."""
@@ -46,10 +57,8 @@ class ClipValidation:
 
     def validate(self, model: DIAS, step: int) -> dict[str, float]:
         """Means over the videos under the protocol video-fg: ``val/fg_ari``, ``val/mbo`` and ``val/miou``."""
-        self.tracks = []
-        for index in self.indices:
-            sample = self._read(index)
-            self.tracks.append((sample, ModelTracks(model, self._boxes(model, sample))(sample)))
+        samples = [self.read(index) for index in self.indices]
+        self.tracks = [(sample, ModelTracks(model, self._boxes(model, sample))(sample)) for sample in samples]
         scores = [
             score_video(pred, sample["masks"], (VIDEO_FG,), tracking=False)
             for sample, pred in self.tracks
@@ -78,7 +87,3 @@ class ClipValidation:
     @staticmethod
     def _boxes(model: DIAS, sample: Sample) -> bool:
         return model.takes_boxes and sample.get("boxes") is not None
-
-    def _read(self, index: int) -> Sample:
-        sample = self.source.read(index, range(min(self.num_frames, self.source.info(index).num_frames)))
-        return sample if self.transform is None else self.transform(sample, generator_of(0, 0, index))

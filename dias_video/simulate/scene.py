@@ -109,7 +109,7 @@ class Camera:
         return matrix
 
     def project(self, points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-        """Points of the world (..., 3) to (x over W, y over H) in the picture (..., 2), in [0, 1] for points in view."""
+        """Points of the world (..., 3) as (x over W, y over H) in the picture (..., 2); in view they are in [0, 1]."""
         homogeneous = np.concatenate([points, np.ones_like(points[..., :1])], axis=-1)
         clip = homogeneous @ (self.projection(size) @ self.view()).T
         normalised = clip[..., :2] / clip[..., 3:]
