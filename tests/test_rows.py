@@ -241,7 +241,14 @@ def test_a_row_may_begin_where_another_one_ended(tmp_path: Path, monkeypatch: py
     monkeypatch.syspath_prepend(CONFIGS.parent / "scripts")
     compare = importlib.import_module("compare")
     ran: list[tuple[str, ...]] = []
-    monkeypatch.setattr(compare, "run", lambda *words: ran.append(words))
+
+    def run(*words: str) -> None:
+        ran.append(words)
+        folder = Path(dict(word.split("=", 1) for word in words[1:])["out_dir"])
+        (folder / "checkpoints/step_000001").mkdir(parents=True)
+        (folder / "config.yaml").write_text("max_steps: 1\n")
+
+    monkeypatch.setattr(compare, "run", run)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("compare", ["root=x", "encoder=x", "features=x", f"out_dir={tmp_path}"])
     assert compare.train(cfg, "adaslot", 3) == tmp_path / "adaslot/s3"
