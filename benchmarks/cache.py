@@ -7,58 +7,23 @@ caches, one ten times the other's size, are trained on for some steps in a proce
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from benchmarks.measure import Bench, Row
-from slotformer.cache import SlotCacheWriter
+from dias_video.draws import Draws
+from slotformer.batch import SlotWindows, pack, slot_statistics
+from slotformer.cache import SlotCache, SlotCacheWriter
+from slotformer.rollouter import SlotFormer
 
 CLIPS, READS = 1_000_000, 5_000
-OPENED = """
-import json, random, sys, time
-import numpy, torch
-from slotformer.cache import SlotCache
-def resident():
-    return 1024 * int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0])
-before, start = resident(), time.perf_counter()
-cache = SlotCache(sys.argv[1])
-count = len(cache)
-opened, grown = time.perf_counter() - start, resident() - before
-ids = [cache.video_ids[i] for i in random.Random(0).sample(range(count), int(sys.argv[2]))]
-start = time.perf_counter()
-for name in ids:
-    cache.read(name)
-print(json.dumps([count, opened, grown, time.perf_counter() - start]))
-"""
-TRAINED = """
-import json, sys, time
-import torch
-from dias_video.batch import Draws
-from slotformer.batch import SlotWindows, pack
-from slotformer.cache import SlotCache
-from slotformer.errors import slot_statistics
-from slotformer.rollouter import SlotFormer
-torch.set_num_threads(1)
-cache, batch, steps = SlotCache(sys.argv[1]), 32, int(sys.argv[2])
-model = SlotFormer(cache.slot_dim, 6, 4, 1, width=32, layers=2, heads=2)
-model.set_statistics(*slot_statistics(cache))
-windows, optimizer = SlotWindows(cache, 10), torch.optim.Adam(model.parameters())
-start = time.perf_counter()
-for step in range(steps):
-    keys = [((step * batch + i) // len(windows), (step * batch + i) % len(windows)) for i in range(batch)]
-    loss = model(pack([windows[key] for key in keys]), Draws.for_step(0, step, range(batch)))["slots"].mean()
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-seconds = time.perf_counter() - start
-peak = 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
-print(json.dumps([len(cache), seconds, peak]))
-"""
 
 
 def write(path: Path, clips: int, frames: int, slots: int, width: int) -> int:
@@ -70,8 +35,43 @@ def write(path: Path, clips: int, frames: int, slots: int, width: int) -> int:
     return sum(file.stat().st_size for file in path.iterdir())
 
 
-def alone(code: str, *arguments: str) -> list[float]:
-    """Run code in a process of its own; what it printed."""
+def opened(path: str, reads: str) -> list[float]:
+    """Open a cache and read clips at random: number of clips, seconds and bytes of opening, seconds of reading."""
+    before, start = resident("VmRSS"), time.perf_counter()
+    cache = SlotCache(path)
+    count = len(cache)
+    taken, grown = time.perf_counter() - start, resident("VmRSS") - before
+    ids = [cache.video_ids[i] for i in random.Random(0).sample(range(count), int(reads))]
+    start = time.perf_counter()
+    for name in ids:
+        cache.read(name)
+    return [count, taken, grown, time.perf_counter() - start]
+
+
+def trained(path: str, steps: str) -> list[float]:
+    """Train on a cache: seconds of all steps, and the peak of the process' memory in bytes."""
+    cache, batch = SlotCache(path), 32
+    model = SlotFormer(cache.slot_dim, 6, 4, 1, width=32, layers=2, heads=2)
+    model.set_statistics(*slot_statistics(cache))
+    windows, adam = SlotWindows(cache, 10), torch.optim.Adam(model.parameters())
+    start = time.perf_counter()
+    for step in range(int(steps)):
+        keys = [((step * batch + i) // len(windows), (step * batch + i) % len(windows)) for i in range(batch)]
+        loss = model(pack([windows[key] for key in keys]), Draws.for_step(0, step, range(batch)))["slots"].mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    return [time.perf_counter() - start, resident("VmHWM")]
+
+
+def resident(key: str) -> int:
+    """Bytes of the process' memory, as Linux tells them."""
+    return 1024 * int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0])
+
+
+def alone(work: Callable[[str, str], list[float]], *arguments: str) -> list[float]:
+    """Call one of the functions above in a process of its own."""
+    code = f"import json, sys; from {__name__} import {work.__name__} as work; print(json.dumps(work(*sys.argv[1:])))"
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     return list(json.loads(done.stdout))
 
@@ -81,7 +81,7 @@ def training_memory(folder: Path, clips: int, steps: int) -> list[Row]:
     rows = []
     for name, count in (("small", clips), ("ten times", 10 * clips)):
         size = write(folder / name, count, 48, 7, 64)
-        _, seconds, peak = alone(TRAINED, str(folder / name), str(steps))
+        seconds, peak = alone(trained, str(folder / name), str(steps))
         note = f"{count} clips, {size / 1e6:.0f} MB on disk"
         taken = seconds / steps
         rows.append(Row("train on cached slots", name, taken, taken, 32, "clips", memory=peak, note=note))
@@ -95,11 +95,11 @@ def run(bench: Bench) -> list[Row]:
         start = time.perf_counter()
         size = write(folder / "many", CLIPS, 2, 2, 4)
         written = time.perf_counter() - start
-        count, opened, grown, read = alone(OPENED, str(folder / "many"), str(READS))
+        count, taken, grown, read = alone(opened, str(folder / "many"), str(READS))
         group, note = f"a cache of {int(count):,} clips", f"{size / 1e6:.0f} MB on disk"
         return [
             Row(group, "write", written, written, count, "clips", note=note),
-            Row(group, "open", opened, opened, 1, "caches", memory=grown),
+            Row(group, "open", taken, taken, 1, "caches", memory=grown),
             Row(group, "read at random", read / READS, read / READS, 1, "clips"),
             *training_memory(folder, 300, steps=100),
         ]

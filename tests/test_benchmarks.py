@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from tiny import HEIGHT, WIDTH, clips, tiny_dias
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks import cost
+from benchmarks import cache, cost
 from benchmarks.launches import Trace, backward, trace
 from benchmarks.measure import Bench, Count
 from benchmarks.plain import Plain
@@ -225,3 +225,13 @@ def test_threads_are_timed_alone_and_beside_busy_processes(monkeypatch: pytest.M
     assert [row.name for row in rows] == ["1 thread", "3 threads"] * 4
     assert [row.group.endswith("beside 3 busy processes") for row in rows] == [False] * 4 + [True] * 4
     assert rows[1].ratio == pytest.approx(2 / 3)  # medians 2 and 3
+
+
+def test_a_cache_is_opened_and_trained_on(tmp_path: Path) -> None:
+    assert cache.write(tmp_path / "x", 3, 12, 2, 4) == sum(file.stat().st_size for file in (tmp_path / "x").iterdir())
+    count, opening, grown, reading = cache.opened(str(tmp_path / "x"), "2")
+    assert count == 3
+    assert min(opening, reading) > 0 <= grown
+    seconds, peak = cache.trained(str(tmp_path / "x"), "2")
+    assert seconds > 0
+    assert peak > 1e7
