@@ -44,7 +44,9 @@ def check_same(folder: Path, options: dict[str, Any]) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         made_with = read_json(record, "remove that row's folder") if record.is_file() else {}
         if changed := differences(made_with, options):
-            raise ValueError(f"{folder} is of other options ({'; '.join(changed)}); name another out_dir or remove it")
+            raise ValueError(
+                f"{folder} was made with other options ({'; '.join(changed)}); name another out_dir or remove it"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(record, options)
 

@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
         for written in track_files(encoder=instantiate(cfg.encoder), **options(cfg, but=("encoder",))):
             print(written, flush=True)
     except KeyboardInterrupt:
-        print(f"interrupted; the videos that were finished are whole in {cfg.out_dir}", file=sys.stderr)
+        print(f"interrupted; the files of finished videos are complete in {cfg.out_dir}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -195,7 +195,7 @@ def test_an_interruption_leaves_what_was_there(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "v").mkdir()
     (tmp_path / "v/frame.jpg").touch()
-    with pytest.raises(ValueError, match=r"v is there and holds no tracks\.npz"):
+    with pytest.raises(ValueError, match=r"v exists and holds no tracks\.npz"):
         written(tmp_path / "v", some_labels())
     assert (tmp_path / "v/frame.jpg").exists()
 
@@ -249,7 +249,7 @@ def test_a_folder_of_videos(tmp_path: Path) -> None:
     page = (tmp_path / "out/report.html").read_text()
     assert all(name in page for name in ('"x"', '"y/z"'))
     with_pictures(tmp_path / "pictures", "x", some_labels())
-    with pytest.raises(ValueError, match="x is there and holds no tracks"):  # the source itself
+    with pytest.raises(ValueError, match="x exists and holds no tracks"):  # the source itself
         list(track_files(video=tmp_path / "pictures/x", out_dir=tmp_path / "pictures", overwrite=True, **options))
 
 

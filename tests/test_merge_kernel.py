@@ -92,7 +92,7 @@ def test_a_kernel_is_used_only_if_it_merges_rightly(capsys: pytest.CaptureFixtur
     def broken(*_: object) -> object:
         raise RuntimeError("no such\ninstruction")
 
-    for wrong, reason in ((greedy, "makes other clusters"), (heavy, "averages otherwise"), (broken, "no such instr")):
+    for wrong, reason in ((greedy, "makes other clusters"), (heavy, "makes other means"), (broken, "no such instr")):
         assert checked(wrong, CPU, torch.float32, 5, 6) is merge_plainly  # type: ignore[arg-type]
         said = capsys.readouterr().err
         assert said.count("\n") == 1

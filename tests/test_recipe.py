@@ -123,7 +123,7 @@ def test_the_last_bits_of_another_cpu_are_told_from_other_content() -> None:
     near[:, 5] += 2
     near[7, 20] ^= 64  # one body went another way
     said = verdict(near, recorded, False)
-    assert said == "as recorded but for this CPU's arithmetic (1 of 40 clips took another course)"
+    assert said == "as recorded but for this CPU's arithmetic (1 of 40 clips continue differently)"
     with pytest.raises(
         ValueError, match=r"has other content in 40 of 40 clips .*PyBullet or this code is of another version"
     ):

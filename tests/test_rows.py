@@ -192,11 +192,13 @@ def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone_if_its_opti
     cut_off = ["train_video", "train_video", "train_video", "evaluate", "evaluate"]
     assert ran == [*cut_off, "train_video", "evaluate", "evaluate", "evaluate", "train_video"]
     for name in ("train", "evaluate"):
-        message = rf"full/s7 is of other options \({name} is \[\], now \['max_steps=5'\]\); name another out_dir"
+        message = (
+            rf"full/s7 was made with other options \({name} is \[\], now \['max_steps=5'\]\); name another out_dir"
+        )
         with pytest.raises(ValueError, match=message):
             list(compare.score(OmegaConf.create({**options, name: ["max_steps=5"]}), "full", 7))
     (folder / "options.json").unlink()  # as in folders of before it was kept
-    with pytest.raises(ValueError, match="full/s7 is of other options"):
+    with pytest.raises(ValueError, match="full/s7 was made with other options"):
         list(compare.score(OmegaConf.create(options), "full", 7))
     assert len(ran) == 10
 

@@ -152,7 +152,7 @@ def check_free(folder: Path) -> None:
         ValueError: ``folder`` is a file, or a folder that holds other things.
     """
     if folder.exists() and not (folder / ARRAYS).is_file():
-        raise ValueError(f"{folder} is there and holds no {ARRAYS}, so it is not replaced; name another out_dir")
+        raise ValueError(f"{folder} exists and holds no {ARRAYS}, so it is not replaced; name another out_dir")
 
 
 def _put(made: Path, folder: Path) -> None:

@@ -60,9 +60,7 @@ class Aggregator(Configured, nn.Module):
         """Raise ValueError when ``num_iterations`` (config value ``name``) is too small for this aggregation."""
         least = 2 if self.reinitialize else 1
         if num_iterations < least:
-            why = (
-                "re-initialised aggregation aggregates, reduces and aggregates again" if least == 2 else "none is none"
-            )
+            why = "one before the reduction and one after it" if least == 2 else "slots come from aggregation"
             raise ValueError(f"{name} must be at least {least} ({why}), got {num_iterations}")
 
     def draw(self, draws: Draws, live: Tensor) -> Tensor | None:

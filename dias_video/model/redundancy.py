@@ -120,7 +120,7 @@ def checked(merge: Merge, device: torch.device, dtype: torch.dtype, num_slots: i
         return _instead(f"the Triton kernel makes other clusters on {device}")
     tolerance = 2 * torch.finfo(dtype).eps
     if not all(torch.allclose(got[i], expected[i], tolerance, tolerance) for i in (0, 3)):
-        return _instead(f"the Triton kernel averages otherwise on {device}")
+        return _instead(f"the Triton kernel makes other means on {device}")
     return merge
 
 

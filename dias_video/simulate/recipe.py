@@ -102,5 +102,5 @@ def verdict(made: Tensor, recorded: Tensor | None, same_checksum: bool | None) -
             "version, or the settings are others"
         )
     if same_checksum is False:
-        return f"as recorded but for this CPU's arithmetic ({int(far.sum())} of {count} clips took another course)"
+        return f"as recorded but for this CPU's arithmetic ({int(far.sum())} of {count} clips continue differently)"
     return "as recorded"

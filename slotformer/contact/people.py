@@ -35,7 +35,7 @@ def read_human(file: Path, stimulus: Callable[[str], str]) -> dict[str, float]:
             found = repr(row[correct]) if len(row) > correct else "absent"
             raise ValueError(f"{file}, line {line}: correct must be a number, it is {found}") from error
         if not 0 <= value <= 1 or len(row) <= name:
-            raise ValueError(f"{file}, line {line}: correct={value} is not between 0 and 1, or it is nobody's")
+            raise ValueError(f"{file}, line {line}: correct={value} is not between 0 and 1, or stim_ID is missing")
         answers.setdefault(stimulus(row[name]), []).append(value)
     return {stimulus: float(np.mean(values)) for stimulus, values in answers.items()}
 
