@@ -84,8 +84,8 @@ def needs(bench: Bench, root: Path) -> list[Row]:
     whole, smaller = YouTubeVIS(root), YouTubeVIS(root, at_least=size)
     clips = {
         "frames, masks and boxes": ClipDataset(whole, CLIP, transform=transform),
-        "frames": ClipDataset(whole, CLIP, transform=transform, keys=()),
-        "frames, decoded at half their size": ClipDataset(smaller, CLIP, transform=transform, keys=()),
+        "frames": ClipDataset(whole, CLIP, transform=transform, keys=("video",)),
+        "frames, decoded at half their size": ClipDataset(smaller, CLIP, transform=transform, keys=("video",)),
     }
     contestants: dict[str, Work] = {
         name: lambda c=c: [c[0, index] for index in range(VIDEOS)] for name, c in clips.items()

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHECKED = ("masks", "boxes", "features", "codes")  # either all samples of a batch have such a key, or none
+CHECKED = ("video", "masks", "boxes", "features", "codes")  # either all samples of a batch have such a key, or none
 
 Record = TypeVar("Record", bound="TensorRecord")
 
@@ -81,9 +81,10 @@ class VideoBatch(TensorRecord):
 
     ``boxes[:, :, k]`` belongs to instance id ``k + 1`` of ``masks``; an absent instance has a zero box and
     ``box_valid`` False. ``features`` is the frozen encoder's output from a cache, ``codes`` that of a tokenizer.
+    A batch that has them may be without ``video``.
     """
 
-    video: Tensor  # (B,T,3,H,W) uint8 RGB
+    video: Tensor | None  # (B,T,3,H,W) uint8 RGB
     video_id: list[str]  # B names, unique over a data set
     frame_index: Tensor  # (B,T) int64, position in the original video
     frame_valid: Tensor  # (B,T) bool, False = padding
@@ -96,18 +97,29 @@ class VideoBatch(TensorRecord):
     scenario: list[str] | None = None  # B names
 
     def __len__(self) -> int:
-        return self.video.shape[0]
+        return self.frame_index.shape[0]
 
     @property
     def num_frames(self) -> int:
         """T, the number of frames of a sample."""
-        return self.video.shape[1]
+        return self.frame_index.shape[1]
+
+    @property
+    def pixels(self) -> Tensor:
+        """``video``, where it is needed.
+
+        Raises:
+            ValueError: the clips were read without it.
+        """
+        if self.video is None:
+            raise ValueError("these clips were read without their frames; read them with the key 'video'")
+        return self.video
 
     @classmethod
     def stack(cls, samples: Sequence[dict[str, Any]]) -> VideoBatch:
         """Collate samples of the data contract (``dias_video.data.source``); pads T and K, never H or W.
 
-        A sample is a dict with ``video`` (T,3,H,W) uint8, ``video_id`` str, ``frame_index`` (T,) int64 and optionally
+        A sample is a dict with ``video_id`` str, ``frame_index`` (T,) int64 and optionally ``video`` (T,3,H,W) uint8,
         ``masks`` (T,H,W) int16, ``boxes`` (T,K,4) float32 with ``box_valid`` (T,K) bool, ``features`` (T,N,C),
         ``codes`` (T,N), ``label`` float and ``scenario`` str, as tensors. Where only some samples have a label or a
         scenario, as when data sets are mixed, the others get NaN and "".
@@ -115,7 +127,7 @@ class VideoBatch(TensorRecord):
         Raises:
             ValueError: frame sizes differ, or an optional key is present in only some samples.
         """
-        sizes = {tuple(s["video"].shape[-2:]) for s in samples}
+        sizes = {tuple(s[k].shape[-2:]) for s in samples for k in ("video", "masks") if s.get(k) is not None}
         if len(sizes) > 1:
             raise ValueError(f"frames of one batch must have one size, got {sorted(sizes)}; set a resize transform")
         present = [k for k in CHECKED if samples[0].get(k) is not None]
@@ -123,9 +135,9 @@ class VideoBatch(TensorRecord):
             have = [k for k in CHECKED if s.get(k) is not None]
             if have != present:
                 raise ValueError(f"video {s['video_id']} has {have} but {samples[0]['video_id']} has {present}")
-        num_frames = max(s["video"].shape[0] for s in samples)
+        num_frames = max(len(s["frame_index"]) for s in samples)
         num_boxes = max((s["boxes"].shape[1] for s in samples), default=0) if "boxes" in present else 0
-        valid = torch.stack([torch.arange(num_frames) < s["video"].shape[0] for s in samples])  # (B,T)
+        valid = torch.stack([torch.arange(num_frames) < len(s["frame_index"]) for s in samples])  # (B,T)
 
         def padded(key: str, instances: bool = False) -> Tensor:
             first = samples[0][key]
@@ -144,7 +156,7 @@ class VideoBatch(TensorRecord):
         for row, s in zip(frame_index, samples, strict=True):
             row[: len(s["frame_index"])] = torch.as_tensor(s["frame_index"])
         return cls(
-            video=padded("video"),
+            video=padded("video") if "video" in present else None,
             video_id=[s["video_id"] for s in samples],
             frame_index=frame_index,
             frame_valid=valid,

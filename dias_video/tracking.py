@@ -105,7 +105,7 @@ def track_windows(
                 sequence, state = model.encode(seen, draws, state, rehearse)
             sequence = sequence.changed(lambda x: x.float() if x.itemsize < 4 and x.is_floating_point() else x)
             if labels:
-                sequence.labels = pixel_labels(sequence, seen.video, follow_edges)
+                sequence.labels = pixel_labels(sequence, seen.pixels, follow_edges)
             yield window, sequence
     finally:
         model.train(was_training)

@@ -239,7 +239,7 @@ def tracked_pictures(
     """
     for window, sequence in tracked:
         assert sequence.labels is not None
-        video, labels = at_height(window.video[0], sequence.labels[0].cpu(), height)
+        video, labels = at_height(window.pixels[0], sequence.labels[0].cpu(), height)
         frames = rearrange(video, "t c h w -> t h w c")
         panels, titles = [frames, overlay(video, labels, background=background)], ["video", "slots"]
         if boxes and window.boxes is not None and window.box_valid is not None:

@@ -88,7 +88,8 @@ def main(cfg: DictConfig, checkpoint: str | None) -> None:
         instantiate(cfg.data.transform),
         seed=cfg.seed,
         features=features,
-        keys=getattr(model, "inputs", None),  # without ``inputs`` a model gets everything
+        # Without ``inputs`` a model gets everything.
+        keys=model.inputs(() if features is None else features.kinds) if hasattr(model, "inputs") else None,
     )
     looks: dict[str, Any] = {}
     if cfg.validation.num_videos:

@@ -57,7 +57,7 @@ def visualize_one(
         raise ValueError(f"{info.video_id} has no frames")
     num_frames = min(info.num_frames, max_frames or info.num_frames)
     with_boxes = boxes and has_boxes(source)
-    keys = ("boxes",) if with_boxes else ()
+    keys = ("video", "boxes") if with_boxes else ("video",)
     windows = video_windows(source, [index], window=window, max_frames=num_frames, keys=keys)
     given = with_boxes and dias.takes_boxes
     start = {"boxes": given, "rehearse": rehearse and not given}

@@ -48,8 +48,8 @@ def main(cfg: DictConfig, checkpoint: str | None, feature_dim: int | None, overw
     transform, tokens = instantiate(cfg.data.eval_transform), []
     for index in tqdm(chosen, unit="video", desc="tokens"):
         frames = range(0, source.info(index).num_frames, cfg.stride)
-        shown = transform(source.read(index, frames, ()), torch.Generator())["video"]  # as in training, without crops
-        features = encoder.features(shown[None])  # (1,T,N,C)
+        sample = transform(source.read(index, frames, ("video",)), torch.Generator())  # as in training, without crops
+        features = encoder.features(sample["video"][None])  # (1,T,N,C)
         tokens.append(features[0].unflatten(1, encoder.grid))
     whitened, share = whiten(encoder, torch.cat(tokens), feature_dim or encoder.feature_dim, cfg.smoothness)
     whitened.save_pretrained(cfg.out_dir)

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from data_files import SHARED, reads_shared
+from data_files import SHARED, assert_same, reads_shared
 from PIL import Image
 from pycocotools import mask as coder
 
@@ -113,7 +113,7 @@ def test_masks_that_nobody_looks_at_are_not_decoded(tmp_path, monkeypatch):
     boxes = source.read(0, [0], ("boxes",))["boxes"]
     assert torch.equal(boxes, source.read(0, [0])["boxes"])
     monkeypatch.setattr("dias_video.data.rle.decode", None)  # would fail if called
-    assert source.read(0, [0], ()).keys() == {"video", "video_id", "frame_index"}
+    assert source.read(0, [0], ("video",)).keys() == {"video", "video_id", "frame_index"}
 
 
 def test_videos_without_annotations_have_empty_masks_and_sizes_differ(tmp_path):
@@ -310,6 +310,7 @@ def test_frames_decoded_smaller_have_masks_of_their_size(tmp_path):
     whole = YouTubeVIS(tmp_path).read(0, [0, 2])
     assert torch.equal(sample["masks"], whole["masks"][:, 1::2, 1::2])
     assert sample["boxes"][1, 1].tolist() == pytest.approx([5 / 18, 4 / 10, 15 / 18, 8 / 10])
+    assert_same(source.read(0, [0, 2], ("masks", "boxes")), {k: v for k, v in sample.items() if k != "video"})
 
 
 @reads_shared

@@ -1,13 +1,19 @@
 """The frozen-feature cache gives what the encoder gives, and refuses to be used for anything else."""
 
+import copy
+
 import pytest
 import torch
-from data_files import LENGTHS, Counting
+from data_files import LENGTHS, Counting, write_clip
+from tiny import HEIGHT, WIDTH, tiny_dias
 from torch import nn
 
+from dias_video.batch import VideoBatch
 from dias_video.data.features import FLIPPED, FeatureCache, cache_features, cached_features
 from dias_video.data.loading import ClipDataset
+from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.transforms import ClipTransform
+from dias_video.draws import Draws
 
 SIZE = (4, 6)
 WHOLE = ClipTransform(SIZE)
@@ -154,3 +160,30 @@ def test_a_video_that_was_repaired_is_cached_and_one_that_was_changed_is_refused
 def test_features_too_large_for_half_precision_stop(tmp_path):
     with pytest.raises(ValueError, match="v0 don't fit half precision"):
         cache_features(Patches(weight=1e6), Textured(), tmp_path, WHOLE)
+
+
+def test_losses_are_the_same_bits_where_no_frame_is_read(tmp_path):
+    for name in range(3):
+        write_clip(tmp_path / f"toss/train/{name:05d}")
+    source, dias = SimulatedVideos(tmp_path, "toss/train"), tiny_dias(boxes=True, threshold=0.4).train()
+    size = (HEIGHT, WIDTH)
+    cache_features(dias.encoder, source, tmp_path / "f", ClipTransform(size, square=True), flips=True)
+    transform = ClipTransform(size, square=True, flip=0.5)
+    seen = []
+    for keys in (None, dias.inputs({"features"})):
+        clips = ClipDataset(source, 3, transform=transform, features=FeatureCache(tmp_path / "f"), keys=keys)
+        model = copy.deepcopy(dias)
+        adam = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        for step in range(4):
+            batch = VideoBatch.stack([clips[step, index] for index in range(3)])
+            assert (batch.video is None) == (keys is not None)
+            terms = model(batch, Draws.for_step(0, step, range(3)))
+            adam.zero_grad()
+            torch.stack([value.mean() for name, value in terms.items() if name not in model.watched]).sum().backward()
+            adam.step()
+            seen.append(torch.stack([value.detach().float() for value in terms.values()]))
+        for name in range(3):  # from now on no frame can be read
+            file = tmp_path / f"toss/train/{name:05d}.mp4"
+            file.write_bytes(bytes(file.stat().st_size))
+    assert torch.equal(torch.stack(seen[:4]), torch.stack(seen[4:]))
+    assert not torch.equal(seen[0], seen[1])

@@ -3,9 +3,11 @@
 import data_layouts as layouts
 import pytest
 import torch
+from data_files import assert_same
 from data_layouts import CONFIGS, composed
 from physion15_files import write_physion15
 
+from dias_video.data.loading import ClipDataset
 from dias_video.data.transforms import ClipTransform
 
 FRAMES = {"video", "video_id", "frame_index"}
@@ -78,6 +80,12 @@ def test_layouts_as_downloaded(tmp_path, row):
         sample = source.read(0, [0])
         assert sample.keys() == keys
         assert int((sample.get("masks", torch.zeros(1)) == 1).sum()) == pixels
+        assert "video" not in source.read(0, [0], ())
+        square = ClipTransform((16, 24), flip=0.5, square=True)
+        for wanted in (("masks", "boxes"), ("boxes",), ()):  # without frames the rest is the same
+            one, whole = (ClipDataset(source, 1, transform=square, keys=names)[0, 0] for names in (wanted, None))
+            assert "video" not in one
+            assert_same(one, {key: whole[key] for key in one})
         transformed = ClipTransform([16, 24])(sample, torch.Generator())
         assert transformed["video"].shape == (1, 3, 16, 24)
 

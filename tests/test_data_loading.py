@@ -167,8 +167,10 @@ class Asked:
 @pytest.mark.parametrize(
     ("keys", "crop", "asked", "given"),
     [
-        (None, True, None, {"masks", "boxes", "box_valid"}),
+        (None, True, None, {"video", "masks", "boxes", "box_valid"}),
         ((), True, set(), set()),
+        (("video",), True, {"video"}, {"video"}),
+        (("video", "boxes"), True, {"video", "boxes"}, {"video", "boxes", "box_valid"}),
         (("boxes",), False, {"boxes"}, {"boxes", "box_valid"}),
         (("boxes",), True, {"boxes"}, {"boxes", "box_valid"}),
         (("masks",), True, {"masks"}, {"masks"}),
@@ -181,7 +183,7 @@ def test_only_what_is_looked_at_is_read_and_given(simulated, keys, crop, asked, 
     everything = ClipDataset(SimulatedVideos(simulated, "toss/train"), 3, transform=transform)
     for index in (0, 1):
         sample = clips[0, index]
-        assert sample.keys() == {"video", "video_id", "frame_index"} | given
+        assert sample.keys() == {"video_id", "frame_index"} | given
         assert_same(sample, {key: everything[0, index][key] for key in sample})
     assert source.keys == [asked] * 2
 
@@ -189,6 +191,19 @@ def test_only_what_is_looked_at_is_read_and_given(simulated, keys, crop, asked, 
 def test_masks_that_nobody_looks_at_are_not_opened(simulated):
     (simulated / "toss/train/00000.masks.zip").unlink()
     source = SimulatedVideos(simulated, "toss/train")
-    assert source.read(0, [1], ()).keys() == {"video", "video_id", "frame_index"}
+    assert source.read(0, [1], ("video",)).keys() == {"video", "video_id", "frame_index"}
     with pytest.raises(ValueError, match=r"00000.masks.zip is missing"):
         source.read(0, [1], ("boxes",))
+
+
+def test_clips_without_frames_are_batched(simulated):
+    clips = [ClipDataset(SimulatedVideos(simulated, "toss/train"), n, keys=("boxes",))[0, 0] for n in (3, 2)]
+    batch = VideoBatch.stack(clips)
+    assert (len(batch), batch.num_frames, batch.video) == (2, 3, None)
+    assert batch.frame_valid.tolist() == [[True] * 3, [True, True, False]]
+    assert torch.equal(batch.boxes[1, :2], clips[1]["boxes"])
+    with pytest.raises(ValueError, match="were read without their frames"):
+        _ = batch.pixels
+    with_frames = ClipDataset(SimulatedVideos(simulated, "toss/train"), 3, keys=("video", "boxes"))[0, 0]
+    with pytest.raises(ValueError, match=r"has \['boxes'\] but toss/train/\d+ has \['video', 'boxes'\]"):
+        VideoBatch.stack([with_frames, clips[1]])

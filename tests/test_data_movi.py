@@ -171,7 +171,7 @@ def test_damaged_files_are_named(tmp_path, damage, sentence):
 def test_masks_that_nobody_looks_at_are_not_decoded(tmp_path):
     write_movi(tmp_path, shards=((0,),), change=cut_png)
     source = MoviVideos(tmp_path, "train")
-    assert {"boxes", "box_valid"} <= source.read(0, [2], ("boxes",)).keys()
+    assert {"boxes", "box_valid"} <= source.read(0, [2], ("video", "boxes")).keys()
     with pytest.raises(ValueError, match="segmentations 2"):
         source.read(0, [2], ("masks",))
 

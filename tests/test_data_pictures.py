@@ -12,7 +12,7 @@ from PIL import Image
 from dias_video.data.folder import FolderVideos, OneVideo
 from dias_video.data.images import ImageFolder
 from dias_video.data.paths import Choice, files_in, files_under, inside, natural
-from dias_video.data.pictures import EXTENSIONS, ids_of, opened, read_picture
+from dias_video.data.pictures import EXTENSIONS, frame_size, ids_of, opened, read_frames, read_picture
 
 HEIGHT, WIDTH = 6, 11
 
@@ -101,6 +101,8 @@ def test_jpegs_are_decoded_smaller_while_they_are_large_enough(tmp_path):
     means = values[:72].reshape(36, 2, 65, 2, 3).mean((1, 3))
     assert np.abs(half[:36] - means).mean() < 2
     assert read_picture(path, at_least=(9, 9)).shape == (10, 17, 3)
+    for least in (None, (28, 30), (27, 30), (7, 7)):  # of random crops
+        assert frame_size(path, least) == read_frames([path], at_least=least).shape[2:]
     assert read_picture(saved(tmp_path, Image.fromarray(values), "a.png"), at_least=(9, 9)).shape == (73, 130, 3)
 
 

@@ -41,6 +41,7 @@ def test_its_last_blocks_are_trained_and_what_is_explained_stays(tmp_path: Path)
     dias, batch = finetuned(), clips(batch=2, frames=2)
     plain = Projection(WIDTH, D)
     plain.load_state_dict(dias.projection.state_dict(), strict=False)
+    assert dias.inputs({"features"}) == {"video"}
     before = dias.features(batch)
     torch.testing.assert_close(dias.projection(before, batch.video), plain(before, batch.video))
     terms = dias.train()(batch, Draws.for_step(0, 0, range(2)))

@@ -123,7 +123,7 @@ def test_a_teacher_of_boxes_is_given_them_though_its_student_takes_none(tmp_path
     tiny_dias(boxes=True, threshold=None, teacher=None).save_pretrained(tmp_path)
     student = spot(seed=1, guide=MaskTeacher(tmp_path))
     assert not student.takes_boxes
-    assert student.inputs == ("boxes",)
+    assert student.inputs({"features"}) == {"boxes"}
     batch = clips(boxes=3)
     terms = student(batch, Draws.for_step(0, 0, range(3)))
     batch.boxes = batch.boxes.flip(2)

@@ -107,6 +107,11 @@ def test_cached_codes_replace_the_tokenizer() -> None:
     expected = dias(batch, Draws.for_step(0, 0, range(3)))["cross_entropy"]
     batch.codes = dias.objective.tokenizer.codes(batch.video).int()
     torch.testing.assert_close(dias(batch, Draws.for_step(0, 0, range(3)))["cross_entropy"], expected)
+    assert dias.inputs({"features"}) == {"video"}
+    assert dias.inputs({"codes"}) == {"video"}
+    assert dias.inputs({"features", "codes"}) == set()
+    batch.features, batch.video = dias.features(batch), None
+    torch.testing.assert_close(dias(batch, Draws.for_step(0, 0, range(3)))["cross_entropy"], expected)
     batch.codes = (batch.codes + 1) % V
     assert not torch.allclose(dias(batch, Draws.for_step(0, 0, range(3)))["cross_entropy"], expected)
 

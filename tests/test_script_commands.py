@@ -22,6 +22,7 @@ import dias_video.evaluation.in_training  # noqa: F401 - what scripts import is 
 import slotformer.contact.probing
 import slotformer.contact.reasoning
 import slotformer.fill  # noqa: F401
+from dias_video.data.video_file import VideoFiles
 from dias_video.model.dias import DIAS
 from dias_video.model.tiny_encoder import TinyEncoder
 from dias_video.pretrained.weights import read_weights
@@ -174,7 +175,12 @@ def test_cached_features_a_rehearsal_and_edges_reach_the_model(
     cached = scores("cached", f"features={features}")
     assert cached["ocb/ari"] == pytest.approx(found[0]["ocb/ari"], abs=0.02)
     assert cached["baselines/kmeans/ocb/ari"] == pytest.approx(found[0]["baselines/kmeans/ocb/ari"], abs=0.02)
+    monkeypatch.setattr(VideoFiles, "read", broken)
     start("cache_slots", "data=simulated", f"cache={tmp_path}/slots", f"features={features}")
+    stored = f"data.features={{_target_:dias_video.data.features.FeatureCache,path:{features}}}"
+    plain = ("data.train.split=toss/val", "data.transform.crop_area=null", "data.transform.flip=0")
+    short = ("experiment=smoke", "max_steps=1", "validation.num_videos=0", f"out_dir={tmp_path}/trained")
+    start("train_video", *short, *plain, stored)
     caches = [SlotCache(tmp_path / name) for name in ("live_slots", "slots")]
     one, other = (cache.read(cache.video_ids[0], 0, 9) for cache in caches)
     torch.testing.assert_close(one.slots, other.slots, atol=0.02, rtol=0)

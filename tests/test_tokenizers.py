@@ -165,6 +165,7 @@ def test_every_tokenizer_learns_and_has_one_code_a_cell(make) -> None:
     adam = torch.optim.Adam(model.parameters(), 1e-2)
     weights = {"commitment": 0.25, "standard": 0.1}
     losses = []
+    assert model.inputs() == {"video"}
     for step in range(25):
         terms = model.train()(batch, training(step / 25, step=step))
         loss = torch.stack([weights.get(name, 1.0) * value.mean() for name, value in terms.items()]).sum()
@@ -181,6 +182,9 @@ def test_every_tokenizer_learns_and_has_one_code_a_cell(make) -> None:
     assert torch.equal(codes, model.codes(batch.video, batch.features))
     one = model.codes(batch.video[1:2, 2:3], batch.features[1:2, 2:3])
     assert torch.equal(codes[1:2, 2:3], one)  # whatever is in a batch with it
+    if not model.inputs({"features"}):
+        batch.video = None
+    assert (batch.video is None) == isinstance(model.encoder, FeatureEncoder)
     decoded = model.decoder(model.vectors(codes))
     assert decoded.shape == model.decoder.target(batch.video, batch.features).shape
 

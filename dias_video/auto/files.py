@@ -99,7 +99,7 @@ class TrackFiles:
         found = sequence.to("cpu")
         assert found.labels is not None
         assert found.attention is not None
-        video, labels, attention = window.video[0].cpu(), found.labels[0], found.attention[0]
+        video, labels, attention = window.pixels[0].cpu(), found.labels[0], found.attention[0]
         ids = label_ids(labels, self.clip.ids)  # (T,H,W)
         tracks = label_ids(found.track_id[0], self.clip.ids)  # (T,S)
         shown = torch.from_numpy(ids - 1)  # pixels around given objects have the label -1

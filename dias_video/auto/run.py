@@ -91,5 +91,5 @@ def clip_of(source: VideoSource, index: int, num_frames: int, fps: float) -> Cli
     names = [file.stem for file in files[:num_frames]]
     if len(set(names)) < num_frames:  # a video file, or pictures that differ only by their extension
         names = [f"{frame:05d}" for frame in range(num_frames)]
-    height, width = source.read(index, [0], ())["video"].shape[-2:]
+    height, width = source.read(index, [0], ("video",))["video"].shape[-2:]
     return Clip(info.video_id, num_frames, (height, width), names, times)

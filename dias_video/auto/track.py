@@ -132,7 +132,7 @@ class Tracker:
             raise ValueError(f"objects are given on the first frame of one video, here are {len(source)}; name one")
         if self.slots is not None:
             raise ValueError("slots= is for things that are to be found; leave it out where objects are given")
-        video = source.read(0, [0], ())["video"]
+        video = source.read(0, [0], ("video",))["video"]
         given = given_objects(first_boxes, first_mask, (video.shape[-2], video.shape[-1]))
         if self.model is not None and given is not None:
             if not self.model.takes_boxes:
@@ -158,9 +158,13 @@ class Tracker:
         info = source.info(index)
         num_frames = min(info.num_frames, max_frames or info.num_frames)
         model = self.model or self.own(
-            info.video_id, num_frames, lambda frames: source.read(index, frames, ())["video"], given, looked=looked
+            info.video_id,
+            num_frames,
+            lambda frames: source.read(index, frames, ("video",))["video"],
+            given,
+            looked=looked,
         )
-        batches = video_windows(source, [index], window=self.window, max_frames=num_frames, keys=())
+        batches = video_windows(source, [index], window=self.window, max_frames=num_frames, keys=("video",))
         boxed = self.model is not None and given is not None
         if given is not None and boxed:
             batches = (_with_boxes(batch, given.boxes) for batch in batches)

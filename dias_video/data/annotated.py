@@ -14,7 +14,7 @@ from torch import Tensor
 from dias_video.batch import resize_labels
 from dias_video.data.boxes import boxes_from_masks
 from dias_video.data.paths import inside
-from dias_video.data.pictures import is_deep, read_frames
+from dias_video.data.pictures import frame_size, is_deep, read_frames
 from dias_video.data.problems import Problem
 from dias_video.data.source import VOID, Keys, Sample, VideoInfo, frames_in_range, wanted
 from dias_video.pretrained.configured import Configured
@@ -101,11 +101,14 @@ class AnnotatedVideos(Configured):
         clip = self._clips[index]
         chosen = frames_in_range(frames, len(clip.frames), clip.video_id)
         files = clip.files()
-        video = read_frames([files[frame] for frame in chosen], at_least=self.at_least)
-        sample: Sample = {"video": video, "video_id": clip.video_id, "frame_index": torch.tensor(chosen)}
+        sample: Sample = {"video_id": clip.video_id, "frame_index": torch.tensor(chosen)}
+        if wanted("video", keys):
+            sample["video"] = read_frames([files[frame] for frame in chosen], at_least=self.at_least)
         if self._masks is not None and (wanted("masks", keys) or wanted("boxes", keys)):
             masks, num_instances = self._masks.read(index, chosen)
-            sample["masks"] = self._fitted(masks, video, clip)
+            seen = sample.get("video")
+            shown = frame_size(files[chosen[0]], self.at_least) if seen is None else tuple(seen.shape[-2:])
+            sample["masks"] = self._fitted(masks, shown, clip)
             if wanted("boxes", keys):
                 sample["boxes"], sample["box_valid"] = boxes_from_masks(sample["masks"], num_instances)
         return sample
@@ -118,13 +121,13 @@ class AnnotatedVideos(Configured):
         """The pictures of the frames, and those of the masks."""
         return self._clips[index].files() + ([] if self._masks is None else self._masks.files(index))
 
-    def _fitted(self, masks: Tensor, video: Tensor, clip: Clip) -> Tensor:
-        """The masks, scaled down to the size of the frames where JPEGs were decoded smaller.
+    def _fitted(self, masks: Tensor, shown: tuple[int, ...], clip: Clip) -> Tensor:
+        """The masks, scaled down to the size of the frames (H,W) where JPEGs are decoded smaller.
 
         Raises:
             ValueError: the masks have another shape than the frames.
         """
-        size, shown = tuple(masks.shape[-2:]), tuple(video.shape[-2:])
+        size = tuple(masks.shape[-2:])
         for factor in FACTORS if self.at_least is not None else FACTORS[:1]:
             if tuple(-(-side // factor) for side in size) == shown:
                 return masks if factor == 1 else resize_labels(masks, shown)

@@ -74,6 +74,11 @@ class FeatureCache:
         ):
             raise ValueError(f"{codes} has codes of other videos than {path} has features of; cache both anew")
 
+    @property
+    def kinds(self) -> set[str]:
+        """What comes from here: ``features``, or ``codes``, or both."""
+        return {self.kind} if self.codes is None else {self.kind, self.codes.kind}
+
     def read(self, video_id: str, frames: Sequence[int], flipped: bool = False) -> Tensor:
         """Features (T,N,C) float32, or codes (T,N) int64, of ``frames``; with ``flipped`` those of the mirrored video.
 
@@ -295,7 +300,7 @@ def _done(writer: ShardWriter, video_id: str, flips: bool) -> bool:
 def _chunks(source: VideoSource, index: int, total: int, count: int, transform: Transform) -> Iterator[Tensor]:
     """The frames of a video, ``count`` at a time, transformed."""
     for start in range(0, total, count):
-        sample = source.read(index, range(start, min(start + count, total)), ())
+        sample = source.read(index, range(start, min(start + count, total)), ("video",))
         yield transform(sample, torch.Generator())["video"]
 
 

@@ -15,7 +15,7 @@ from dias_video.data.animation import is_animated_webp
 from dias_video.data.paths import Choice, ends_so, files_in, files_under, natural, readable
 from dias_video.data.pictures import EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problems
-from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range
+from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
 from dias_video.data.video_file import VIDEO_EXTENSIONS, Decoder, VideoFiles
 from dias_video.pretrained.configured import Configured
 
@@ -85,7 +85,7 @@ class FolderVideos(Configured):
 
     def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """The frames asked for."""
-        return _read(self._media, self._paths[index], self._infos[index], frames)
+        return _read(self._media, self._paths[index], self._infos[index], frames, keys)
 
     def times(self, index: int) -> NDArray[np.float64] | None:
         """When each frame is shown (N,), in seconds since the first; None for a folder of pictures."""
@@ -126,7 +126,7 @@ class OneVideo(Configured):
 
     def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """The frames asked for."""
-        return _read(self._media, self.path, self._info, frames)
+        return _read(self._media, self.path, self._info, frames, keys)
 
     def times(self, index: int = 0) -> NDArray[np.float64] | None:
         """When each frame is shown (N,), in seconds since the first; None for a folder of pictures."""
@@ -169,9 +169,12 @@ class _Media:
         return read_frames([path / names[frame] for frame in frames], upright=True, at_least=self._at_least)
 
 
-def _read(media: _Media, path: Path, info: VideoInfo, frames: Sequence[int]) -> Sample:
-    wanted = frames_in_range(frames, info.num_frames, str(path))
-    return {"video": media.read(path, wanted), "video_id": info.video_id, "frame_index": torch.tensor(wanted)}
+def _read(media: _Media, path: Path, info: VideoInfo, frames: Sequence[int], keys: Keys) -> Sample:
+    chosen = frames_in_range(frames, info.num_frames, str(path))
+    sample: Sample = {"video_id": info.video_id, "frame_index": torch.tensor(chosen)}
+    if wanted("video", keys):
+        sample["video"] = media.read(path, chosen)
+    return sample
 
 
 def _refuse_strangers(root: Path, videos: Sequence[str], pictures: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import torch
 from dias_video.data.paths import Choice, files_under, readable
 from dias_video.data.pictures import EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problem, Problems
-from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range
+from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
 from dias_video.pretrained.configured import Configured
 
 
@@ -57,9 +57,11 @@ class ImageFolder(Configured):
 
     def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """The picture."""
-        wanted = frames_in_range(frames, 1, self._names[index])
-        video = read_frames(self.files(index) * len(wanted), upright=True, at_least=self.at_least)
-        return {"video": video, "video_id": self.info(index).video_id, "frame_index": torch.tensor(wanted)}
+        chosen = frames_in_range(frames, 1, self._names[index])
+        sample: Sample = {"video_id": self.info(index).video_id, "frame_index": torch.tensor(chosen)}
+        if wanted("video", keys):
+            sample["video"] = read_frames(self.files(index) * len(chosen), upright=True, at_least=self.at_least)
+        return sample
 
     def files(self, index: int) -> list[Path]:
         """The picture."""

@@ -13,7 +13,11 @@ from torch.utils.data import Dataset
 from dias_video.data.source import Keys, Sample, VideoSource, wanted
 from dias_video.data.transforms import Transform
 
-PARTS = {"masks": ("masks",), "boxes": ("boxes", "box_valid")}  # what each key stands for in a sample
+PARTS = {  # what each key stands for in a sample
+    "video": ("video",),
+    "masks": ("masks",),
+    "boxes": ("boxes", "box_valid"),
+}
 
 
 class Features(Protocol):
@@ -43,7 +47,7 @@ class ClipDataset(Dataset[Sample]):
         transform: applied to the clip with a generator made of (seed, epoch, index).
         seed: seed of the choice of clips and of the augmentation.
         features: adds ``features`` (T,N,C), the frozen encoder's output for these frames.
-        keys: which of ``masks`` and ``boxes`` to read; None = both.
+        keys: which of ``video``, ``masks`` and ``boxes`` to read; None = all.
 
     Raises:
         ValueError: an option is out of range, or ``features`` was made from another source or transform.
@@ -100,7 +104,7 @@ def read_clip(
 ) -> Sample:
     """Frames of a video as a sample: read and transformed, with ``features`` (T,N,C) from the cache if one is given.
 
-    Of ``masks`` and ``boxes`` only those that ``keys`` names are read and returned.
+    Of ``video``, ``masks`` and ``boxes`` only those that ``keys`` names are read and returned.
 
     Raises:
         ValueError: its file can't be read, or the cache does not hold these frames.
@@ -109,7 +113,7 @@ def read_clip(
     if transform is not None:
         sample = transform(sample, generator)
     unwanted = {name for key, names in PARTS.items() if not wanted(key, keys) for name in names}
-    sample = {name: value for name, value in sample.items() if name not in unwanted}
+    sample = {name: value for name, value in sample.items() if name not in unwanted | {"size"}}
     flipped = bool(sample.pop("flipped", False))
     if features is not None:
         sample["features"] = features.read(sample["video_id"], frames, flipped)

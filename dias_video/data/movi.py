@@ -98,18 +98,21 @@ class MoviVideos(Configured):
         """Frames, masks and boxes."""
         info = self.info(index)
         chosen = frames_in_range(frames, info.num_frames, info.video_id)
-        video = np.stack([rgb_of(*self._picture("video", index, frame)) for frame in chosen])
         boxes, valid = self._boxes(index, info.num_frames)
         sample: Sample = {
-            "video": torch.from_numpy(video).permute(0, 3, 1, 2),
             "video_id": info.video_id,
             "frame_index": torch.tensor(chosen),
             "boxes": torch.from_numpy(boxes[chosen]),
             "box_valid": torch.from_numpy(valid[chosen]),
         }
+        if wanted("video", keys):
+            video = np.stack([rgb_of(*self._picture("video", index, frame)) for frame in chosen])
+            sample["video"] = torch.from_numpy(video).permute(0, 3, 1, 2)
+        elif not wanted("masks", keys):
+            sample["size"] = self._size(index, chosen[0])
         if wanted("masks", keys):
             masks = np.stack([ids_of(*self._picture("segmentations", index, frame)) for frame in chosen])
-            if video.shape[:3] != masks.shape:
+            if "video" in sample and video.shape[:3] != masks.shape:
                 raise ValueError(f"{self._name(index)}: masks {masks.shape} don't fit frames {video.shape}; {REMEDY}")
             if masks.max() > boxes.shape[1]:
                 sentence = f"a mask has id {masks.max()}, of {boxes.shape[1]} instances"
@@ -131,6 +134,14 @@ class MoviVideos(Configured):
         data = self._bytes(index, self._pictures[name][self._ends[index] + frame])
         where = f"{self._name(index)}, {name} {frame}"
         return read_png(data, where), where
+
+    def _size(self, index: int, frame: int) -> tuple[int, int]:
+        """(H,W) of a frame, by the header of its PNG."""
+        start = int(self._pictures["video"][self._ends[index] + frame][0])
+        head = self._bytes(index, np.array([start, start + 24]))
+        if not head.startswith(PNG_HEAD):
+            raise ValueError(f"{self._name(index)}, video {frame}: its PNG is damaged; {REMEDY}")
+        return int.from_bytes(head[20:], "big"), int.from_bytes(head[16:20], "big")
 
     def _numbers(self, name: str, index: int) -> NDArray[Any]:
         """A feature's floats or integers."""

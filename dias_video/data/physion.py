@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dias_video.data.paths import files_in
 from dias_video.data.problems import OnError, Problems
-from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range
+from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
 from dias_video.data.text import read_table
 from dias_video.data.video_file import Decoder, VideoFiles
 from dias_video.pretrained.configured import Configured
@@ -108,13 +108,14 @@ class PhysionVideos(Configured):
     def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """The frames asked for; decoding starts at the key frame that precedes them."""
         info = self._infos[index]
-        wanted = frames_in_range(frames, info.num_frames, str(self._files[index]))
+        chosen = frames_in_range(frames, info.num_frames, str(self._files[index]))
         sample: Sample = {
-            "video": self._videos.read(self._files[index], wanted),
             "video_id": info.video_id,
-            "frame_index": torch.tensor(wanted),
+            "frame_index": torch.tensor(chosen),
             "scenario": info.scenario,
         }
+        if wanted("video", keys):
+            sample["video"] = self._videos.read(self._files[index], chosen)
         if info.label is not None:
             sample["label"] = info.label
         return sample

@@ -16,7 +16,7 @@ import torch
 
 from dias_video.data.paths import files_in
 from dias_video.data.problems import OnError, Problems, one_of
-from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range
+from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
 from dias_video.data.video_file import Decoder, VideoFiles
 from dias_video.pretrained.configured import Configured
 
@@ -115,7 +115,7 @@ class Physion15Videos(Configured):
         info, file = self.info(index), self._files[index]
         places = [self._shown[index][at] for at in frames_in_range(frames, info.num_frames, str(file))]
         return {
-            "video": self._videos.read(file, places),
+            **({"video": self._videos.read(file, places)} if wanted("video", keys) else {}),
             "video_id": info.video_id,
             "frame_index": torch.tensor(places),
             "scenario": info.scenario,

@@ -138,13 +138,30 @@ def read_frames(files: Sequence[Path], upright: bool = False, at_least: Sequence
     Raises:
         ValueError: one is missing or damaged, or their sizes differ.
     """
-    least = None if at_least is None else [math.ceil(side / SMALLEST_CROP) for side in at_least]
-    pictures = [read_picture(file, upright, least) for file in files]
+    pictures = [read_picture(file, upright, _with_crops(at_least)) for file in files]
     for file, picture in zip(files, pictures, strict=True):
         if picture.shape != pictures[0].shape:
             sizes = [f"{p.shape[1]}x{p.shape[0]}" for p in (picture, pictures[0])]
             raise ValueError(f"{file} is {sizes[0]}, {files[0].name} is {sizes[1]}; one video needs one size")
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def frame_size(file: Path, at_least: Sequence[int] | None = None) -> tuple[int, int]:
+    """The (H,W) in which :func:`read_frames` has a picture that is not turned, by its header alone.
+
+    Raises:
+        ValueError: missing or damaged.
+    """
+    least = _with_crops(at_least)
+    with decoding(str(file)), Image.open(file) as picture:
+        if least is not None:
+            picture.draft(None, (least[1], least[0]))
+        return picture.height, picture.width
+
+
+def _with_crops(at_least: Sequence[int] | None) -> list[int] | None:
+    """The (H,W) of frames whose random crops are as large as ``at_least``."""
+    return None if at_least is None else [math.ceil(side / SMALLEST_CROP) for side in at_least]
 
 
 def refuse_masks(root: Path, paths: Sequence[str]) -> None:

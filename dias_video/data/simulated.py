@@ -73,11 +73,12 @@ class SimulatedVideos(Configured):
         _, path = self._clips[index]
         info = self.info(index)
         chosen = frames_in_range(frames, info.num_frames, f"{path}.mp4")
-        video = self._videos.read(_file(path, ".mp4"), chosen)
-        sample: Sample = {"video": video, "video_id": info.video_id, "frame_index": torch.tensor(chosen)}
+        sample: Sample = {"video_id": info.video_id, "frame_index": torch.tensor(chosen)}
+        if wanted("video", keys):
+            sample["video"] = self._videos.read(_file(path, ".mp4"), chosen)
         if wanted("masks", keys) or wanted("boxes", keys):
             sample["masks"] = read_masks(_file(path, ".masks.zip"), chosen)
-            if sample["masks"].shape[1:] != video.shape[2:]:
+            if "video" in sample and sample["masks"].shape[1:] != sample["video"].shape[2:]:
                 raise ValueError(f"{path}.masks.zip has masks of another size than the frames; {REMEDY}")
             sample["boxes"], sample["box_valid"] = boxes_from_masks(sample["masks"], num_instances(path))
         if info.label is not None:

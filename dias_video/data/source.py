@@ -10,14 +10,14 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-Keys = Collection[str] | None  # which of masks and boxes a sample shall hold beside the frames; None = both
+Keys = Collection[str] | None  # which of video, masks and boxes a sample shall hold; None = all
 VOID = -1  # in masks: pixels without a label, which are not even background
 Sample = dict[str, Any]
 """A clip of one video under the data contract, as CPU tensors.
 
 ``video`` (T,3,H,W) uint8 RGB, ``video_id`` str, ``frame_index`` (T,) int64; where the source has them ``masks``
 (T,H,W) int16 (0 background, -1 void), ``boxes`` (T,K,4) float32 xyxy in [0,1] with ``box_valid`` (T,K) bool, ``label``
-float and ``scenario`` str.
+float and ``scenario`` str. Boxes without video and masks come with ``size``, the (H,W) of the frames.
 """
 
 
@@ -49,7 +49,8 @@ class VideoSource(Protocol):
     def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """Decode ``frames`` (positions in the video, in any order) and no others.
 
-        ``keys`` says which of ``masks`` and ``boxes`` (with ``box_valid``) will be used; a source may return more.
+        ``keys`` says which of ``video``, ``masks`` and ``boxes`` (with ``box_valid``) will be used; a source may return
+        more.
 
         Raises:
             ValueError: a file can't be read; the message names the file and the remedy.
@@ -113,7 +114,7 @@ def has_boxes(source: VideoSource) -> bool:
 
 
 def wanted(key: str, keys: Keys) -> bool:
-    """Whether ``masks`` or ``boxes`` is among the keys."""
+    """Whether ``video``, ``masks`` or ``boxes`` is among the keys."""
     return keys is None or key in keys
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from dias_video.batch import resize_frames, resize_labels
 from dias_video.data.source import Sample
 from dias_video.pretrained.configured import Configured
 
+PIXELS = ("video", "masks")  # parts of a sample that are pictures
 ATTEMPTS = 10  # how often a crop is drawn until one fits into the frame
 
 
@@ -69,15 +70,25 @@ class ClipTransform(Configured):
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
         """The transformed sample. The same numbers are drawn under all settings, so that settings can be compared."""
         coin, *numbers = torch.rand(3 + 2 * ATTEMPTS, generator=generator, dtype=torch.float64).tolist()
-        sample, size = dict(sample), tuple(sample["video"].shape[-2:])
-        if self.crop_area is not None:
+        sample, size = dict(sample), size_of(sample)
+        if self.crop_area is not None and size is not None:
             sample = crop(sample, *random_crop(size, self.crop_area, self.crop_ratio, numbers))
-        elif self.square:
+        elif self.square and size is not None:
             sample = crop(sample, *centred(size, min(size), min(size)))
         if self.size is not None:
             sample = resize(sample, self.size)
         sample["flipped"] = coin < self.flip
         return flip(sample) if sample["flipped"] else sample
+
+
+def size_of(sample: Sample) -> tuple[int, int] | None:
+    """(H,W) of the frames; None where the sample has neither frames nor masks nor boxes."""
+    shown = next((sample[name] for name in PIXELS if sample.get(name) is not None), None)
+    return sample.get("size") if shown is None else (shown.shape[-2], shown.shape[-1])
+
+
+def _changed(sample: Sample, change: Callable[[Tensor], Tensor]) -> Sample:
+    return {**sample, **{name: change(sample[name]) for name in PIXELS if sample.get(name) is not None}}
 
 
 def random_crop(
@@ -113,13 +124,11 @@ def centred(size: Sequence[int], height: int, width: int) -> tuple[int, int, int
 
 def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
     """Cut a rectangle (pixels) out of every frame. Boxes are cut too; a box of which nothing is left becomes absent."""
-    full_height, full_width = sample["video"].shape[-2:]
-    if (height, width) == (full_height, full_width):
+    size = size_of(sample)
+    if size is None or (height, width) == size:
         return sample
-    cut = (..., slice(top, top + height), slice(left, left + width))
-    out = {**sample, "video": sample["video"][cut]}
-    if sample.get("masks") is not None:
-        out["masks"] = sample["masks"][cut]
+    full_height, full_width = size
+    out = _changed(sample, lambda pixels: pixels[..., top : top + height, left : left + width])
     if sample.get("boxes") is None:
         return out
     scale = torch.tensor([full_width, full_height, full_width, full_height]) / torch.tensor([width, height] * 2)
@@ -133,7 +142,9 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
 
 def resize(sample: Sample, size: tuple[int, int]) -> Sample:
     """Resize frames and masks to ``size`` (H,W), by ``resize_frames`` and ``resize_labels`` of ``dias_video.batch``."""
-    out = {**sample, "video": resize_frames(sample["video"], size)}
+    out = dict(sample)
+    if sample.get("video") is not None:
+        out["video"] = resize_frames(sample["video"], size)
     if sample.get("masks") is not None:
         out["masks"] = resize_labels(sample["masks"], size)
     return out
@@ -141,9 +152,7 @@ def resize(sample: Sample, size: tuple[int, int]) -> Sample:
 
 def flip(sample: Sample) -> Sample:
     """Mirror left and right."""
-    out = {**sample, "video": sample["video"].flip(-1)}
-    if sample.get("masks") is not None:
-        out["masks"] = sample["masks"].flip(-1)
+    out = _changed(sample, lambda pixels: pixels.flip(-1))
     if sample.get("boxes") is not None:
         x0, y0, x1, y1 = sample["boxes"].unbind(-1)
         out["boxes"] = torch.stack([1 - x1, y0, 1 - x0, y1], dim=-1) * sample["box_valid"][..., None]

@@ -47,7 +47,7 @@ def video_windows(
         max_frames: read only the first frames of longer videos; None = all.
         num_workers: processes that decode ahead.
         features: the frozen encoder's output for these videos; the encoder then does not run.
-        keys: which of ``masks`` and ``boxes`` to read; None = both.
+        keys: which of ``video``, ``masks`` and ``boxes`` to read; None = all.
 
     Raises:
         ValueError: ``features`` was made from another source or transform.

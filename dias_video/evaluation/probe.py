@@ -251,7 +251,9 @@ def collect(model: DIAS, videos: Videos, vocabulary: dict[str, list[str]], boxes
     """Slots assigned to objects."""
     by_id = dict(zip(videos.video_ids, videos.indices, strict=True))
     parts = []
-    windows = video_windows(videos.source, videos.indices, videos.transform, keys=("boxes",) if boxes else ())
+    windows = video_windows(
+        videos.source, videos.indices, videos.transform, keys=("video", "boxes") if boxes else ("video",)
+    )
     for video in tqdm(
         track_videos(model, windows, seed=seed, boxes=boxes), total=len(videos), unit="video", desc="slots"
     ):

@@ -141,7 +141,7 @@ class Videos(Dataset[Sample]):
         if features is not None:
             features.check(source, transform)
         self.source, self.transform, self.max_frames, self.features = source, transform, max_frames, features
-        self.keys = ("masks", "boxes") if boxes else ("masks",)
+        self.keys = ("video", "masks", "boxes") if boxes else ("video", "masks")
         self.in_split = len(source)
         self.indices = range(min(self.in_split, max_videos or self.in_split))
 

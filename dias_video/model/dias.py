@@ -5,7 +5,7 @@ An image is a video of one frame. Equation numbers are the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,7 +34,9 @@ from dias_video.tracking import track_videos
 class Guide(Protocol):
     """A source of further losses for slots, used in training only and not saved with the model."""
 
-    inputs: tuple[str, ...]  # what it needs of a training batch beside the frames
+    def inputs(self, cached: Collection[str] = ()) -> set[str]:
+        """What it needs of a training batch, as for ``DIAS``."""
+        ...
 
     def losses(self, batch: VideoBatch, features: Tensor, scan: Scan, draws: Draws) -> dict[str, Tensor]:
         """Loss terms, each (B,), for the slots of ``scan`` on ``features`` (B,T,N,C).
@@ -136,11 +138,13 @@ class DIAS(Pretrained, nn.Module):
         """Whether its first queries can come from boxes."""
         return self.initializer.takes_boxes
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """What the model needs of a training batch beside the frames; nothing else is read."""
-        own = ("boxes",) if self.takes_boxes else ()
-        return own if self.guide is None else tuple({*own, *self.guide.inputs})
+    def inputs(self, cached: Collection[str] = ()) -> set[str]:
+        """What it needs of a training batch, ``video`` or ``boxes``, besides what is ``cached`` of ``frozen``."""
+        running = [part for name, part in self.frozen.items() if name not in cached]
+        needed = {"boxes"} if self.takes_boxes else set()
+        if self.projection.sees_frames or any(part.sees_frames for part in running):
+            needed.add("video")
+        return needed if self.guide is None else needed | self.guide.inputs(cached)
 
     @property
     def num_slots(self) -> int:
@@ -197,7 +201,7 @@ class DIAS(Pretrained, nn.Module):
 
     def features(self, batch: VideoBatch) -> Tensor:
         """Frozen tokens (B,T,N,C): from the batch if it has cached ones, else all frames in one call of the encoder."""
-        tokens = self.encoder.features(batch.video) if batch.features is None else batch.features
+        tokens = self.encoder.features(batch.pixels) if batch.features is None else batch.features
         return tokens.float()
 
     def scan(
@@ -256,7 +260,7 @@ class DIAS(Pretrained, nn.Module):
         the slots that become free are seeded again on the next frame, as after any frame.)
         """
         state = self.scan(batch, features, draws, merge=False).state
-        backwards = replace(batch, video=batch.video.flip(1))
+        backwards = replace(batch, video=None if batch.video is None else batch.video.flip(1))
         back = self.scan(backwards, features.flip(1), draws, state, merge=False)
         if self.aggregator.reduction is None:
             return back.state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -24,7 +25,6 @@ class Distillation(Pretrained, nn.Module):
     student's tokens are distances between the teacher's.
     """
 
-    inputs: tuple[str, ...] = ()  # what it needs of a batch beside frames and features
     frozen: dict[str, Any] = {}  # noqa: RUF012 - a constant; any encoder's features will do
 
     def __init__(self, encoder: TinyEncoder, teacher_dim: int) -> None:
@@ -36,13 +36,17 @@ class Distillation(Pretrained, nn.Module):
         self.basis = nn.Parameter(torch.randn(teacher_dim, encoder.feature_dim))
         self.offset = nn.Parameter(torch.zeros(teacher_dim))
 
+    def inputs(self, cached: Collection[str] = ()) -> set[str]:
+        """What it needs of a training batch beside the teacher's features: the frames."""
+        return {"video"}
+
     def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
         """``distillation`` (B,): the squared error to the teacher's tokens, whose mean square is 1.
 
         Raises:
             ValueError: the batch has no cached features, or they are on another grid.
         """
-        tokens = self.encoder(batch.video)  # (B,T,N,C)
+        tokens = self.encoder(batch.pixels)  # (B,T,N,C)
         if batch.features is None or batch.features.shape[:3] != tokens.shape[:3]:
             got = None if batch.features is None else tuple(batch.features.shape)
             raise ValueError(f"distillation needs cached teacher features {tuple(tokens.shape[:3])} + (C,), got {got}")

@@ -46,6 +46,7 @@ class Encoder(Pretrained, nn.Module, ABC):
     grid: tuple[int, int]
     head: nn.Sequential
     antialias, clamp = False, False
+    sees_frames = True
 
     def __init__(self, feature_dim: int, color: float) -> None:
         super().__init__()

@@ -23,6 +23,8 @@ class FinetunedProjection(Projection):
         ValueError: the encoder has fewer blocks.
     """
 
+    sees_frames = True
+
     def __init__(self, feature_dim: int, out_dim: int, encoder: TimmEncoder, finetune_blocks: int) -> None:
         super().__init__(feature_dim, out_dim)
         blocks = encoder.vit.blocks
@@ -32,6 +34,7 @@ class FinetunedProjection(Projection):
         for part in (*blocks[-finetune_blocks:], encoder.vit.norm):
             part.requires_grad_(True)
 
-    def forward(self, features: Tensor, video: Tensor) -> Tensor:
+    def forward(self, features: Tensor, video: Tensor | None) -> Tensor:
         """Tokens (B,T,N,D) of video (B,T,3,H,W) uint8."""
+        assert video is not None, "this projection is of frames"
         return super().forward(self.encoder(video), video)

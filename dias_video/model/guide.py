@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -31,10 +32,9 @@ class MaskTeacher:
     def __init__(self, checkpoint: str | Path) -> None:
         self.model = DIAS.from_pretrained(checkpoint).eval().requires_grad_(False)
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """What the teacher needs of a batch beside the frames."""
-        return self.model.inputs
+    def inputs(self, cached: Collection[str] = ()) -> set[str]:
+        """What the teacher needs of a batch, as ``DIAS.inputs``."""
+        return self.model.inputs(cached)
 
     def losses(self, batch: VideoBatch, features: Tensor, scan: Scan, draws: Draws) -> dict[str, Tensor]:
         """``teacher_masks`` (B,).

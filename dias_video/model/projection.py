@@ -12,6 +12,8 @@ from dias_video.pretrained.configured import Configured
 class Projection(Configured, nn.Module):
     """Frozen features to the tokens for Slot Attention: LayerNorm and an MLP, (...,N,C) to (...,N,out_dim)."""
 
+    sees_frames = False  # whether it also uses the video
+
     def __init__(self, feature_dim: int, out_dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(feature_dim)
@@ -19,7 +21,7 @@ class Projection(Configured, nn.Module):
         self.out = nn.Linear(out_dim, out_dim)
         zero_biases(self)
 
-    def forward(self, features: Tensor, video: Tensor) -> Tensor:
-        """Features (...,N,C) to tokens (...,N,D); only subclasses use ``video``."""
+    def forward(self, features: Tensor, video: Tensor | None) -> Tensor:
+        """Features (...,N,C) to tokens (...,N,D); only subclasses with ``sees_frames`` use ``video``."""
         tokens: Tensor = self.out(F.gelu(self.hidden(self.norm(features))))
         return tokens

@@ -63,7 +63,7 @@ class PlacedProjection(Projection):
             self.place = nn.Linear(2, out_dim, bias=False)
             nn.init.orthogonal_(self.place.weight)
 
-    def forward(self, features: Tensor, video: Tensor) -> Tensor:
+    def forward(self, features: Tensor, video: Tensor | None) -> Tensor:
         """Features (...,N,C) to tokens (...,N,D); ``video`` is not used."""
         features = self.norm(features)
         x = self.hidden(features)

@@ -1,8 +1,9 @@
 """Encoders and decoders of tokenizers.
 
-Encoders have ``grid`` (h,w); ``encoder(video, features)`` takes video (B,T,3,H,W) uint8 and features (B,T,N,C) or None,
-and returns latents (B,T,N,out_dim). A decoder maps vectors (B,T,N,dim) to a reconstruction (B,T,...) of
-``target(video, features)``. Its ``shown`` turns a reconstruction of frames into pictures in [0,1].
+Encoders have ``grid`` (h,w); ``encoder(video, features)`` takes video (B,T,3,H,W) uint8 and features (B,T,N,C), and
+returns latents (B,T,N,out_dim). A decoder maps vectors (B,T,N,dim) to a reconstruction (B,T,...) of
+``target(video, features)``. Its ``shown`` turns a reconstruction of frames into pictures in [0,1]. ``sees_frames`` says
+whether an encoder or decoder uses the video or the features; the other may be None.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class _Pictures(nn.Module):
 
     mean: Tensor
     std: Tensor
+    sees_frames = True
 
     def __init__(self, size: tuple[int, int], stride: int) -> None:
         super().__init__()
@@ -33,25 +35,28 @@ class _Pictures(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
-    def normalised(self, video: Tensor) -> Tensor:
-        """uint8 video (B,T,3,H,W) to (B*T,3,*size)."""
-        return (scaled(video.flatten(0, 1), self.size, antialias=True, clamp=True) - self.mean) / self.std
+    def normalised(self, video: Tensor | None) -> Tensor:
+        """uint8 video (B,T,3,H,W) to (B,T,3,*size)."""
+        assert video is not None, "this tokenizer is of frames"
+        frames = (scaled(video.flatten(0, 1), self.size, antialias=True, clamp=True) - self.mean) / self.std
+        return frames.unflatten(0, video.shape[:2])
 
 
 class _PictureEncoder(_Pictures):
     net: nn.Sequential
 
-    def forward(self, video: Tensor, features: Tensor | None = None) -> Tensor:
+    def forward(self, video: Tensor | None, features: Tensor | None = None) -> Tensor:
         """Latents (B,T,N,out_dim) of video (B,T,3,H,W)."""
-        return rearrange(self.net(self.normalised(video)), "(b t) c h w -> b t (h w) c", b=len(video))
+        frames = self.normalised(video)
+        return rearrange(self.net(frames.flatten(0, 1)), "(b t) c h w -> b t (h w) c", b=len(frames))
 
 
 class _PictureDecoder(_Pictures):
     net: nn.Sequential
 
-    def target(self, video: Tensor, features: Tensor | None = None) -> Tensor:
+    def target(self, video: Tensor | None, features: Tensor | None = None) -> Tensor:
         """Normalised frames (B,T,3,*size)."""
-        return self.normalised(video).unflatten(0, video.shape[:2])
+        return self.normalised(video)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Vectors (B,T,N,dim) to normalised frames (B,T,3,*size)."""
@@ -116,6 +121,8 @@ class ResidualDecoder(Configured, _PictureDecoder):
 class FeatureEncoder(Configured, nn.Module):
     """VVO's encoder of frozen features: three 3x3 convolutions over the grid, GroupNorm and a 1x1 convolution."""
 
+    sees_frames = False
+
     def __init__(self, feature_dim: int, out_dim: int, grid: tuple[int, int], width: int | None = None) -> None:
         super().__init__()
         self.grid = (int(grid[0]), int(grid[1]))
@@ -134,7 +141,7 @@ class FeatureEncoder(Configured, nn.Module):
         ]
         self.net = nn.Sequential(*layers, three(width), nn.GroupNorm(1, width), nn.Conv2d(width, out_dim, 1))
 
-    def forward(self, video: Tensor, features: Tensor | None = None) -> Tensor:
+    def forward(self, video: Tensor | None, features: Tensor | None = None) -> Tensor:
         """Latents (B,T,N,out_dim) of features (B,T,N,C)."""
         assert features is not None, "this tokenizer is of features"
         x = rearrange(features, "b t (h w) c -> (b t) c h w", h=self.grid[0])
@@ -144,12 +151,14 @@ class FeatureEncoder(Configured, nn.Module):
 class FeatureDecoder(Configured, nn.Module):
     """An MLP that maps each cell back to its features, for machines without a GPU; VVO's authors prefer pictures."""
 
+    sees_frames = False
+
     def __init__(self, feature_dim: int, dim: int, width: int | None = None) -> None:
         super().__init__()
         width = width or feature_dim
         self.net = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, feature_dim))
 
-    def target(self, video: Tensor, features: Tensor | None = None) -> Tensor:
+    def target(self, video: Tensor | None, features: Tensor | None = None) -> Tensor:
         """The features (B,T,N,C)."""
         assert features is not None, "this tokenizer is of features"
         return features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,6 @@ class Tokenizer(Pretrained, nn.Module):
         backbone: makes the features where a batch has none; needed only to train on video or to visualise it.
     """
 
-    inputs: tuple[str, ...] = ()  # what it needs of a batch beside frames and features
-
     def __init__(
         self,
         encoder: TokenEncoder,
@@ -59,6 +58,11 @@ class Tokenizer(Pretrained, nn.Module):
     def frozen(self) -> dict[str, Any]:
         """What it reads or makes that can be cached, by name, each with the module that makes it."""
         return {"codes": CodeReader(self)} | ({} if self.backbone is None else {"features": self.backbone})
+
+    def inputs(self, cached: Collection[str] = ()) -> set[str]:
+        """What it needs of a training batch: ``video``, unless it is of features and they are ``cached``."""
+        of_frames = self.encoder.sees_frames or self.decoder.sees_frames
+        return {"video"} if of_frames or "features" not in cached else set()
 
     def train(self, mode: bool = True) -> Tokenizer:
         """Switch between training and evaluation; a frozen backbone stays in evaluation mode."""
@@ -89,10 +93,10 @@ class Tokenizer(Pretrained, nn.Module):
             return batch.features.float()
         if self.backbone is None:
             raise ValueError("this tokenizer reads features: give it a backbone, or cached features (data.features=)")
-        return self.backbone.features(batch.video).float()
+        return self.backbone.features(batch.pixels).float()
 
     @torch.no_grad()
-    def codes(self, video: Tensor, features: Tensor | None = None) -> Tensor:
+    def codes(self, video: Tensor | None, features: Tensor | None = None) -> Tensor:
         """Codes (B,T,N) int64 of video (B,T,3,H,W), or of its features (B,T,N,C); a frame always has the same codes."""
         return self.quantizer(self.encoder(video, features)).codes
 
@@ -123,6 +127,7 @@ class CodeReader:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.grid = tokenizer, tokenizer.encoder.grid
+        self.sees_frames = tokenizer.encoder.sees_frames  # where there are features
         parts = {"encoder": tokenizer.encoder.config, "quantizer": tokenizer.quantizer.config}
         self.config = {"type": type(self).__name__, **parts}
 
