@@ -220,7 +220,7 @@ def test_learning_on_the_video_lowers_the_error(tmp_path: Path) -> None:
     errors, slots = [], []
     for steps in (0, 40):
         tracker = Tracker(encoder=vit(), slots=2, train_steps=steps)
-        model = tracker.own("a", 6, lambda frames: source.read(0, frames, ())["video"]).model
+        model = tracker.own("a", 6, lambda frames: source.read(0, frames, ("video",))["video"]).model
         assert not model.training
         index = torch.arange(6)[None]
         batch = VideoBatch(source.read(0, range(6))["video"][None], ["a"], index, torch.ones_like(index).bool())
