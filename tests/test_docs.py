@@ -126,6 +126,9 @@ def test_every_command_is_composed(page: Path, tmp_path: Path, compose: Any, cap
             except SystemExit:
                 pytest.fail(f"{' '.join(words)}\n{capsys.readouterr().err}")
             assert OmegaConf.missing_keys(config) == set(), words
+            if name == "compare":  # what its rows are trained and scored with
+                compose("train_video", [f"experiment=rows/{config.rows[0]}", f"data.root={config.root}", *config.train])
+                compose("evaluate", [f"data.root={config.root}", *config.evaluate])
 
 
 def test_the_command_for_movi_d_on_four_gpus(tmp_path: Path, compose: Any) -> None:
@@ -239,27 +242,86 @@ def more(clips: str, row: str, other: str, masks: str) -> NDArray[np.float64]:
 
 
 def check_trained_rows() -> None:
-    """Both tables of trained rows."""
+    """The tables of trained rows, and what is said of them."""
     head, *rows = rows_of("DIAS beside plain Slot Attention")
-    assert len(rows) == 4 * 2 * 2
-    for clips, queries, updates, row, masks, *cells in rows:
-        name = ", ".join([clips, *(["boxes"] if queries == "boxes" else []), updates.replace(",", "")])
-        (end,) = ends(name, row, masks)
-        assert cells == [f"{float(end[measure]):.3f}" for measure in head[5:]]
-    gains = more("toss-A, 10000", "full", "plain", "decoder")
-    fg_ari, mbo, _ = (f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in gains.T)
+    assert len(rows) == 4 * 2 * 2 + 1 + 2 + 2
+    with (ROOT / "results/rows/beside.csv").open() as file:
+        beside = {(r["set"], r["row"]): r for r in csv.DictReader(file) if r["edges"] == "false"}
+    updates = {("toss-A", "learned"): "10000", ("toss-A", "boxes"): "10000", ("toss-D", "boxes"): "8000"}
+    for clips, queries, steps, row, masks, *cells in rows:
+        told = ["boxes"] if queries == "boxes" else []
+        if masks:
+            (end,) = ends(", ".join([clips, *told, steps.replace(",", "")]), row, masks)
+        else:
+            end = beside[", ".join([clips, *told, updates[clips, queries]]), row]
+        measured = ["" if measure.endswith("fg_ari") and clips == "davis" else end[measure] for measure in head[5:]]
+        assert cells == [value and f"{float(value):.3f}".replace("-0.000", "0.000") for value in measured]
     text = " ".join((ROOT / "docs/results.md").read_text().split())
+
+    def said(clips: str, row: str, other: str, masks: str) -> list[str]:
+        return [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in more(clips, row, other, masks).T]
+
+    fg_ari, mbo, _ = said("toss-A, 10000", "full", "plain", "decoder")
     assert f"the decoder's masks have {fg_ari} more FG-ARI and {mbo} more mBO." in text
+    fg_ari, mbo, _ = said("toss-A, boxes, 10000", "plain", "full", "aggregation")
+    assert f"plain Slot Attention have {fg_ari} more FG-ARI and {mbo} more mBO." in text
+    worth = "toss-A, boxes, 5000"
+    _, mbo, ari = (cell.split()[0] for cell in said(worth, "full", "no_reinitialization", "decoder"))
+    *_, other = (cell.split()[0] for cell in said(worth, "no_reinitialization", "full", "aggregation"))
+    assert f"takes {mbo} mBO and {ari} ocb ARI from the decoder's masks and gives the aggregation's {other} ocb" in text
+    *_, merging = (cell.split()[0] for cell in said(worth, "no_reinitialization", "no_reduction", "aggregation"))
+    assert f"adds {merging} ocb ARI to the aggregation's masks" in text
     head, *rows = rows_of("What each technique is worth")
     assert len(rows) == 6 * 2
     for row, masks, *cells in rows:
-        seeds = ends("toss-A, boxes, 5000", row, masks)
+        seeds = ends(worth, row, masks)
         values = [[float(seed[measure]) for seed in seeds] for measure in head[2:5]]
         expected = [f"{np.mean(v):.3f} ± {np.std(v, ddof=1):.3f}" for v in values]
         if row != "full":
-            gains = more("toss-A, boxes, 5000", row, "full", masks)
+            gains = more(worth, row, "full", masks)
             expected += [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in gains.T]
         assert [cell for cell in cells if cell] == expected
+    for title, clips, name in (
+        ("Why the faithful recipe falls short: one factor at a time", "why, 2000", WHY),
+        ("Signs of life of the paper's other systems", worth, {}),
+    ):
+        _, *rows = rows_of(title, "docs/notebook.md")
+        rows = [row for row in rows if len(row) == 7 and row[0] not in ("row", "---")]
+        assert len(rows) == (11 if name else 3)
+        for row, *cells in rows:
+            expected = []
+            for measure, masks in product(("video-fg/fg_ari", "video-fg/mbo", "ocb/ari"), ("decoder", "aggregation")):
+                (end,) = ends(clips, name.get(row.strip("`"), row.strip("`")), masks)
+                expected.append(f"{float(end[measure]):.3f}")
+            assert cells == expected, row
+
+
+WHY = {  # the options of its rows, and what the raw file calls them
+    "as it is": "as_it_is",
+    "trainer.batch_size=32": "batch_32",
+    "trainer.weights.distillation.end=1.0": "distillation_1.0",
+    "data.transform.flip=0.5": "flips",
+    "data.clip.num_frames=1": "frames_1",
+    "data.clip.num_frames=6": "frames_6",
+    "model.aggregator.reduction.warmup=0": "merging_at_once",
+    "trainer.optimization.lr=1e-3": "rate_1e-3",
+    "sizes.slot_dim=256": "slots_256_wide",
+    "model.teacher=soft": "soft",
+    "sizes.width=384 model.decoder.num_layers=4": "wide",
+}
+
+
+def test_videos_of_trained_rows_have_the_means_that_are_their_scores() -> None:
+    with (ROOT / "results/rows/videos.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    runs = {tuple(r[name] for name in ("set", "row", "seed", "mask_source")) for r in rows}
+    assert len(runs) > 50
+    for clips, row, seed, masks in runs:
+        (end,) = (e for e in ends(clips, row, masks) if e["seed"] == seed)
+        own = [r for r in rows if (r["set"], r["row"], r["seed"], r["mask_source"]) == (clips, row, seed, masks)]
+        for measure in ("video-fg/fg_ari", "video-fg/mbo", "ocb/ari"):
+            found = np.mean([float(r[measure]) for r in own if r[measure]])
+            assert found == pytest.approx(float(end[measure]), abs=1e-4), (clips, row, measure)
 
 
 def test_results_are_those_of_their_raw_files() -> None:

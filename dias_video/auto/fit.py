@@ -101,7 +101,7 @@ def fitted(
 
 
 def _as_slots(centres: Tensor) -> Tensor:
-    """Slots (S,D) from means of tokens: tanh of half of these, since a slot's state stays within [-1,1]."""
+    """Slots (S,D) from means of tokens: half of the normalised means."""
     return 0.5 * F.layer_norm(centres, centres.shape[-1:])
 
 

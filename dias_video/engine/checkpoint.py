@@ -141,7 +141,7 @@ class Checkpoints:
         aside = self.folder / f".{name}.tmp"
         aside.unlink(missing_ok=True)
         aside.symlink_to(checkpoint.name)
-        if not (self.folder / name).is_symlink():  # a run copied without its links has a folder there
+        if not (self.folder / name).is_symlink():  # a copy that followed the links has a folder there
             self._discard(self.folder / name)
         os.replace(aside, self.folder / name)
         sync(self.folder)

@@ -18,8 +18,8 @@ def contrast_loss(sequence: SlotSequence, temperature: float, frame_valid: Tenso
 
     It is the cross-entropy of cosine similarities divided by ``temperature``. The softmax is over the slots of the
     earlier frame, as in the authors' released code: all live slots of that frame in every clip of the batches of all
-    processes. Where an update has several micro-batches, only the clips of one micro-batch are compared, so the loss
-    depends on how the batch is divided.
+    processes. Where an update has several micro-batches, the clips of all processes in one of them are compared, so
+    the loss depends on how the batch is divided.
 
     Args:
         sequence: slots (B,T,S,D); a slot counts where its track lives on both frames.
