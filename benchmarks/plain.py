@@ -158,7 +158,6 @@ class Plain:
         x = decoder.transformer.norm(x)
         attention = x
         for layer in decoder.transformer.layers:
-            assert layer.self_attention is not None
             x = x + self_attention(layer.self_attention, layer.norm1(x))
             update, attention = cross_attention(layer.cross_attention, layer.norm2(x), memory, mask)
             x = x + update

@@ -45,9 +45,9 @@ def folders(value: str | Path | Sequence[str]) -> list[str]:
     return named
 
 
-def bar(name: str, shown: bool = True) -> Progress:
+def bar(name: str) -> Progress:
     """A function that wraps batches or other steps in a progress bar."""
-    return lambda steps: tqdm(steps, desc=name, disable=not shown)
+    return lambda steps: tqdm(steps, desc=name)
 
 
 def load_dynamics(folder: str | Path) -> Dynamics:

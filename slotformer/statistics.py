@@ -24,9 +24,9 @@ def nested_deviation(values: Values) -> float:
     return deviation(values.mean(1) if len(values) > 1 else values[0])
 
 
-def interval(values: Values, level: float = 0.95, seed: int = 0, samples: int = 2000) -> Values:
-    """Mean of the finite values (V,...) and a percentile bootstrap interval over videos: (3,...); NaN if none is."""
-    return ratio_interval(values, np.ones_like(values), level, seed, samples)
+def interval(values: Values, seed: int = 0) -> Values:
+    """Mean of the finite values (V,...) and a 95 % bootstrap interval over videos: (3,...); NaN if none is."""
+    return ratio_interval(values, np.ones_like(values), seed=seed)
 
 
 def mean_ratio(values: Values, others: Values) -> Values:
@@ -66,12 +66,9 @@ def _draws(count: int, seed: int, samples: int) -> Iterator[Values]:
         yield generator.multinomial(count, even, min(at_once, samples - start)).astype(np.float64)
 
 
-def mean_interval(
-    groups: Sequence[Values], level: float = 0.95, seed: int = 0, samples: int = 2000
-) -> tuple[float, float, float]:
-    """Plain mean of the groups' means, and a percentile bootstrap interval with draws within each group."""
-    generator = np.random.default_rng(seed)
-    draws = [generator.choice(group, (samples, len(group))).mean(1) for group in groups]  # (samples,) each
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.mean(draws, 0), [tail, 1 - tail])
+def mean_interval(groups: Sequence[Values]) -> tuple[float, float, float]:
+    """Plain mean of the groups' means, and a 95 % bootstrap interval with draws within each group."""
+    generator = np.random.default_rng(0)
+    draws = [generator.choice(group, (2000, len(group))).mean(1) for group in groups]  # (2000,) each
+    low, high = np.quantile(np.mean(draws, 0), [0.025, 0.975])
     return float(np.mean([group.mean() for group in groups])), float(low), float(high)

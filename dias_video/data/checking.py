@@ -15,8 +15,10 @@ from dias_video.data.problems import OnError, Problem, Problems, annotations_of,
 from dias_video.data.source import FileSource, VideoSource
 from dias_video.stores.files import write_json
 
+FRAMES_AT_ONCE = 32  # frames that are read at once
 
-def check_videos(source: VideoSource, frames_at_once: int = 32) -> list[tuple[int, Problem]]:
+
+def check_videos(source: VideoSource) -> list[tuple[int, Problem]]:
     """Read every frame of every video.
 
     Returns:
@@ -28,8 +30,8 @@ def check_videos(source: VideoSource, frames_at_once: int = 32) -> list[tuple[in
         try:
             info = source.info(index)
             name = info.video_id
-            for start in range(0, info.num_frames, frames_at_once):
-                source.read(index, range(start, min(start + frames_at_once, info.num_frames)))
+            for start in range(0, info.num_frames, FRAMES_AT_ONCE):
+                source.read(index, range(start, min(start + FRAMES_AT_ONCE, info.num_frames)))
         except ValueError as error:
             bad.append((index, Problem(name, str(error))))
     return bad

@@ -21,6 +21,7 @@ from dias_video.stores.files import replace_file
 from dias_video.visualize import draw_boxes, overlay
 
 SHEET_FRAMES = 4  # frames of each video on the sheet
+LISTED = 50  # the most problems that a table lists
 SHEET_HEIGHT = 128  # height of each frame, in pixels
 
 
@@ -123,16 +124,16 @@ def save_picture(path: str | Path, picture: Tensor) -> None:
     replace_file(Path(path), lambda aside: Image.fromarray(picture.numpy()).save(aside, format="PNG"))
 
 
-def table(facts: dict[str, Any], problems: Sequence[Problem], most: int = 50) -> str:
-    """Facts and problems as text; at most ``most`` problems are listed."""
+def table(facts: dict[str, Any], problems: Sequence[Problem]) -> str:
+    """Facts and problems as text; at most ``LISTED`` problems are listed."""
     width = max(len(key) for key in facts)
     lines = [f"  {key:<{width}}  {value}" for key, value in facts.items()]
     serious = sum(not problem.harmless for problem in problems)
     lines.append(f"  {'problems':<{width}}  {serious}, and {len(problems) - serious} notes")
     ordered = sorted(problems, key=lambda problem: problem.harmless)
-    lines += [f"    {'note' if problem.harmless else 'PROBLEM'}: {problem.sentence}" for problem in ordered[:most]]
-    if len(ordered) > most:
-        lines.append(f"    … and {len(ordered) - most} more")
+    lines += [f"    {'note' if problem.harmless else 'PROBLEM'}: {problem.sentence}" for problem in ordered[:LISTED]]
+    if len(ordered) > LISTED:
+        lines.append(f"    … and {len(ordered) - LISTED} more")
     return "\n".join(lines)
 
 

@@ -27,6 +27,7 @@ Decoder = Literal["pyav", "decord"]
 VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".mts", ".m2ts", ".flv", ".f4v"})
 VIDEO_EXTENSIONS |= {".wmv", ".mpg", ".mpeg", ".vob", ".3gp", ".ogv", ".mxf", ".gif", ".apng"}
 
+MAX_OPEN = 8  # readers that are kept open in each process
 # Readers of the parent process. decord's threads don't exist after a fork, and closing a reader would wait for them.
 _INHERITED: list[OrderedDict[Path, Any]] = []
 
@@ -50,18 +51,17 @@ class VideoFiles:
 
     Args:
         decoder: ``pyav``, or ``decord`` for files of which it gives the same frames. Pillow reads animated pictures.
-        max_open: readers kept open in each process.
 
     Raises:
         ValueError: an unknown decoder, or decord is not installed.
     """
 
-    def __init__(self, decoder: Decoder = "pyav", max_open: int = 8) -> None:
+    def __init__(self, decoder: Decoder = "pyav") -> None:
         if decoder not in get_args(Decoder):
             raise ValueError(f"decoder must be 'pyav' or 'decord', got {decoder!r}")
         if decoder == "decord":
             _decord()
-        self.decoder, self.max_open = decoder, max_open
+        self.decoder = decoder
         self._indices: dict[Path, VideoIndex] = {}
         self._readers: OrderedDict[Path, Reader] = OrderedDict()
         self._pid = os.getpid()
@@ -145,7 +145,7 @@ class VideoFiles:
             reader = _decord().DecordReader(path)
         else:
             reader = VideoReader(path, index)
-        while len(self._readers) >= self.max_open:
+        while len(self._readers) >= MAX_OPEN:
             self._readers.popitem(last=False)[1].close()
         self._readers[path] = reader
         return reader

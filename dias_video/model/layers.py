@@ -63,18 +63,17 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of tokens (B,N,C) over slots (B,S,C)."""
+    """Multi-head attention of tokens (B,N,C) over slots (B,S,C), without biases."""
 
-    def __init__(self, width: int, num_heads: int, bias: bool = False) -> None:
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         if width % num_heads:
             raise ValueError(f"width {width} is not divisible by num_heads {num_heads}")
         self.num_heads = num_heads
-        self.q = nn.Linear(width, width, bias)
-        self.kv = nn.Linear(width, 2 * width, bias)
-        self.out = nn.Linear(width, width, bias)
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
         begin_as_attention(self.q, self.kv)
-        zero_biases(self)
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor, weights: bool = False) -> tuple[Tensor, Tensor | None]:
         """Attend to the live slots: ``mask`` is (B,S) bool, or a gate as for ``masked_softmax``.
@@ -140,10 +139,10 @@ def masked_softmax(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
     return wide.masked_fill(~mask, -1e30).softmax(dim) * mask
 
 
-def fourier_features(coordinates: Tensor, num_octaves: int = 4) -> Tensor:
-    """Coordinates (...,A) in [0,1] with their sines and cosines at each octave: (..., A * (1 + 2 * num_octaves)).
+def fourier_features(coordinates: Tensor) -> Tensor:
+    """Coordinates (...,A) in [0,1] with their sines and cosines at four octaves: (..., A * 9).
 
     Places near each other get similar features; a learned table of positions would have to learn this.
     """
-    angles = coordinates[..., None] * math.pi * 2.0 ** torch.arange(num_octaves, device=coordinates.device)
+    angles = coordinates[..., None] * math.pi * 2.0 ** torch.arange(4, device=coordinates.device)
     return torch.cat([coordinates, angles.sin().flatten(-2), angles.cos().flatten(-2)], -1)

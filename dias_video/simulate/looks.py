@@ -14,6 +14,8 @@ TEXTURE_SIZE = 64
 MATERIALS = ("plain", "checker", "stripes", "noise")
 Color = tuple[float, float, float]  # RGB in [0, 1]
 
+APART = 0.45  # least RGB distance of bodies' colours
+
 
 def hsv(hue: float, saturation: float, value: float) -> Color:
     """RGB in [0,1] from hue (1 is a full circle), saturation and value in [0,1]."""
@@ -50,15 +52,15 @@ def _smooth_noise(rng: np.random.Generator, cells: int) -> NDArray[np.float64]:
     return rows[:, low] * (1 - step) + rows[:, high] * step
 
 
-def body_color(rng: np.random.Generator, others: Sequence[Color], apart: float = 0.45) -> Color:
-    """A saturated colour at an RGB distance of at least ``apart`` from ``others``, or the farthest of 30 tries."""
+def body_color(rng: np.random.Generator, others: Sequence[Color]) -> Color:
+    """A saturated colour at an RGB distance of at least ``APART`` from ``others``, or the farthest of 30 tries."""
     best, best_distance = (1.0, 1.0, 1.0), -1.0
     for _ in range(30):
         color = hsv(rng.random(), rng.uniform(0.55, 1.0), rng.uniform(0.55, 1.0))
         distance = min((float(np.linalg.norm(np.subtract(color, other))) for other in others), default=np.inf)
         if distance > best_distance:
             best, best_distance = color, distance
-        if distance >= apart:
+        if distance >= APART:
             break
     return best
 

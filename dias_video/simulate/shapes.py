@@ -30,6 +30,7 @@ def shape_mesh(shape: str, size: Vector) -> Mesh:
 
 
 NUM_BUNDLED = 1000
+SEGMENTS = 24  # around the axis of round shapes
 MAX_BUNDLED_TRIANGLES = 800  # the few larger meshes would take most of the rendering time
 
 
@@ -124,13 +125,13 @@ def _box(size: Vector) -> Mesh:
     return Mesh(np.concatenate(vertices), np.concatenate(normals), np.concatenate(uvs), np.array(triangles))
 
 
-def _revolve(shape: str, radius: float, height: float, segments: int = 24) -> Mesh:
+def _revolve(shape: str, radius: float, height: float) -> Mesh:
     """A surface of revolution about z from a profile of rows (r, z, normal r, normal z), from bottom to top."""
     profile = np.array(_profile(shape, radius, height))
-    angle = np.linspace(0.0, 2 * np.pi, segments + 1)  # the seam occurs twice, with two texture coordinates
+    angle = np.linspace(0.0, 2 * np.pi, SEGMENTS + 1)  # the seam occurs twice, with two texture coordinates
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)  # (A, 2)
     rows = len(profile)
-    vertices = np.empty((segments + 1, rows, 3))
+    vertices = np.empty((SEGMENTS + 1, rows, 3))
     normals = np.empty_like(vertices)
     vertices[..., :2] = circle[:, None] * profile[None, :, :1]
     vertices[..., 2] = profile[:, 1]
@@ -139,7 +140,7 @@ def _revolve(shape: str, radius: float, height: float, segments: int = 24) -> Me
     travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(profile[:, :2], axis=0), axis=1))])
     u, v = np.meshgrid(2 * angle / (2 * np.pi), travelled / travelled[-1], indexing="ij")
     uvs = np.stack([u, v], axis=-1)
-    triangles = _grid_triangles(segments, rows - 1)
+    triangles = _grid_triangles(SEGMENTS, rows - 1)
     return Mesh(vertices.reshape(-1, 3), normals.reshape(-1, 3), uvs.reshape(-1, 2), triangles)
 
 

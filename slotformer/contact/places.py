@@ -21,6 +21,7 @@ from torch import Tensor
 
 from slotformer.cache import SlotCache
 
+NUM_FEATURES = 1024  # random features of the kernel
 NUM_PLACE = 4  # centre x, centre y, half width, half height, as parts of the frame
 
 
@@ -65,7 +66,7 @@ def _parts(slots: NDArray[np.float32], size: int = 20_000) -> list[NDArray[np.fl
     return [slots[start : start + size] for start in range(0, len(slots), size)]
 
 
-def fit_probe(cache: SlotCache, max_videos: int = 400, num_features: int = 1024, ridge: float = 0.02) -> PlaceProbe:
+def fit_probe(cache: SlotCache, max_videos: int = 400, ridge: float = 0.02) -> PlaceProbe:
     """Fit a probe on the live slots of at most ``max_videos`` videos; every fifth is held out to measure the probe.
 
     Raises:
@@ -87,7 +88,7 @@ def fit_probe(cache: SlotCache, max_videos: int = 400, num_features: int = 1024,
         slots[kept].append(video.slots[video.live])
         places[kept].append(places_of(video.attention)[video.live])
     x, y = (torch.cat(part[0]).numpy() for part in (slots, places))
-    kernel = RBFSampler(gamma=0.08 / cache.slot_dim, n_components=num_features, random_state=0)
+    kernel = RBFSampler(gamma=0.08 / cache.slot_dim, n_components=NUM_FEATURES, random_state=0)
     probe = PlaceProbe(make_pipeline(StandardScaler(), kernel, Ridge(ridge)).fit(x, y), torch.zeros(NUM_PLACE))
     truth = torch.cat(places[1])
     wrong = (probe(torch.cat(slots[1])) - truth).square().mean(0)

@@ -46,7 +46,6 @@ class SlotTransformer(nn.Module):
         num_layers: int,
         num_heads: int,
         mlp_ratio: int,
-        self_attention: bool = True,
         direct: bool = False,
     ) -> None:
         super().__init__()
