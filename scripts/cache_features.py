@@ -40,7 +40,7 @@ def main(cfg: DictConfig, checkpoint: str | None, device: str | None, export: st
             makers = Pretrained.from_pretrained(checkpoint).eval().frozen
         if cfg.kind not in makers:
             raise ValueError(f"this model makes no {cfg.kind}; set kind to one of {', '.join(makers)}")
-    options = {name: cfg[name] for name in ("flips", "batch_frames", "precision", "kind")}
+    options = {name: cfg[name] for name in ("flips", "batch_frames", "precision", "kind", "num_workers")}
     fill_features(makers[cfg.kind], source, cfg.path, instantiate(cfg.data.eval_transform), device=device, **options)
     if processes.is_main_process:
         print(f"{cfg.path}: features of {len(source)} videos, {cache_size(cfg.path) / 1e9:.2f} GB")

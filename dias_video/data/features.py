@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from dias_video.data.source import VideoSource, fingerprint, fingerprints
 from dias_video.data.transforms import ClipTransform, Transform
+from dias_video.data.windows import read_windows, windows
 from dias_video.machine.precision import autocast, check_precision
 from dias_video.machine.ranks import Ranks, joined
 from dias_video.stores.store import ShardStore, ShardWriter, build_index, read_header
@@ -172,6 +173,7 @@ def cache_features(
     part: int = 0,
     parts: int = 1,
     kind: str = FEATURES,
+    num_workers: int = 0,
 ) -> None:
     """Write the features of every transformed frame of ``source``, in half precision.
 
@@ -185,6 +187,7 @@ def cache_features(
         batch_frames: frames given to the encoder at once.
         precision: the precision in which the encoder computes (``dias_video.machine.precision``).
         kind: what ``encoder`` makes: ``features``, or ``codes`` for a ``CodeReader``. Codes are stored unchanged.
+        num_workers: processes that read videos ahead; the cache is the same for any number.
 
     Raises:
         ValueError: a video can't be read, features overflow half precision, the disk is too small, or the transform
@@ -211,16 +214,18 @@ def cache_features(
         names = [(index, info) for index in indices if not _done(writer, (info := source.info(index)).video_id, flips)]
         frames = sum(info.num_frames for _, info in names)
         _check_disk(Path(path), frames * (1 + flips) * encoder.grid[0] * encoder.grid[1] * encoder.feature_dim * 2)
+        jobs = [list(windows({index: info.num_frames}, batch_frames, 1)) for index, info in names]
+        read = read_windows(source, [*chain(*jobs)], transform, num_workers, keys=("video",))
         with tqdm(total=frames, unit="frame", desc="features", disable=part > 0 or frames == 0) as bar:
-            for index, info in names:
+            for (_, info), own in zip(names, jobs, strict=True):
                 pieces: dict[str, list[Tensor]] = {info.video_id: []}
                 if flips:
                     pieces[info.video_id + FLIPPED] = []
-                for video in _chunks(source, index, info.num_frames, batch_frames, transform):
+                for batch in islice(read, len(own)):  # and no further: the next video may be damaged
                     for name, collected in pieces.items():
-                        shown = video.flip(-1) if name.endswith(FLIPPED) else video
+                        shown = batch.pixels[0].flip(-1) if name.endswith(FLIPPED) else batch.pixels[0]
                         collected.append(_encode(encoder, shown.to(device), info.video_id, precision))
-                    bar.update(len(video))
+                    bar.update(batch.num_frames)
                 for name, collected in pieces.items():
                     if name not in writer.present:
                         writer.write(name, **{kind: torch.cat(collected)})
@@ -295,13 +300,6 @@ def _check_present(writer: ShardWriter, header: Mapping[str, Any]) -> None:
 
 def _done(writer: ShardWriter, video_id: str, flips: bool) -> bool:
     return video_id in writer.present and (not flips or video_id + FLIPPED in writer.present)
-
-
-def _chunks(source: VideoSource, index: int, total: int, count: int, transform: Transform) -> Iterator[Tensor]:
-    """The frames of a video, ``count`` at a time, transformed."""
-    for start in range(0, total, count):
-        sample = source.read(index, range(start, min(start + count, total)), ("video",))
-        yield transform(sample, torch.Generator())["video"]
 
 
 @torch.no_grad()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from dias_video.data.source import Keys, Sample, VideoSource, wanted
 from dias_video.data.transforms import Transform
@@ -35,6 +35,12 @@ class Features(Protocol):
     def read(self, video_id: str, frames: Sequence[int], flipped: bool = False) -> Tensor:
         """(T,N,C) features."""
         ...
+
+
+class Items(Protocol):
+    """Anything that is read by its index."""
+
+    def __getitem__(self, index: int) -> Any: ...
 
 
 class ClipDataset(Dataset[Sample]):
@@ -126,3 +132,28 @@ def generator_of(*key: int) -> torch.Generator:
     """A CPU generator that is a function of the numbers in ``key`` (each at least 0)."""
     state = np.random.SeedSequence([int(k) for k in key]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))
+
+
+class _Reported(Dataset[Any]):
+    """Passes an error out of a worker as a sentence; raised in the worker, it would arrive with a traceback."""
+
+    def __init__(self, items: Items) -> None:
+        self.items = items
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.items[index]
+        except (ValueError, OSError) as error:
+            return str(error)
+
+
+def read_ahead(items: Items, order: Sequence[int], num_workers: int) -> Iterator[Any]:
+    """``items``, none of which is a str, in ``order``; read by ``num_workers`` other processes if that is not 0.
+
+    Raises:
+        ValueError: an item can't be read; the message is its own.
+    """
+    for item in DataLoader(_Reported(items), batch_size=None, sampler=list(order), num_workers=num_workers):
+        if isinstance(item, str):
+            raise ValueError(item)
+        yield item

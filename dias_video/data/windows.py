@@ -7,10 +7,9 @@ from itertools import groupby
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from dias_video.batch import VideoBatch
-from dias_video.data.loading import Features, read_clip
+from dias_video.data.loading import Features, read_ahead, read_clip
 from dias_video.data.source import Keys, VideoSource
 from dias_video.data.transforms import Transform
 
@@ -55,9 +54,23 @@ def video_windows(
     if features is not None:
         features.check(source, transform)
     lengths = {i: min(source.info(i).num_frames, max_frames or source.info(i).num_frames) for i in indices}
-    jobs = list(windows(lengths, window, batch_size))
-    dataset = _Windows(source, jobs, transform, features, keys)
-    return iter(DataLoader(dataset, batch_size=None, num_workers=num_workers))
+    return read_windows(source, list(windows(lengths, window, batch_size)), transform, num_workers, features, keys)
+
+
+def read_windows(
+    source: VideoSource,
+    jobs: Sequence[Window],
+    transform: Transform | None = None,
+    num_workers: int = 0,
+    features: Features | None = None,
+    keys: Keys = None,
+) -> Iterator[VideoBatch]:
+    """The windows ``jobs`` of a source, in their order; the other arguments are those of ``video_windows``.
+
+    Raises:
+        ValueError: a video can't be read.
+    """
+    return read_ahead(_Windows(source, jobs, transform, features, keys), range(len(jobs)), num_workers)
 
 
 def windows(lengths: dict[int, int], window: int, batch_size: int) -> Iterator[Window]:
@@ -73,21 +86,18 @@ def windows(lengths: dict[int, int], window: int, batch_size: int) -> Iterator[W
                 yield Window(tuple(videos[first : first + batch_size]), start, stop)
 
 
-class _Windows(Dataset[VideoBatch]):
-    """Decodes windows, in loader workers."""
+class _Windows:
+    """Decodes windows."""
 
     def __init__(
         self,
         source: VideoSource,
-        jobs: list[Window],
+        jobs: Sequence[Window],
         transform: Transform | None,
         features: Features | None,
         keys: Keys,
     ) -> None:
         self.source, self.jobs, self.transform, self.features, self.keys = source, jobs, transform, features, keys
-
-    def __len__(self) -> int:
-        return len(self.jobs)
 
     def __getitem__(self, at: int) -> VideoBatch:
         job, samples = self.jobs[at], []

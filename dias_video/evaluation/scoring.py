@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dias_video.data.loading import Features, generator_of, read_clip
+from dias_video.data.loading import Features, generator_of, read_ahead, read_clip
 from dias_video.data.source import Sample, VideoSource
 from dias_video.data.transforms import Transform
 from dias_video.evaluation.methods import BatchMethod, Method
@@ -201,7 +201,7 @@ def score_methods(
     if not any(isinstance(method, BatchMethod) for method in methods.values()):
         batch_size = 1
     with Ranks().together(), tqdm(total=total, unit="frame", desc="evaluate", disable=hidden) as bar:
-        for samples in _grouped(_loaded(videos, share, num_workers), batch_size):
+        for samples in _grouped(read_ahead(videos, share, num_workers), batch_size):
             facts = [_facts(sample["masks"]) for sample in samples]
             for name, method in methods.items():
                 found = method.batch(samples) if isinstance(method, BatchMethod) else map(method, samples)
@@ -220,28 +220,6 @@ def score_methods(
         collected.gather(accelerator)
         collected.check_complete()
     return scores
-
-
-class _Reported(Dataset[Sample | str]):
-    """Passes an error out of a worker as a sentence; raised in the worker, it would arrive with a traceback."""
-
-    def __init__(self, videos: Videos) -> None:
-        self.videos = videos
-
-    def __getitem__(self, index: int) -> Sample | str:
-        try:
-            return self.videos[index]
-        except (ValueError, OSError) as error:
-            return str(error)
-
-
-def _loaded(videos: Videos, share: Sequence[int], num_workers: int) -> Iterator[Sample]:
-    """Samples in order, read by ``num_workers`` other processes if that is not 0."""
-    loader = DataLoader(_Reported(videos), batch_size=None, sampler=list(share), num_workers=num_workers)
-    for sample in loader:
-        if isinstance(sample, str):
-            raise ValueError(sample)
-        yield sample
 
 
 def _grouped(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
