@@ -6,8 +6,6 @@ The notebook's commands belong to the commits that they name, so they are not lo
 from __future__ import annotations
 
 import ast
-import csv
-import json
 import os
 import re
 import runpy
@@ -15,7 +13,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +24,11 @@ import yaml
 from accelerate.commands.launch import launch_command_parser
 from data_files import write_clip
 from data_layouts import composed, davis, opened
-from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from dias_video.data.simulated import SimulatedVideos
-from dias_video.model.dias import MASK_SOURCES
 from slotformer import cache_slots
-from slotformer.statistics import interval
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -191,281 +185,6 @@ def test_errors_of_the_docs_are_the_programs_own() -> None:
     for sentence in sentences:
         assert len(sentence.replace("…", "")) > 10
         assert any(sentence in text for text in texts), sentence
-
-
-def figures(folder: str) -> dict[tuple[str, ...], dict[str, float]]:
-    """The rows of a table's raw file by their texts."""
-    with (ROOT / "results" / folder).open() as file:
-        rows = list(csv.DictReader(file))
-    texts = ("kind", "method", "row", "step", "mask_source")
-    return {
-        tuple(row[t] for t in texts if t in row): {k: float(v) for k, v in row.items() if k not in texts}
-        for row in rows
-    }
-
-
-def by_video(file: str) -> dict[str, NDArray[np.float64]]:
-    """FG-ARI, mBO and ocb ARI of every video of a raw file."""
-    names = ("video-fg/fg_ari", "video-fg/mbo", "ocb/ari")
-    with (ROOT / "results" / file).open() as opened_file:
-        return {row["video_id"]: np.array([float(row[n]) for n in names]) for row in csv.DictReader(opened_file)}
-
-
-def rows_of(title: str, page: str = "docs/results.md") -> list[list[str]]:
-    """The table of a section of a page, head first."""
-    section = (ROOT / page).read_text().split(f"## {title}\n")[1].split("\n## ")[0]
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
-    return [lines[0], *lines[2:]]
-
-
-def ends(clips: str, row: str, masks: str) -> list[dict[str, str]]:
-    """The last scores of every seed of a trained row."""
-    with (ROOT / "results/rows/scores.csv").open() as file:
-        rows = [r for r in csv.DictReader(file) if (r["set"], r["row"], r["mask_source"]) == (clips, row, masks)]
-    last = max(int(r["step"]) for r in rows)
-    return [r for r in rows if int(r["step"]) == last]
-
-
-def more(clips: str, row: str, other: str, masks: str) -> NDArray[np.float64]:
-    """How much more a row scores: means and 95 % intervals over videos (3, measures), of the means over seeds."""
-    scores: dict[str, dict[tuple[str, str], NDArray[np.float64]]] = {row: {}, other: {}}
-    with (ROOT / "results/rows/videos.csv").open() as file:
-        for r in csv.DictReader(file):
-            if (r["set"], r["mask_source"]) == (clips, masks) and r["row"] in scores:
-                found = [float(r[name]) for name in ("video-fg/fg_ari", "video-fg/mbo", "ocb/ari")]
-                scores[r["row"]][r["seed"], r["video_id"]] = np.array(found)
-    assert scores[row].keys() == scores[other].keys()
-    seeds = sorted({seed for seed, _ in scores[row]})
-    videos = sorted({video for _, video in scores[row]})
-    gains = [[scores[row][s, v] - scores[other][s, v] for v in videos] for s in seeds]
-    return interval(np.mean(gains, 0))
-
-
-def check_trained_rows() -> None:
-    """The tables of trained rows, and what is said of them."""
-    head, *rows = rows_of("DIAS beside plain Slot Attention")
-    assert len(rows) == 4 * 2 * 2 + 1 + 2 + 2
-    with (ROOT / "results/rows/beside.csv").open() as file:
-        beside = {(r["set"], r["row"]): r for r in csv.DictReader(file) if r["edges"] == "false"}
-    updates = {("toss-A", "learned"): "10000", ("toss-A", "boxes"): "10000", ("toss-D", "boxes"): "8000"}
-    for clips, queries, steps, row, masks, *cells in rows:
-        told = ["boxes"] if queries == "boxes" else []
-        if masks:
-            (end,) = ends(", ".join([clips, *told, steps.replace(",", "")]), row, masks)
-        else:
-            end = beside[", ".join([clips, *told, updates[clips, queries]]), row]
-        measured = ["" if measure.endswith("fg_ari") and clips == "davis" else end[measure] for measure in head[5:]]
-        assert cells == [value and f"{float(value):.3f}".replace("-0.000", "0.000") for value in measured]
-    text = " ".join((ROOT / "docs/results.md").read_text().split())
-
-    def said(clips: str, row: str, other: str, masks: str) -> list[str]:
-        return [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in more(clips, row, other, masks).T]
-
-    fg_ari, mbo, _ = said("toss-A, 10000", "full", "plain", "decoder")
-    assert f"the decoder's masks have {fg_ari} more FG-ARI and {mbo} more mBO." in text
-    fg_ari, mbo, _ = said("toss-A, boxes, 10000", "plain", "full", "aggregation")
-    assert f"plain Slot Attention have {fg_ari} more FG-ARI and {mbo} more mBO." in text
-    worth = "toss-A, boxes, 5000"
-    _, mbo, ari = (cell.split()[0] for cell in said(worth, "full", "no_reinitialization", "decoder"))
-    *_, other = (cell.split()[0] for cell in said(worth, "no_reinitialization", "full", "aggregation"))
-    assert f"takes {mbo} mBO and {ari} ocb ARI from the decoder's masks and gives the aggregation's {other} ocb" in text
-    *_, merging = (cell.split()[0] for cell in said(worth, "no_reinitialization", "no_reduction", "aggregation"))
-    assert f"adds {merging} ocb ARI to the aggregation's masks" in text
-    head, *rows = rows_of("What each technique is worth")
-    assert len(rows) == 6 * 2
-    for row, masks, *cells in rows:
-        seeds = ends(worth, row, masks)
-        values = [[float(seed[measure]) for seed in seeds] for measure in head[2:5]]
-        expected = [f"{np.mean(v):.3f} ± {np.std(v, ddof=1):.3f}" for v in values]
-        if row != "full":
-            gains = more(worth, row, "full", masks)
-            expected += [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in gains.T]
-        assert [cell for cell in cells if cell] == expected
-    for title, clips, name in (
-        ("Why the faithful recipe falls short: one factor at a time", "why, 2000", WHY),
-        ("Signs of life of the paper's other systems", worth, {}),
-    ):
-        _, *rows = rows_of(title, "docs/notebook.md")
-        rows = [row for row in rows if len(row) == 7 and row[0] not in ("row", "---")]
-        assert len(rows) == (11 if name else 3)
-        for row, *cells in rows:
-            expected = []
-            for measure, masks in product(("video-fg/fg_ari", "video-fg/mbo", "ocb/ari"), ("decoder", "aggregation")):
-                (end,) = ends(clips, name.get(row.strip("`"), row.strip("`")), masks)
-                expected.append(f"{float(end[measure]):.3f}")
-            assert cells == expected, row
-
-
-WHY = {  # the options of its rows, and what the raw file calls them
-    "as it is": "as_it_is",
-    "trainer.batch_size=32": "batch_32",
-    "trainer.weights.distillation.end=1.0": "distillation_1.0",
-    "data.transform.flip=0.5": "flips",
-    "data.clip.num_frames=1": "frames_1",
-    "data.clip.num_frames=6": "frames_6",
-    "model.aggregator.reduction.warmup=0": "merging_at_once",
-    "trainer.optimization.lr=1e-3": "rate_1e-3",
-    "sizes.slot_dim=256": "slots_256_wide",
-    "model.teacher=soft": "soft",
-    "sizes.width=384 model.decoder.num_layers=4": "wide",
-}
-
-
-def test_videos_of_trained_rows_have_the_means_that_are_their_scores() -> None:
-    with (ROOT / "results/rows/videos.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    runs = {tuple(r[name] for name in ("set", "row", "seed", "mask_source")) for r in rows}
-    assert len(runs) > 50
-    for clips, row, seed, masks in runs:
-        (end,) = (e for e in ends(clips, row, masks) if e["seed"] == seed)
-        own = [r for r in rows if (r["set"], r["row"], r["seed"], r["mask_source"]) == (clips, row, seed, masks)]
-        for measure in ("video-fg/fg_ari", "video-fg/mbo", "ocb/ari"):
-            found = np.mean([float(r[measure]) for r in own if r[measure]])
-            assert found == pytest.approx(float(end[measure]), abs=1e-4), (clips, row, measure)
-
-
-def test_results_are_those_of_their_raw_files() -> None:
-    raw = figures("surprise/shipped.csv")
-    for place in (("Surprise",), ("Measured", "docs/surprise.md")):
-        head, *rows = rows_of(*place)
-        for (method, *cells), (kind_at, kind) in product(rows, enumerate(head[1:])):
-            cell, found = cells[kind_at], raw[kind, method.strip("`")]
-            assert cell == f"{found['rate']:.2f} [{found['low']:.2f}, {found['high']:.2f}]", (method, kind)
-    check_trained_rows()
-    head, *rows = rows_of("DIAS beside plain Slot Attention, on a CPU", "docs/notebook.md")
-    raw = figures("rows_cpu/scores.csv")
-    assert [tuple(row[:3]) for row in rows] == list(raw)
-    for row, step, source, *cells in rows:
-        assert cells == [f"{raw[row, step, source][name]:.3f}" for name in head[3:]]
-    text = " ".join((ROOT / "docs/notebook.md").read_text().split())
-    full, plain = (by_video(f"rows_cpu/{row}_5000_decoder.csv") for row in ("full", "plain"))
-    assert full.keys() == plain.keys()
-    more = interval(np.array([full[name] - plain[name] for name in full]))  # (3, measures)
-    fg_ari, mbo, ocb_ari = (f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in more.T)
-    assert f"have {mbo} more mBO than those of `plain`, {ocb_ari} more ocb ARI and {fg_ari} more FG-ARI" in text
-    head, *rows = rows_of("The same on a CPU, with masks that follow edges", "docs/notebook.md")
-    assert len(rows) == 4
-    for masks, *cells in rows:
-        file, method = (masks, "model") if masks in MASK_SOURCES else ("aggregation", masks)
-        assert cells == means(f"rows_cpu/edges_{file}.csv", method, head[1:], 64)
-    card = "`dias/`: temporal DIAS, 0.7 M parameters", "dias_video/assets/CARD.md"
-    for place in (("Tracking simulated objects",), card):
-        head, *rows = rows_of(*place)
-        assert len(rows) == 5
-        for told, method, *cells in rows:
-            name = told.replace(" ", "_")
-            assert cells == means(f"toss_a/{name}.csv", method, head[2:], 64)
-    head, *rows = rows_of("SlotContrast's contrast on toss-D, shortened", "docs/notebook.md")
-    for row, *cells in rows:
-        assert cells == means("slotcontrast/toss_d.csv", row, head[1:], 64)
-    head, *rows = rows_of("Scores", "docs/tracking.md")
-    for clips, number, seeds, method, *cells in rows:
-        found = over_seeds(f"own/{clips}.csv", method, head[4:], int(number), int(seeds))
-        if clips.startswith("davis"):  # clips of one object, of which FG-ARI says nothing
-            found[head[4:].index("video-fg/fg_ari")] = ""
-        assert cells == found, (clips, method)
-
-
-def test_figures_of_the_readme_are_those_of_their_raw_files() -> None:
-    text = " ".join((ROOT / "README.md").read_text().split())
-
-    def mean(file: str, method: str, measure: str, videos: int) -> str:
-        return f"{float(means(file, method, [measure], videos)[0]):.2f}"
-
-    fg_ari, mbo, davis = "video-fg/fg_ari", "video-fg/mbo", "own/davis_first_24.csv"
-    plain, white = "baselines/kmeans_plain", "baselines/kmeans"
-    of_boxes = mean("toss_a/first_boxes.csv", "model", fg_ari, 64)
-    assert f"FG-ARI {of_boxes} with first-frame boxes, 64 unseen clips" in text
-    one, other = (mean("own/toss_a.csv", method, fg_ari, 24) for method in ("model", white))
-    assert f"24 simulated clips: FG-ARI {one}; k-means on the same features {other}." in text
-    one, other, third = (mean(davis, method, mbo, 20) for method in ("model", white, plain))
-    assert f"20 DAVIS clips: mBO {one}; k-means {other}, on features not whitened {third} " in text
-    found = []
-    for row in ("full", "plain"):
-        (end,) = ends("toss-A, 10000", row, "decoder")
-        found += [f"{float(end[name]):.2f}" for name in (fg_ari, "ocb/ari")]
-    assert "FG-ARI {}, ARI with the background {}; plain Slot Attention {} and {} (".format(*found) in text
-    rate = figures("surprise/shipped.csv")["all", "model"]["rate"]
-    assert f"more surprised by the impossible clip in {rate:.2f} of 80 pairs" in text
-    costs = {row["what"]: row for row in csv.DictReader((ROOT / "results/costs.csv").open())}
-    demo, tests = (f"{float(costs[what]['wall_s']) / 60:.1f} minutes" for what in ("the demo", "the tests"))
-    assert f"`make demo` takes {demo} and `make test` {tests} on two free CPU cores" in text
-    cpu = {what: f"{row['cpu_s']} s" for what, row in costs.items()}
-    own, small = (cpu[f"a video by {what}"] for what in ("a model of its own", "the small model"))
-    assert f"takes {own} for 100 frames of 256x256, {small} with the small model" in text
-    assert f"CPU, {cpu['futures of 42 simulated clips']} of its time" in text
-    others = cpu["another program's masks"]
-    assert f"CPU, {others} for three videos" in text
-    movi_d = float(hours(priced("h200")["movi_d"][0]))
-    assert f"the paper's 50,000 steps take {movi_d:.1f} hours on one H200" in text
-
-
-def priced(name: str) -> dict[str, list[dict[str, Any]]]:
-    """The rows of a benchmark of what trainings cost, with the encoder in the loop and, where there is one, cached."""
-    rows = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())["cost"]["rows"]
-    return {row["name"]: [other for other in rows if other["name"] == row["name"]] for row in rows}
-
-
-def hours(row: dict[str, Any]) -> str:
-    """Of a whole training, with the stages before it."""
-    return re.findall(r"(\S+) h ", row["note"])[-1]
-
-
-def test_costs_are_those_of_their_raw_files() -> None:
-    gpu, cpu = priced("h200"), priced("cpu")
-    _, *rows = rows_of("What a system costs", "docs/benchmarks.md")
-    assert [row[0] for row in rows] == [f"`{name}`" for name in gpu]
-    assert gpu.keys() == cpu.keys()
-    for name, update, cached, memory, taken, less, *clip in rows:
-        own, host = gpu[name.strip("`")], cpu[name.strip("`")]
-        assert [update, cached][: len(own)] == [f"{row['seconds'] * 1e3:.1f}" for row in own], name
-        assert [taken, less][: len(own)] == [hours(row) for row in own], name
-        assert clip[: len(host)] == [f"{row['seconds'] * 1e3:.0f}" for row in host], name
-        assert memory == f"{own[0]['memory'] / 1e6:.0f}", name
-        assert {cached, less, clip[1]} == {""} or len(own) == len(host) == 2, name
-
-
-def test_threads_are_those_of_their_raw_file() -> None:
-    sections = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())
-    taken = {
-        (row["group"], row["name"]): row["seconds"] for name in ("threads", "readout") for row in sections[name]["rows"]
-    }
-    _, *rows = rows_of("Threads", "docs/benchmarks.md")
-    assert len(rows) == 4
-    ratios = []
-    for step, *cells in rows:
-        one, two = (taken[step, threads] for threads in ("1 thread", "2 threads"))
-        assert cells == [f"{seconds * 1e3:.0f}" for seconds in (one, two)]
-        ratios.append(two / one)
-    group = "contact from 1,000 clips of 4,095 features"
-    text = (ROOT / "docs/benchmarks.md").read_text()
-    assert f"{min(ratios):.0f} to {max(ratios):.0f} times slower" in text
-    assert f"Ours takes {taken[group, 'ours']:.2f} s" in text
-    assert f"{taken[group, 'public pipeline']:.2f} s." in text
-
-
-def means(file: str, method: str, measures: list[str], videos: int) -> list[str]:
-    """Of a method over the rows, one a video (and seed), of a raw file."""
-    return [f"{mean:.3f}" for mean in by_seed(file, method, measures, videos).mean(0)]
-
-
-def over_seeds(file: str, method: str, measures: list[str], videos: int, seeds: int) -> list[str]:
-    """``means``, with the standard deviation over seeds where there are several."""
-    found = by_seed(file, method, measures, videos)
-    assert len(found) == seeds
-    spread = [f" ± {one:.3f}" for one in found.std(0, ddof=1)] if seeds > 1 else [""] * len(measures)
-    return [mean + more for mean, more in zip(means(file, method, measures, videos), spread, strict=True)]
-
-
-def by_seed(file: str, method: str, measures: list[str], videos: int) -> NDArray[np.float64]:
-    """Means over videos (seeds, measures) of a method in a raw file, which has a row a seed and video."""
-    with (ROOT / "results" / file).open() as opened_file:
-        rows = [row for row in csv.DictReader(opened_file) if row["method"] == method]
-    seeds = sorted({row.get("seed", "") for row in rows})
-    assert [sum(row.get("seed", "") == seed for row in rows) for seed in seeds] == [videos] * len(seeds)
-    return np.array(
-        [[np.mean([float(row[m]) for row in rows if row.get("seed", "") == seed]) for m in measures] for seed in seeds]
-    )
 
 
 def world(folder: Path) -> None:
