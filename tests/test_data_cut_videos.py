@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -43,6 +44,13 @@ def frames_or_refusal(path: Path) -> int:
     assert sentence.startswith(str(path))
     assert "remove it" in sentence
     return 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux alone has it")
+def test_writing_a_video_leaves_the_priority_of_the_process_alone(tmp_path: Path) -> None:
+    before = os.sched_getscheduler(0)
+    written(tmp_path, "av1.webm")
+    assert os.sched_getscheduler(0) == before
 
 
 @pytest.mark.parametrize("name", [*NAMES, *OTHERS])

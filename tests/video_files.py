@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,23 @@ def number_shown(picture: NDArray[np.uint8]) -> int:
     return sum(bar << bit for bit, bar in enumerate(bars))
 
 
+@contextmanager
+def usual_priority() -> Iterator[None]:
+    """Undo that SVT-AV1, run by root, gives the thread that encodes real-time priority.
+
+    The processes of later tests inherited it, and two of them on one core then waited for each other forever.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # not Linux
+        yield
+        return
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
+
+
+@usual_priority()
 def write(
     path: Path,
     codec: str = "libx264",
