@@ -18,6 +18,7 @@ import dias_video
 import slotformer
 from dias_video.auto.run import track_files
 from dias_video.auto.track import Tracker
+from dias_video.evaluation.life import life
 from dias_video.evaluation.probe import probe
 from slotformer.contact.probing import probe_contact
 from slotformer.contact.settings import ReadoutSettings
@@ -30,6 +31,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], set[str], set[str]]] = {
     "evaluate": (dias_video.evaluate, {"source", "transform", "encoder"}, {"data"}),
     "track": (track_files, {"encoder"}, set()),
     "probe": (probe, {"train", "test", "transform"}, {"data"}),
+    "life": (life, {"videos", "transform"}, {"data"}),
     "cache_slots": (slotformer.cache_slots, {"source", "transform"}, {"data", "split", "export"}),
     "cache_states": (cache_states, {"source"}, {"data", "split"}),
     "rollout": (slotformer.predict, {"data"}, {"export", "data"}),

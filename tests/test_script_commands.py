@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # {w} is a folder with data and models
     "evaluate": ("checkpoint={w}/dias/checkpoints/last", "data.root={w}", "out_dir={o}", "baselines=[]"),
     "probe": ("checkpoint={w}/dias/checkpoints/last", "data.root={w}", "data.eval.split=toss/val", "out_dir={o}",
               "train_videos=2", "test_videos=1"),
+    "life": ("checkpoint={w}/dias/checkpoints/last", "data.root={w}", "out_dir={o}", "max_videos=2"),
     "visualize": ("data=simulated", "data.root={w}", "out_dir={o}", "num_videos=1", "max_frames=2"),
     "track": ("video={w}/toss/val/00000.mp4", "out_dir={o}", "checkpoint=shipped", "max_frames=2"),
     "cache_features": ("model=tiny", "model.encoder.weights=random", "data.root={w}", "path={o}", "split=eval"),

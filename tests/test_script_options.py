@@ -270,7 +270,7 @@ def test_a_fault_of_ours_is_not_blamed_on_the_options(tmp_path: Path, monkeypatc
     assert "error: " not in output.replace("TypeError: our mistake", "")
 
 
-@pytest.mark.parametrize("name", ["evaluate", "probe", "cache_slots"])
+@pytest.mark.parametrize("name", ["evaluate", "probe", "life", "cache_slots"])
 def test_the_model_goes_to_the_device_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def moved(model: DIAS, device: torch.device | str) -> DIAS:
         raise ValueError(f"moved to {device}")
