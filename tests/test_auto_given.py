@@ -9,15 +9,15 @@ import av
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy.ndimage import binary_erosion
 from test_auto import film, overlap, square, vit
 from test_report import content
-from torch import Tensor
 
 import dias_video
 from dias_video.auto.given import given_objects
-from dias_video.auto.parts import parts_given
+from dias_video.auto.parts import cells_given, parts_boxed, parts_given
 from dias_video.auto.run import track_files
 from dias_video.draws import Draws
 from dias_video.model.initializers import box_cover
@@ -88,24 +88,60 @@ def test_masks_of_any_size(tmp_path: Path) -> None:
         given_objects([RED], file, SIZE)
 
 
-def test_parts_of_a_box_that_look_like_the_rest_belong_to_it() -> None:
-    """Two looks: of the ground and of a body; a box holds the body and some ground, another lies on it whole."""
-    generator = torch.Generator().manual_seed(0)
+def test_cells_of_given_objects() -> None:
+    """On 3x4 cells: a large object, a small one in it, one of a tenth of a cell, and one that others cover whole."""
+    cover = torch.zeros(4, 3, 4)
+    cover[0, :, :2] = 1
+    cover[1, 1, 1], cover[1, 2, 1] = 0.6, 0.4
+    cover[2, 2, 3] = 0.1
+    cover[3, 1, 1], cover[3, 1, 2] = 1.0, 0.2
+    rest, *objects = (cells.tolist() for cells in cells_given(cover.flatten(1)))
+    assert objects == [[0, 1, 4, 8, 9], [5], [11], [5]]
+    assert rest == [2, 3, 6, 7, 10]
+    assert [c.tolist() for c in cells_given(torch.tensor([[1.0, 0.7]]))] == [
+        [1],
+        [0, 1],
+    ]  # nothing is left but is needed
+    assert [c.tolist() for c in cells_given(torch.zeros(0, 2))] == [[0, 1]]
+
+
+def test_parts_of_masks_are_of_the_cells_marked() -> None:
     kinds = torch.eye(6)[:2]
-    body = torch.zeros(8, 8, dtype=torch.int64)
-    body[2:5, 2:5] = 1
-    looks = kinds[body.flatten()] + 0.01 * torch.randn(64, 6, generator=generator)
-    boxes = torch.tensor([[[0.125, 0.125, 0.75, 0.75], [0.25, 0.25, 0.375, 0.375]]])
-    cover = box_cover(boxes, (8, 8))[0]
+    body = torch.zeros(5, 8, dtype=torch.int64)
+    body[1:4, 2:5] = 1
+    generator = torch.Generator().manual_seed(0)
+    looks = kinds[body.flatten()] + 0.01 * torch.randn(40, 6, generator=generator)
+    marked = torch.zeros(1, 5, 8)
+    marked[0, :, 2:5] = 1  # the body and some ground
+    centres, things = parts_given(looks, marked.flatten(1), Draws.for_videos(0, ["v"]))
+    found = set(zip(things.tolist(), (centres @ kinds.T).argmax(1).tolist(), strict=True))
+    assert found == {(0, 0), (1, 0), (1, 1)}  # what a mask marks is the object's
 
-    def parts(alike: float | None, cover: Tensor = cover) -> list[tuple[int, int]]:
-        centres, things = parts_given(looks, looks[None], cover, alike, Draws.for_videos(0, ["v"]))
-        return sorted(zip(things.tolist(), (centres @ kinds.T).argmax(1).tolist(), strict=True))
 
-    assert set(parts(0.4)) == {(0, 0), (1, 1), (2, 1)}
-    assert (1, 0) in parts(None)  # what a mask marks is the object's
-    alone = set(parts(0.4, torch.ones(1, 64)))  # the whole frame is covered
-    assert {thing for thing, _ in alone} == {0, 1}
+def test_parts_belong_to_the_box_that_holds_them() -> None:
+    """Parts of 4x5 cells: ground, a body, one that is half in boxes, one without cells."""
+    owned_by = torch.tensor([[0, 0, 0, 0, 0], [0, 1, 1, 2, 0], [0, 1, 1, 2, 0], [0, 0, 0, 2, 2]])
+    owner = F.one_hot(owned_by.flatten(), 4).float()
+    looks = torch.arange(20.0)[:, None]
+
+    def things(*boxes: tuple[float, float, float, float]) -> tuple[list[int], list[float]]:
+        cover = box_cover(torch.tensor([boxes]).reshape(1, -1, 4), (4, 5))[0]
+        new, group = parts_boxed(owner, looks, cover)
+        return group.tolist(), new.flatten().tolist()
+
+    tight = (0.2, 0.25, 0.6, 0.75)
+    assert things(tight) == ([0, 1, 0, 0], [])
+    assert things((0.0, 0.25, 0.8, 0.75)) == ([0, 1, 0, 0], [])  # 2 of 4 cells of part 2, 4 of 12 of the ground
+    assert things((0.0, 0.0, 0.8, 1.0)) == ([0, 1, 0, 0], [])  # 3 of 4 cells of part 2, but in 0.8 of the frame
+    assert things((0.0, 0.0, 0.8, 1.0), tight)[0] == [0, 2, 0, 0, 1]  # the smaller box has it, the other a new part
+    assert things((0.0, 0.0, 0.2, 0.25)) == ([0, 0, 0, 0, 1], [0.0])
+    assert things((0.0, 0.0, 1.0, 1.0)) == ([0, 0, 0, 0, 1], [9.5])
+    assert things() == ([0, 0, 0, 0], [])
+    every = F.one_hot(torch.ones(20, dtype=torch.int64), 2).float()[
+        :, 1:
+    ]  # one part, which a box holds all but a cell of
+    new, group = parts_boxed(every, looks, torch.tensor([[1.0] * 19 + [0.0]]))
+    assert (group.tolist(), new.tolist()) == ([0, 1], [[9.0]])
 
 
 @pytest.mark.parametrize("kind", ["boxes", "mask"])

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dias_video.auto.given import Given
-from dias_video.auto.parts import PartsModel, groups_of, owned, parts_given
+from dias_video.auto.parts import PartsModel, groups_of, owned, parts_boxed, parts_given
 from dias_video.batch import VideoBatch
 from dias_video.draws import Draws
 from dias_video.model.aggregator import Aggregator
@@ -39,6 +39,7 @@ PLACE = 0.25
 SHARPNESS = 40.0
 MEMORY = 0.9
 PARTS = 16  # number of slots; with slots=n at least twice n
+BOXED_PARTS = 32  # the same with boxes, which tell what belongs together; at least twice the number of boxes
 ALIKE = 0.45  # the largest difference between parts of one thing (``groups_of``)
 
 
@@ -70,6 +71,9 @@ def fitted(
     if given is not None and num_slots is not None:
         raise ValueError("slots= is for things that are to be found; here the objects are given")
     tokens, name = sampled.tokens, [sampled.video_id]
+    parts = PARTS if num_slots is None else max(PARTS, 2 * num_slots)
+    if given is not None:
+        parts = max(BOXED_PARTS, 2 * len(given.boxes))
     most = min(DIRECTIONS, encoder.feature_dim, tokens.shape[:2].numel() // TOKENS_EACH)
     directions = max(HEADS, most // HEADS * HEADS)
     viewer, _ = whiten(encoder, tokens.unflatten(1, encoder.grid), directions, SMOOTHNESS, KEPT)
@@ -77,14 +81,13 @@ def fitted(
     features = own_features(viewer, tokens, sampled.frames)  # (M,N,D)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(Draws.for_videos(seed, name).uniform(1) * 2**31))
-        model = _begun(viewer, PARTS if num_slots is None else max(PARTS, 2 * num_slots)).to(tokens.device).eval()
+        model = _begun(viewer, parts).to(tokens.device).eval()
     projected = model.projection(features, sampled.frames)
     looks = F.normalize(model.aggregator.attention.norm_tokens(projected), dim=-1)  # (M,N,D)
     draws = Draws.for_videos(seed, name)
-    if given is not None:
-        covered = given.cover(encoder.grid).to(tokens)
-        queries, group = parts_given(looks[0], tokens, covered, None if given.exact else ALIKE, draws)
-        _begin_at(model, _as_slots(queries))
+    if given is not None and given.exact:
+        centres, group = parts_given(looks[0], given.cover(encoder.grid).to(looks), draws)
+        _begin_at(model, _as_slots(centres))
         return PartsModel(model, group)
     _begin_at(model, _as_slots(kmeans(looks.flatten(0, 1).cpu(), model.num_slots, draws).to(looks)))
     # Slots are updated forwards and then backwards over the frames, so that they end at the first frame.
@@ -94,9 +97,14 @@ def fitted(
     assert back.attention is not None
     owner = owned(back.attention[0])  # (M,h,w,S)
     used = owner.sum((0, 1, 2)) > 0  # a slot that owns no cell is not a part
-    colours = features[..., -3:] / COLOR
-    group = groups_of(tokens.flip(0), colours.flip(0), owner[..., used], ALIKE, num_slots)
-    _begin_at(model, back.state.slots[0, used])
+    slots, owner = back.state.slots[0, used], owner[..., used]
+    if given is not None:
+        new, group = parts_boxed(owner[-1].flatten(0, 1), looks[0], given.cover(encoder.grid).to(looks))
+        slots = torch.cat([slots, _as_slots(new)])
+    else:
+        colours = features[..., -3:] / COLOR
+        group = groups_of(tokens.flip(0), colours.flip(0), owner, ALIKE, num_slots)
+    _begin_at(model, slots)
     return PartsModel(model, group)
 
 

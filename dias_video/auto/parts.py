@@ -12,10 +12,11 @@ from torch import Tensor
 
 from dias_video.batch import CarryState, SlotSequence, VideoBatch
 from dias_video.draws import Draws
-from dias_video.model.clusters import kmeans, squared_distances
+from dias_video.model.clusters import kmeans
 from dias_video.model.dias import DIAS
 
 OBJECT_PARTS, REST_PARTS = 4, 12  # the most parts of a given object, and of the rest of the frame
+INSIDE = 0.5  # how much of a part a box has to hold (``parts_boxed``)
 CELLS_EACH = 4  # approximate number of cells for each part
 TOUCH = 0.2
 APART = 0.5
@@ -127,46 +128,70 @@ def borders_of(owner: Tensor) -> Tensor:
     return shared.fill_diagonal_(0)
 
 
-def parts_given(
-    looks: Tensor, tokens: Tensor, cover: Tensor, alike: float | None, draws: Draws
-) -> tuple[Tensor, Tensor]:
-    """Parts of objects that are given on the first frame, and of the rest of the frame.
+def parts_given(looks: Tensor, cover: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Parts of objects whose cells are known on the first frame, and of the rest of the frame.
 
-    Each object is divided into a few clusters of the cells that it covers at least by half (or of the most covered
-    cells, where there are none). The rest of the frame is divided into more clusters. A cell that several objects cover
-    belongs to the smallest.
+    The cells of an object, and those of the rest, are divided into a few clusters.
 
     Args:
         looks: (N,D) tokens of the first frame as slots see them.
-        tokens: (M,N,C) of the plain encoder, those of the first frame first.
         cover: (K,N) the part of each cell that each object covers, in [0,1].
-        alike: a part of an object belongs to the rest if its tokens are closer than this to a part of the rest, as in
-            the corners of a box. The part that differs most stays with the object. None: all that is covered belongs to
-            the object.
         draws: the random numbers of the video.
 
     Returns:
         Centres (S,D), and the thing (S,) that each is a part of: 0 is the rest, 1 to K are the objects.
     """
-    directions = F.normalize(tokens - tokens.mean((0, 1)), dim=-1)[0]  # (N,C)
-    owner = torch.zeros(len(looks), dtype=torch.int64, device=looks.device)
-    for k in cover.sum(1).argsort(descending=True).tolist():  # smaller objects come later and take over cells
-        owner[cover[k] >= cover[k].max().clamp(max=0.5)] = k + 1
-    centres, group, rest = [], [], directions[:0]
-    for thing in range(len(cover) + 1):
-        cells = (owner == thing).nonzero().flatten()
-        if not len(cells):  # smaller objects cover the whole object, or objects cover the whole frame
-            cells = (cover[thing - 1].argmax() if thing else cover.amax(0).argmin())[None]
+    centres, group = [], []
+    for thing, cells in enumerate(cells_given(cover)):
         most = OBJECT_PARTS if thing else REST_PARTS
         found = kmeans(looks[cells].cpu(), max(1, min(most, len(cells) // CELLS_EACH)), draws).to(looks)  # (p,D)
-        member = F.one_hot(squared_distances(looks[cells], found).argmin(1), len(found)).T.float()
-        means = F.normalize(member @ directions[cells], dim=-1)  # (p,C)
-        things = torch.full((len(found),), thing)
-        if not thing:
-            rest = means
-        elif alike is not None:
-            distance = (1 - means @ rest.T).amin(1).cpu()
-            things[(distance < alike) & (distance < distance.max())] = 0
         centres.append(found)
-        group.append(things)
+        group.append(torch.full((len(found),), thing))
     return torch.cat(centres), torch.cat(group)
+
+
+def parts_boxed(owner: Tensor, looks: Tensor, cover: Tensor) -> tuple[Tensor, Tensor]:
+    """Parts of objects of which only boxes on the first frame are known: parts that were found in the whole video.
+
+    A part belongs to the box that holds most of it; of equal boxes, to the smallest. A part that is spread evenly over
+    the frame counts as 0, one that lies in the box as 1, and more than ``INSIDE`` is needed. So what is behind an
+    object stays with the rest, although the box shows some of it. An object without a part gets a new one, the mean of
+    its cells, and so does the rest.
+
+    Args:
+        owner: (N,S) one-hot, the part that owns each cell of the first frame.
+        looks, cover: as for ``parts_given``.
+
+    Returns:
+        Centres (R,D) of the new parts, and the thing (S+R,) of each part, the new ones last: 0 is the rest, 1 to K are
+        the objects.
+    """
+    held = cover @ owner / owner.sum(0).clamp_min(1)  # (K,S)
+    area = cover.mean(1, keepdim=True)
+    inside = (held - area) / (1 - area).clamp_min(1e-6)
+    order = area.flatten().argsort()  # the first of equal maxima counts: the smallest box
+    rest = inside.new_full((1, owner.shape[1]), INSIDE)
+    things = torch.cat([order.new_zeros(1), order + 1])
+    group = things[torch.cat([rest, inside[order]]).argmax(0)].cpu()  # (S,)
+    cells = cells_given(cover)
+    missing = [thing for thing in range(len(cells)) if thing not in group]
+    new = looks.new_zeros(len(missing), looks.shape[1])
+    for row, thing in enumerate(missing):
+        new[row] = looks[cells[thing]].mean(0)
+    return new, torch.cat([group, torch.tensor(missing, dtype=torch.int64)])
+
+
+def cells_given(cover: Tensor) -> list[Tensor]:
+    """The cells of the rest, and then of each object, each (n,) int64 with n > 0, of ``cover`` (K,N) in [0,1].
+
+    An object has the cells that it covers at least by half, or the most covered ones, where there are none. A cell that
+    several objects cover belongs to the smallest.
+    """
+    owner = torch.zeros(cover.shape[1], dtype=torch.int64, device=cover.device)
+    for k in cover.sum(1).argsort(descending=True).tolist():  # smaller objects come later and take over cells
+        owner[cover[k] >= cover[k].max().clamp(max=0.5)] = k + 1
+    found = [(owner == thing).nonzero().flatten() for thing in range(len(cover) + 1)]
+    for thing, cells in enumerate(found):
+        if not len(cells):  # smaller objects cover the whole object, or objects cover the whole frame
+            found[thing] = (cover[thing - 1].argmax() if thing else cover.amax(0).argmin())[None]
+    return found
