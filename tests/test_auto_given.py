@@ -167,7 +167,8 @@ def test_files_have_the_given_objects_alone(tmp_path: Path) -> None:
     mask = mask_file(tmp_path / "m.png", SIZE, {9: tuple(RED), 4: tuple(GREEN)})
     list(track_files(video=path, out_dir=tmp_path / "out", encoder=vit(), first_mask=mask))
     found = np.asarray(Image.open(tmp_path / "out/a/00000.png"))
-    assert np.unique(found).tolist() == [0, 4, 9]
+    np.testing.assert_array_equal(found, np.asarray(Image.open(mask)))  # as it was given
+    assert np.unique(np.asarray(Image.open(tmp_path / "out/a/00002.png"))).tolist() == [0, 4, 9]
     described = json.loads((tmp_path / "out/a/instances.json").read_text())
     assert [one["id"] for one in described["annotations"]] == [4, 9]
     (group,) = content(tmp_path / "out/a/report.html")

@@ -44,6 +44,12 @@ class Given:
         pixels = F.interpolate(self.masks[None].float(), size, mode="nearest-exact")
         return F.adaptive_avg_pool2d(pixels, grid)[0].flatten(1)
 
+    def labels(self, size: tuple[int, int]) -> Tensor:
+        """The tracks (H,W) int64 of exact objects on a first frame of ``size``: 1 to K in their order, 0 elsewhere."""
+        assert self.masks is not None
+        masks = F.interpolate(self.masks[None].float(), size, mode="nearest-exact")[0].long()
+        return (masks * torch.arange(1, len(masks) + 1)[:, None, None]).amax(0)
+
 
 def given_objects(
     first_boxes: str | Path | Boxes | None, first_mask: str | Path | None, size: tuple[int, int]

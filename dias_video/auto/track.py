@@ -47,7 +47,8 @@ def track(
     Args:
         video: a video file, an animated picture, or a folder of frames.
         first_boxes, first_mask: objects on the first frame (``given_objects``); they become tracks 1 to K in their
-            order, and track 0 is the rest. Without them the model finds objects.
+            order, and track 0 is the rest. The first frame's labels are those of the mask. Without objects the model
+            finds some.
         max_frames: stop after this many frames.
         options: checkpoint, encoder, slots, window and the other arguments of ``Tracker``.
 
@@ -169,7 +170,13 @@ class Tracker:
         if given is not None and boxed:
             batches = (_with_boxes(batch, given.boxes) for batch in batches)
         rehearse = given is None
-        yield from track_windows(model, batches, boxes=boxed, rehearse=rehearse, labels=True, **self.options)
+        found = track_windows(model, batches, boxes=boxed, rehearse=rehearse, labels=True, **self.options)
+        for number, (batch, sequence) in enumerate(found):
+            if number == 0 and given is not None and given.exact:
+                assert sequence.labels is not None
+                size = (batch.pixels.shape[-2], batch.pixels.shape[-1])
+                sequence.labels[0, 0] = given.labels(size).to(sequence.labels)
+            yield batch, sequence
 
     def frames_looked_at(self, num_frames: int) -> int:
         """Number of frames of a video of this length that are read before it is tracked."""
