@@ -64,11 +64,38 @@ def test_timm_weights_from_a_file(tmp_path: Path) -> None:
 def test_timm_user_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not found"):
         TimmEncoder(TINY_VIT, str(tmp_path / "nothing.safetensors"))
-    with pytest.raises(ValueError, match="no_such_vit"):
-        TimmEncoder("no_such_vit", "random")
+    with pytest.raises(ValueError, match=r"make no_such_vit .*; choose a Vision Transformer, see timm"):
+        TimmEncoder("no_such_vit")
+    with pytest.raises(ValueError, match=r"make resnet10t .*; choose a Vision Transformer, see timm"):
+        TimmEncoder("resnet10t", "random")
     (tmp_path / "broken.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match="broken"):
+    with pytest.raises(ValueError, match=r"broken.*; the file is damaged, so fetch it again"):
         TimmEncoder(TINY_VIT, str(tmp_path / "broken.safetensors"))
+
+
+def test_weights_that_can_not_be_fetched_are_answered_with_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    message = (
+        r"^timm cannot make .* with weights hub: .*; without internet name a file with model\.encoder\.weights=<file"
+    )
+    with pytest.raises(ValueError, match=message):
+        TimmEncoder(TINY_VIT, input_size=(32, 48))
+
+
+def test_of_weights_of_another_model_the_first_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    donor = timm.create_model(TINY_VIT, num_classes=0, embed_dim=96, depth=2)
+    save_file(donor.state_dict(), tmp_path / "vit.safetensors")
+    with pytest.raises(ValueError, match=r"another model; choose encoder\.name= to fit$") as told:
+        TimmEncoder(TINY_VIT, str(tmp_path / "vit.safetensors"), (32, 48))
+    assert str(told.value).count("size mismatch for ") == 1
+    assert "\n" not in str(told.value)
+    TinyEncoder(input_size=(16, 24)).save_pretrained(tmp_path / "tiny")
+    with pytest.raises(
+        ValueError, match=r"tiny does not fit this encoder: .*; choose the encoder's options as "
+    ) as told:
+        TinyEncoder(width=12, weights=str(tmp_path / "tiny"))
+    assert "\n" not in str(told.value)
 
 
 @reads_shared

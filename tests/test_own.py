@@ -108,7 +108,9 @@ def test_the_baseline_has_the_number_of_the_video() -> None:
     ("options", "message"),
     [
         ({"method": "magic"}, "unknown method 'magic'; choose from auto"),
-        ({"method": "auto", "checkpoint": "x"}, "say what to score"),
+        ({"method": "auto", "checkpoint": "x"}, "say what to score by exactly one of checkpoint="),
+        ({}, "say what to score by exactly one of"),
+        ({"predictions": "x", "checkpoint": "x"}, "exactly one of checkpoint=.*, predictions=.* and method=auto"),
         ({"method": "auto", "boxes": True, "slots": 3}, "leave it out with boxes=true"),
         ({"predictions": "x", "slots": 3}, "slots= is for method=auto"),
     ],

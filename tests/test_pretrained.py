@@ -123,7 +123,9 @@ def test_only_classes_of_the_allow_list_are_built(tmp_path: Path) -> None:
 def test_nothing_is_made_of_a_config_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     monkeypatch.setattr(Part, "__init__", lambda self, width: made.append(width))
-    with pytest.raises(ValueError, match="a Part is no Whole"):
+    with pytest.raises(
+        ValueError, match="a model of class Part where Whole is needed; name the folder of a Whole model"
+    ):
         build({"type": HERE + "Part", "width": 3}, Whole)
     assert made == []
 
@@ -262,7 +264,10 @@ CONFIGS: list[tuple[Any, str]] = [
     ("[" * 100_000, r"config\.json is damaged"),
     ({"format": 1}, r"config\.json is damaged"),
     ({"format": 3, "model": PART}, "has format 3, this version reads 1 and 2"),
-    ({"format": 2, "model": {"type": HERE + "Whole", "part": PART}}, "config.json .* a Whole is no Part"),
+    (
+        {"format": 2, "model": {"type": HERE + "Whole", "part": PART}},
+        "config.json describes a model of class Whole where Part is needed; name the folder",
+    ),
     ({"format": 2, "model": {**PART, "width": 5}}, r"linear\.bias has shape \(4,\), the model wants \(5,\)"),
     ({"format": 2, "model": {**PART, "width": "4"}}, r"config\.json .*a Part can't be made of its stored arguments"),
     ({"format": 2, "model": {"type": HERE + "Part", "wide": 4}}, r"config\.json"),
@@ -284,6 +289,13 @@ def test_wrong_configs_are_named(tmp_path: Path, config: Any, message: str) -> N
     if config is not None:
         file.write_bytes(config if isinstance(config, bytes) else text(config).encode())
     with pytest.raises(ValueError, match=message):
+        Part.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["checkpoints/last", "last"])
+def test_a_run_folder_is_answered_with_its_checkpoint(tmp_path: Path, inner: str) -> None:
+    Part(4).save_pretrained(tmp_path / inner)
+    with pytest.raises(ValueError, match=rf"holds no model: .*is missing \(name {tmp_path}/{inner}\)$"):
         Part.from_pretrained(tmp_path)
 
 

@@ -114,7 +114,8 @@ def evaluate(
             raise ValueError(f"protocols={list(protocols)} must name some of {', '.join(PROTOCOLS)}")
         if sum(one is not None for one in (checkpoint, predictions, method)) != 1:
             raise ValueError(
-                "say what to score: checkpoint=<folder of a trained model>, predictions=<folder of maps> or method=auto"
+                "say what to score by exactly one of checkpoint=<folder of a trained model>, "
+                "predictions=<folder of maps> and method=auto"
             )
         if method is not None and method not in METHODS:
             raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")

@@ -145,10 +145,14 @@ def certify(source: VideoSource, name: str | None = None) -> Certified:
     if name not in SPLITS:
         raise ValueError(f"no split is called {name!r}; known are {', '.join(SPLITS)}")
     split = SPLITS[name]
-    if difference := _difference(source, split):
-        raise ValueError(f"the data is not {name} ({split.rule}): {difference}")
-    if split.fingerprint is not None and split.fingerprint != found:
-        raise ValueError(f"the data is not {name} ({split.rule}): its videos have other names, or were made otherwise")
+    difference = _difference(source, split)
+    if difference is None and split.fingerprint not in (None, found):
+        difference = "its videos have other names, or were made otherwise"
+    if difference is not None:
+        raise ValueError(
+            f"the data is not {name} ({split.rule}): {difference}; "
+            "give the videos of that split and no others, or set frozen_split=null"
+        )
     return Certified(found, split.fingerprint is not None)
 
 
@@ -167,11 +171,11 @@ def _difference(source: VideoSource, split: Split) -> str | None:
     if file is not None and not re.fullmatch(split.file, file.name):
         return f"it is made of {file}"
     if split.total not in (None, len(whole)):
-        return f"{file} has {len(whole)} videos, not {split.total}"
+        return f"the number of videos in {file} is {len(whole)}, not {split.total}"
     if sorted(indices) != list(range(len(whole)))[slice(*split.part)]:
-        return f"these are other videos of it, or not all; set the source's videos={_written(split.part)}"
+        return f"these are other videos of it, or not all (its slice is data.eval.videos={_written(split.part)})"
     if split.videos not in (None, len(source)):
-        return f"it has {len(source)} videos, not {split.videos}"
+        return f"the number of videos is {len(source)}, not {split.videos}"
     return None
 
 

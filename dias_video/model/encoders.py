@@ -7,6 +7,7 @@ uint8 (B,T,3,H,W) of any size, and returns tokens (B,T,N,C) without gradient.
 from __future__ import annotations
 
 import copy
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dias_video.batch import resize_frames
@@ -161,8 +163,9 @@ class TimmEncoder(Encoder):
                     num_classes=0,
                 )
         except Exception as error:  # timm raises many kinds; each becomes one sentence
-            remedy = "; without internet give a .safetensors file as weights" if weights == "hub" and not saved else ""
-            raise ValueError(f"timm cannot make {name} with weights {weights}: {error}{remedy}") from error
+            raise ValueError(
+                f"timm cannot make {name} with weights {weights}: {_first(error)}; {_remedy(error, name, weights)}"
+            ) from error
         if not hasattr(vit, "patch_embed"):
             raise ValueError(f"{name} has no patch tokens; choose a Vision Transformer")
         if not final_norm:
@@ -230,4 +233,25 @@ def load_encoder(encoder: Encoder, folder: str) -> None:
     try:
         encoder.load_state_dict(own)
     except RuntimeError as error:
-        raise ValueError(f"{folder} does not fit this encoder: {' '.join(str(error).split())[:300]}") from error
+        remedy = "choose the encoder's options as its config.json has them"
+        raise ValueError(f"{folder} does not fit this encoder: {_first(error)}; {remedy}") from error
+
+
+def _first(error: Exception) -> str:
+    """What an error says first, without PyTorch's heading over a list of weights that don't fit."""
+    lines = re.sub(r"^Error\(s\) in loading state_dict for \w+:", "", str(error)).strip().splitlines()
+    return lines[0][:200].rstrip(". ") if lines else type(error).__name__
+
+
+def _remedy(error: Exception, name: str, weights: str) -> str:
+    """What can be done if timm can't make a model with these weights."""
+    import timm
+
+    if not timm.is_model(name) or isinstance(error, TypeError):  # it takes no size of its input
+        return "choose a Vision Transformer, see timm.list_models('vit*')"
+    if isinstance(error, SafetensorError):
+        return "the file is damaged, so fetch it again"
+    if weights == "hub":
+        option = "model.encoder.weights=<file.safetensors> (of a tokenizer model.backbone.weights=)"
+        return f"without internet name a file with {option}"
+    return "these weights are of another model; choose encoder.name= to fit"

@@ -45,6 +45,10 @@ class Configured:
             cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
 
 
+class OtherKind(ValueError):
+    """Stored data describes an object of another class than is asked for."""
+
+
 def path_of(cls: type) -> str:
     """The name of a class in a config."""
     return f"{cls.__module__}.{cls.__qualname__}"
@@ -58,11 +62,15 @@ def build(config: Any, kind: type = object) -> Any:
         kind: the class that the object must have, checked before anything is made.
 
     Raises:
-        ValueError: a class is not on the allow-list or not a ``kind``, or does not take its stored arguments.
+        OtherKind: it describes an object of another class than ``kind``.
+        ValueError: a class is not on the allow-list, or does not take its stored arguments.
     """
     cls = _class_of(config.get("type") if isinstance(config, dict) else config)
     if not issubclass(cls, kind):
-        raise ValueError(f"a {cls.__name__} is no {kind.__name__}")
+        wanted = kind.__name__
+        raise OtherKind(
+            f"a model of class {cls.__name__} where {wanted} is needed; name the folder of a {wanted} model"
+        )
     arguments = {k: build(v) if isinstance(v, dict) and "type" in v else v for k, v in config.items() if k != "type"}
     arguments |= cls.not_stored  # replaces what a file says, so that no file can make a model download weights
     try:

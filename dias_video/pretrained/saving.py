@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dias_video.pretrained.card import model_card, run_of
-from dias_video.pretrained.configured import Configured, build
+from dias_video.pretrained.configured import Configured, OtherKind, build
 from dias_video.pretrained.earlier import upgraded
 from dias_video.pretrained.weights import WEIGHTS, load_weights, located
 from dias_video.stores.files import READABLE, read_json
@@ -105,7 +105,9 @@ def described(folder: Path, kind: type[Model]) -> Model:
     """
     file = folder / "config.json"
     if not file.is_file():
-        raise ValueError(f"{folder} holds no model: {file} is missing (a checkpoint folder has it)")
+        within = [folder / "checkpoints/last", folder / "last"]  # in a run folder, and in that of its checkpoints
+        remedy = next((f"name {last}" for last in within if (last / file.name).is_file()), "a checkpoint folder has it")
+        raise ValueError(f"{folder} holds no model: {file} is missing ({remedy})")
     content = read_json(file, "use another checkpoint")
     try:
         version, config = content["format"], content["model"]
@@ -116,6 +118,8 @@ def described(folder: Path, kind: type[Model]) -> Model:
     try:
         model: Model = build(upgraded(config), kind)
         return model
+    except OtherKind as error:
+        raise ValueError(f"{file} describes {error}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} describes no model that this version can build: {error}") from error
 
