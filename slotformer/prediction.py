@@ -255,9 +255,8 @@ def predict(
         cache: slots of the videos.
         out_dir: the folder for slots/, rollout_error.csv and .png, mask_scores.csv, rollout.json, gifs/, report.html.
         resume: continue an interrupted rollout.
-        observed_frames: number of raw frames before the prediction begins, of which the context is the last part. None
-        =
-            only the context. If it is given, videos may end there; then there are no errors.
+        observed_frames: number of raw frames before the prediction begins, of which the context is the last part.
+            None = only the context. If it is given, videos may end there; then there are no errors.
         predicted_frames: number of predicted frames; None = as many as in the model's training, but no more than the
             longest video has. A video that ends earlier is scored up to its end.
         batch_size: number of videos in a batch.
@@ -272,8 +271,7 @@ def predict(
 
     Raises:
         ValueError: the slots are of another DIAS, models have different contexts, no video is long enough, or the
-        folder
-            is used already.
+            folder is used already.
     """
     named, encoded, out_dir = folders(checkpoint), SlotCache(cache), Path(out_dir)
     check_precision("precision", precision, device_of(device))

@@ -31,8 +31,7 @@ def write_report(
         videos: the videos in the order of the list.
         notes: sentences about the run.
         megabytes: the largest size of the page. All videos have equal shares. A video that is too large is shown
-        without
-            attention, then without every second frame; the page says so.
+            without attention, then without every second frame; the page says so.
 
     Raises:
         ValueError: there is no video, or a video has no frames.

@@ -58,8 +58,7 @@ class SimVQ(Configured, nn.Module):
     negative distances, shifted and scaled by mean and deviation of the length of a standard normal vector, times a
     factor that grows from 1 to 2.35. Over the first half of the training the input of the decoder changes gradually
     from the latent to the code's vector (straight-through). Losses: ``codebook`` (weight 1), ``commitment`` of the
-    latent to the decoder's input (0.25), and ``standard`` (0.1), which keeps a frame's latents at mean 0 and variance
-    1.
+    latent to the decoder's input (0.25), and ``standard`` (0.1), which keeps a frame's latents at mean 0, variance 1.
 
     Args:
         num_codes: V.
