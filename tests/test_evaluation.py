@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -26,6 +27,7 @@ from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import VideoInfo
 from dias_video.data.transforms import ClipTransform
 from dias_video.evaluation.look import extremes
+from dias_video.evaluation.methods import ModelTracks
 from dias_video.evaluation.metrics import adjusted_rand_index, mean_best_overlap, mean_iou
 from dias_video.evaluation.protocols import OCB, VIDEO_FG, score_video
 from dias_video.evaluation.results import MAIN, Setting, summary_table, write_results
@@ -169,6 +171,21 @@ def test_a_method_of_another_shape_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"set/0 has masks \(3, 12, 20\).*\(3, 11, 20\)"):
         score_methods({MAIN: cut}, Videos(Blocks()))  # type: ignore[dict-item]
+
+
+class OneSlot(ModelTracks):
+    """A model whose slot 0 owns every pixel."""
+
+    def batch(self, samples: Sequence[dict]) -> list[torch.Tensor]:
+        return [torch.zeros_like(sample["masks"]).long() for sample in samples]
+
+
+@pytest.mark.parametrize(("boxes", "overlap"), [(True, 0), (False, 21 / 240)])  # an object of 3x7 of 12x20 pixels
+def test_with_boxes_the_slot_of_the_background_tracks_no_object(boxes: bool, overlap: float) -> None:
+    true = Blocks().read(1, range(4))["masks"].clamp_min(0)
+    method = OneSlot(tiny_dias(boxes=True), boxes)
+    scores = score_video(*method.batch([{"masks": true}]), true, background=method.background)
+    assert scores["tracking/j"] == pytest.approx(overlap)
 
 
 def test_videos_without_masks_are_refused() -> None:

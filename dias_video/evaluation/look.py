@@ -11,7 +11,7 @@ from dias_video.evaluation.protocols import Protocol
 from dias_video.evaluation.scoring import FACTS, Videos, VideoScores
 from dias_video.report.page import write_report
 from dias_video.report.video import ReportVideo
-from dias_video.visualize import BACKGROUND, NOBODY
+from dias_video.visualize import NOBODY
 
 
 def extremes(values: Sequence[float], number: int) -> list[int]:
@@ -39,8 +39,7 @@ def write_extremes(
     """
     measure = f"{protocol.name}/mbo"  # not FG-ARI, which is 0 or 1 if there is only one object
     values = scores.column(measure)
-    with_background = method.boxes if isinstance(method, SlotMethod) else method.background == BACKGROUND
-    background = BACKGROUND if with_background else NOBODY
+    background = NOBODY if method.background is None else method.background
     shown = []
     for index in extremes(values, number):
         sample = videos[index]

@@ -49,8 +49,6 @@ class BatchMethod(Method, Interface):
 class SlotMethod(Method, Interface):
     """A method whose maps come from slots, which the report page shows."""
 
-    boxes: bool  # whether it gets the first frame's boxes; then track 0 is the background
-
     def tracked(self, samples: Sequence[Sample]) -> SlotSequence:
         """Slots, attention and labels of videos of equal shape, on the CPU; some methods take only one video."""
         ...
@@ -72,8 +70,6 @@ class ModelTracks:
         ValueError: ``boxes`` is True and the model takes none.
     """
 
-    background: int | None = None
-
     def __init__(
         self,
         model: DIAS,
@@ -86,7 +82,8 @@ class ModelTracks:
     ) -> None:
         if boxes and not model.takes_boxes:
             raise ValueError("this model starts from learned queries and takes no boxes; set boxes=false")
-        self.model, self.boxes, self.window = model, boxes, window
+        self.model, self.window = model, window
+        self.background: int | None = 0 if boxes else None  # the slot without a box begins on the background
         self.options: dict[str, Any] = {"seed": seed, "boxes": boxes, "rehearse": rehearse}
         self.options |= {"follow_edges": follow_edges, "precision": precision}
         self.mask_source = model.mask_source + (EDGES if follow_edges else "")
