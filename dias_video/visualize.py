@@ -171,26 +171,36 @@ class FilmWriter:
 
     It has the size of the pictures. If their height or width is odd, it is stored with colours at full resolution
     (4:4:4), which most players can show, but not all browsers.
+
+    Args:
+        path: the file.
+        rate: pictures a second, on average.
+        pixel: width of a pixel divided by its height.
     """
 
-    def __init__(self, path: Path, rate: Fraction) -> None:
-        """``rate``: pictures a second, on average."""
+    def __init__(self, path: Path, rate: Fraction, pixel: Fraction = Fraction(1)) -> None:
         self._file = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
         self._stream: Any = None
-        self._rate = rate
+        self._rate, self._pixel = rate, pixel
+        self._last = -1  # when the last picture is shown, in ticks
 
     def add(self, picture: Tensor, at: float) -> None:
-        """Add the next picture (H,W,3) uint8, and when it is shown, in seconds since the first."""
+        """Add the next picture (H,W,3) uint8, and when it is shown, in seconds since the first.
+
+        A picture of the time of the one before, or of an earlier time, is shown a tick after that one.
+        """
         if self._stream is None:
-            self._stream = self._file.add_stream(
-                "libx264", rate=self._rate, options={"preset": "veryfast", "crf": "20"}
-            )
+            # Without B-frames, since the length that the file declares is wrong with them at a variable rate.
+            options = {"preset": "veryfast", "crf": "20", "bf": "0"}
+            self._stream = self._file.add_stream("libx264", rate=self._rate, options=options)
             self._stream.height, self._stream.width = picture.shape[:2]
             odd = picture.shape[0] % 2 or picture.shape[1] % 2
             self._stream.pix_fmt = "yuv444p" if odd else "yuv420p"
             self._stream.codec_context.time_base = TICK
+            self._stream.codec_context.sample_aspect_ratio = self._pixel
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.numpy()), format="rgb24")
-        frame.pts, frame.time_base = round(at / TICK), TICK
+        self._last = max(self._last + 1, round(at / TICK))
+        frame.pts, frame.time_base = self._last, TICK
         self._file.mux(self._stream.encode(frame))
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
-from test_auto import film, square
+from test_auto import film, square, turned
 from torch import Tensor
+from video_files import write
 
 from dias_video.auto.files import ARRAYS, Clip, TrackFiles
 from dias_video.auto.run import track_files
@@ -30,6 +32,7 @@ from dias_video.data.davis import DavisVideos
 from dias_video.data.paths import safe_names
 from dias_video.data.ytvis import YouTubeVIS
 from dias_video.evaluation.run import evaluate
+from dias_video.visualize import FilmWriter
 
 ROOT = Path(__file__).parents[1]
 HEIGHT, WIDTH, FRAMES = 21, 33, 7  # odd, which H.264 does not like
@@ -166,6 +169,74 @@ def test_the_overlay_has_the_size_and_the_rate_of_the_video(tmp_path: Path, size
         frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
     assert len(frames) == 60
     assert frames[0][:, 12:].mean((0, 1)) - frames[0][:, :9].mean((0, 1)) == pytest.approx([-90, 30, 80], abs=60)
+
+
+def moving(count: int, size: tuple[int, int] = (48, 64)) -> list[Tensor]:
+    """Pictures (H,W,3) of a smooth ground that moves, for which encoders like B-frames."""
+    y, x = torch.meshgrid(*(torch.arange(side) for side in size), indexing="ij")
+    grounds = [120 + 60 * torch.sin((x + t) / 9) * torch.cos(y / 7) for t in range(count)]
+    return [ground.to(torch.uint8)[..., None].expand(-1, -1, 3) for ground in grounds]
+
+
+def film_at(path: Path, times: Sequence[float], rate: Fraction) -> tuple[list[float], float]:
+    """When the packets of a film say that pictures of these times are shown, and how long it says to be."""
+    film = FilmWriter(path, rate)
+    for picture, at in zip(moving(len(times)), times, strict=True):
+        film.add(picture, at)
+    film.close()
+    with av.open(str(path)) as file:
+        (stream,) = file.streams.video
+        shown = sorted(float(packet.pts * packet.time_base) for packet in file.demux(stream) if packet.size)
+        return shown, float(stream.duration * stream.time_base)
+
+
+def test_a_film_of_a_variable_rate_is_as_long_as_it_is(tmp_path: Path) -> None:
+    """A video that becomes slow; its last picture is shown for the mean time of a picture."""
+    times = [*(t / 25 for t in range(10)), 1, 1.4, 1.8, 2.2, 2.6]
+    shown, length = film_at(tmp_path / "a.mp4", times, Fraction(14) / Fraction("2.6"))
+    assert shown == pytest.approx(times, abs=1e-4)
+    assert length == pytest.approx(2.6 + 2.6 / 14, abs=1e-3)
+
+
+def test_pictures_of_equal_times_follow_each_other(tmp_path: Path) -> None:
+    """2,000 frames a second with stamps in milliseconds, as Matroska has them."""
+    shown, _ = film_at(tmp_path / "a.mp4", [0, 0.001, 0.001, 0.002, 0.002, 0.002, 0.001], Fraction(2000))
+    assert shown == pytest.approx([tick / 90000 for tick in (0, 90, 91, 180, 181, 182, 183)])
+
+
+def facts_of_overlay(folder: Path) -> tuple[Fraction, Fraction, float]:
+    """Rate, shape of a pixel, and length of ``overlay.mp4``."""
+    with av.open(str(folder / "overlay.mp4")) as file:
+        (stream,) = file.streams.video
+        return stream.average_rate, stream.sample_aspect_ratio, float(stream.duration * stream.time_base)
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_the_overlay_is_shown_as_the_video(tmp_path: Path, turn: bool) -> None:
+    """One frame of 12 a second, with pixels a third wider than high; turned by a quarter they are higher than wide."""
+
+    def anamorphic(file: Any, stream: Any) -> None:
+        stream.codec_context.framerate = 12
+        stream.codec_context.time_base = Fraction(1, 12)
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+
+    path = write(tmp_path / "a.mp4", count=1, size=(32, 64), before=anamorphic)
+    if turn:
+        turned(path)
+    list(track_files(video=path, out_dir=tmp_path / "out", checkpoint="shipped"))
+    pixel = Fraction(3, 4) if turn else Fraction(4, 3)
+    assert facts_of_overlay(tmp_path / "out/a") == (12, pixel, pytest.approx(1 / 12, abs=1e-3))
+
+
+def test_pictures_have_the_rate_that_is_asked_for(tmp_path: Path) -> None:
+    """One picture at 8 a second, and two of which each is shown for an hour."""
+    with_pictures(tmp_path, "one", some_labels(1))
+    with_pictures(tmp_path, "two", some_labels(2))
+    for name, fps in (("one", 8.0), ("two", 1 / 3600)):
+        options: dict[str, Any] = {"video": tmp_path / name, "out_dir": tmp_path / "out", "fps": fps}
+        list(track_files(**options, checkpoint="shipped"))
+    assert facts_of_overlay(tmp_path / "out/one")[2] == pytest.approx(1 / 8, abs=1e-3)
+    assert facts_of_overlay(tmp_path / "out/two")[2] == pytest.approx(3600 + 1001, abs=1)
 
 
 def test_a_gif_on_request(tmp_path: Path) -> None:

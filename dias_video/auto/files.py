@@ -47,13 +47,15 @@ class Clip:
     names: Sequence[str]  # names of its frames, without extension
     times: NDArray[np.float64]  # (N,) times at which frames are shown, in seconds
     ids: Sequence[int] | None = None  # the given objects' ids, for tracks 1, 2, …; other tracks then have no label
+    fps: float = 24.0  # frames a second, where the times of its frames don't tell
+    pixel: Fraction = Fraction(1)  # width of a pixel divided by its height, as the video is shown
 
     @property
     def rate(self) -> Fraction:
         """Frames a second, on average."""
         steps = len(self.times) - 1
-        mean = steps / self.times[-1] if steps and self.times[-1] > 0 else 25.0
-        return Fraction(float(mean)).limit_denominator(1001)
+        mean = steps / self.times[-1] if steps and self.times[-1] > 0 else self.fps
+        return max(Fraction(float(mean)).limit_denominator(1001), Fraction(1, 1001))
 
 
 class TrackFiles:
@@ -85,7 +87,7 @@ class TrackFiles:
         self._labels = LabelPictures(self._aside, clip.names)
         self._arrays = Arrays(self._aside / ARRAYS, clip.num_frames)
         self._instances = Instances(self._aside / "instances.json", clip)
-        self._film = FilmWriter(self._aside / "overlay.mp4", clip.rate)
+        self._film = FilmWriter(self._aside / "overlay.mp4", clip.rate, clip.pixel)
         closing.callback(self._film.close)
         self._moving = GifWriter(self._aside / "overlay.gif") if self._gif else None
         if self._moving is not None:

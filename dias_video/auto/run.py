@@ -12,8 +12,10 @@ from tqdm import tqdm
 from dias_video.auto.files import ARRAYS, Clip, TrackFiles, check_free
 from dias_video.auto.given import Boxes
 from dias_video.auto.track import Tracker, videos_at
+from dias_video.data.animation import ANIMATIONS
 from dias_video.data.paths import safe_names
 from dias_video.data.source import FileSource, TimedSource, VideoSource
+from dias_video.data.video_index import playing
 from dias_video.engine.checks import Count
 from dias_video.report.page import MEGABYTES, join_reports
 from dias_video.stores.files import check_new
@@ -85,11 +87,15 @@ def track_files(
 def clip_of(source: VideoSource, index: int, num_frames: int, fps: float) -> Clip:
     """Facts about a video of which the first ``num_frames`` frames are tracked."""
     info = source.info(index)
-    times = source.times(index) if isinstance(source, TimedSource) else None
-    times = np.arange(num_frames) / fps if times is None else times[:num_frames]
+    stamped = source.times(index) if isinstance(source, TimedSource) else None  # None for folders of pictures
+    times = np.arange(num_frames) / fps if stamped is None else stamped[:num_frames]
     files = source.files(index) if isinstance(source, FileSource) else []
     names = [file.stem for file in files[:num_frames]]
     if len(set(names)) < num_frames:  # a video file, or pictures that differ only by their extension
         names = [f"{frame:05d}" for frame in range(num_frames)]
     height, width = source.read(index, [0], ("video",))["video"].shape[-2:]
-    return Clip(info.video_id, num_frames, (height, width), names, times)
+    clip = Clip(info.video_id, num_frames, (height, width), names, times, fps=fps)
+    if stamped is not None and files[0].suffix.lower() not in ANIMATIONS:
+        declared = playing(files[0])
+        clip.fps, clip.pixel = float(declared.rate or fps), declared.pixel
+    return clip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,13 @@ class VideoIndex(NamedTuple):
     turn: NDArray[np.int64]  # (4,) display matrix of the first frame: a pixel (x,y) is shown at (ax + cy, bx + dy)
     packets: NDArray[np.int64]  # (N,) number of the packet that a frame comes from; empty where that can't be told
     keys: NDArray[np.int64]  # (K,5) fields of ``Key``; empty where decoding can only begin at the beginning
+
+
+class Playing(NamedTuple):
+    """How a player shows the frames of a video file."""
+
+    rate: Fraction | None  # frames a second, on average; None where the file does not tell
+    pixel: Fraction  # width of a pixel divided by its height, as it is shown
 
 
 class _Frame(NamedTuple):
@@ -94,6 +102,19 @@ def index_video(path: Path) -> VideoIndex:
     stream.close()
     rows = np.array(keys, np.int64).reshape(-1, len(Key._fields))
     return VideoIndex(times, np.array(shape.size), np.array(shape.turn), np.array(numbers, np.int64), rows)
+
+
+def playing(path: Path) -> Playing:
+    """What a video file, which is no animated picture, declares about its rate and its pixels.
+
+    Raises:
+        ValueError: the file is missing, or is no video.
+    """
+    stream = VideoStream(path)
+    rate, pixel = stream.stream.average_rate, stream.stream.sample_aspect_ratio or Fraction(1)
+    stream.close()
+    a, b, c, d = _decode(path, 1)[1].turn
+    return Playing(rate or None, 1 / pixel if abs(b) + abs(c) > abs(a) + abs(d) else pixel)
 
 
 def _list(path: Path, stream: VideoStream) -> list[_Packet]:
