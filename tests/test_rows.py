@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from dias_video.batch import VideoBatch
+from dias_video.draws import Draws
 from dias_video.engine.loop import Trainer
 from dias_video.model.dias import DIAS
 
@@ -267,3 +270,23 @@ def test_a_cell_has_the_sample_deviation_of_several_seeds(monkeypatch: pytest.Mo
     cell = importlib.import_module("_table").cell
     assert cell([0.25]) == "0.250"
     assert cell([0.1, 0.3]) == "0.200 ± 0.141"
+
+
+def test_the_small_tokenizer_of_pictures_uses_many_codes_at_once() -> None:
+    """With a plain codebook it is 3 of them, with Gumbel-softmax about 10."""
+    torch.manual_seed(0)
+    cfg = composed("pictures_small", "tokenizers")
+    model = instantiate(cfg.model)
+    trainer: Trainer = instantiate(cfg.trainer)
+    colours = torch.randint(256, (2, 1, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    video = colours.repeat_interleave(8, -2).repeat_interleave(8, -1)  # 64 px, 4 cells a colour
+    index = torch.zeros(2, 1, dtype=torch.int64)
+    batch = VideoBatch(video, ["a", "b"], index, index == 0)
+    optimizer = torch.optim.Adam(model.parameters(), trainer.optimization.lr)
+    for step in range(40):
+        terms = model(batch, Draws.for_step(0, step, range(2), progress=step / 40))
+        loss = sum(value.mean() * trainer.weights.get(name, 1.0) for name, value in terms.items())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert len(model.codes(video).unique()) > 15

@@ -12,7 +12,7 @@ from tiny import GRID, HEIGHT, WIDTH, C, N, clips
 from torch import nn
 
 from dias_video.batch import VideoBatch
-from dias_video.data.features import FeatureCache, cache_features
+from dias_video.data.features import FeatureCache, fill_features
 from dias_video.data.loading import ClipDataset
 from dias_video.data.transforms import ClipTransform
 from dias_video.draws import Draws
@@ -28,7 +28,6 @@ from dias_video.model.tokenizers.nets import (
 )
 from dias_video.model.tokenizers.quantizers import GumbelCodes, SimVQ, VectorQuantizer, gumbel, nearest
 from dias_video.model.tokenizers.tokenizer import CodeReader, Tokenizer, frozen_tokenizer
-from dias_video.stores.store import build_index
 
 V, E = 12, 6  # codes, width of a code's vector
 
@@ -226,10 +225,8 @@ def test_codes_are_cached_beside_features_and_belong_to_their_tokenizer(tmp_path
     """What training reads are the codes of the frames, as integers; other tokenizers' and other videos' are refused."""
     source, trained = Clips(masks=False), of_features(backbone=True).eval()
     transform = ClipTransform(size=(HEIGHT, WIDTH))
-    cache_features(trained.backbone, source, tmp_path / "features", transform, batch_frames=3)
-    cache_features(CodeReader(trained), source, tmp_path / "codes", transform, batch_frames=3, kind="codes")
-    for name in ("features", "codes"):
-        build_index(tmp_path / name)
+    fill_features(trained.backbone, source, tmp_path / "features", transform, batch_frames=3)
+    fill_features(CodeReader(trained), source, tmp_path / "codes", transform, batch_frames=3, kind="codes")
     cache = FeatureCache(tmp_path / "features", tmp_path / "codes")
     clip = ClipDataset(source, 3, stride=2, transform=transform, features=cache)[4, 2]
     batch = VideoBatch.stack([clip])

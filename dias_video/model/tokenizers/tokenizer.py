@@ -142,6 +142,16 @@ class CodeReader:
             )
         return self.tokenizer.codes(video, None if backbone is None else backbone.features(video).float())
 
+    def to(self, device: torch.device) -> CodeReader:
+        """The reader, whose tokenizer is now on ``device``."""
+        self.tokenizer.to(device)
+        return self
+
+    def eval(self) -> CodeReader:
+        """The reader, whose tokenizer is now in evaluation mode."""
+        self.tokenizer.eval()
+        return self
+
     def state_dict(self) -> dict[str, Tensor]:
         """Weights and buffers that codes depend on."""
         return {
