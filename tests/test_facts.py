@@ -40,6 +40,7 @@ IMAGES = (
     "dias_vvo",
 )
 PAPERS |= {f"train_video/coco+{system}" for system in IMAGES} | {"train_video/movi_d+steve"}
+PAPERS |= {f"train_video/ytvis+{system}" for system in ("videosaur", "slotcontrast", "solv")}
 
 
 def as_numbers(value: Any) -> Any:
@@ -94,6 +95,8 @@ def leaves(tree: Any, path: str = "") -> dict[str, Any]:
 
 def test_every_experiment_named_after_a_paper_has_facts() -> None:
     assert FACTS.keys() == PAPERS
+    systems = {file.stem for file in (CONFIGS / "system").glob("*.yaml")}
+    assert {name.partition("+")[2] for name in FACTS} == systems | {""}
 
 
 @pytest.mark.parametrize("experiment", sorted(PAPERS))

@@ -6,6 +6,7 @@ import torch
 from dias_video.draws import Draws
 from dias_video.model.initializers import BoxInitializer, GaussianInitializer, box_cover, largest_boxes
 from dias_video.model.layers import fourier_features
+from dias_video.model.learned_initializer import LearnedInitializer
 from dias_video.model.tiny import LookingBoxInitializer
 
 B, S, D, K = 3, 4, 5, 2
@@ -36,6 +37,20 @@ def test_initial_scales_are_the_released_ones() -> None:
     separate = GaussianInitializer(slots, dim, shared=False)
     assert float(separate.mean.abs().max()) == pytest.approx((6 / (slots + dim)) ** 0.5, rel=0.02)
     torch.testing.assert_close(separate.log_std, torch.full((slots, dim), dim**-0.5).log())
+
+
+def test_learned_queries_begin_as_their_papers_have_it() -> None:
+    """SlotContrast: a Gaussian of deviation D^-0.5, whose largest of 1792 passes 3 deviations. BO-QSA, SPOT: Xavier."""
+    torch.manual_seed(0)
+    slots, dim = 7, 256
+    normal = LearnedInitializer(slots, dim).slots.detach()
+    assert float(normal.std()) == pytest.approx(dim**-0.5, rel=0.05)
+    assert float(normal.abs().max()) > 3 * dim**-0.5
+    uniform = LearnedInitializer(slots, dim, begin="xavier").slots.detach()
+    assert float(uniform.std()) == pytest.approx((2 / (slots + dim)) ** 0.5, rel=0.05)
+    assert float(uniform.abs().max()) <= (6 / (slots + dim)) ** 0.5
+    with pytest.raises(ValueError, match="begin must be normal or xavier, got 'unit'"):
+        LearnedInitializer(slots, dim, begin="unit")
 
 
 @pytest.mark.parametrize("dim", [8, 64, 192])

@@ -45,6 +45,7 @@ ON = {
     "dias_vvo": TECHNIQUES,
 }
 ON_CODES = ("slate", "steve", "vvo_tfd", "vvo_mlp", "dias_vvo")  # a tokenizer has to be trained before
+LEARNED = ("bo_qsa", "spot_teacher")  # queries, which take no boxes
 OBJECTIVES = {"videosaur": "SimilarityObjective", "vvo_mlp": "CodeVectorObjective", "dias_vvo": "CodeVectorObjective"}
 OBJECTIVES |= dict.fromkeys(("slate", "steve", "vvo_tfd"), "CodeObjective")
 DECODERS = {
@@ -140,9 +141,10 @@ def test_rows_share_everything_else(row: str) -> None:
             plain["model"]["aggregator"].pop(key, None)
         for key in ("code_dim", "num_codes"):
             plain["sizes"].pop(key, None)
-        if name == "steve":
-            assert plain["model"].pop("later_iterations") == 1
-            plain["model"]["later_iterations"] = 2
+        for option, own, value in (("later_iterations", ("steve",), 1), ("first_iterations", LEARNED, 3)):
+            if name in own:
+                assert plain["model"].pop(option) == value
+                plain["model"][option] = 2
         plain["trainer"].pop("weights")
         return plain
 

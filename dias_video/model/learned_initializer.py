@@ -14,22 +14,31 @@ from dias_video.model.initializers import Initializer
 class LearnedInitializer(Initializer):
     """A learned query for each slot, the same for every video; boxes are not used.
 
-    The queries begin as samples of a Gaussian with standard deviation D^-0.5, as in SlotContrast. In BO-QSA and SPOT
-    they are Xavier-uniform, with standard deviation (2 / (S + D))^0.5.
+    Args:
+        num_slots: S.
+        slot_dim: D.
+        noise_until: the part of the training in which noise is added to the queries (BO-QSA: Jia et al. 2023, 30,000 of
+            250,000 updates). Its size is that of each number of a query and falls to 0 on a cosine. 0: no noise.
+        begin: how the queries begin. ``normal``: a Gaussian of standard deviation D^-0.5 (SlotContrast). ``xavier``:
+            Xavier-uniform on (S,D), of standard deviation (2 / (S + D))^0.5 (BO-QSA, SPOT).
 
-    ``noise_until`` is the part of the training in which noise is added to the queries (BO-QSA: Jia et al. 2023, 30,000
-    of 250,000 updates). Its size is that of each number of a query and falls to 0 on a cosine. 0: no noise.
+    Raises:
+        ValueError: a value is out of its range.
     """
 
-    def __init__(self, num_slots: int, slot_dim: int, noise_until: float = 0.0) -> None:
+    def __init__(self, num_slots: int, slot_dim: int, noise_until: float = 0.0, begin: str = "normal") -> None:
         super().__init__()
         if not 0 <= noise_until <= 1:
             raise ValueError(f"noise_until is a part of the training, from 0 to 1, got {noise_until}")
         self.noise_until = noise_until
+        if begin not in ("normal", "xavier"):
+            raise ValueError(f"begin must be normal or xavier, got {begin!r}")
         if num_slots < 1:
             raise ValueError(f"num_slots must be at least 1, got {num_slots}")
         self.num_slots, self.slot_dim = num_slots, slot_dim
         self.slots = nn.Parameter(torch.randn(num_slots, slot_dim) * slot_dim**-0.5)
+        if begin == "xavier":
+            nn.init.xavier_uniform_(self.slots)
 
     def forward(
         self, tokens: Tensor, draws: Draws, boxes: Tensor | None = None, box_valid: Tensor | None = None

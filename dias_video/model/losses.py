@@ -118,7 +118,8 @@ def similarity_loss(logits: Tensor, features: Tensor, temperature: float, frame_
 
     For every token the slots predict which tokens of the next frame are similar to it. The target is a softmax over the
     tokens of the next frame of cosine similarity divided by ``temperature``, without negative similarities (with all,
-    if all are negative). The loss is the cross-entropy.
+    if all are negative). The loss is the cross-entropy. The authors compare the keys of the encoder's last block; here
+    its features are compared, which may come from a cache.
 
     Args:
         logits: (B,T,N,N), one for each pair of a token and a token of the next frame; those of the last frame are not
