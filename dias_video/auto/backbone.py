@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from dias_video.engine.checks import Count
 from dias_video.model.encoders import TimmEncoder
@@ -49,8 +48,7 @@ class Backbone:
         if self._made is not None and self._made[0] == grid:
             return self._made[1]
         if self._made is None and self.weights == "hub":
-            said = f"{self.name}: weights from timm, fetched where they are not on this machine yet"
-            tqdm.write(said, file=sys.stderr)  # not into a progress bar
+            print(f"{self.name}: weights from timm, fetched where they are not on this machine yet", file=sys.stderr)
         patch = _patch(self.name)
         try:
             input_size = (grid[0] * patch[0], grid[1] * patch[1])

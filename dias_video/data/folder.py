@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dias_video.data.animation import is_animated_webp
-from dias_video.data.paths import Choice, ends_so, files_in, files_under, local, natural, readable
+from dias_video.data.paths import Choice, ends_so, files_in, files_under, natural, readable
 from dias_video.data.pictures import EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
@@ -48,7 +48,7 @@ class FolderVideos(Configured):
         on_error: OnError = "raise",
         decoder: Decoder = "pyav",
     ) -> None:
-        self.root = local(root) / split
+        self.root = Path(root) / split
         if not self.root.is_dir():
             raise ValueError(f"{self.root} is not a folder; check data.root")
         self.problems = Problems(on_error)
@@ -106,7 +106,7 @@ class OneVideo(Configured):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = local(path)
+        self.path = Path(path)
         self._media = _Media()
         if not self.path.exists():
             raise ValueError(f"{self.path} is missing; check the path of the video")
