@@ -54,19 +54,24 @@ def overlay(video: Tensor, labels: Tensor, opacity: float = 0.55, background: in
 
     Frames are unchanged where there is no track, and where the label is ``background``.
     """
-    frames = rearrange(video, "t c h w -> t h w c")
-    tinted = ((labels >= 0) & (labels != background))[..., None]
-    mixed = torch.where(tinted, frames * (1 - opacity) + colour_labels(labels) * opacity, frames.float())
-    border = torch.zeros_like(labels, dtype=torch.bool)
-    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    border[:, :, 1:] |= labels[:, :, 1:] != labels[:, :, :-1]
-    mixed[border] = 255
-    return mixed.round().to(torch.uint8)
+    from torchvision.utils import draw_segmentation_masks  # imported here, since this takes seconds
+
+    drawn = []
+    for frame, owner in zip(video / 255, labels, strict=True):  # floats, since of uint8 it does not round but cut off
+        ids = [i for i in owner.unique().tolist() if i >= 0 and i != background]
+        if ids:
+            masks = owner == torch.tensor(ids, device=owner.device)[:, None, None]
+            frame = draw_segmentation_masks(frame, masks, opacity, [colour(i) for i in ids])
+        drawn.append(frame)
+    mixed = rearrange(torch.stack(drawn).mul(255).round().to(torch.uint8), "t c h w -> t h w c")
+    mixed[:, 1:][labels[:, 1:] != labels[:, :-1]] = 255
+    mixed[:, :, 1:][labels[:, :, 1:] != labels[:, :, :-1]] = 255
+    return mixed
 
 
 def draw_boxes(pictures: Tensor, boxes: Tensor, box_valid: Tensor) -> Tensor:
     """Outline boxes (T,K,4), normalised xyxy, where ``box_valid`` (T,K); box k has the colour of track k + 1."""
-    from torchvision.utils import draw_bounding_boxes  # imported here, since it imports PyTorch's compiler for seconds
+    from torchvision.utils import draw_bounding_boxes  # imported here, since this takes seconds
 
     _, height, width, _ = pictures.shape
     edges = boxes * torch.tensor([width, height, width, height]) - torch.tensor([0, 0, 1, 1])  # the last pixels inside
