@@ -59,9 +59,11 @@ class OverlapTable:
         both = _pairs(counts).sum((1, 2))
         only_true, only_pred = same_true - both, same_pred - both
         neither = _pairs(pixels) - same_true - only_pred
-        numerator = 2 * _difference_of_products(both, neither, only_true, only_pred)
-        one, two, three, four = both.double(), neither.double(), only_true.double(), only_pred.double()
-        denominator = (one + three) * (three + two) + (one + four) * (four + two)
+        # These products exceed 64 bits. In float64 their rounding changes the score by no more than 1e-15, since the
+        # denominator is at least as large as the products whose difference is taken.
+        both, neither, only_true, only_pred = (x.double() for x in (both, neither, only_true, only_pred))
+        numerator = 2 * (both * neither - only_true * only_pred)
+        denominator = (both + only_true) * (only_true + neither) + (both + only_pred) * (only_pred + neither)
         # Maps that disagree on no pair agree, also where the ratio is 0/0 (one cluster in both).
         score = torch.where((only_true == 0) & (only_pred == 0), 1.0, numerator / denominator)
         return torch.where(pixels > 0, score, torch.nan)
@@ -273,26 +275,6 @@ def _add_counts(counts: Tensor, index: Tensor) -> None:
 def _pairs(counts: Tensor) -> Tensor:
     """Unordered pairs among n things; exact in int64 up to three billion pixels a video."""
     return counts * (counts - 1) // 2
-
-
-def _difference_of_products(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """a*b - c*d for non-negative int64 below 2**62, rounded once to float64.
-
-    Products of pair counts exceed 2**64 on a whole video, and for a prediction at chance level their difference is
-    nearly 0. Therefore they stay integers in base 2**31 until the subtraction is done.
-    """
-    base = 1 << 31
-    high, middle, low = (x - y for x, y in zip(_limbs(a, b), _limbs(c, d), strict=True))
-    middle, low = middle + torch.div(low, base, rounding_mode="floor"), low.remainder(base)
-    high, middle = high + torch.div(middle, base, rounding_mode="floor"), middle.remainder(base)
-    return (high.double() * base + middle.double()) * base + low.double()
-
-
-def _limbs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """a*b = high * 2**62 + middle * 2**31 + low, each within int64."""
-    mask = (1 << 31) - 1
-    a_high, a_low, b_high, b_low = a >> 31, a & mask, b >> 31, b & mask
-    return a_high * b_high, a_high * b_low + a_low * b_high, a_low * b_low
 
 
 def _mean(values: Tensor, keep: Tensor) -> Tensor:
