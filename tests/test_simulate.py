@@ -274,7 +274,7 @@ def test_near_misses_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert attempts(0) > apart
     assert attempts(1) == touching
 
-    still = move(variant.scene(np.random.default_rng(0), SCENARIOS["drop"][0])[0], 9, 3.0)[0]
+    still = move(variant.scene(np.random.default_rng(0), SCENARIOS["drop"][0]), 9, 3.0)[0]
     monkeypatch.setattr(world, "move", lambda *_, **__: (still, world.Meeting([], True)))
     monkeypatch.setattr(contact_module, "MAX_ATTEMPTS", 3)
     with pytest.raises(ValueError, match="no 'drop' clip with label 0 in 3 attempts"):

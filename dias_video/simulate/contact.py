@@ -9,7 +9,7 @@ import numpy as np
 
 from dias_video.simulate import looks, world
 from dias_video.simulate.record import record_of
-from dias_video.simulate.scenarios import GRAVITY, SCENARIOS, SECONDS, Cast, Stage, resting
+from dias_video.simulate.scenarios import AGENT, GRAVITY, PATIENT, SCENARIOS, SECONDS, Cast, Stage, resting
 from dias_video.simulate.scene import Body, Camera, Clip, Scene, Trajectory
 
 MAX_ATTEMPTS = 500
@@ -69,10 +69,9 @@ class Contact:
             return bool(early or (not label and (meeting.touched or meeting.near)))
 
         for _ in range(MAX_ATTEMPTS):
-            scene, stage = self.scene(rng, version)
-            pair = (stage.agent, stage.patient)
+            scene, pair = self.scene(rng, version), (AGENT, PATIENT)
             trajectory, met = world.move(scene, self.num_frames, self.fps, pair, self.near_miss, until=refused)
-            if refused(met) or bool(met.touched) != bool(label) or not self._in_view(scene, stage, trajectory):
+            if refused(met) or bool(met.touched) != bool(label) or not self._in_view(scene, trajectory):
                 continue
             video, masks = world.draw(scene, trajectory, self.size)
             if min((masks[0] == 1 + body).mean() for body in pair) < MIN_AREA:
@@ -82,8 +81,8 @@ class Contact:
                 "label": label,
                 "scenario": scenario,
                 "first_contact_frame": met.touched[0] if met.touched else None,
-                "agent": stage.agent + 1,
-                "patient": stage.patient + 1,
+                "agent": AGENT + 1,
+                "patient": PATIENT + 1,
                 "num_observed": self.observed,
             }
             return Clip(video, masks, {**record, **outcome})
@@ -92,7 +91,7 @@ class Contact:
             f"num_frames={self.num_frames}, fps={self.fps}); use settings nearer to the defaults, or other scenarios"
         )
 
-    def scene(self, rng: np.random.Generator, version: Callable[[Cast], Stage]) -> tuple[Scene, Stage]:
+    def scene(self, rng: np.random.Generator, version: Callable[[Cast], Stage]) -> Scene:
         """A scenario on its ground, with distractors, camera and light."""
         ground, ground_color = looks.ground_look(rng)
         pace = SECONDS / (self.num_frames / self.fps)
@@ -107,7 +106,7 @@ class Contact:
             rng.uniform(8.0, 10.0),
             stage.span * rng.uniform(0.86, 0.97),
         )
-        scene = Scene(
+        return Scene(
             bodies=(*stage.bodies, *distractors),
             camera=camera,
             light=looks.light_look(rng, camera),
@@ -117,11 +116,10 @@ class Contact:
             links=stage.links,
             gravity=GRAVITY * pace**2,
         )
-        return scene, stage
 
-    def _in_view(self, scene: Scene, stage: Stage, trajectory: Trajectory) -> bool:
+    def _in_view(self, scene: Scene, trajectory: Trajectory) -> bool:
         """Whether agent and patient are in view in the observed frames, and for most of the clip."""
-        places = scene.camera.project(trajectory.position[:, [stage.agent, stage.patient]], self.size)
+        places = scene.camera.project(trajectory.position[:, [AGENT, PATIENT]], self.size)
         in_view = np.all((places > 0.03) & (places < 0.97), axis=-1)  # (T, 2)
         return bool(in_view[: self.observed].all() and in_view.mean(axis=0).min() > 0.6)
 

@@ -54,15 +54,21 @@ def _smooth_noise(rng: np.random.Generator, cells: int) -> NDArray[np.float64]:
 
 def body_color(rng: np.random.Generator, others: Sequence[Color]) -> Color:
     """A saturated colour at an RGB distance of at least ``APART`` from ``others``, or the farthest of 30 tries."""
-    best, best_distance = (1.0, 1.0, 1.0), -1.0
-    for _ in range(30):
-        color = hsv(rng.random(), rng.uniform(0.55, 1.0), rng.uniform(0.55, 1.0))
-        distance = min((float(np.linalg.norm(np.subtract(color, other))) for other in others), default=np.inf)
-        if distance > best_distance:
-            best, best_distance = color, distance
-        if distance >= APART:
-            break
-    return best
+    tries: list[Color] = []
+    while len(tries) < 30 and not (tries and _distance(tries[-1], others) >= APART):
+        tries.append(hsv(rng.random(), rng.uniform(0.55, 1.0), rng.uniform(0.55, 1.0)))
+    return max(tries, key=lambda color: _distance(color, others))
+
+
+def prop_color(rng: np.random.Generator, others: Sequence[Color]) -> Color:
+    """A colour that differs from ``others`` and is neither red nor yellow: green, blue or purple."""
+    tries = [hsv(rng.uniform(0.3, 0.8), rng.uniform(0.4, 1.0), rng.uniform(0.4, 1.0)) for _ in range(20)]
+    return max(tries, key=lambda color: _distance(color, others))
+
+
+def _distance(color: Color, others: Sequence[Color]) -> float:
+    """RGB distance from the nearest of ``others``."""
+    return min((float(np.linalg.norm(np.subtract(color, other))) for other in others), default=np.inf)
 
 
 def second_color(rng: np.random.Generator, color: Color) -> Color:
@@ -103,14 +109,3 @@ def light_look(rng: np.random.Generator, camera: Camera) -> Light:
     )
     ambient = rng.uniform(0.45, 0.6)
     return Light(direction, ambient, 1.05 - ambient, rng.uniform(0.0, 0.25))
-
-
-def prop_color(rng: np.random.Generator, others: Sequence[Color]) -> Color:
-    """A colour that differs from ``others`` and is neither red nor yellow: green, blue or purple."""
-    best, best_distance = (0.0, 0.0, 1.0), -1.0
-    for _ in range(20):
-        color = hsv(rng.uniform(0.3, 0.8), rng.uniform(0.4, 1.0), rng.uniform(0.4, 1.0))
-        distance = min((float(np.linalg.norm(np.subtract(color, other))) for other in others), default=np.inf)
-        if distance > best_distance:
-            best, best_distance = color, distance
-    return best

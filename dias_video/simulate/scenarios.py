@@ -17,14 +17,13 @@ from dias_video.simulate.scene import IDENTITY, Body, Link, Part, Quaternion, Ve
 
 GRAVITY = -3.5  # in clips of three seconds: a fall of two metres takes one second, which is slow enough to watch
 SECONDS = 3.0
+AGENT, PATIENT = 0, 1  # their places among the bodies of every scenario
 
 
 class Stage(NamedTuple):
-    """Placed bodies, the indices of agent and patient, and where a camera should look and how wide (metres)."""
+    """Placed bodies, agent and patient first, and where a camera should look and how wide (metres)."""
 
     bodies: tuple[Body, ...]
-    agent: int
-    patient: int
     target: Vector
     span: float
     links: tuple[Link, ...] = ()
@@ -130,8 +129,6 @@ def collide(cast: Cast) -> Stage:
             cast.agent(agent, resting(agent, *start), (vx, vy, 0.0), **glide),
             cast.patient(patient, resting(patient, *end), drift, **({"friction": 0.03} if moves else {})),
         ),
-        agent=0,
-        patient=1,
         target=(-0.4, 0.0, 0.4),
         span=5.4,
     )
@@ -154,8 +151,6 @@ def drop(cast: Cast) -> Stage:
             cast.agent(agent, (*start, height), velocity),
             cast.patient(patient, resting(patient, *place)),
         ),
-        agent=0,
-        patient=1,
         target=(0.0, 0.0, 1.2),
         span=5.4,
     )
@@ -190,8 +185,6 @@ def roll(cast: Cast) -> Stage:
             cast.patient(patient, resting(patient, *place)),
             ramp,
         ),
-        agent=0,
-        patient=1,
         target=(-0.4, 0.0, 0.4),
         span=5.4,
     )
@@ -229,8 +222,6 @@ def dominoes(cast: Cast) -> Stage:
             *row,
             pusher,
         ),
-        agent=0,
-        patient=1,
         target=(-0.1, 0.0, 0.5),
         span=5.0,
     )
@@ -259,8 +250,6 @@ def pendulum(cast: Cast) -> Stage:
             cast.prop((Part("box", (0.35, 0.35, 0.35)),), pivot, mass=0.0),
             cast.prop((rod,), _vector(middle), _vector(velocity / 2), orientation=turn, mass=0.1),
         ),
-        agent=0,
-        patient=1,
         target=(0.0, 0.0, 1.1),
         span=5.2,
         links=(
@@ -290,8 +279,6 @@ def tow(cast: Cast) -> Stage:
             cast.prop((bar,), (start[0] + half, start[1], height), velocity, mass=0.1),
             cast.prop((tug,), resting(tug, start[0] + 2 * half, start[1]), (velocity[0], velocity[1] - side, 0.0)),
         ),
-        agent=0,
-        patient=1,
         target=(-0.3, 0.0, 0.4),
         span=5.6,
         links=(
@@ -326,8 +313,6 @@ def contain(cast: Cast) -> Stage:
             cast.patient(patient, resting(patient, *spot, floor=wall)),
             bowl,
         ),
-        agent=0,
-        patient=1,
         target=(-0.2, 0.0, 1.0),
         span=5.6,
         elevation=(32.0, 50.0),
@@ -352,8 +337,6 @@ def support(cast: Cast) -> Stage:
             cast.patient(patient, resting(patient, *place)),
             cast.prop((table,), resting(table, edge - length / 2, 0.0), mass=0.0, friction=0.6),
         ),
-        agent=0,
-        patient=1,
         target=(-0.2, 0.0, 0.7),
         span=5.4,
     )

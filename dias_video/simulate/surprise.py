@@ -13,7 +13,7 @@ import numpy as np
 from dias_video.simulate import world
 from dias_video.simulate.contact import MIN_AREA, Contact
 from dias_video.simulate.record import record_of
-from dias_video.simulate.scenarios import SCENARIOS, Stage
+from dias_video.simulate.scenarios import AGENT, PATIENT, SCENARIOS
 from dias_video.simulate.scene import Clip, Event, Scene, Trajectory, Vector
 from dias_video.simulate.world import Meeting
 
@@ -69,9 +69,9 @@ class Surprise:
         names = KINDS[kind]
         name = names[index // (2 * len(self.kinds)) % len(names)]
         for _ in range(MAX_ATTEMPTS):
-            scene, stage = self.contact.scene(rng, SCENARIOS[name][0])
-            possible, meeting = world.move(scene, self.num_frames, self.fps, (stage.agent, stage.patient))
-            event = self._event(rng, kind, scene, stage, possible, meeting)
+            scene = self.contact.scene(rng, SCENARIOS[name][0])
+            possible, meeting = world.move(scene, self.num_frames, self.fps, (AGENT, PATIENT))
+            event = self._event(rng, kind, scene, possible, meeting)
             if event is None:
                 continue
             impossible, _ = world.move(scene, self.num_frames, self.fps, event=event)
@@ -94,36 +94,29 @@ class Surprise:
         )
 
     def _event(
-        self,
-        rng: np.random.Generator,
-        kind: str,
-        scene: Scene,
-        stage: Stage,
-        possible: Trajectory,
-        meeting: Meeting,
+        self, rng: np.random.Generator, kind: str, scene: Scene, possible: Trajectory, meeting: Meeting
     ) -> Event | None:
-        """The event of the agent, at a random one of the possible frames; None if there is none."""
-        agent = stage.agent
+        """The event of the AGENT, at a random one of the possible frames; None if there is none."""
         frames = np.arange(self.contact.observed + 1, self.num_frames - SEEN_AFTER)
-        speed = np.linalg.norm(possible.velocity[frames - 1, agent], axis=-1)
+        speed = np.linalg.norm(possible.velocity[frames - 1, AGENT], axis=-1)
         frames = frames[speed > SPEED]
         if kind == "pass":
             touched = [frame for frame in meeting.touched[:1] if frame in frames]
-            return Event(kind, touched[0], agent, stage.patient) if touched else None
+            return Event(kind, touched[0], AGENT, PATIENT) if touched else None
         if kind == "stop":
-            bottom = possible.position[frames - 1, agent, 2] - scene.bodies[agent].parts[0].size[2] / 2
+            bottom = possible.position[frames - 1, AGENT, 2] - scene.bodies[AGENT].parts[0].size[2] / 2
             frames = frames[(bottom > AIR) & (frames <= min([*meeting.touched, self.num_frames]))]
         if not len(frames):
             return None
         frame = int(rng.choice(frames))
         if kind != "jump":
-            return Event(kind, frame, agent)
+            return Event(kind, frame, AGENT)
         shift = self._jump(rng, scene)
-        others = np.delete(possible.position[frame - 1], agent, axis=0)
-        place = possible.position[frame - 1, agent] + shift
+        others = np.delete(possible.position[frame - 1], AGENT, axis=0)
+        place = possible.position[frame - 1, AGENT] + shift
         if np.linalg.norm(others - place, axis=-1).min(initial=np.inf) < FREE:
             return None
-        return Event(kind, frame, agent, shift=shift)
+        return Event(kind, frame, AGENT, shift=shift)
 
     def _jump(self, rng: np.random.Generator, scene: Scene) -> Vector:
         """A shift across the picture, which is visible and does not change heights."""

@@ -8,8 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,9 @@ from PIL import Image
 
 from dias_video.simulate.scene import IDENTITY, Body, Event, Part, Scene, Trajectory, Vector
 from dias_video.simulate.shapes import Mesh, bundled_mesh, ground_mesh, shape_mesh
+
+if TYPE_CHECKING:
+    from pybullet_utils.bullet_client import BulletClient
 
 STEPS_PER_SECOND = 240
 GROUND_DEPTH = 16.0  # metres behind the camera's target, where the sky begins
@@ -26,14 +28,18 @@ GONE = (0.0, 0.0, -50.0)  # position of bodies that have vanished: far below the
 
 
 @functools.cache
-def bullet() -> ModuleType:
-    """The ``pybullet`` module, imported at first use: it is an optional dependency and prints a greeting."""
+def bullet() -> BulletClient:
+    """The physics server of this process, which is reset before each use.
+
+    PyBullet is imported at first use: it is an optional dependency and prints a greeting.
+    """
     try:
         with _quiet():
-            import pybullet
+            from pybullet import DIRECT
+            from pybullet_utils.bullet_client import BulletClient
     except ImportError as error:
         raise ValueError("simulating videos needs PyBullet; install it with `pip install 'dias-video[sim]'`") from error
-    return pybullet
+    return BulletClient(DIRECT)
 
 
 @contextlib.contextmanager
@@ -47,12 +53,6 @@ def _quiet() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-@functools.cache
-def _client() -> int:
-    """The physics server of this process; it is reset before each use."""
-    return int(bullet().connect(bullet().DIRECT))
 
 
 @functools.cache
@@ -84,60 +84,57 @@ def move(
     before an ``event`` are equal to those without it.
     """
     p = bullet()
-    client = _client()
-    p.resetSimulation(physicsClientId=client)
+    p.resetSimulation()
     steps = max(1, round(STEPS_PER_SECOND / fps))
-    p.setPhysicsEngineParameter(
-        fixedTimeStep=1 / (fps * steps), deterministicOverlappingPairs=1, enableFileCaching=0, physicsClientId=client
-    )
-    p.setGravity(0, 0, scene.gravity, physicsClientId=client)
-    ground = p.createMultiBody(0, p.createCollisionShape(p.GEOM_PLANE, physicsClientId=client), physicsClientId=client)
-    p.changeDynamics(ground, -1, lateralFriction=0.8, restitution=0.95, physicsClientId=client)
-    ids = [_add_physics(p, client, body) for body in scene.bodies]
+    p.setPhysicsEngineParameter(fixedTimeStep=1 / (fps * steps), deterministicOverlappingPairs=1, enableFileCaching=0)
+    p.setGravity(0, 0, scene.gravity)
+    ground = p.createMultiBody(0, p.createCollisionShape(p.GEOM_PLANE))
+    p.changeDynamics(ground, -1, lateralFriction=0.8, restitution=0.95)
+    ids = [_add_physics(p, body) for body in scene.bodies]
     for link in scene.links:
-        _add_link(p, client, ids[link.first], ids[link.second], link.first_point, link.second_point)
+        _add_link(p, ids[link.first], ids[link.second], link.first_point, link.second_point)
     first, second = (ids[body] for body in pair) if pair is not None else (-1, -1)
-    states, touched, near = [_states(p, client, ids)], [], False
+    states, touched, near = [_states(p, ids)], [], False
     for frame in range(1, num_frames):
         touching = False
         if event is not None and frame == event.frame:
-            _befall(p, client, ids, event)
+            _befall(p, ids, event)
         for _ in range(steps):
-            p.stepSimulation(physicsClientId=client)
+            p.stepSimulation()
             if pair is not None:
-                touching = touching or _touch(p, client, first, second)
-                near = near or bool(p.getClosestPoints(first, second, reach, physicsClientId=client))
+                touching = touching or _touch(p, first, second)
+                near = near or bool(p.getClosestPoints(first, second, reach))
         if touching:
             touched.append(frame)
-        states.append(_states(p, client, ids))
+        states.append(_states(p, ids))
         if until(Meeting(touched, near)):
             break
     position, orientation, velocity = (np.array(kind) for kind in zip(*states, strict=True))
     return Trajectory(position, orientation, velocity), Meeting(touched, near)
 
 
-def _befall(p: ModuleType, client: int, ids: list[int], event: Event) -> None:
+def _befall(p: BulletClient, ids: list[int], event: Event) -> None:
     body = ids[event.body]
     if event.kind == "pass":
-        p.setCollisionFilterPair(body, ids[event.other], -1, -1, 0, physicsClientId=client)
+        p.setCollisionFilterPair(body, ids[event.other], -1, -1, 0)
         return
-    position, orientation = p.getBasePositionAndOrientation(body, physicsClientId=client)
+    position, orientation = p.getBasePositionAndOrientation(body)
     if event.kind == "jump":
-        velocity = p.getBaseVelocity(body, physicsClientId=client)
+        velocity = p.getBaseVelocity(body)
         position = [float(at + by) for at, by in zip(position, event.shift, strict=True)]
     else:
         velocity = ((0, 0, 0), (0, 0, 0))
-        p.changeDynamics(body, -1, mass=0, physicsClientId=client)  # it never moves again
+        p.changeDynamics(body, -1, mass=0)  # it never moves again
     if event.kind == "vanish":
         position, orientation = GONE, IDENTITY
-    p.resetBasePositionAndOrientation(body, position, orientation, physicsClientId=client)
-    p.resetBaseVelocity(body, *velocity, physicsClientId=client)
+    p.resetBasePositionAndOrientation(body, position, orientation)
+    p.resetBaseVelocity(body, *velocity)
 
 
-def _add_physics(p: ModuleType, client: int, body: Body) -> int:
+def _add_physics(p: BulletClient, body: Body) -> int:
     shapes = [_collision(p, part) for part in body.parts]
     if len(shapes) == 1:
-        collision = p.createCollisionShape(**shapes[0], physicsClientId=client)
+        collision = p.createCollisionShape(**shapes[0])
     else:
         collision = p.createCollisionShapeArray(
             shapeTypes=[shape["shapeType"] for shape in shapes],
@@ -145,9 +142,8 @@ def _add_physics(p: ModuleType, client: int, body: Body) -> int:
             radii=[shape.get("radius", 0.0) for shape in shapes],
             lengths=[shape.get("height", 0.0) for shape in shapes],
             collisionFramePositions=[part.position for part in body.parts],
-            physicsClientId=client,
         )
-    number = p.createMultiBody(body.mass, collision, -1, body.position, body.orientation, physicsClientId=client)
+    number = p.createMultiBody(body.mass, collision, -1, body.position, body.orientation)
     p.changeDynamics(
         number,
         -1,
@@ -158,13 +154,12 @@ def _add_physics(p: ModuleType, client: int, body: Body) -> int:
         angularDamping=body.damping,
         spinningFriction=body.rolling_friction,
         activationState=p.ACTIVATION_STATE_DISABLE_SLEEPING,
-        physicsClientId=client,
     )
-    p.resetBaseVelocity(number, body.velocity, body.angular_velocity, physicsClientId=client)
+    p.resetBaseVelocity(number, body.velocity, body.angular_velocity)
     return int(number)
 
 
-def _collision(p: ModuleType, part: Part) -> dict[str, Any]:
+def _collision(p: BulletClient, part: Part) -> dict[str, Any]:
     """Arguments of ``createCollisionShape``; cones and bundled meshes are convex hulls, or unions of these."""
     diameter, _, height = part.size
     if part.shape == "box":
@@ -185,23 +180,21 @@ def _collision(p: ModuleType, part: Part) -> dict[str, Any]:
     return {"shapeType": p.GEOM_MESH, "vertices": shape_mesh(part.shape, part.size).vertices.tolist()}
 
 
-def _add_link(p: ModuleType, client: int, first: int, second: int, first_point: Vector, second_point: Vector) -> None:
+def _add_link(p: BulletClient, first: int, second: int, first_point: Vector, second_point: Vector) -> None:
     axis = (0, 0, 0)
-    p.setCollisionFilterPair(first, second, -1, -1, 0, physicsClientId=client)
-    p.createConstraint(
-        first, -1, second, -1, p.JOINT_POINT2POINT, axis, first_point, second_point, physicsClientId=client
-    )
+    p.setCollisionFilterPair(first, second, -1, -1, 0)
+    p.createConstraint(first, -1, second, -1, p.JOINT_POINT2POINT, axis, first_point, second_point)
 
 
-def _touch(p: ModuleType, client: int, first: int, second: int) -> bool:
+def _touch(p: BulletClient, first: int, second: int) -> bool:
     """Whether two bodies are in contact; PyBullet also lists near misses, with a positive distance."""
-    points = p.getContactPoints(first, second, physicsClientId=client)
+    points = p.getContactPoints(first, second)
     return any(point[8] <= 0.0 for point in points)
 
 
-def _states(p: ModuleType, client: int, ids: list[int]) -> tuple[list[Any], list[Any], list[Any]]:
-    poses = [p.getBasePositionAndOrientation(number, physicsClientId=client) for number in ids]
-    velocities = [p.getBaseVelocity(number, physicsClientId=client)[0] for number in ids]
+def _states(p: BulletClient, ids: list[int]) -> tuple[list[Any], list[Any], list[Any]]:
+    poses = [p.getBasePositionAndOrientation(number) for number in ids]
+    velocities = [p.getBaseVelocity(number)[0] for number in ids]
     return [pose[0] for pose in poses], [pose[1] for pose in poses], velocities
 
 
@@ -212,13 +205,12 @@ def draw(scene: Scene, trajectory: Trajectory, size: tuple[int, int]) -> tuple[N
     k. Both come from one call of PyBullet's CPU renderer.
     """
     p = bullet()
-    client = _client()
-    p.resetSimulation(physicsClientId=client)
+    p.resetSimulation()
     height, width = size
-    p.setPhysicsEngineParameter(enableFileCaching=0, physicsClientId=client)
-    ground = _add_visual(p, client, ground_mesh(scene.camera, size, GROUND_DEPTH, scene.ground_tile), scene.ground)
+    p.setPhysicsEngineParameter(enableFileCaching=0)
+    ground = _add_visual(p, ground_mesh(scene.camera, size, GROUND_DEPTH, scene.ground_tile), scene.ground)
     parts = [
-        (index, part, _add_visual(p, client, _visual(part), body.texture))
+        (index, part, _add_visual(p, _visual(part), body.texture))
         for index, body in enumerate(scene.bodies)
         for part in body.parts
     ]
@@ -236,7 +228,6 @@ def draw(scene: Scene, trajectory: Trajectory, size: tuple[int, int]) -> tuple[N
         "lightDiffuseCoeff": scene.light.diffuse,
         "lightSpecularCoeff": scene.light.specular,
         "renderer": p.ER_TINY_RENDERER,
-        "physicsClientId": client,
     }
     num_frames = len(trajectory.position)
     video = np.empty((num_frames, height, width, 3), dtype=np.uint8)
@@ -251,7 +242,7 @@ def draw(scene: Scene, trajectory: Trajectory, size: tuple[int, int]) -> tuple[N
     ]
     for frame in range(num_frames):
         for number, position, orientation in poses:
-            p.resetBasePositionAndOrientation(number, position[frame], orientation[frame], physicsClientId=client)
+            p.resetBasePositionAndOrientation(number, position[frame], orientation[frame])
         _, _, color, _, hit = p.getCameraImage(width, height, **camera)
         hit = np.reshape(hit, (height, width))
         video[frame] = np.reshape(color, (height, width, 4))[..., :3]
@@ -278,7 +269,7 @@ def _visual(part: Part) -> Mesh:
     return shape_mesh(part.shape, part.size)
 
 
-def _add_visual(p: ModuleType, client: int, mesh: Mesh, texture: NDArray[np.uint8]) -> int:
+def _add_visual(p: BulletClient, mesh: Mesh, texture: NDArray[np.uint8]) -> int:
     """Add a body that is only drawn; returns its number, which the renderer writes into its segmentation mask."""
     shape = p.createVisualShape(
         p.GEOM_MESH,
@@ -287,14 +278,13 @@ def _add_visual(p: ModuleType, client: int, mesh: Mesh, texture: NDArray[np.uint
         uvs=mesh.uvs.tolist(),
         indices=mesh.triangles.ravel().tolist(),
         rgbaColor=(1, 1, 1, 1),
-        physicsClientId=client,
     )
-    number = p.createMultiBody(0, -1, shape, physicsClientId=client)
+    number = p.createMultiBody(0, -1, shape)
     path = Path(_texture_folder().name) / f"{number}.png"
     Image.fromarray(texture).save(path, compress_level=1)
-    loaded = p.loadTexture(str(path), physicsClientId=client)
+    loaded = p.loadTexture(str(path))
     path.unlink()  # overwriting a file could wait until the disk has its old content
-    p.changeVisualShape(number, -1, textureUniqueId=loaded, physicsClientId=client)
+    p.changeVisualShape(number, -1, textureUniqueId=loaded)
     return int(number)
 
 
