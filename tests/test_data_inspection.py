@@ -15,6 +15,7 @@ from dias_video.data.checking import usable
 from dias_video.data.images import ImageFolder
 from dias_video.data.inspection import Inspection, save_picture, table
 from dias_video.data.movi import MoviVideos
+from dias_video.data.problems import problems_of
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import fingerprint
 
@@ -68,11 +69,11 @@ def test_missing_files_are_found_without_reading(tmp_path):
     assert "00000.masks.zip is missing (1 of 3 files)" in seen.problems[0].sentence
 
 
-def test_usable_leaves_out_what_can_not_be_read(tmp_path):
-    kept = usable(Broken(), "skip_and_report", tmp_path / "r.json")
+def test_usable_leaves_out_what_can_not_be_read():
+    kept = usable(Broken(), "skip_and_report")
     assert [kept.info(i).video_id for i in range(len(kept))] == ["v0", "v2"]
     assert kept.read(1, [3])["video_id"] == "v2"
-    assert json.loads((tmp_path / "r.json").read_text())["excluded"] == 1
+    assert [problem.name for problem in problems_of(kept)] == ["v1"]
     assert fingerprint(kept) != fingerprint(Counting())
     with pytest.raises(ValueError, match="no video is left, 3 have problems; the first: v0 is bad"):
         usable(NoneReads(), "skip_and_report")

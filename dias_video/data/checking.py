@@ -13,7 +13,6 @@ from dias_video.data.chosen import Chosen
 from dias_video.data.index import cached_index, signature
 from dias_video.data.problems import OnError, Problem, Problems, annotations_of, problems_of
 from dias_video.data.source import FileSource, VideoSource
-from dias_video.stores.files import write_json
 
 FRAMES_AT_ONCE = 32  # frames that are read at once
 
@@ -37,15 +36,12 @@ def check_videos(source: VideoSource) -> list[tuple[int, Problem]]:
     return bad
 
 
-def usable(source: VideoSource, on_error: OnError = "raise", report: str | Path | None = None) -> VideoSource:
+def usable(source: VideoSource, on_error: OnError = "raise") -> VideoSource:
     """The source itself, or with ``skip_and_report`` a source of its videos that can be read to their end.
 
     With ``skip_and_report`` all videos are read before one is used, so that the choice does not depend on when a video
     fails. Where the source names its files, one process does this once; the result is kept in an index until a file
     changes.
-
-    Args:
-        report: json file that ``skip_and_report`` writes: what was excluded, and what the source itself found.
 
     Raises:
         ValueError: no video is left.
@@ -59,10 +55,6 @@ def usable(source: VideoSource, on_error: OnError = "raise", report: str | Path 
     kept = Chosen(source, (index for index in range(len(source)) if index not in excluded), problems)
     if not len(kept):
         raise ValueError(f"no video is left, {len(problems)} have problems; the first: {problems[0].sentence}")
-    if report is not None:
-        serious = sum(not problem.harmless for problem in problems)
-        listed = {"videos": len(kept), "excluded": serious, "problems": [problem._asdict() for problem in problems]}
-        write_json(Path(report), listed)
     return kept
 
 

@@ -7,20 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dias_video.data.animation import is_animated_webp
+from dias_video.data.listed import ListedVideos
 from dias_video.data.paths import Choice, ends_so, files_in, files_under, natural, readable
 from dias_video.data.pictures import EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problems
-from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
+from dias_video.data.source import VideoInfo
 from dias_video.data.video_file import VIDEO_EXTENSIONS, Decoder, VideoFiles
-from dias_video.pretrained.configured import Configured
 
 
-class FolderVideos(Configured):
+class FolderVideos(ListedVideos):
     """Every video in a folder and the folders below it: video files, and folders of pictures (a picture is a frame).
 
     A video's id is its path inside ``root`` without extension. Where two ids would be equal, they keep the extension.
@@ -52,7 +51,7 @@ class FolderVideos(Configured):
         if not self.root.is_dir():
             raise ValueError(f"{self.root} is not a folder; check data.root")
         self.problems = Problems(on_error)
-        self._media = _Media(at_least, decoder)
+        self._videos = media = _Media(at_least, decoder)
         found = files_under(self.root, VIDEO_EXTENSIONS | EXTENSIONS, Choice.of(pattern, exclude))
         videos = [path for path in found if ends_so(path, VIDEO_EXTENSIONS) or is_animated_webp(self.root / path)]
         moving = set(videos)
@@ -64,8 +63,8 @@ class FolderVideos(Configured):
             folder, _, name = path.rpartition("/")
             folders.setdefault(folder, []).append(name)
         for folder, names in folders.items():
-            self._media.add(self.root / folder, names)
-        files = self._media.videos.indexed(self.root, [self.root / path for path in videos], self.problems)
+            media.add(self.root / folder, names)
+        files = media.indexed(self.root, [self.root / path for path in videos], self.problems)
         self._paths = [*files, *(self.root / folder for folder in folders)]
         self._paths.sort(key=lambda path: natural(path.relative_to(self.root).as_posix()))
         if not self._paths:
@@ -73,30 +72,11 @@ class FolderVideos(Configured):
                 f"{self.root} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))} or pictures); check data.root"
             )
         names = _names(self.root, self._paths)
-        lengths = map(self._media.num_frames, self._paths)
+        lengths = map(media.num_frames, self._paths)
         self._infos = [VideoInfo(name, length) for name, length in zip(names, lengths, strict=True)]
 
-    def __len__(self) -> int:
-        return len(self._paths)
 
-    def info(self, index: int) -> VideoInfo:
-        """Name and length."""
-        return self._infos[index]
-
-    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
-        """The frames asked for."""
-        return _read(self._media, self._paths[index], self._infos[index], frames, keys)
-
-    def times(self, index: int) -> NDArray[np.float64] | None:
-        """When each frame is shown (N,), in seconds since the first; None for a folder of pictures."""
-        return self._media.times(self._paths[index])
-
-    def files(self, index: int) -> list[Path]:
-        """The video file, or the pictures."""
-        return self._media.files(self._paths[index])
-
-
-class OneVideo(Configured):
+class OneVideo(ListedVideos):
     """A source of one video: a video file, an animated picture or a folder of pictures.
 
     Memory does not grow with the video's length when it is read in windows: ``source.read(0, range(start, stop))``.
@@ -107,42 +87,24 @@ class OneVideo(Configured):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._media = _Media()
+        self._videos = media = _Media()
         if not self.path.exists():
             raise ValueError(f"{self.path} is missing; check the path of the video")
         if self.path.is_dir():
             names = [file.name for file in files_in(self.path, EXTENSIONS)]
             if not names:
                 raise ValueError(f"{self.path} holds no pictures; name a video file or a folder of frames")
-            self._media.add(self.path, names)
-        self._info = VideoInfo(readable(self.path.stem or self.path.resolve().name), self._media.num_frames(self.path))
-
-    def __len__(self) -> int:
-        return 1
-
-    def info(self, index: int = 0) -> VideoInfo:
-        """Name and length."""
-        return self._info
-
-    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
-        """The frames asked for."""
-        return _read(self._media, self.path, self._info, frames, keys)
-
-    def times(self, index: int = 0) -> NDArray[np.float64] | None:
-        """When each frame is shown (N,), in seconds since the first; None for a folder of pictures."""
-        return self._media.times(self.path)
-
-    def files(self, index: int = 0) -> list[Path]:
-        """The video file, or the pictures."""
-        return self._media.files(self.path)
+            media.add(self.path, names)
+        name = readable(self.path.stem or self.path.resolve().name)
+        self._paths, self._infos = [self.path], [VideoInfo(name, media.num_frames(self.path))]
 
 
-class _Media:
+class _Media(VideoFiles):
     """Reads frames of video files, of animations, and of the folders of pictures that were added."""
 
     def __init__(self, at_least: Sequence[int] | None = None, decoder: Decoder = "pyav") -> None:
+        super().__init__(decoder)
         self._at_least = at_least
-        self.videos = VideoFiles(decoder)
         self._names: dict[Path, str] = {}  # pictures of each folder, in one string: there may be millions of them
 
     def add(self, folder: Path, names: Sequence[str]) -> None:
@@ -155,26 +117,18 @@ class _Media:
 
     def num_frames(self, path: Path) -> int:
         """Frames of a video."""
-        return self._names[path].count("/") + 1 if path in self._names else self.videos.num_frames(path)
+        return self._names[path].count("/") + 1 if path in self._names else super().num_frames(path)
 
     def times(self, path: Path) -> NDArray[np.float64] | None:
         """When its frames are shown (N,), in seconds; None for pictures."""
-        return None if path in self._names else self.videos.times(path)
+        return None if path in self._names else super().times(path)
 
     def read(self, path: Path, frames: Sequence[int]) -> Tensor:
         """Frames (T,3,H,W) uint8."""
         if path not in self._names:
-            return self.videos.read(path, frames)
-        names = self._names[path].split("/")
-        return read_frames([path / names[frame] for frame in frames], upright=True, at_least=self._at_least)
-
-
-def _read(media: _Media, path: Path, info: VideoInfo, frames: Sequence[int], keys: Keys) -> Sample:
-    chosen = frames_in_range(frames, info.num_frames, str(path))
-    sample: Sample = {"video_id": info.video_id, "frame_index": torch.tensor(chosen)}
-    if wanted("video", keys):
-        sample["video"] = media.read(path, chosen)
-    return sample
+            return super().read(path, frames)
+        files = self.files(path)
+        return read_frames([files[frame] for frame in frames], upright=True, at_least=self._at_least)
 
 
 def _refuse_strangers(root: Path, videos: Sequence[str], pictures: Sequence[str]) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import os
 import zlib
-from collections import OrderedDict
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,6 @@ from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
 from dias_video.pretrained.configured import Configured
 
-MAX_OPEN = 16  # files that a process keeps open
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
@@ -83,7 +82,7 @@ class MoviVideos(Configured):
         shards = [Shard(**found[file]) for file in files]
         records = joined(files, shards, shard_lengths(self.root, split), self.problems)
         self._names, self._where, self._ends, self._spans, self._pictures = records
-        self._files = _Files(files)
+        self._files = files
         if not self._names:
             raise ValueError(f"{self.root} leaves no usable {split} video; check it with scripts/inspect_data.py")
 
@@ -96,9 +95,17 @@ class MoviVideos(Configured):
 
     def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """Frames, masks and boxes."""
+        path = self.files(index)[0]
+        try:
+            with path.open("rb", buffering=0) as file:
+                return self._read(file, index, frames, keys)
+        except FileNotFoundError as error:
+            raise ValueError(f"{path} is missing; {REMEDY}") from error
+
+    def _read(self, file: FileIO, index: int, frames: Sequence[int], keys: Keys) -> Sample:
         info = self.info(index)
         chosen = frames_in_range(frames, info.num_frames, info.video_id)
-        boxes, valid = self._boxes(index, info.num_frames)
+        boxes, valid = self._boxes(file, index, info.num_frames)
         sample: Sample = {
             "video_id": info.video_id,
             "frame_index": torch.tensor(chosen),
@@ -106,12 +113,12 @@ class MoviVideos(Configured):
             "box_valid": torch.from_numpy(valid[chosen]),
         }
         if wanted("video", keys):
-            video = np.stack([rgb_of(*self._picture("video", index, frame)) for frame in chosen])
+            video = np.stack([rgb_of(*self._picture(file, "video", index, frame)) for frame in chosen])
             sample["video"] = torch.from_numpy(video).permute(0, 3, 1, 2)
         elif not wanted("masks", keys):
-            sample["size"] = self._size(index, chosen[0])
+            sample["size"] = self._size(file, index, chosen[0])
         if wanted("masks", keys):
-            masks = np.stack([ids_of(*self._picture("segmentations", index, frame)) for frame in chosen])
+            masks = np.stack([ids_of(*self._picture(file, "segmentations", index, frame)) for frame in chosen])
             if "video" in sample and video.shape[:3] != masks.shape:
                 raise ValueError(f"{self._name(index)}: masks {masks.shape} don't fit frames {video.shape}; {REMEDY}")
             if masks.max() > boxes.shape[1]:
@@ -122,43 +129,40 @@ class MoviVideos(Configured):
 
     def files(self, index: int) -> list[Path]:
         """The file that holds the record."""
-        return [self._files.paths[self._where[index]]]
+        return [self._files[self._where[index]]]
 
     def _name(self, index: int) -> str:
         return f"{self.files(index)[0]}, video {self._names[index]}"
 
-    def _bytes(self, index: int, span: NDArray[np.int64]) -> bytes:
-        return self._files.read(int(self._where[index]), int(span[0]), int(span[1]))
-
-    def _picture(self, name: str, index: int, frame: int) -> tuple[Image.Image, str]:
-        data = self._bytes(index, self._pictures[name][self._ends[index] + frame])
+    def _picture(self, file: FileIO, name: str, index: int, frame: int) -> tuple[Image.Image, str]:
+        data = read_span(file, *self._pictures[name][self._ends[index] + frame].tolist())
         where = f"{self._name(index)}, {name} {frame}"
         return read_png(data, where), where
 
-    def _size(self, index: int, frame: int) -> tuple[int, int]:
+    def _size(self, file: FileIO, index: int, frame: int) -> tuple[int, int]:
         """(H,W) of a frame, by the header of its PNG."""
         start = int(self._pictures["video"][self._ends[index] + frame][0])
-        head = self._bytes(index, np.array([start, start + 24]))
+        head = read_span(file, start, start + 24)
         if not head.startswith(PNG_HEAD):
             raise ValueError(f"{self._name(index)}, video {frame}: its PNG is damaged; {REMEDY}")
         return int.from_bytes(head[20:], "big"), int.from_bytes(head[16:20], "big")
 
-    def _numbers(self, name: str, index: int) -> NDArray[Any]:
+    def _numbers(self, file: FileIO, name: str, index: int) -> NDArray[Any]:
         """A feature's floats or integers."""
-        start, stop = self._spans[index, NUMBERS.index(name)]
+        start, stop = self._spans[index, NUMBERS.index(name)].tolist()
         if start == stop:
             raise ValueError(f"{self._name(index)} has no feature {name}; {REMEDY}")
-        data = self._bytes(index, np.array([start, stop]))
+        data = read_span(file, start, stop)
         decode = tfrecord.floats if name == BOXES else tfrecord.integers
         try:
             return decode(data, 0, len(data))
         except ValueError as error:
             raise ValueError(f"{self._name(index)}: {name} is damaged ({error}); {REMEDY}") from error
 
-    def _boxes(self, index: int, num_frames: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _boxes(self, file: FileIO, index: int, num_frames: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Boxes (T,K,4) xyxy and valid (T,K) of all frames; the file has (ymin, xmin, ymax, xmax) by instance."""
-        lengths, frames = self._numbers(BOX_COUNTS, index), self._numbers(BOX_FRAMES, index)
-        values = self._numbers(BOXES, index).reshape(-1, 4)
+        lengths, frames, values = (self._numbers(file, name, index) for name in (BOX_COUNTS, BOX_FRAMES, BOXES))
+        values = values.reshape(-1, 4)
         if not lengths.sum() == len(values) == len(frames) or frames.max(initial=0) >= num_frames:
             raise ValueError(f"{self._name(index)}: boxes and bbox_frames don't fit each other; {REMEDY}")
         if not ((values >= 0) & (values <= 1)).all():
@@ -171,41 +175,16 @@ class MoviVideos(Configured):
         return boxes, valid
 
 
-class _Files:
-    """Reads ranges of bytes of files. A file is opened at its first use, and only a few are open at a time."""
+def read_span(file: FileIO, start: int, stop: int) -> bytes:
+    """Bytes ``start:stop`` of a file.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
-        self._open: OrderedDict[int, int] = OrderedDict()  # a fork may share handles, since pread keeps no position
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"paths": self.paths}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["paths"])  # type: ignore[misc]
-
-    def read(self, number: int, start: int, stop: int) -> bytes:
-        """Bytes ``start:stop`` of a file.
-
-        Raises:
-            ValueError: the file is missing or has become shorter.
-        """
-        if number not in self._open:
-            while len(self._open) >= MAX_OPEN:
-                os.close(self._open.popitem(last=False)[1])
-            try:
-                self._open[number] = os.open(self.paths[number], os.O_RDONLY)
-            except FileNotFoundError as error:
-                raise ValueError(f"{self.paths[number]} is missing; {REMEDY}") from error
-        self._open.move_to_end(number)
-        data = os.pread(self._open[number], stop - start, start)
-        if len(data) != stop - start:
-            raise ValueError(f"{self.paths[number]} is cut off; {REMEDY}")
-        return data
-
-    def __del__(self) -> None:
-        for handle in self._open.values():
-            os.close(handle)
+    Raises:
+        ValueError: the file has become shorter.
+    """
+    data = os.pread(file.fileno(), stop - start, start)
+    if len(data) != stop - start:
+        raise ValueError(f"{file.name} is cut off; {REMEDY}")
+    return data
 
 
 def read_png(data: bytes, name: str) -> Image.Image:

@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from importlib.resources import files as package_files
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
+from dias_video.data.listed import ListedVideos
 from dias_video.data.paths import files_in
 from dias_video.data.problems import OnError, Problems
-from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
+from dias_video.data.source import VideoInfo
 from dias_video.data.text import read_table
 from dias_video.data.video_file import Decoder, VideoFiles
-from dias_video.pretrained.configured import Configured
 
 SPLITS = ("training", "readout", "test")
 SCENARIOS = ("collide", "contain", "dominoes", "drape", "drop", "link", "roll", "support")
@@ -38,7 +34,7 @@ DOWNLOAD = {  # of each table of labels
 }
 
 
-class PhysionVideos(Configured):
+class PhysionVideos(ListedVideos):
     """One subset of Physion. ``readout`` and ``test`` have labels (1.0: red touches yellow before the end).
 
     Videos of ``readout`` and ``test`` without a label are left out. ``problems`` lists them, the labels without a
@@ -84,8 +80,8 @@ class PhysionVideos(Configured):
         if scenarios is not None:
             found = [(file, scenario) for file, scenario in found if scenario in scenarios]
         self._videos = VideoFiles(decoder)
-        self._files = self._videos.indexed(self.root, [file for file, _ in found], self.problems)
-        if not self._files:
+        self._paths = self._videos.indexed(self.root, [file for file, _ in found], self.problems)
+        if not self._paths:
             raise ValueError(f"{folder} leaves no {split} video; check data.root and data.scenarios")
         names = dict(found)
         self._infos = [
@@ -95,38 +91,8 @@ class PhysionVideos(Configured):
                 table[stimulus(file.stem)] if split in LABELS else None,
                 names[file],
             )
-            for file in self._files
+            for file in self._paths
         ]
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def info(self, index: int) -> VideoInfo:
-        """Id (split/scenario/stem), length, label and scenario."""
-        return self._infos[index]
-
-    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
-        """The frames asked for; decoding starts at the key frame that precedes them."""
-        info = self._infos[index]
-        chosen = frames_in_range(frames, info.num_frames, str(self._files[index]))
-        sample: Sample = {
-            "video_id": info.video_id,
-            "frame_index": torch.tensor(chosen),
-            "scenario": info.scenario,
-        }
-        if wanted("video", keys):
-            sample["video"] = self._videos.read(self._files[index], chosen)
-        if info.label is not None:
-            sample["label"] = info.label
-        return sample
-
-    def times(self, index: int) -> NDArray[np.float64]:
-        """When each frame is shown (N,), in seconds since the first."""
-        return self._videos.times(self._files[index])
-
-    def files(self, index: int) -> list[Path]:
-        """The mp4."""
-        return [self._files[index]]
 
     def _find(self) -> tuple[Path, list[tuple[Path, str]]]:
         """The folder of the subset, and its videos with their scenarios, in natural order.

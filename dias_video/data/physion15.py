@@ -12,13 +12,11 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
-
+from dias_video.data.listed import ListedVideos
 from dias_video.data.paths import files_in
 from dias_video.data.problems import OnError, Problems, one_of
-from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
+from dias_video.data.source import VideoInfo
 from dias_video.data.video_file import Decoder, VideoFiles
-from dias_video.pretrained.configured import Configured
 
 Split = Literal["train", "test"]
 Task = Literal["predict", "detect"]
@@ -35,7 +33,7 @@ class Label(NamedTuple):
     frame: int  # the frame of the first contact; without contact the middle of the clip
 
 
-class Physion15Videos(Configured):
+class Physion15Videos(ListedVideos):
     """One split of Physion v1.5, in natural order of the file names, with labels (1.0: there is contact).
 
     With a ``task``, a video is the few frames of a clip that the official evaluation shows (:func:`shown_frames`), in
@@ -87,48 +85,27 @@ class Physion15Videos(Configured):
         left_out = bad_stimuli() if split == "test" and exclude_bad else frozenset[str]()
         chosen = [f for f in self._labelled(found, labels, left_out) if scenarios_of(stem_of(f))[0] in wanted]
         self._videos = VideoFiles(decoder)
-        self._files = self._videos.indexed(self.folder, chosen, self.problems)
-        if not self._files:
+        self._paths = self._videos.indexed(self.folder, chosen, self.problems)
+        if not self._paths:
             raise ValueError(f"{self.folder} leaves no clip; check data.root and data.scenarios")
-        self._labels = [labels[stem_of(file)] for file in self._files]
-        self._shown = [
-            list(range(length))
-            if self.task is None
-            else shown_frames(self.task, stem_of(file), length, label.frame, frame_gap, num_frames)
-            for file, label in zip(self._files, self._labels, strict=True)
-            for length in [self._videos.num_frames(file)]
-        ]
+        self._labels = [labels[stem_of(file)] for file in self._paths]
+        self._infos = [self._facts(file, label) for file, label in zip(self._paths, self._labels, strict=True)]
 
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def info(self, index: int) -> VideoInfo:
+    def _facts(self, file: Path, label: Label) -> VideoInfo:
         """Id (split/scenario/stem), length, label, scenario and, with a task, which frames of the clip are shown."""
-        stem, shown = stem_of(self._files[index]), self._shown[index]
+        stem, length, shown = stem_of(file), self._videos.num_frames(file), None
+        if self.task is not None:
+            shown = tuple(shown_frames(self.task, stem, length, label.frame, self.frame_gap, self.num_frames))
         scenario = scenarios_of(stem)[0]
-        frames = None if self.task is None else tuple(shown)
-        name = f"{self.split}/{scenario}/{stem}"
-        return VideoInfo(name, len(shown), float(self._labels[index].contact), scenario, frames)
+        count = length if shown is None else len(shown)
+        return VideoInfo(f"{self.split}/{scenario}/{stem}", count, float(label.contact), scenario, shown)
 
-    def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
-        """The frames asked for; ``frame_index`` has their places in the clip."""
-        info, file = self.info(index), self._files[index]
-        places = [self._shown[index][at] for at in frames_in_range(frames, info.num_frames, str(file))]
-        return {
-            **({"video": self._videos.read(file, places)} if wanted("video", keys) else {}),
-            "video_id": info.video_id,
-            "frame_index": torch.tensor(places),
-            "scenario": info.scenario,
-            "label": info.label,
-        }
+    def times(self, index: int) -> None:
+        """None: clips are shown by their numbers of frames."""
 
     def label(self, index: int) -> Label:
         """What the table of labels says about a clip."""
         return self._labels[index]
-
-    def files(self, index: int) -> list[Path]:
-        """The mp4."""
-        return [self._files[index]]
 
     def _labelled(self, files: Sequence[Path], labels: dict[str, Label], left_out: frozenset[str]) -> list[Path]:
         """The clips to use; what is wrong with the others goes to ``problems``."""

@@ -12,22 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from dias_video.data.boxes import boxes_from_masks
+from dias_video.data.listed import ListedVideos
 from dias_video.data.paths import files_in
 from dias_video.data.pictures import decoding
-from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
+from dias_video.data.source import Keys, Sample, VideoInfo, wanted
 from dias_video.data.video_file import Decoder, VideoFiles
-from dias_video.pretrained.configured import Configured
 from dias_video.stores.files import read_json
 
 REMEDY = "simulate it again with scripts/simulate.py"
 
 
-class SimulatedVideos(Configured):
+class SimulatedVideos(ListedVideos):
     """Simulated clips with masks, boxes and, for ``contact``, label and scenario.
 
     Args:
@@ -51,10 +50,8 @@ class SimulatedVideos(Configured):
         repeated = len(self._clips) - len({video_id for video_id, _ in self._clips})
         if repeated:
             raise ValueError(f"split {split!r} names a folder twice; name each once")
+        self._paths = [_file(path, ".mp4") for _, path in self._clips]
         self._videos = VideoFiles(decoder)
-
-    def __len__(self) -> int:
-        return len(self._clips)
 
     def info(self, index: int) -> VideoInfo:
         """Facts of video ``index``, from its json."""
@@ -70,21 +67,12 @@ class SimulatedVideos(Configured):
 
     def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """Frames, masks and boxes (tight around the visible pixels)."""
-        _, path = self._clips[index]
-        info = self.info(index)
-        chosen = frames_in_range(frames, info.num_frames, f"{path}.mp4")
-        sample: Sample = {"video_id": info.video_id, "frame_index": torch.tensor(chosen)}
-        if wanted("video", keys):
-            sample["video"] = self._videos.read(_file(path, ".mp4"), chosen)
+        sample, path = super().read(index, frames, keys), self._clips[index][1]
         if wanted("masks", keys) or wanted("boxes", keys):
-            sample["masks"] = read_masks(_file(path, ".masks.zip"), chosen)
+            sample["masks"] = read_masks(_file(path, ".masks.zip"), sample["frame_index"].tolist())
             if "video" in sample and sample["masks"].shape[1:] != sample["video"].shape[2:]:
                 raise ValueError(f"{path}.masks.zip has masks of another size than the frames; {REMEDY}")
             sample["boxes"], sample["box_valid"] = boxes_from_masks(sample["masks"], num_instances(path))
-        if info.label is not None:
-            sample["label"] = info.label
-        if info.scenario is not None:
-            sample["scenario"] = info.scenario
         return sample
 
     def made_with(self) -> str:
@@ -96,10 +84,6 @@ class SimulatedVideos(Configured):
                 return ""
             found[name] = [meta.get("variant"), meta.get("settings"), meta["splits"][name.rpartition("/")[2]]["seed"]]
         return json.dumps(found, sort_keys=True)
-
-    def times(self, index: int) -> NDArray[np.float64]:
-        """When each frame is shown (N,), in seconds since the first."""
-        return self._videos.times(_file(self._clips[index][1], ".mp4"))
 
     def classes(self, index: int) -> dict[str, list[str]]:
         """The classes of all bodies from the clip's json: shape, material and so on."""

@@ -93,7 +93,11 @@ class VideoFiles:
         """
         return len(self._index(path).times)
 
-    def times(self, path: Path) -> NDArray[np.float64]:
+    def files(self, path: Path) -> list[Path]:
+        """The files that a video is read from."""
+        return [path]
+
+    def times(self, path: Path) -> NDArray[np.float64] | None:
         """When each frame is shown (N,), in seconds since the first.
 
         Raises:
