@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dias_video.data.source import Keys, Sample, VideoSource, wanted
 from dias_video.data.transforms import Transform
+from dias_video.machine.workers import Caught, Failure
 
 PARTS = {  # what each key stands for in a sample
     "video": ("video",),
@@ -134,26 +135,14 @@ def generator_of(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> 1))
 
 
-class _Reported(Dataset[Any]):
-    """Passes an error out of a worker as a sentence; raised in the worker, it would arrive with a traceback."""
-
-    def __init__(self, items: Items) -> None:
-        self.items = items
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return self.items[index]
-        except (ValueError, OSError) as error:
-            return str(error)
-
-
 def read_ahead(items: Items, order: Sequence[int], num_workers: int) -> Iterator[Any]:
-    """``items``, none of which is a str, in ``order``; read by ``num_workers`` other processes if that is not 0.
+    """``items`` in ``order``; read by ``num_workers`` other processes if that is not 0.
 
     Raises:
         ValueError: an item can't be read; the message is its own.
     """
-    for item in DataLoader(_Reported(items), batch_size=None, sampler=list(order), num_workers=num_workers):
-        if isinstance(item, str):
-            raise ValueError(item)
+    caught: Any = Caught(items.__getitem__)
+    for item in DataLoader(caught, batch_size=None, sampler=list(order), num_workers=num_workers):
+        if isinstance(item, Failure):
+            raise ValueError(item.message)
         yield item

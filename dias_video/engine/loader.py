@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -10,7 +9,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
+
+from dias_video.machine.threads import cpus
+from dias_video.machine.workers import Caught, Failure
 
 Key = tuple[int, int]  # (epoch, index)
 
@@ -88,35 +90,12 @@ class _Steps(Sampler[list[Key]]):
                 yield self.order.keys(step, start, stop)
 
 
-class _Failure(NamedTuple):
-    message: str
-
-
-class _Reporting(Dataset[Any]):
-    """Passes a user's error out of a worker as a value; raised in the worker, it would arrive with a traceback."""
-
-    def __init__(self, dataset: KeyedDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, key: Key) -> Any:
-        try:
-            return self.dataset[key]
-        except (ValueError, OSError) as error:
-            return _Failure(str(error))
-
-
 class _Collate:
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
+        self.collate = Caught(collate)
 
     def __call__(self, samples: list[Any]) -> Any:
-        failed = [s for s in samples if isinstance(s, _Failure)]
-        if failed:
-            return failed[0]
-        try:
-            return self.collate(samples)
-        except ValueError as error:
-            return _Failure(str(error))
+        return next((sample for sample in samples if isinstance(sample, Failure)), None) or self.collate(samples)
 
 
 def batches(
@@ -137,7 +116,7 @@ def batches(
         OSError: a worker died.
     """
     loader: DataLoader[Any] = DataLoader(
-        _Reporting(dataset),
+        Caught(dataset.__getitem__),  # type: ignore[arg-type]
         batch_sampler=_Steps(order, share, *steps),
         collate_fn=_Collate(collate),
         num_workers=num_workers,
@@ -160,14 +139,14 @@ def batches(
                 f"a process that loads data died ({reason}), often for lack of memory; lower num_workers and go on "
                 "with resume=true"
             ) from error
-        if isinstance(batch, _Failure):
+        if isinstance(batch, Failure):
             raise ValueError(batch.message)
         yield batch
 
 
 def default_workers(local_processes: int) -> int:
     """Number of worker processes: the cores left for this process, at most 8; 0 on a single core."""
-    cores = len(os.sched_getaffinity(0)) // max(1, local_processes)
+    cores = cpus() // max(1, local_processes)
     return min(8, cores) if cores > 1 else 0
 
 
