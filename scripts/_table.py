@@ -56,11 +56,3 @@ def curve(run: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Losses and numbers of slots of a training run, a row for each logged update; empty where a run lacks a term."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{**about, "step": line["step"], **{name: line.get(name, "") for name in CURVES}} for line in lines]
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as csv."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)

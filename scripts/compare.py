@@ -15,12 +15,12 @@ from typing import Any
 
 from _commands import CONFIGS
 from _main import entry
-from _table import MEASURES, curve, table, write_rows
+from _table import MEASURES, curve, table
 from omegaconf import DictConfig, OmegaConf
 
 from dias_video.evaluation.results import METRICS
 from dias_video.model.dias import MASK_SOURCES
-from dias_video.stores.files import read_json, replace_file, write_json
+from dias_video.stores.files import read_json, write_json, write_rows
 from dias_video.stores.store import differences
 
 ROWS = CONFIGS / "experiment/train_video/rows"
@@ -108,8 +108,8 @@ def main(cfg: DictConfig) -> None:
             for masks, (found, folder) in last.items():
                 ends.setdefault((row, masks), []).append(found)
                 folders.setdefault((row, masks), []).append(folder)
-        replace_file(out_dir / "scores.csv", lambda file: write_rows(file, steps))
-        replace_file(out_dir / "curves.csv", lambda file: write_rows(file, curves))
+        write_rows(out_dir / "scores.csv", steps)
+        write_rows(out_dir / "curves.csv", curves)
         (out_dir / "table.md").write_text(table(ends, folders) + "\n")
     print(table(ends, folders))
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,10 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from dias_video.stores.files import replace_file, write_rows
 
 LABELS = {
     "model": "SlotFormer",
@@ -27,18 +28,9 @@ Row = Mapping[str, Any]
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as a table; columns are the keys of the first row, and numbers have six digits.
-
-    The file appears when it is complete or not at all.
-    """
-
-    def write(aside: Path) -> None:
-        with aside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]), restval="")
-            writer.writeheader()
-            writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-
-    _whole(path, write)
+    """Write rows as a table (``write_rows``) whose numbers have six digits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_rows(path, [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])
 
 
 def plot_errors(path: Path, rows: Sequence[Row], stride: int) -> None:
@@ -59,8 +51,7 @@ def plot_errors(path: Path, rows: Sequence[Row], stride: int) -> None:
         axes.set_xlabel(f"predicted step ({stride} frame{'s' if stride > 1 else ''} each)")
         axes.grid(alpha=0.3)
     left.legend()
-    _whole(path, lambda aside: figure.savefig(aside, format="png", dpi=120))
-    pyplot.close(figure)
+    _save(figure, path)
 
 
 def plot_accuracy(path: Path, rows: Sequence[Row], stride: int) -> None:
@@ -75,8 +66,7 @@ def plot_accuracy(path: Path, rows: Sequence[Row], stride: int) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", ncols=2)
     panels[0, 0].set_ylabel("accuracy on test")
-    _whole(path, lambda aside: figure.savefig(aside, format="png", dpi=120))
-    pyplot.close(figure)
+    _save(figure, path)
 
 
 def plot_methods(path: Path, errors: Mapping[str, Sequence[Row]], accuracies: Mapping[str, Sequence[Row]]) -> None:
@@ -108,8 +98,7 @@ def plot_methods(path: Path, errors: Mapping[str, Sequence[Row]], accuracies: Ma
             axes.axhline(row["accuracy"], linestyle="--", color=colours[name], linewidth=1)
     handles = [Line2D([], [], color=colours[name], label=name) for name in names]
     figure.legend(handles=handles, labels=names, loc="outside upper center", ncols=min(len(names), 4), frameon=False)
-    _whole(path, lambda aside: figure.savefig(aside, format="png", dpi=120))
-    pyplot.close(figure)
+    _save(figure, path)
 
 
 def accuracy_line(row: Row) -> str:
@@ -148,11 +137,7 @@ def _curve(axes: Axes, steps: Sequence[float], rows: Sequence[Row], name: str, l
     axes.fill_between(steps, low, high, color=colour, alpha=0.2)
 
 
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
+def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
-        write(aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    replace_file(path, lambda aside: figure.savefig(aside, format="png", dpi=120))
+    pyplot.close(figure)

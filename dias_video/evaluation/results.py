@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dias_video.data.problems import annotations_of, problems_of
 from dias_video.evaluation.protocols import PROTOCOLS, Protocol
 from dias_video.evaluation.scoring import FACTS, Videos, VideoScores
-from dias_video.stores.files import replace_file, write_json
+from dias_video.stores.files import write_json, write_rows
 
 METRICS, VIDEOS = "metrics.json", "videos.csv"
 MAIN = "model"  # the method whose measures have no prefix
@@ -55,13 +54,11 @@ def report(
     any_method = next(iter(scores.values()))
     instances = any_method.column("instances")
     sizes = {f"{int(h)}x{int(w)}" for h, w in zip(any_method.column("height"), any_method.column("width"), strict=True)}
+    known = asdict(setting)
+    num_slots, mask_sources = known.pop("num_slots"), known.pop("mask_sources")
     about: dict[str, Any] = {
         "protocols": {protocol.name: protocol.description for protocol in protocols},
-        "source": setting.source,
-        "split": setting.split,
         "annotations": annotations_of(videos.source),
-        "identity": setting.identity,
-        "fingerprint": setting.fingerprint,
         "videos": len(instances),
         "videos_in_split": videos.in_split,
         "excluded": [problem.name for problem in problems_of(videos.source) if not problem.harmless],
@@ -70,18 +67,12 @@ def report(
         "resolution": sorted(sizes),  # HxW of the masks scored
         "single_instance_videos": instances.count(1),
         "videos_without_instances": instances.count(0),
-        "transform": setting.transform,
-        "features": setting.features,
-        "condition": setting.condition,
-        "mask_source": dict(setting.mask_sources),
-        "checkpoint": setting.checkpoint,
-        "checkpoint_hash": setting.checkpoint_hash,
-        "seed": setting.seed,
-        "precision": setting.precision,
+        "mask_source": mask_sources,
+        **known,
     }
-    if setting.num_slots is not None:
-        about["slots"] = setting.num_slots
-        about["videos_with_more_instances_than_slots"] = sum(number + 1 > setting.num_slots for number in instances)
+    if num_slots is not None:
+        about["slots"] = num_slots
+        about["videos_with_more_instances_than_slots"] = sum(number + 1 > num_slots for number in instances)
     measures = {
         f"{prefix(method)}{name}": None if math.isnan(value) else value
         for method, collected in scores.items()
@@ -108,17 +99,9 @@ def write_results(
     content = report(scores, videos, protocols, setting)
     if not write:
         return content
-    rows = _rows(scores, protocols, setting)
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-
-    def write_table(file: Path) -> None:
-        with file.open("w", newline="") as opened:
-            writer = csv.DictWriter(opened, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-
-    replace_file(out_dir / VIDEOS, write_table)
+    write_rows(out_dir / VIDEOS, _rows(scores, protocols, setting))
     write_json(out_dir / METRICS, content)
     return content
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,21 @@ def write_json(file: Path, content: Any) -> None:
     """Write indented :func:`strict_json` to a file, which appears when it is complete or not at all."""
     text = strict_json(content, indent=1)
     replace_file(file, lambda aside: aside.write_text(text))
+
+
+def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as a table with commas, which appears when it is complete or not at all.
+
+    Its columns are the keys of the first row. None and what a row lacks become empty.
+    """
+
+    def write(aside: Path) -> None:
+        with aside.open("w", newline="") as opened:
+            writer = csv.DictWriter(opened, list(rows[0]), restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    replace_file(file, write)
 
 
 def _finite(content: Any) -> Any:
