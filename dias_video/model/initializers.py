@@ -17,20 +17,25 @@ class Initializer(Configured, nn.Module, ABC):
     """The interface of initializers."""
 
     takes_boxes = False  # whether queries can come from boxes
-    num_slots: int
-    slot_dim: int
 
-    @abstractmethod
+    def __init__(self, num_slots: int, slot_dim: int) -> None:
+        super().__init__()
+        if num_slots < 1:
+            raise ValueError(f"num_slots must be at least 1, got {num_slots}")
+        self.num_slots, self.slot_dim = num_slots, slot_dim
+
     def forward(
         self, tokens: Tensor, draws: Draws, boxes: Tensor | None = None, box_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Queries (B,S,D) of the first frame, and which are on (B,S) bool.
+        """Queries (B,S,D) of the first frame, and which are on (B,S) bool: here those of ``reseed``, all on.
 
         Args:
             tokens: (B,N,C), the tokens for Slot Attention.
             draws: the random numbers of these clips.
-            boxes, box_valid: (B,K,4) normalised xyxy and (B,K) bool, or None.
+            boxes, box_valid: (B,K,4) normalised xyxy and (B,K) bool, or None, for initializers with ``takes_boxes``.
         """
+        queries = self.reseed(len(tokens), draws)
+        return queries, torch.ones(queries.shape[:2], dtype=torch.bool, device=queries.device)
 
     @abstractmethod
     def reseed(self, batch_size: int, draws: Draws) -> Tensor:
@@ -48,10 +53,8 @@ class GaussianInitializer(Initializer):
     """
 
     def __init__(self, num_slots: int, slot_dim: int, shared: bool = True) -> None:
-        super().__init__()
-        if num_slots < 1:
-            raise ValueError(f"num_slots must be at least 1, got {num_slots}")
-        self.num_slots, self.slot_dim, self.shared = num_slots, slot_dim, shared
+        super().__init__(num_slots, slot_dim)
+        self.shared = shared
         self.mean = nn.Parameter(torch.empty(1 if shared else num_slots, slot_dim))
         self.log_std = nn.Parameter(torch.full_like(self.mean, -0.5 * math.log(slot_dim)))
         if shared:  # Xavier as of the released (1,1,D) tensors
@@ -59,13 +62,6 @@ class GaussianInitializer(Initializer):
             nn.init.xavier_uniform_(self.log_std[None])
         else:
             nn.init.xavier_uniform_(self.mean)
-
-    def forward(
-        self, tokens: Tensor, draws: Draws, boxes: Tensor | None = None, box_valid: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Queries (B,S,D) for tokens (B,N,D) of the first frame, and which are on (B,S): all."""
-        queries = self.reseed(len(tokens), draws)
-        return queries, torch.ones(queries.shape[:2], dtype=torch.bool, device=queries.device)
 
     def reseed(self, batch_size: int, draws: Draws) -> Tensor:
         """Fresh queries (B,S,D) for slots that are off."""
@@ -86,10 +82,10 @@ class BoxInitializer(Initializer):
     takes_boxes = True
 
     def __init__(self, num_slots: int, slot_dim: int, hidden: int = 256, box_dropout: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(num_slots, slot_dim)
         if num_slots < 2:
             raise ValueError(f"boxes need at least 2 slots (background and one object), got {num_slots}")
-        self.num_slots, self.slot_dim, self.box_dropout = num_slots, slot_dim, box_dropout
+        self.box_dropout = box_dropout
         self.embed = MLP(fourier_features(torch.zeros(4)).numel(), hidden, slot_dim)
         self.background = nn.Parameter(torch.randn(slot_dim))
         self.seed = GaussianInitializer(num_slots, slot_dim)

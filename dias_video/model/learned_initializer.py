@@ -27,25 +27,15 @@ class LearnedInitializer(Initializer):
     """
 
     def __init__(self, num_slots: int, slot_dim: int, noise_until: float = 0.0, begin: str = "normal") -> None:
-        super().__init__()
+        super().__init__(num_slots, slot_dim)
         if not 0 <= noise_until <= 1:
             raise ValueError(f"noise_until is a part of the training, from 0 to 1, got {noise_until}")
-        self.noise_until = noise_until
         if begin not in ("normal", "xavier"):
             raise ValueError(f"begin must be normal or xavier, got {begin!r}")
-        if num_slots < 1:
-            raise ValueError(f"num_slots must be at least 1, got {num_slots}")
-        self.num_slots, self.slot_dim = num_slots, slot_dim
+        self.noise_until = noise_until
         self.slots = nn.Parameter(torch.randn(num_slots, slot_dim) * slot_dim**-0.5)
         if begin == "xavier":
             nn.init.xavier_uniform_(self.slots)
-
-    def forward(
-        self, tokens: Tensor, draws: Draws, boxes: Tensor | None = None, box_valid: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Queries (B,S,D) for tokens (B,N,D) of the first frame, and which are on (B,S): all."""
-        queries = self.reseed(len(tokens), draws)
-        return queries, torch.ones(queries.shape[:2], dtype=torch.bool, device=queries.device)
 
     def reseed(self, batch_size: int, draws: Draws) -> Tensor:
         """The same queries (B,S,D) for slots that are off."""

@@ -36,37 +36,29 @@ class FeatureObjective(Configured, nn.Module):
 
     def losses(self, predicted: Tensor, target: Target, counted: Tensor, batch: VideoBatch) -> dict[str, Tensor]:
         """``reconstruction`` over the tokens where ``counted`` (B,T,N)."""
-        return {"reconstruction": reconstruction_loss(predicted, target.wanted, counted)}
+        return {"reconstruction": reconstruction_loss(self.as_known(predicted), target.wanted, counted)}
 
     def as_known(self, predicted: Tensor) -> Tensor:
-        """The predicted tokens, unchanged."""
+        """The predicted features."""
         return predicted
 
 
-class SimilarityObjective(Configured, nn.Module):
+class SimilarityObjective(FeatureObjective):
     """Predict the features, and for every token which tokens of the next frame are similar to it (VideoSAUR).
 
     The decoder's output is ``feature_dim`` + N wide: a token's features and its logits over the next frame's tokens.
     ``temperature``: see ``similarity_loss``.
     """
 
-    frozen: dict[str, Any] = {}  # noqa: RUF012 - a constant
-
     def __init__(self, feature_dim: int, temperature: float) -> None:
         super().__init__()
         self.feature_dim, self.temperature = feature_dim, temperature
 
-    def target(self, features: Tensor, batch: VideoBatch) -> Target:
-        """Features (B,T,N,C), known and wanted."""
-        return Target(features, features)
-
     def losses(self, predicted: Tensor, target: Target, counted: Tensor, batch: VideoBatch) -> dict[str, Tensor]:
         """``reconstruction`` and ``similarity``."""
-        features, logits = self.as_known(predicted), predicted[..., self.feature_dim :]  # (B,T,N,C) (B,T,N,N)
-        return {
-            "reconstruction": reconstruction_loss(features, target.wanted, counted),
-            "similarity": similarity_loss(logits, target.wanted, self.temperature, batch.frame_valid),
-        }
+        logits = predicted[..., self.feature_dim :]  # (B,T,N,N)
+        similarity = similarity_loss(logits, target.wanted, self.temperature, batch.frame_valid)
+        return super().losses(predicted, target, counted, batch) | {"similarity": similarity}
 
     def as_known(self, predicted: Tensor) -> Tensor:
         """The features in the prediction."""
@@ -133,9 +125,6 @@ class CodeObjective(Configured, _OfCodes):
     The decoder's output is V wide.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        super().__init__(tokenizer)
-
     def target(self, features: Tensor, batch: VideoBatch) -> Target:
         """Vectors (B,T,N,dim) known, codes (B,T,N) wanted."""
         codes = self.codes(features, batch)
@@ -157,4 +146,4 @@ class CodeObjective(Configured, _OfCodes):
         return self.tokenizer.vectors(predicted.argmax(-1)).to(predicted.dtype)
 
 
-Objective = FeatureObjective | SimilarityObjective | CodeVectorObjective | CodeObjective
+Objective = FeatureObjective | CodeVectorObjective | CodeObjective
