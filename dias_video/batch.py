@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 CHECKED = ("video", "masks", "boxes", "features", "codes")  # either all samples of a batch have such a key, or none
 
@@ -135,36 +136,22 @@ class VideoBatch(TensorRecord):
             have = [k for k in CHECKED if s.get(k) is not None]
             if have != present:
                 raise ValueError(f"video {s['video_id']} has {have} but {samples[0]['video_id']} has {present}")
-        num_frames = max(len(s["frame_index"]) for s in samples)
-        num_boxes = max((s["boxes"].shape[1] for s in samples), default=0) if "boxes" in present else 0
-        valid = torch.stack([torch.arange(num_frames) < len(s["frame_index"]) for s in samples])  # (B,T)
-
-        def padded(key: str, instances: bool = False) -> Tensor:
-            first = samples[0][key]
-            tail = (num_boxes, *first.shape[2:]) if instances else tuple(first.shape[1:])
-            out = first.new_zeros((len(samples), num_frames, *tail))
-            for row, s in zip(out, samples, strict=True):
-                value = s[key]
-                row[: value.shape[0], : value.shape[1]] = value
-            return out
+        tensors = {key: [s[key] for s in samples] for key in present}
+        if "boxes" in present:
+            missing = [max(boxes.shape[1] for boxes in tensors["boxes"]) - s["boxes"].shape[1] for s in samples]
+            tensors["boxes"] = [F.pad(s["boxes"], (0, 0, 0, more)) for s, more in zip(samples, missing, strict=True)]
+            tensors["box_valid"] = [F.pad(s["box_valid"], (0, more)) for s, more in zip(samples, missing, strict=True)]
+        tensors["frame_index"] = [torch.as_tensor(s["frame_index"]) for s in samples]
+        tensors["frame_valid"] = [torch.ones(len(index), dtype=torch.bool) for index in tensors["frame_index"]]
 
         def any_of(values: list[Any]) -> bool:
             return any(value is not None for value in values)
 
         labels, scenarios = ([s.get(k) for s in samples] for k in ("label", "scenario"))
-        frame_index = torch.zeros(len(samples), num_frames, dtype=torch.int64)
-        for row, s in zip(frame_index, samples, strict=True):
-            row[: len(s["frame_index"])] = torch.as_tensor(s["frame_index"])
+        padded: dict[str, Any] = {key: pad_sequence(values, batch_first=True) for key, values in tensors.items()}
         return cls(
-            video=padded("video") if "video" in present else None,
+            **{"video": None, **padded},
             video_id=[s["video_id"] for s in samples],
-            frame_index=frame_index,
-            frame_valid=valid,
-            masks=padded("masks") if "masks" in present else None,
-            boxes=padded("boxes", instances=True) if "boxes" in present else None,
-            box_valid=padded("box_valid", instances=True) if "boxes" in present else None,
-            features=padded("features") if "features" in present else None,
-            codes=padded("codes") if "codes" in present else None,
             label=torch.tensor([float("nan") if x is None else float(x) for x in labels]) if any_of(labels) else None,
             scenario=[x or "" for x in scenarios] if any_of(scenarios) else None,
         )

@@ -87,38 +87,29 @@ class Checkpoints:
         with writing(final, "make room, then go on from the checkpoint before with resume=true"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
-            self._write(final, write_model, frozen, tensors, {"format": FORMAT_VERSION, "step": step, **state})
+            aside = self.folder / f".{final.name}.tmp"
+            aside.mkdir()
+            try:
+                write_model(aside)
+                known = self._share(frozen, aside) if frozen else {}
+                save_file(tensors, aside / "trainer.safetensors")
+                about = {"format": FORMAT_VERSION, "step": step, **state}
+                (aside / "trainer.json").write_text(strict_json(about, indent=1))
+                sums = {file.name: known.get(file.name) or sha256(file) for file in sorted(aside.iterdir())}
+                (aside / CHECKSUMS).write_text(strict_json(sums, indent=1))
+                for file in aside.iterdir():
+                    file.chmod(READABLE)
+                    sync(file)
+                sync(aside)
+                self._discard(final)
+                aside.rename(final)
+            except BaseException:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
+            sync(self.folder)
             self.point("last", final)
             self._prune()
         return final
-
-    def _write(
-        self,
-        final: Path,
-        write_model: Callable[[Path], object],
-        frozen: dict[str, Tensor],
-        tensors: dict[str, Tensor],
-        state: dict[str, Any],
-    ) -> None:
-        aside = self.folder / f".{final.name}.tmp"
-        aside.mkdir()
-        try:
-            write_model(aside)
-            known = self._share(frozen, aside) if frozen else {}
-            save_file(tensors, aside / "trainer.safetensors")
-            (aside / "trainer.json").write_text(strict_json(state, indent=1))
-            sums = {file.name: known.get(file.name) or sha256(file) for file in sorted(aside.iterdir())}
-            (aside / CHECKSUMS).write_text(strict_json(sums, indent=1))
-            for file in aside.iterdir():
-                file.chmod(READABLE)
-                sync(file)
-            sync(aside)
-            self._discard(final)
-            aside.rename(final)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-        sync(self.folder)
 
     def _share(self, frozen: dict[str, Tensor], aside: Path) -> dict[str, str]:
         """Put the frozen parameters into ``aside``: the file of the newest checkpoint, or a new one if it has none.
