@@ -29,6 +29,7 @@ from dias_video.data import rle
 from dias_video.data.boxes import pixel_boxes
 from dias_video.report.page import write_report
 from dias_video.report.video import ReportVideo
+from dias_video.tracking import owners
 from dias_video.visualize import FilmWriter, GifWriter, at_height, colour, overlay
 
 ARRAYS = "tracks.npz"  # a folder that holds it was written by this module
@@ -84,7 +85,6 @@ class TrackFiles:
         shutil.rmtree(self._aside, ignore_errors=True)
         self._aside.mkdir(parents=True)
         clip, closing = self.clip, self._closing
-        self._labels = LabelPictures(self._aside, clip.names)
         self._arrays = Arrays(self._aside / ARRAYS, clip.num_frames)
         self._instances = Instances(self._aside / "instances.json", clip)
         self._film = FilmWriter(self._aside / "overlay.mp4", clip.rate, clip.pixel)
@@ -106,16 +106,17 @@ class TrackFiles:
         tracks = label_ids(found.track_id[0], self.clip.ids)  # (T,S)
         shown = torch.from_numpy(ids - 1)  # pixels around given objects have the label -1
         boxes = [pixel_boxes(frame) for frame in ids]
-        self._labels.add(ids)
+        grid = (attention.shape[-2], attention.shape[-1])
         self._arrays.add(
             slots=found.slots[0].numpy(),
             live=found.live[0].numpy(),
             track_id=found.track_id[0].numpy(),
             boxes=_of_slots(boxes, tracks, self.clip.size),
-            labels=grid_labels(attention, found.live[0], found.track_id[0]).numpy(),
+            labels=owners(attention, found.live[0], found.track_id[0], grid).numpy(),
         )
         self._instances.add(ids, boxes)
-        for frame, owner in zip(video, shown, strict=True):  # single frames, since overlays are made in floats
+        for frame, owner, own_ids in zip(video, shown, ids, strict=True):  # one by one: overlays are made in floats
+            save_labels(self._aside / f"{self.clip.names[self._seen]}.png", own_ids)
             picture = overlay(frame[None], owner[None])[0]
             self._film.add(picture, self.clip.times[self._seen])
             if self._moving is not None:
@@ -180,13 +181,6 @@ def label_ids(tracks: Tensor, given: Sequence[int] | None = None) -> NDArray[np.
     return names[tracks.long().clamp(0, len(given) + 1)].numpy()
 
 
-def grid_labels(attention: Tensor, live: Tensor, track_id: Tensor) -> Tensor:
-    """The track (T,h,w) int32 that owns each cell, by attention (T,S,h,w), live and track_id (T,S); -1 for none."""
-    owner = attention.masked_fill(~live[..., None, None], -1).argmax(1)  # (T,h,w)
-    ids = track_id.masked_fill(~live, -1)
-    return ids.gather(1, owner.flatten(1)).view_as(owner).to(torch.int32)
-
-
 def _of_slots(
     boxes: Sequence[dict[int, tuple[int, int, int, int]]], ids: NDArray[np.int32], size: tuple[int, int]
 ) -> NDArray[np.float32]:
@@ -196,22 +190,12 @@ def _of_slots(
     return np.array(rows, np.float32).reshape(*ids.shape, 4) / scale
 
 
-class LabelPictures:
-    """Writes a paletted PNG for each frame into a folder; the palette has the colours of the overlay."""
-
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        self._files = iter([folder / f"{name}.png" for name in names])
-        self._palette = [0, 0, 0, *(value for i in range(255) for value in colour(i))]
-
-    def add(self, ids: NDArray[np.int32]) -> None:
-        """Add the label maps (T,H,W) of the next frames."""
-        for frame in ids:
-            if frame.max() > MAX_8_BIT:
-                picture = Image.fromarray(frame.astype(np.uint16))
-            else:
-                picture = Image.fromarray(frame.astype(np.uint8))
-                picture.putpalette(self._palette)
-            picture.save(next(self._files))
+def save_labels(file: Path, ids: NDArray[np.int32]) -> None:
+    """Write the label map (H,W) of a frame as a PNG whose palette has the colours of the overlay."""
+    picture = Image.fromarray(ids.astype(np.uint16 if ids.max() > MAX_8_BIT else np.uint8))
+    if picture.mode == "L":
+        picture.putpalette([0, 0, 0, *(value for i in range(255) for value in colour(i))])
+    picture.save(file)
 
 
 class Arrays:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dias_video.batch import resize_labels
 from dias_video.visualize import BACKGROUND, NOBODY, colour
 
 HEIGHT = 256  # pixels; higher frames are scaled down
@@ -123,10 +124,6 @@ class ReportVideo:
         height, width = video.shape[-2:]
         scale = min(1.0, HEIGHT / height)
         self.size = max(1, round(height * scale)), max(1, round(width * scale))
-        rows, columns = (
-            torch.div((2 * torch.arange(new) + 1) * old, 2 * new, rounding_mode="floor")
-            for new, old in zip(self.size, (height, width), strict=True)
-        )
         for title in panels:
             held, blanked = (hold or {}).get(title), (blank or {}).get(title)
             self.panels.setdefault(title, Panel(title, title != "truth", held, blanked))
@@ -135,7 +132,7 @@ class ReportVideo:
                 self.index.append(self.seen + at)
                 self.pictures.append(_jpeg(video[at], self.size))
                 for title, labels in panels.items():
-                    small = labels[at].cpu()[rows[:, None], columns]
+                    small = resize_labels(labels[at].cpu(), self.size)
                     self.panels[title].labels.append(small.to(torch.int32).numpy())
         self.seen += len(video)
 
