@@ -16,8 +16,9 @@ from dias_video.evaluation.methods import ModelTracks
 from dias_video.evaluation.protocols import score_video
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.configured import build
+from dias_video.stores.store import build_index
 from dias_video.tracking import track_videos
-from slotformer.cache import SlotCacheWriter, finish
+from slotformer.cache import SlotCacheWriter
 
 VIDEOS, FRAMES = 4, 24
 
@@ -67,7 +68,7 @@ def caching(bench: Bench, name: str, model: DIAS, source: Noise) -> list[Row]:
                     for b, video_id in enumerate(tracked.video_id):
                         found = (tracked.slots[b], tracked.live[b], tracked.attention[b], tracked.track_id[b])
                         writer.write(video_id, *found)
-            finish(path)
+            build_index(path)
 
         def encode(dtype: torch.dtype | None) -> None:
             with autocast(bench, dtype):

@@ -25,7 +25,7 @@ from torch import Tensor
 from dias_video.batch import SlotSequence
 from dias_video.data.source import VideoInfo
 from dias_video.stores.shard import Shard
-from dias_video.stores.store import ShardStore, ShardWriter, build_index, shard_files
+from dias_video.stores.store import ShardStore, ShardWriter, shard_files
 
 CACHE_VERSION = 2
 CALLED_BEFORE = {"live": "mask", "attention": "maps"}  # names of fields in version 1, by their present names
@@ -36,7 +36,7 @@ class SlotCacheWriter:
     """Writes a slot cache, as one of ``parts`` processes; it is a context manager.
 
     If a writer was killed, start it again with the same arguments; it then skips the videos in ``present``. With
-    several processes, call :func:`finish` on one of them after all have closed.
+    several processes, call :func:`dias_video.stores.store.build_index` on one of them after all have closed.
     """
 
     def __init__(
@@ -147,11 +147,6 @@ def moved(data: Any, root: str, to: str) -> Any:
         return [moved(value, root, to) for value in data]
     inside = isinstance(data, str) and Path(data).is_relative_to(root)
     return str(Path(to) / Path(data).relative_to(root)) if inside else data
-
-
-def finish(path: str | Path) -> None:
-    """Write the index of a cache that several processes wrote; call it on one of them after all have closed."""
-    build_index(path)
 
 
 class SlotCache:

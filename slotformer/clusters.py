@@ -14,7 +14,8 @@ from dias_video.data.source import VideoSource
 from dias_video.draws import Draws
 from dias_video.machine.ranks import Ranks, joined
 from dias_video.model.clusters import kmeans, squared_distances
-from slotformer.cache import SlotCache, SlotCacheWriter, finish
+from dias_video.stores.store import build_index
+from slotformer.cache import SlotCache, SlotCacheWriter
 
 
 def cache_clusters(
@@ -59,7 +60,7 @@ def cache_clusters(
             writer.write(info.video_id, slots, live, label=info.label, scenario=info.scenario)
     with ranks.together():
         if ranks.is_main:
-            finish(cache)
+            build_index(cache)
     return SlotCache(cache)
 
 

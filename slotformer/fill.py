@@ -25,8 +25,9 @@ from dias_video.machine.ranks import Ranks, joined
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.weights import pinned, weights_sha256
 from dias_video.stores.files import read_json
+from dias_video.stores.store import build_index
 from dias_video.tracking import track_videos
-from slotformer.cache import SlotCache, SlotCacheWriter, finish
+from slotformer.cache import SlotCache, SlotCacheWriter
 
 SHAPES = ("box", "sphere", "cylinder", "capsule", "cone")
 
@@ -117,7 +118,7 @@ def cache_slots(
                 bar.update(len(videos))
     with ranks.together():
         if ranks.is_main:
-            finish(cache)
+            build_index(cache)
     return SlotCache(cache)
 
 

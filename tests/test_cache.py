@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dias_video.batch import SlotSequence
 from dias_video.data.source import VideoInfo
-from dias_video.stores.store import ShardWriter
+from dias_video.stores.store import ShardWriter, build_index
 from slotformer.batch import SlotWindows
-from slotformer.cache import SlotCache, SlotCacheWriter, finish
+from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.prediction import check_same_encoder
 from slotformer.rollouter import SlotFormer
 
@@ -95,7 +95,7 @@ def test_two_writers_share_the_work(tmp_path: Path) -> None:
         with SlotCacheWriter(tmp_path / "c", part=part, parts=2) as writer:
             for n in range(part, 7, 2):
                 writer.write(f"v{n}", *video(n))
-    finish(tmp_path / "c")
+    build_index(tmp_path / "c")
     assert list(SlotCache(tmp_path / "c").video_ids) == [f"v{n}" for n in range(7)]
 
 

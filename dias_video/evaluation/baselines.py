@@ -6,10 +6,6 @@ of slots.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-from typing import Protocol as Interface
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,21 +15,8 @@ from dias_video.draws import Draws
 from dias_video.evaluation.methods import EDGES, first_boxes
 from dias_video.machine.precision import autocast
 from dias_video.model.clusters import kmeans, squared_distances
+from dias_video.model.encoders import Encoder
 from dias_video.tracking import to_pixels
-
-
-class FrozenEncoder(Interface):
-    """The interface that k-means needs of an encoder."""
-
-    grid: tuple[int, int]
-
-    def features(self, video: Tensor) -> Tensor:
-        """Tokens (B,T,N,C) of frames (B,T,3,H,W) uint8."""
-        ...
-
-    def parameters(self) -> Iterator[Any]:
-        """The encoder's weights, which tell its device."""
-        ...
 
 
 class FixedBoxes:
@@ -87,7 +70,7 @@ class KMeans:
 
     def __init__(
         self,
-        encoder: FrozenEncoder,
+        encoder: Encoder,
         num_slots: int,
         boxes: bool,
         seed: int = 0,

@@ -99,26 +99,23 @@ class Shard:
             return torch.empty((stop - start, *place.shape[1:]), dtype=place.dtype)
         return torch.frombuffer(data, dtype=place.dtype).reshape(stop - start, *place.shape[1:])
 
-    def offsets(self) -> NDArray[np.int64]:
-        """First frame of every item, then the number of all frames: int64 (items + 1,).
-
-        Raises:
-            ValueError: the offsets are damaged.
-        """
-        return self._numbers(OFFSETS)
-
     def keys(self) -> Sequence[str]:
         """The items' keys, in the order of the frames.
 
         Raises:
             ValueError: the keys are damaged.
         """
-        data, ends = self.mapped(KEY_BYTES), self._numbers(KEY_ENDS)
+        data, ends = self.mapped(KEY_BYTES), self.numbers(KEY_ENDS)
         if not len(ends) or ends[-1] != len(data):
             raise ValueError(f"{self.file} is damaged (its keys are cut off); {REMEDY}")
         return Keys(data, ends)
 
-    def _numbers(self, name: str) -> NDArray[np.int64]:
+    def numbers(self, name: str) -> NDArray[np.int64]:
+        """The whole numbers of a tensor; ``OFFSETS`` has the first frame of every item, and the number of all frames.
+
+        Raises:
+            ValueError: the tensor is missing or damaged.
+        """
         data = self.mapped(name)
         if data.size % 8:
             raise ValueError(f"{self.file} is damaged ({name} holds no whole numbers); {REMEDY}")

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dias_video.stores.files import read_json, replace_file
-from dias_video.stores.shard import REMEDY, Shard, pack_keys, save_shard
+from dias_video.stores.shard import OFFSETS, REMEDY, Shard, pack_keys, save_shard
 from dias_video.stores.tensors import save_tensors
 
 FORMAT_VERSION = 1
@@ -161,7 +161,7 @@ def build_index(path: str | Path) -> None:
     entries: list[tuple[str, int, int, int]] = []
     shards = [Shard(file) for file in shard_files(path)]
     for number, shard in enumerate(shards):
-        ends = shard.offsets()
+        ends = shard.numbers(OFFSETS)
         spans = zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
         entries += [(key, number, a, b) for key, (a, b) in zip(shard.keys(), spans, strict=True)]
     entries.sort()
