@@ -59,6 +59,20 @@ def load_dynamics(folder: str | Path) -> Dynamics:
     return Dynamics.from_pretrained(folder).eval()
 
 
+def load_alike(named: Sequence[str], cache: SlotCache, device: torch.device) -> list[Dynamics]:
+    """Dynamics models that were trained on slots like those of ``cache``, and have contexts of one length.
+
+    Raises:
+        ValueError: there is no such model, or models or slots differ.
+    """
+    models = [load_dynamics(folder).to(device) for folder in named]
+    for model in models:
+        check_same_encoder(model, cache)
+    if len(contexts := {(model.burn_in, model.stride) for model in models}) > 1:
+        raise ValueError(f"the models have different burn_in and stride, {sorted(contexts)}; report them one by one")
+    return models
+
+
 def check_same_encoder(model: Dynamics, cache: SlotCache) -> None:
     """Refuse a cache whose slots were made in another way than those on which the model was trained.
 
@@ -276,11 +290,7 @@ def predict(
     named, encoded, out_dir = folders(checkpoint), SlotCache(cache), Path(out_dir)
     check_precision("precision", precision, device_of(device))
     check_folder(out_dir, resume)
-    models = [load_dynamics(folder).to(device_of(device)) for folder in named]
-    for model in models:
-        check_same_encoder(model, encoded)
-    if len(contexts := {(model.burn_in, model.stride) for model in models}) > 1:
-        raise ValueError(f"the models have different burn_in and stride, {sorted(contexts)}; report them one by one")
+    models = load_alike(named, encoded, device_of(device))
     first = models[0]
     start, steps, known = _extent(encoded, first, observed_frames, predicted_frames)
     if known.any() and (oracle or masks or gifs) and (missing := untold(encoded)):

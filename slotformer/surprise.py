@@ -27,7 +27,7 @@ from slotformer.cache import SlotCache
 from slotformer.errors import repeat_last
 from slotformer.fast import fast_rollout
 from slotformer.origin import CachedVideos
-from slotformer.prediction import check_same_encoder, folders, load_dynamics
+from slotformer.prediction import folders, load_alike
 from slotformer.report import write_csv
 from slotformer.rollouter import Dynamics, context_live
 from slotformer.statistics import Values, deviation, interval
@@ -168,11 +168,7 @@ def surprise(
     """
     named, encoded, out_dir = folders(checkpoint), SlotCache(cache), Path(out_dir)
     check_folder(out_dir, resume)
-    models = [load_dynamics(folder).to(device_of(device)) for folder in named]
-    for model in models:
-        check_same_encoder(model, encoded)
-    if len(contexts := {(model.burn_in, model.stride) for model in models}) > 1:
-        raise ValueError(f"the models have different burn_in and stride, {sorted(contexts)}; report them one by one")
+    models = load_alike(named, encoded, device_of(device))
     first, videos = models[0], CachedVideos(encoded)
     steps = predicted_frames or first.rollout_steps
     every = pairs_of(videos.source)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from accelerate import PartialState
 
 from dias_video.data.physion import stimulus
@@ -20,10 +18,9 @@ from dias_video.pretrained.weights import weights_sha256
 from dias_video.stores.files import write_json
 from slotformer.cache import SlotCache
 from slotformer.contact.fitting import Kept
-from slotformer.contact.labelled import LabelledSlots
 from slotformer.contact.looks import Looks, settings_of
 from slotformer.contact.people import human_rows, read_human
-from slotformer.contact.places import PlaceProbe, fit_probe
+from slotformer.contact.places import fit_probe
 from slotformer.contact.protocol import (
     Answers,
     FittedPoint,
@@ -37,73 +34,6 @@ from slotformer.contact.protocol import (
 from slotformer.contact.settings import ReadoutSettings
 from slotformer.prediction import bar, check_same_encoder, folders, load_dynamics
 from slotformer.report import plot_accuracy, write_csv
-from slotformer.rollouter import Dynamics
-
-
-class Reasoned(NamedTuple):
-    """The results of one dynamics model."""
-
-    answers: list[Answers]
-    about: dict[str, Any]
-    test: LabelledSlots
-
-
-@dataclass
-class Task:
-    """The part of a run that is the same for every dynamics model."""
-
-    caches: dict[str, SlotCache]  # readout and test
-    candidates: list[ReadoutSettings]
-    probe: PlaceProbe | None
-    observed: int  # number of observed raw frames
-    counts: list[int]  # numbers of predicted frames, the points of the curve
-    every_frame: bool
-    seeds: list[int]
-    settings: dict[str, Any]  # everything that scores depend on, except the dynamics model
-    looks: Looks
-    second_look: bool
-    device: torch.device
-    kept: Kept
-    folder: Path  # folder on the disk for temporary files of slots
-    encoded: list[FittedPoint] = field(default_factory=list)  # points without a dynamics model, fitted once
-
-    def reason(self, model: Dynamics, folder: str, place: str) -> Reasoned:
-        """Predict with one dynamics model, fit readouts (kept in the folder ``place``), and score the test videos."""
-        caches, observed, counts, seeds = self.caches, self.observed, self.counts, self.seeds
-        model = model.to(self.device)
-        roll_out = partial(
-            futures,
-            model=model,
-            observed_frames=observed,
-            predicted_frames=max(counts),
-            every_frame=self.every_frame,
-            probe=self.probe,
-            progress=bar("rollout"),
-            folder=self.folder,
-        )
-        ends = {name: roll_out(cache) for name, cache in caches.items()}
-        checkpoint = weights_sha256(folder)
-        without, with_model = points_of(counts)
-        kept = self.kept.of(readout_sha256=self.settings["readout"], observed_raw_frames=observed, stride=model.stride)
-        fitting = partial(fit_points, ends["readout"], candidates=self.candidates, seeds=seeds, device=self.device)
-        if not self.encoded:
-            self.encoded = fitting(points=without, kept=kept, progress=bar("readouts, encoded videos"))
-        kept = kept.of(place, dynamics_sha256=checkpoint)
-        points = fitting(points=with_model, kept=kept, progress=bar("readouts"))
-        answers = in_order([point.answer(ends["test"]) for point in (*self.encoded, *points)])
-        number = self.looks.number(checkpoint, self.settings, self.second_look)
-        beside = self.looks.note(checkpoint, self.settings, number)
-        about = {
-            "dynamics": folder,
-            "dynamics_sha256": checkpoint,
-            "look": number,  # 1: this model was scored on these test videos for the first time
-            "look_noted_beside_cache": beside,
-            "observed_raw_frames": observed,
-            "stride": model.stride,
-            "settings": self.settings,
-            "points": [point.describe() for point in answers],
-        }
-        return Reasoned(answers, about, ends["test"].encoded)
 
 
 def reason(
@@ -181,36 +111,53 @@ def reason(
     looks = Looks(caches["test"], out_dir)
     for folder in models:  # checked here, so that no error comes after hours of fitting
         looks.number(weights_sha256(folder), settings, second_look)
-    places = any(candidate.form == "places" for candidate in candidates)
-    task = Task(
-        caches,
-        candidates,
-        probe=fit_probe(caches["readout"]) if places else None,
-        observed=observed,
-        counts=counts,
-        every_frame=every_frame,
-        seeds=seeds,
-        settings=settings,
-        looks=looks,
-        second_look=second_look,
-        device=device_of(device),
-        kept=Kept(out_dir / "readouts", resume),
-        folder=out_dir,
-    )
+    place = device_of(device)
+    probe = fit_probe(caches["readout"]) if any(candidate.form == "places" for candidate in candidates) else None
     out_dir.mkdir(parents=True, exist_ok=True)
+    kept = Kept(out_dir / "readouts", resume).of(readout_sha256=settings["readout"], observed_raw_frames=observed)
+    without, with_model = points_of(counts)
+    encoded: list[FittedPoint] = []  # points without a dynamics model, fitted once
+    answers: list[list[Answers]] = []  # of each model
+    runs = []
     with threads(threads_for(*loaded)):
-        parts = [
-            task.reason(model, folder, str(at) if models[1:] else "")
-            for at, (model, folder) in enumerate(zip(loaded, models, strict=True))
-        ]
-    test, probe = parts[0].test, task.probe
-    rows = accuracy_rows(join_answers([part.answers for part in parts]), test.scenario)
+        for at, (model, folder) in enumerate(zip(loaded, models, strict=True)):
+            roll_out = partial(
+                futures,
+                model=model.to(place),
+                observed_frames=observed,
+                predicted_frames=max(counts),
+                every_frame=every_frame,
+                probe=probe,
+                progress=bar("rollout"),
+                folder=out_dir,
+            )
+            ends = {name: roll_out(cache) for name, cache in caches.items()}
+            checkpoint, own = weights_sha256(folder), kept.of(stride=model.stride)
+            fitting = partial(fit_points, ends["readout"], candidates=candidates, seeds=seeds, device=place)
+            encoded = encoded or fitting(points=without, kept=own, progress=bar("readouts, encoded videos"))
+            own = own.of(str(at) if models[1:] else "", dynamics_sha256=checkpoint)
+            points = fitting(points=with_model, kept=own, progress=bar("readouts"))
+            answers.append(in_order([point.answer(ends["test"]) for point in (*encoded, *points)]))
+            number = looks.number(checkpoint, settings, second_look)
+            runs.append(
+                {
+                    "dynamics": folder,
+                    "dynamics_sha256": checkpoint,
+                    "look": number,  # 1: this model was scored on these test videos for the first time
+                    "look_noted_beside_cache": looks.note(checkpoint, settings, number),
+                    "observed_raw_frames": observed,
+                    "stride": model.stride,
+                    "settings": settings,
+                    "points": [point.describe() for point in answers[-1]],
+                }
+            )
+    test = ends["test"].encoded
+    rows = accuracy_rows(join_answers(answers), test.scenario)
     if people:
         rows += human_rows(people, test.video_id, test.scenario, stimulus)
     write_csv(out_dir / "accuracy.csv", rows)
-    plot_accuracy(out_dir / "accuracy.png", rows, parts[0].about["stride"])
+    plot_accuracy(out_dir / "accuracy.png", rows, loaded[0].stride)
     explained = None if probe is None else [round(v, 4) for v in probe.explained.tolist()]
     about: dict[str, Any] = {f"{name}_videos": len(cache) for name, cache in caches.items()}
-    about |= {"places_explained": explained, "runs": [part.about for part in parts]}
-    write_json(out_dir / "reason.json", about)
+    write_json(out_dir / "reason.json", {**about, "places_explained": explained, "runs": runs})
     return rows
