@@ -138,7 +138,7 @@ def physion(split: str, stems: list[str]) -> PhysionVideos:
     """Videos of which only names are known."""
     source = PhysionVideos.__new__(PhysionVideos)
     source.config = {"split": split}
-    source._files = [Path(f"{stem}.mp4") for stem in stems]
+    source._paths = [Path(f"{stem}.mp4") for stem in stems]
     source._infos = [VideoInfo(f"{split}/scenario/{stem}", 150) for stem in stems]
     return source
 

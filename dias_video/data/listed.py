@@ -24,7 +24,7 @@ class ListedVideos(Configured):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def info(self, index: int) -> VideoInfo:
+    def info(self, index: int = 0) -> VideoInfo:
         """Name and length; also label and scenario, where they are known."""
         return self._infos[index]
 
@@ -39,10 +39,10 @@ class ListedVideos(Configured):
         sample |= {} if info.scenario is None else {"scenario": info.scenario}
         return sample | ({"video": self._videos.read(path, places)} if wanted("video", keys) else {})
 
-    def times(self, index: int) -> NDArray[np.float64] | None:
+    def times(self, index: int = 0) -> NDArray[np.float64] | None:
         """When each frame is shown (N,), in seconds since the first; None where it is not known."""
         return self._videos.times(self._paths[index])
 
-    def files(self, index: int) -> list[Path]:
+    def files(self, index: int = 0) -> list[Path]:
         """The video file, or the pictures."""
         return self._videos.files(self._paths[index])

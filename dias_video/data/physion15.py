@@ -100,7 +100,7 @@ class Physion15Videos(ListedVideos):
         count = length if shown is None else len(shown)
         return VideoInfo(f"{self.split}/{scenario}/{stem}", count, float(label.contact), scenario, shown)
 
-    def times(self, index: int) -> None:
+    def times(self, index: int = 0) -> None:
         """None: clips are shown by their numbers of frames."""
 
     def label(self, index: int) -> Label:

@@ -53,7 +53,7 @@ class SimulatedVideos(ListedVideos):
         self._paths = [_file(path, ".mp4") for _, path in self._clips]
         self._videos = VideoFiles(decoder)
 
-    def info(self, index: int) -> VideoInfo:
+    def info(self, index: int = 0) -> VideoInfo:
         """Facts of video ``index``, from its json."""
         video_id, path = self._clips[index]
         described = describe(path)
@@ -95,7 +95,7 @@ class SimulatedVideos(ListedVideos):
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{_file(path, '.json')} is damaged ({error!r}); {REMEDY}") from error
 
-    def files(self, index: int) -> list[Path]:
+    def files(self, index: int = 0) -> list[Path]:
         """The mp4, the masks and the json."""
         path = self._clips[index][1]
         return [_file(path, extension) for extension in (".mp4", ".masks.zip", ".json")]
