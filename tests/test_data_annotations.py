@@ -153,7 +153,7 @@ def test_coco_images_are_videos_of_one_frame(tmp_path):
 def test_the_json_is_gone_through_once(tmp_path, monkeypatch):
     write(tmp_path, two_videos())
     first = YouTubeVIS(tmp_path, "train").read(0, [0])
-    monkeypatch.setattr("dias_video.data.annotations.load_json", None)  # would fail if called
+    monkeypatch.setattr("dias_video.data.annotations.read_json", None)  # would fail if called
     assert torch.equal(YouTubeVIS(tmp_path, "train").read(0, [0])["masks"], first["masks"])
     monkeypatch.undo()
     os.utime(tmp_path / "train/instances.json", ns=(1, 1))
@@ -212,7 +212,7 @@ def test_a_json_cut_off_is_named(tmp_path):
     write(tmp_path, two_videos())
     file = tmp_path / "train/instances.json"
     file.write_text(file.read_text()[:-40])
-    with pytest.raises(ValueError, match=r"instances.json is not complete json .*download it again"):
+    with pytest.raises(ValueError, match=r"instances.json is damaged .*download it again"):
         YouTubeVIS(tmp_path, "train")
 
 

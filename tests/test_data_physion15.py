@@ -182,8 +182,8 @@ def test_clips_that_cant_be_used_are_named(tmp_path, archive):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("[]", "must hold an object"),
-        ("{", "is no json"),
+        ("[]", "holds a list and no mapping"),
+        ("{", "is damaged"),
         ('{"a": 1}', "a must have label"),
         ('{"a": {"label": 2, "contact_frame_label": 0}}', "a must have label"),
         ('{"a": {"label": 1, "contact_frame_label": -1}}', "a must have label"),

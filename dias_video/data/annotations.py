@@ -22,7 +22,9 @@ from dias_video.data.index import Index, cached_index, signature
 from dias_video.data.paths import inside
 from dias_video.data.problems import OnError, Problem, Problems, one_of
 from dias_video.data.source import VOID
+from dias_video.stores.files import read_json
 
+REMEDY = "download it again, or name another with data.annotations"
 Overlap = Literal["top", "void"]
 Crowds = Literal["void", "instance", "background"]
 
@@ -122,21 +124,6 @@ class Annotations:
         return self._bytes[self._ends[at] : self._ends[at + 1]].tobytes()
 
 
-def load_json(file: Path) -> dict[str, Any]:
-    """The content of an annotation file.
-
-    Raises:
-        ValueError: the file is cut off, is no text, or holds no json object.
-    """
-    try:
-        described = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:  # not json, not UTF-8 (16, 32), or nested without end
-        raise ValueError(f"{file} is not complete json ({error}); download it again") from error
-    if not isinstance(described, dict):
-        raise ValueError(f"{file} holds a {type(described).__name__}, not annotations; check data.annotations")
-    return described
-
-
 def entries_of(file: Path, described: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """The list called ``name`` in an annotation file; empty where the file has none.
 
@@ -184,7 +171,7 @@ def is_crowd(annotation: dict[str, Any]) -> bool:
 
 
 def _build(file: Path) -> Index:
-    described = load_json(file)
+    described = read_json(file, REMEDY)
     by_image = "videos" not in described
     entries = entries_of(file, described, "images" if by_image else "videos")
     if not entries:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,12 +36,6 @@ class Features(Protocol):
     def read(self, video_id: str, frames: Sequence[int], flipped: bool = False) -> Tensor:
         """(T,N,C) features."""
         ...
-
-
-class Items(Protocol):
-    """Anything that is read by its index."""
-
-    def __getitem__(self, index: int) -> Any: ...
 
 
 class ClipDataset(Dataset[Sample]):
@@ -135,14 +129,14 @@ def generator_of(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> 1))
 
 
-def read_ahead(items: Items, order: Sequence[int], num_workers: int) -> Iterator[Any]:
-    """``items`` in ``order``; read by ``num_workers`` other processes if that is not 0.
+def read_ahead(read: Callable[[Any], Any], order: Sequence[Any], num_workers: int) -> Iterator[Any]:
+    """``read(item)`` for every item in ``order``; done by ``num_workers`` other processes if that is not 0.
 
     Raises:
         ValueError: an item can't be read; the message is its own.
     """
-    caught: Any = Caught(items.__getitem__)
-    for item in DataLoader(caught, batch_size=None, sampler=list(order), num_workers=num_workers):
-        if isinstance(item, Failure):
-            raise ValueError(item.message)
-        yield item
+    caught: Any = Caught(read)
+    for found in DataLoader(caught, batch_size=None, sampler=list(order), num_workers=num_workers):
+        if isinstance(found, Failure):
+            raise ValueError(found.message)
+        yield found

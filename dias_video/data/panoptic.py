@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dias_video.data.annotated import AnnotatedVideos, Clip, Unlabelled
-from dias_video.data.annotations import Crowds, category_names, entries_of, is_crowd, key_of, load_json
+from dias_video.data.annotations import REMEDY, Crowds, category_names, entries_of, is_crowd, key_of
 from dias_video.data.coco import image_folder
 from dias_video.data.index import Index, cached_index, signature
 from dias_video.data.paths import inside
 from dias_video.data.pictures import opened
 from dias_video.data.problems import OnError, Problem, Problems, one_of
 from dias_video.data.source import VOID
+from dias_video.stores.files import read_json
 
 STUFF, THING, CROWD = range(3)  # kinds of segments
 FIELDS = ["images", "name", "picture", "mask", "categories", "problems", *Problem._fields]  # of the index
@@ -120,7 +121,7 @@ class _Masks:
 
 
 def _build(file: Path) -> Index:
-    described = load_json(file)
+    described = read_json(file, REMEDY)
     things = {key_of(one.get("id")): one.get("isthing") for one in entries_of(file, described, "categories")}
     named = {key_of(one.get("id")): one.get("file_name") for one in entries_of(file, described, "images")}
     annotations = entries_of(file, described, "annotations")

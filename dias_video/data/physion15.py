@@ -6,7 +6,6 @@ numbers of the two side by side.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -17,6 +16,7 @@ from dias_video.data.paths import files_in
 from dias_video.data.problems import OnError, Problems, one_of
 from dias_video.data.source import VideoInfo
 from dias_video.data.video_file import Decoder, VideoFiles
+from dias_video.stores.files import read_json
 
 Split = Literal["train", "test"]
 Task = Literal["predict", "detect"]
@@ -188,16 +188,10 @@ def read_labels(file: Path) -> dict[str, Label]:
         ValueError: the file is missing, or is no json object of objects with ``label`` (0 or 1) and
             ``contact_frame_label`` (0, 1, …).
     """
-    try:
-        table = json.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{file} is missing; {DOWNLOAD}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{file} is no json ({error}); {DOWNLOAD}") from error
-    if not isinstance(table, dict):
-        raise ValueError(f"{file} must hold an object, clip -> label; {DOWNLOAD}")
+    if not file.is_file():
+        raise ValueError(f"{file} is missing; {DOWNLOAD}")
     labels = {}
-    for name, row in table.items():
+    for name, row in read_json(file, DOWNLOAD).items():
         contact, frame = (row.get(key) for key in ("label", "contact_frame_label")) if isinstance(row, dict) else (2, 0)
         if contact not in (0, 1) or type(frame) is not int or frame < 0:
             raise ValueError(f"{file}: {name} must have label 0 or 1 and contact_frame_label 0, 1, …; {DOWNLOAD}")

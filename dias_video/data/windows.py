@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -70,7 +71,8 @@ def read_windows(
     Raises:
         ValueError: a video can't be read.
     """
-    return read_ahead(_Windows(source, jobs, transform, features, keys), range(len(jobs)), num_workers)
+    read = partial(_read_window, source=source, transform=transform, features=features, keys=keys)
+    return read_ahead(read, jobs, num_workers)
 
 
 def windows(lengths: dict[int, int], window: int, batch_size: int) -> Iterator[Window]:
@@ -86,23 +88,7 @@ def windows(lengths: dict[int, int], window: int, batch_size: int) -> Iterator[W
                 yield Window(tuple(videos[first : first + batch_size]), start, stop)
 
 
-class _Windows:
-    """Decodes windows."""
-
-    def __init__(
-        self,
-        source: VideoSource,
-        jobs: Sequence[Window],
-        transform: Transform | None,
-        features: Features | None,
-        keys: Keys,
-    ) -> None:
-        self.source, self.jobs, self.transform, self.features, self.keys = source, jobs, transform, features, keys
-
-    def __getitem__(self, at: int) -> VideoBatch:
-        job, samples = self.jobs[at], []
-        for index in job.videos:
-            frames = range(job.start, job.stop)
-            generator = torch.Generator()
-            samples.append(read_clip(self.source, index, frames, self.transform, generator, self.features, self.keys))
-        return VideoBatch.stack(samples)
+def _read_window(job: Window, **how: Any) -> VideoBatch:
+    frames = range(job.start, job.stop)
+    clips = [read_clip(index=index, frames=frames, generator=torch.Generator(), **how) for index in job.videos]
+    return VideoBatch.stack(clips)

@@ -8,7 +8,7 @@ from pathlib import Path
 from einops import rearrange
 from torch import Tensor, nn
 
-from dias_video.data.loading import generator_of
+from dias_video.data.loading import generator_of, read_clip
 from dias_video.data.source import Sample, VideoSource, seconds_shown
 from dias_video.data.transforms import Transform
 from dias_video.engine.checks import check_integer
@@ -41,8 +41,8 @@ class FirstVideos:
 
     def read(self, index: int) -> Sample:
         """A video as a sample."""
-        sample = self.source.read(index, range(min(self.num_frames, self.source.info(index).num_frames)))
-        return sample if self.transform is None else self.transform(sample, generator_of(0, 0, index))
+        frames = range(min(self.num_frames, self.source.info(index).num_frames))
+        return read_clip(self.source, index, frames, self.transform, generator_of(0, 0, index))
 
 
 class ClipValidation(FirstVideos):

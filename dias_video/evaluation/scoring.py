@@ -201,7 +201,7 @@ def score_methods(
     if not any(isinstance(method, BatchMethod) for method in methods.values()):
         batch_size = 1
     with Ranks().together(), tqdm(total=total, unit="frame", desc="evaluate", disable=hidden) as bar:
-        for samples in _grouped(read_ahead(videos, share, num_workers), batch_size):
+        for samples in _grouped(read_ahead(videos.__getitem__, share, num_workers), batch_size):
             facts = [_facts(sample["masks"]) for sample in samples]
             for name, method in methods.items():
                 found = method.batch(samples) if isinstance(method, BatchMethod) else map(method, samples)
