@@ -16,6 +16,7 @@ from dias_video.data.chosen import Chosen, sliced
 from dias_video.data.physion import PhysionVideos, bad_stimuli
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.source import VideoInfo
+from dias_video.data.video_file import VideoFiles
 from dias_video.evaluation.splits import SPLITS, certify, fingerprint_of
 from dias_video.simulate.writer import _claim
 
@@ -137,7 +138,7 @@ def test_recipes_are_known(tmp_path: Path, name: str) -> None:
 def physion(split: str, stems: list[str]) -> PhysionVideos:
     """Videos of which only names are known."""
     source = PhysionVideos.__new__(PhysionVideos)
-    source.config = {"split": split}
+    source.config, source._videos = {"split": split}, VideoFiles()
     source._paths = [Path(f"{stem}.mp4") for stem in stems]
     source._infos = [VideoInfo(f"{split}/scenario/{stem}", 150) for stem in stems]
     return source
