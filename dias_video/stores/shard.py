@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
-import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dias_video.stores.tensors import save_tensors
@@ -61,19 +62,17 @@ class Shard:
             ValueError: the file is not a safetensors file, or is cut off.
         """
         self.file = file
-        self._handle = os.open(file, os.O_RDONLY)
         try:
-            length = int.from_bytes(os.pread(self._handle, 8, 0), "little")
-            size = os.fstat(self._handle).st_size
-            if length > size:
-                raise ValueError("it is cut off")
-            described = json.loads(os.pread(self._handle, length, 8))
-            self.metadata: dict[str, str] = dict(described.pop("__metadata__", {}))
-            self.places = {name: _place(entry, 8 + length) for name, entry in described.items()}
-            if max((p.begin + p.size for p in self.places.values()), default=8 + length) != size:
-                raise ValueError("it is cut off")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+            with safe_open(file, "np") as opened:  # this checks that header and file fit each other
+                self.metadata: dict[str, str] = opened.metadata() or {}
+                found = {name: opened.get_slice(name) for name in opened.offset_keys()}
+                layout = {name: (DTYPES[one.get_dtype()], tuple(one.get_shape())) for name, one in found.items()}
+        except (SafetensorError, KeyError) as error:
             raise ValueError(f"{file} is damaged ({error}); {REMEDY}") from error
+        sizes = {name: math.prod(shape) * dtype.itemsize for name, (dtype, shape) in layout.items()}
+        ends = itertools.accumulate(sizes.values(), initial=file.stat().st_size - sum(sizes.values()))
+        self.places = {name: _Place(*layout[name], end, sizes[name]) for name, end in zip(layout, ends, strict=False)}
+        self._handle = os.open(file, os.O_RDONLY)
 
     @property
     def fields(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -188,11 +187,3 @@ def pack_keys(keys: Sequence[str]) -> dict[str, Tensor]:
 
 def _raw(value: Tensor) -> memoryview:
     return value.contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def _place(entry: dict[str, Any], base: int) -> _Place:
-    begin, end = map(operator.index, entry["data_offsets"])
-    place = _Place(DTYPES[entry["dtype"]], tuple(map(operator.index, entry["shape"])), base + begin, end - begin)
-    if begin < 0 or min(place.shape, default=0) < 0 or place.size != math.prod(place.shape) * place.dtype.itemsize:
-        raise ValueError("its header contradicts itself")
-    return place
