@@ -219,7 +219,7 @@ def test_a_json_cut_off_is_named(tmp_path):
 @pytest.mark.parametrize("content", ["[1, 2]", "{}", '{"videos": []}'])
 def test_other_json_is_refused(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
-    with pytest.raises(ValueError, match=r"a.json (holds|lists)"):
+    with pytest.raises(ValueError, match=r"a.json (is damaged \(it holds a list|holds|lists)"):
         Annotations(tmp_path / "a.json")
 
 
