@@ -16,6 +16,7 @@ from video_files import write
 
 import dias_video
 from dias_video.auto.backbone import Backbone, grid_of
+from dias_video.auto.fit import PARTS
 from dias_video.auto.parts import APART, COLOUR, TOUCH, PartsModel, groups_of, owned
 from dias_video.auto.track import Tracker, videos_at
 from dias_video.batch import VideoBatch
@@ -78,7 +79,7 @@ def test_short_videos_and_few_or_many_slots(tmp_path: Path, count: int, slots: i
     assert sequence.labels is not None
     assert sequence.labels.shape == (1, count, 50, 75)
     assert sequence.labels.min() >= 0
-    assert sequence.slots.shape[2] <= (slots or 16)
+    assert sequence.slots.shape[2] <= (slots or PARTS)
     assert torch.isfinite(sequence.slots).all()
     if slots == 1:
         assert sequence.labels.max() == 0

@@ -38,8 +38,7 @@ COLOR = 6.0
 PLACE = 0.25
 SHARPNESS = 40.0
 MEMORY = 0.9
-PARTS = 16  # number of slots; with slots=n at least twice n
-BOXED_PARTS = 32  # the same with boxes, which tell what belongs together; at least twice the number of boxes
+PARTS = 32  # number of slots; at least twice the number of things, where it is known
 ALIKE = 0.45  # the largest difference between parts of one thing (``groups_of``)
 
 
@@ -71,9 +70,8 @@ def fitted(
     if given is not None and num_slots is not None:
         raise ValueError("slots= is for things that are to be found; here the objects are given")
     tokens, name = sampled.tokens, [sampled.video_id]
-    parts = PARTS if num_slots is None else max(PARTS, 2 * num_slots)
-    if given is not None:
-        parts = max(BOXED_PARTS, 2 * len(given.boxes))
+    known = len(given.boxes) if given is not None else num_slots or 0
+    parts = max(PARTS, 2 * known)
     most = min(DIRECTIONS, encoder.feature_dim, tokens.shape[:2].numel() // TOKENS_EACH)
     directions = max(HEADS, most // HEADS * HEADS)
     viewer, _ = whiten(encoder, tokens.unflatten(1, encoder.grid), directions, SMOOTHNESS, KEPT)
