@@ -80,7 +80,7 @@ def alone(model: Any) -> Any:
 def composed_of(script: str, words: list[str]) -> Any:
     """A script's configuration."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(script, [*words, *NEEDED[script]])
+        return compose(script, [*NEEDED[script], *words])
 
 
 def leaves(tree: Any, path: str = "") -> dict[str, Any]:

@@ -14,13 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dias_video.data.features import encoder_hash
 from dias_video.model.dias import DIAS
 from dias_video.model.tiny_encoder import TinyEncoder
 from dias_video.pretrained.configured import Configured, build, path_of
 from dias_video.pretrained.earlier import PLACES, upgraded
 from dias_video.pretrained.saving import Pretrained
-from dias_video.pretrained.weights import load_weights
+from dias_video.pretrained.weights import encoder_hash, load_weights
 
 
 class Part(Pretrained, nn.Module):

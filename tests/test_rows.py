@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -19,6 +20,7 @@ from dias_video.batch import VideoBatch
 from dias_video.draws import Draws
 from dias_video.engine.loop import Trainer
 from dias_video.model.dias import DIAS
+from dias_video.model.tokenizers.tokenizer import check_codes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TECHNIQUES = {"reduction", "reinitialization", "distillation", "random order"}
@@ -73,6 +75,20 @@ def composed(row: str, folder: str = "rows", *words: str) -> DictConfig:
         return compose("train_video", [*common, *words])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shallow() -> Iterator[None]:
+    """Backbones of one layer, with the same random weights wherever they are made."""
+    make = timm.create_model
+
+    def shallow_model(name: str, **options: Any) -> torch.nn.Module:
+        torch.manual_seed(0)
+        return make(name, **options, depth=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm, "create_model", shallow_model)
+        yield
+
+
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DictConfig]:
     """A row's configuration, with what has to be trained before it made of random weights."""
@@ -103,11 +119,29 @@ def test_every_row_is_known() -> None:
     assert set(compared) == set(ON) - {"base", *ON_CODES}
 
 
+def one_step(model: DIAS) -> None:
+    """An update and a look at clips of cached features and boxes."""
+    generator = torch.Generator().manual_seed(0)
+    index = torch.arange(2).expand(2, -1)
+    batch = VideoBatch(torch.zeros(2, 2, 3, 16, 24, dtype=torch.uint8), ["a", "b"], index, index >= 0)
+    batch.features = torch.randn(2, 2, 256, model.encoder.feature_dim, generator=generator)
+    batch.boxes, batch.box_valid = torch.tensor([0.1, 0.2, 0.5, 0.9]).expand(2, 2, 1, 4), index[..., None] >= 0
+    check_codes(model.frozen)
+    terms = model.train()(batch, Draws.for_step(0, 0, range(2), progress=0.5))
+    sum(value.mean() for name, value in terms.items() if name not in model.watched).backward()
+    if not model.takes_boxes:
+        batch.boxes = None
+    sequence, _ = model.eval().encode(batch, Draws.for_videos(0, batch.video_id))
+    assert sequence.slots.shape == (2, 2, 8, model.slot_dim)
+    assert sequence.attention.shape == (2, 2, 8, 16, 16)
+
+
 @pytest.mark.parametrize("row", sorted(ON))
-def test_a_row_is_built_and_has_its_techniques(row: str, begun: Callable[[str], DictConfig]) -> None:
+def test_a_row_is_built_makes_a_step_and_has_its_techniques(row: str, begun: Callable[[str], DictConfig]) -> None:
     cfg = begun(row)
     model: DIAS = instantiate(cfg.model)
     trainer: Trainer = instantiate(cfg.trainer)
+    one_step(model)
     on = {
         "reduction": model.aggregator.reduction is not None,
         "reinitialization": model.aggregator.reinitialize,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from dias_video.model.tokenizers.nets import (
     ResidualEncoder,
 )
 from dias_video.model.tokenizers.quantizers import GumbelCodes, SimVQ, VectorQuantizer, gumbel, nearest
-from dias_video.model.tokenizers.tokenizer import CodeReader, Tokenizer, frozen_tokenizer
+from dias_video.model.tokenizers.tokenizer import CodeReader, Tokenizer, check_codes, frozen_tokenizer
 
 V, E = 12, 6  # codes, width of a code's vector
 
@@ -219,6 +220,25 @@ def test_a_frozen_tokenizer_has_no_backbone_and_makes_the_same_codes(tmp_path: P
     assert torch.equal(reader.features(batch.video), trained.codes(batch.video, features))
     assert reader.config == CodeReader(frozen).config
     assert reader.state_dict().keys() == CodeReader(frozen).state_dict().keys()
+
+
+def test_a_tokenizer_belongs_to_the_encoder_whose_features_it_was_trained_on(tmp_path: Path) -> None:
+    trained = of_features(backbone=True)
+    trained.save_pretrained(tmp_path / "trained")
+    frozen_tokenizer(tmp_path / "trained").save_pretrained(tmp_path / "frozen")  # as in a model that was trained on it
+    reader = CodeReader(frozen_tokenizer(tmp_path / "frozen"))
+    assert trained.backbone is not None
+    same, other = (copy.deepcopy(trained.backbone) for _ in range(2))
+    check_codes({"features": same, "codes": reader})
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    larger = TinyEncoder(C, width=12, depth=1, input_size=(2 * HEIGHT, WIDTH))
+    for encoder in (other, larger):
+        with pytest.raises(ValueError, match=r"on the features of another encoder than model\.encoder; train it with"):
+            check_codes({"features": encoder, "codes": reader})
+    check_codes({"features": other, "codes": CodeReader(of_features())})  # made without an encoder: not known
+    check_codes({"features": other, "codes": CodeReader(of_pictures())})
+    check_codes({"features": other})
 
 
 def test_codes_are_cached_beside_features_and_belong_to_their_tokenizer(tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ frames are 4.5 GiB; stored flips double it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from itertools import chain, groupby, islice
@@ -23,6 +21,7 @@ from dias_video.data.transforms import ClipTransform, Transform
 from dias_video.data.windows import read_windows, windows
 from dias_video.machine.precision import autocast, check_precision
 from dias_video.machine.ranks import Ranks, joined
+from dias_video.pretrained.weights import encoder_hash
 from dias_video.stores.store import ShardStore, ShardWriter, build_index, read_header
 
 FEATURES, CODES = "features", "codes"  # what a cache can hold, (T,N,C) and (T,N) a video
@@ -262,16 +261,6 @@ def fill_features(
 def cache_size(path: str | Path) -> int:
     """Bytes that a cache takes on disk."""
     return sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
-
-
-def encoder_hash(encoder: FrozenEncoder) -> str:
-    """Hash (hex, 64 bits) of an encoder's configuration and weights."""
-    config = {**encoder.config, "type": encoder.config["type"].rpartition(".")[2]}  # a class may move between modules
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _settings(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -123,3 +125,13 @@ def load_weights(model: Any, folder: Path, but: Collection[str] = ()) -> None:
 
 def _parts(model: Any) -> list[str]:
     return sorted({name.partition(".")[0] for name in model.state_dict()})
+
+
+def encoder_hash(encoder: Any) -> str:
+    """Hash (hex, 64 bits) of the configuration and weights of an encoder, or of a reader of codes."""
+    config = {**encoder.config, "type": encoder.config["type"].rpartition(".")[2]}  # a class may move between modules
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

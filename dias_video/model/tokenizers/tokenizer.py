@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from dias_video.model.tokenizers.nets import (
 )
 from dias_video.model.tokenizers.quantizers import Quantizer
 from dias_video.pretrained.saving import Pretrained
+from dias_video.pretrained.weights import encoder_hash
 
 TokenEncoder = PatchEncoder | ResidualEncoder | FeatureEncoder
 TokenDecoder = PatchDecoder | ResidualDecoder | FeatureDecoder
@@ -36,6 +37,8 @@ class Tokenizer(Pretrained, nn.Module):
         quantizer: latents to codes.
         decoder: codes to frames or features, whose reconstruction trains the tokenizer.
         backbone: makes the features where a batch has none; needed only to train on video or to visualise it.
+        reads: ``encoder_hash`` of the encoder whose features it was trained on, if it has no backbone; None: not known,
+            or it reads frames.
     """
 
     def __init__(
@@ -44,8 +47,10 @@ class Tokenizer(Pretrained, nn.Module):
         quantizer: Quantizer,
         decoder: TokenDecoder,
         backbone: TimmEncoder | TinyEncoder | None = None,
+        reads: str | None = None,
     ) -> None:
         super().__init__()
+        self.reads = reads
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
         self.backbone = None if backbone is None else backbone.requires_grad_(False)
 
@@ -107,13 +112,29 @@ class Tokenizer(Pretrained, nn.Module):
 
 
 def frozen_tokenizer(folder: str | Path) -> Tokenizer:
-    """The trained tokenizer in a checkpoint's folder, frozen and without its backbone.
+    """The trained tokenizer in a checkpoint's folder, frozen; of its backbone it keeps the hash.
 
     Raises:
         ValueError: the folder holds no tokenizer.
     """
     trained = Tokenizer.from_pretrained(folder)
-    return Tokenizer(trained.encoder, trained.quantizer, trained.decoder).requires_grad_(False).eval()
+    parts = trained.encoder, trained.quantizer, trained.decoder
+    reads = trained.reads if trained.backbone is None else encoder_hash(trained.backbone)
+    return Tokenizer(*parts, reads=reads).requires_grad_(False).eval()
+
+
+def check_codes(frozen: Mapping[str, Any]) -> None:
+    """Refuse a tokenizer of another encoder's features in what a model reads, its ``frozen``.
+
+    Raises:
+        ValueError: configuration or weights of the encoders differ.
+    """
+    reads = frozen["codes"].tokenizer.reads if "codes" in frozen else None
+    if reads is not None and reads != encoder_hash(frozen["features"]):
+        raise ValueError(
+            "the tokenizer was trained on the features of another encoder than model.encoder; train it with the same "
+            "options and weights as model.backbone"
+        )
 
 
 class CodeReader:
