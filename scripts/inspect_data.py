@@ -1,7 +1,7 @@
 """Inspect a new download: counts, sizes, lengths, instances, a contact sheet, and every problem found.
 
 python scripts/inspect_data.py data=physion data.root=path/to/it
-python scripts/inspect_data.py data=ytvis data.root=… check=true    # read everything; exit code 1 if anything is wrong
+python scripts/inspect_data.py data=ytvis data.root=… check=true overwrite=true    # read all; exit code 1 on problems
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from omegaconf import DictConfig
 
 from dias_video.data.inspection import Inspection, save_picture, table
 from dias_video.data.problems import Problem
-from dias_video.stores.files import write_json
+from dias_video.stores.files import check_new, write_json
 
 
 @entry("inspect_data")
-def main(cfg: DictConfig, split: str | None) -> None:
+def main(cfg: DictConfig, split: str | None, overwrite: bool) -> None:
     """Inspect the sources of ``cfg.data`` and write the results into ``cfg.out_dir``."""
+    path = Path(cfg.out_dir) / "report.json"
+    check_new(path, overwrite)
     cfg.data.on_error = "skip_and_report"  # to list every problem, not only the first
     names = check_split(cfg, split)
     report: dict[str, Any] = {}
@@ -30,7 +32,6 @@ def main(cfg: DictConfig, split: str | None) -> None:
         facts, problems = inspect(cfg, name)
         report[name] = {"facts": facts, "problems": [problem._asdict() for problem in problems]}
         print(f"{name}\n{table(facts, problems)}")
-    path = Path(cfg.out_dir) / "report.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, report)
     print(path)

@@ -216,6 +216,11 @@ def test_the_shipped_model_needs_nothing(tmp_path: Path) -> None:
         dias_video.track(path, checkpoint="shipped", slots=3)
 
 
+def test_an_encoder_is_a_backbone(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"encoder must be a Backbone, for example .*, got 'dinov2'"):
+        dias_video.track(film(tmp_path / "a.mp4", square(3)), encoder="dinov2")
+
+
 def test_learning_on_the_video_lowers_the_error(tmp_path: Path) -> None:
     source = videos_at(film(tmp_path / "a.mp4", square(6)))
     errors, slots = [], []

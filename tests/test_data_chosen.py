@@ -97,6 +97,11 @@ def test_the_videos_of_a_contact_sheet_are_a_number(clips, tmp_path):
     assert code == 0, output
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["train"]["facts"]["videos"] == 3
+    code, output = looked_at(clips, tmp_path, "videos=1")
+    assert code == 1
+    assert "report.json exists; name another place, or replace it with overwrite=true" in output
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    assert looked_at(clips, tmp_path, "videos=1", "overwrite=true")[0] == 0
 
 
 def test_a_number_is_no_slice(clips, tmp_path):

@@ -90,6 +90,7 @@ class Tracker:
         device: None = cuda if there is one.
 
     Raises:
+        TypeError: ``encoder`` is no ``Backbone``.
         ValueError: options don't fit each other, or a model can't be loaded.
     """
 
@@ -106,6 +107,8 @@ class Tracker:
         precision: str = "fp32",
         device: str | None = None,
     ) -> None:
+        if not isinstance(encoder, Backbone | None):
+            raise TypeError(f"encoder must be a Backbone, for example Backbone(name=<model of timm>), got {encoder!r}")
         if checkpoint is not None and (slots is not None or train_steps):
             raise ValueError("slots= and train_steps= are for a video's own model; leave them out with checkpoint=")
         self.device = device_of(device)
