@@ -24,7 +24,7 @@ from dias_video.stores.files import read_json, write_json, write_rows
 from dias_video.stores.store import differences
 
 ROWS = CONFIGS / "experiment/train_video/rows"
-OPTIONS = ("root", "encoder", "features", "after", "train", "evaluate")  # options that all rows share
+OPTIONS = ("root", "encoder", "features", "after", "train", "evaluate", "earlier")  # options that all rows share
 
 
 def run(script: str, *words: str) -> None:
@@ -54,7 +54,8 @@ def check_same(folder: Path, options: dict[str, Any]) -> None:
 def train(cfg: DictConfig, row: str, seed: int) -> Path:
     """The run folder of a row, which is trained here unless that is done already."""
     folder = Path(cfg.out_dir) / row / f"s{seed}"
-    check_same(folder, {name: value for name, value in OmegaConf.to_container(cfg).items() if name in OPTIONS})
+    given = {name: value for name, value in OmegaConf.to_container(cfg).items() if name in OPTIONS}
+    check_same(folder, {name: value for name, value in given.items() if value is not None})
     words = [f"experiment=rows/{row}", f"data.root={cfg.root}", f"seed={seed}", "resume=true", *cfg.train]
     words += [f"model.encoder.weights={cfg.encoder}", f"data.features.path={cfg.features}"]
     if row in cfg.after:
@@ -70,20 +71,22 @@ def train(cfg: DictConfig, row: str, seed: int) -> Path:
 def score(cfg: DictConfig, row: str, seed: int) -> Iterator[tuple[dict[str, Any], Path]]:
     """The scores of a row's checkpoints with both kinds of masks, each with its description and folder.
 
-    The row is trained and scored here unless that is done already.
+    The row is trained and scored here unless that is done already. The test split is for the last checkpoint alone; the
+    others are scored if ``cfg.earlier`` says on what.
     """
     folder = train(cfg, row, seed)
-    for checkpoint in sorted((folder / "checkpoints").glob("step_*")):
+    *others, last = sorted((folder / "checkpoints").glob("step_*"))
+    for checkpoint in [last] if cfg.earlier is None else [*others, last]:
+        on = [] if checkpoint == last else cfg.earlier
         for masks in MASK_SOURCES:
             scored = folder / "eval" / f"{checkpoint.name}_{masks}"
             if not (scored / METRICS).is_file():
                 words = [f"checkpoint={checkpoint}", f"mask_source={masks}", f"data.root={cfg.root}"]
-                words.append("data.eval.split=toss/test")
-                run(
-                    "evaluate", "baselines=[]", "tracking=false", "report=0", *words, *cfg.evaluate, f"out_dir={scored}"
-                )
+                words += ["data.eval.split=toss/test", *cfg.evaluate, *on, f"out_dir={scored}"]
+                run("evaluate", "baselines=[]", "tracking=false", "report=0", *words)
             found = read_json(scored / METRICS, "remove it, and it is made again")
             about = {"row": row, "seed": seed, "step": int(checkpoint.name.removeprefix("step_")), "mask_source": masks}
+            about["split"] = found["about"]["split"]
             yield about | {name: found[name] for name in MEASURES}, scored
 
 

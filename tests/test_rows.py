@@ -215,18 +215,21 @@ def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone_if_its_opti
             scored, step = Path(given["out_dir"]), Path(given["checkpoint"]).name
             assert scored == folder / f"eval/{step}_{given['mask_source']}"
             scored.mkdir(parents=True)
-            found = dict.fromkeys(compare.MEASURES, int(step.removeprefix("step_")) / 20)
+            split = given["data.eval.split"]
+            found = dict.fromkeys(compare.MEASURES, int(step.removeprefix("step_")) / 20) | {"about": {"split": split}}
             (scored / "metrics.json").write_text(json.dumps(found))
 
     monkeypatch.setattr(compare, "run", run)
     options = dict(root="x", encoder="x", features="x", out_dir=str(tmp_path), after={}, train=[], evaluate=[])
+    options["earlier"] = ["data.eval.split=toss/val"]
     for end in ("cut off", "full/s7 was stopped before its last update; the same command goes on", "cut off"):
         with pytest.raises(ValueError, match=end):
             list(compare.score(OmegaConf.create(options), "full", 7))
     for _ in range(2):
         found = list(compare.score(OmegaConf.create(options), "full", 7))
-    assert [(row["step"], row["mask_source"], row["ocb/ari"]) for row, _ in found] == [
-        (5, "decoder", 0.25), (5, "aggregation", 0.25), (10, "decoder", 0.5), (10, "aggregation", 0.5),
+    assert [(row["step"], row["split"], row["mask_source"], row["ocb/ari"]) for row, _ in found] == [
+        (5, "toss/val", "decoder", 0.25), (5, "toss/val", "aggregation", 0.25),
+        (10, "toss/test", "decoder", 0.5), (10, "toss/test", "aggregation", 0.5),
     ]  # fmt: skip
     cut_off = ["train_video", "train_video", "train_video", "evaluate", "evaluate"]
     assert ran == [*cut_off, "train_video", "evaluate", "evaluate", "evaluate", "train_video"]
@@ -240,6 +243,9 @@ def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone_if_its_opti
     with pytest.raises(ValueError, match="full/s7 was made with other options"):
         list(compare.score(OmegaConf.create(options), "full", 7))
     assert len(ran) == 10
+    (folder / "options.json").write_text(json.dumps({name: options[name] for name in compare.OPTIONS[:-1]}))
+    alone = list(compare.score(OmegaConf.create({**options, "earlier": None}), "full", 7))
+    assert [(row["step"], row["split"]) for row, _ in alone] == [(10, "toss/test")] * 2
 
 
 def test_rows_are_compared_video_by_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
