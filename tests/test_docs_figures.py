@@ -210,6 +210,11 @@ def test_figures_of_the_readme_are_those_of_their_raw_files() -> None:
     costs = {row["what"]: row for row in csv.DictReader((ROOT / "results/costs.csv").open())}
     demo, tests = (f"{float(costs[what]['wall_s']) / 60:.1f} minutes" for what in ("the demo", "the tests"))
     assert f"`make demo` takes {demo} and `make test` {tests} on two free CPU cores" in text
+    uv = float(costs["an environment by uv"]["wall_s"]) / 60
+    assert f"uv makes one in {uv:.1f} minutes" in text
+    steps = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())["training"]["rows"]
+    clip = {row["name"]: row["seconds"] for row in steps if row["group"] == "training step, ytvis, batch 1"}
+    assert f"takes {200 * 2 * clip['ours, bfloat16'] / 60:.0f} minutes of it, extrapolated" in text
     cpu = {what: f"{row['cpu_s']} s" for what, row in costs.items()}
     own, small = (cpu[f"a video by {what}"] for what in ("a model of its own", "the small model"))
     assert f"takes {own} for 100 frames of 256x256, {small} with the small model" in text
