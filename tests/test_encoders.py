@@ -96,6 +96,9 @@ def test_of_weights_of_another_model_the_first_that_does_not_fit_is_named(tmp_pa
     ) as told:
         TinyEncoder(width=12, weights=str(tmp_path / "tiny"))
     assert "\n" not in str(told.value)
+    message = r"Missing key\(s\) in state_dict: \"vit\.cls_token\", …; choose the encoder's options"
+    with pytest.raises(ValueError, match=message):
+        TimmEncoder(TINY_VIT, str(tmp_path / "tiny"), (32, 48))
 
 
 @reads_shared

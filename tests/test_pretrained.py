@@ -19,7 +19,7 @@ from dias_video.model.tiny_encoder import TinyEncoder
 from dias_video.pretrained.configured import Configured, build, path_of
 from dias_video.pretrained.earlier import PLACES, upgraded
 from dias_video.pretrained.saving import Pretrained
-from dias_video.pretrained.weights import encoder_hash, load_weights
+from dias_video.pretrained.weights import encoder_hash, load_weights, read_weights
 
 
 class Part(Pretrained, nn.Module):
@@ -294,8 +294,10 @@ def test_wrong_configs_are_named(tmp_path: Path, config: Any, message: str) -> N
 @pytest.mark.parametrize("inner", ["checkpoints/last", "last"])
 def test_a_run_folder_is_answered_with_its_checkpoint(tmp_path: Path, inner: str) -> None:
     Part(4).save_pretrained(tmp_path / inner)
-    with pytest.raises(ValueError, match=rf"holds no model: .*is missing \(name {tmp_path}/{inner}\)$"):
+    with pytest.raises(ValueError, match=rf"holds no model: .*is missing; name {tmp_path}/{inner}$"):
         Part.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"model\.safetensors is missing; name {tmp_path}/{inner}$"):
+        read_weights(tmp_path)
 
 
 def test_wrong_weights_are_named(tmp_path: Path) -> None:

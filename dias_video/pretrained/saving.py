@@ -16,7 +16,7 @@ from torch import Tensor
 from dias_video.pretrained.card import model_card, run_of
 from dias_video.pretrained.configured import Configured, OtherKind, build
 from dias_video.pretrained.earlier import upgraded
-from dias_video.pretrained.weights import WEIGHTS, load_weights, located
+from dias_video.pretrained.weights import WEIGHTS, instead, load_weights, located
 from dias_video.stores.files import READABLE, read_json
 from dias_video.stores.store import differences
 
@@ -105,9 +105,7 @@ def described(folder: Path, kind: type[Model]) -> Model:
     """
     file = folder / "config.json"
     if not file.is_file():
-        within = [folder / "checkpoints/last", folder / "last"]  # in a run folder, and in that of its checkpoints
-        remedy = next((f"name {last}" for last in within if (last / file.name).is_file()), "a checkpoint folder has it")
-        raise ValueError(f"{folder} holds no model: {file} is missing ({remedy})")
+        raise ValueError(f"{folder} holds no model: {file} is missing; {instead(folder)}")
     content = read_json(file, "use another checkpoint")
     try:
         version, config = content["format"], content["model"]

@@ -45,12 +45,18 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if not file.is_file():
             if file.name == FROZEN:
                 continue
-            raise ValueError(f"{file} is missing; use another checkpoint")
+            raise ValueError(f"{file} is missing; {instead(folder)}")
         try:
             tensors |= load_file(file)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} is damaged ({error}); use another checkpoint") from error
     return tensors
+
+
+def instead(folder: Path) -> str:
+    """What to name instead of a folder that holds no model: the checkpoint in it, if it is a run folder."""
+    within = [folder / "checkpoints/last", folder / "last"]  # in a run folder, and in that of its checkpoints
+    return next((f"name {last}" for last in within if (last / WEIGHTS).is_file()), "name a checkpoint's folder")
 
 
 def located(folder: str | Path) -> Path:
