@@ -190,6 +190,14 @@ def test_results_are_those_of_their_raw_files() -> None:
         assert cells == found, (clips, method)
 
 
+def test_every_score_of_a_table_is_defined() -> None:
+    defined = (ROOT / "docs/evaluation.md").read_text()
+    lines = [line for line in (ROOT / "docs/results.md").read_text().splitlines() if line.startswith("|")]
+    scores = set(re.findall(r"(?:video-fg|ocb|tracking)/\w+", "\n".join(lines)))
+    assert {"video-fg/fg_ari", "ocb/mbo", "tracking/j_and_f"} <= scores
+    assert [score for score in sorted(scores) if f"`{score}`" not in defined] == []
+
+
 def test_figures_of_the_readme_are_those_of_their_raw_files() -> None:
     text = " ".join((ROOT / "README.md").read_text().split())
 

@@ -12,8 +12,8 @@ from dias_video.engine.checks import Count
 from dias_video.model.encoders import TimmEncoder
 
 TINY = (
-    "Without weights and internet checkpoint=shipped tracks with the small model of the package: it finds a few simple "
-    "things that move before a plain ground, as in simulated videos, and little in real ones"
+    "Without weights and internet track.py checkpoint=shipped uses the small model of the package: it finds a few "
+    "simple things that move before a plain ground, as in simulated videos, and little in real ones"
 )
 FRAME_SIDE = 256  # pixels
 

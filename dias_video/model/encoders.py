@@ -240,7 +240,7 @@ def load_encoder(encoder: Encoder, folder: str) -> None:
 def _first(error: Exception) -> str:
     """What an error says first, without PyTorch's heading over a list of weights that don't fit."""
     lines = re.sub(r"^Error\(s\) in loading state_dict for \w+:", "", str(error)).strip().splitlines()
-    return re.sub(', ".*', ", …", lines[0])[:200].rstrip(". ") if lines else type(error).__name__
+    return re.sub(', ".*', ", …", lines[0])[:300].rstrip(". ") if lines else type(error).__name__
 
 
 def _remedy(error: Exception, name: str, weights: str) -> str:
