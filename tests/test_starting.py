@@ -139,3 +139,21 @@ def test_a_checkpoint_brings_the_encoder_that_the_configuration_leaves_open(tmp_
     frozen = [name for name in before if name.startswith("encoder.")]
     assert frozen
     assert all(torch.equal(before[name], after[name]) for name in frozen)
+
+
+def test_slots_on_another_encoder_than_their_tokenizer_s_are_refused(tmp_path: Path) -> None:
+    """A small tokenizer of 64-d features, whose encoder is not the shipped one."""
+    tiny = ["_target_=dias_video.model.tiny_encoder.TinyEncoder", "input_size=[128,128]", "weights=random"]
+    words = [f"model.backbone.{word}" for word in (*tiny, "feature_dim=64")]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        words = ["experiment/train_video=tokenizers/features_small", "sizes.feature_dim=64", *words]
+        instantiate(compose("train_video", words).model).save_pretrained(tmp_path / "tokenizer")
+    write_clip(tmp_path / "toss/train/00000", num_frames=2)
+    words = ["data=simulated", f"data.root={tmp_path}", f"out_dir={tmp_path / 'out'}", "data.clip.num_frames=2"]
+    words += ["model=tiny_free", f"model.encoder.weights={SHIPPED}", "model.encoder.color=6.0", "system=dias_vvo"]
+    words += ["sizes.code_dim=64", f"model.objective.tokenizer.folder={tmp_path / 'tokenizer'}"]
+    code, output = run("train_video", *words)
+    expected = "error: the tokenizer was trained on the features of another encoder than model.encoder; train it with "
+    assert code == 1
+    assert sentence(output).startswith(expected)
+    assert not (tmp_path / "out").exists()
