@@ -103,12 +103,14 @@ def _check(option: str, kinds: list[Any], value: Any, default: Any) -> None:
             raise ValueError(f"{option} must not be negative, got {value!r}")
         if (bound := least(fitting[0])) is not None and value < bound:
             raise ValueError(f"{option} must be at least {bound}, got {value!r}")
+    items = of_items(fitting[0])
+    if plain(items) is list:  # a list of lists is checked by the function that takes it, which can say what they are
+        return
     for one in value if given is list else ():
         if one is None:
             raise ValueError(f"{option} must not hold null")
         # The items of a list that is empty by default are names or options.
         inside = default[0] if isinstance(default, list) and default else ""
-        items = of_items(fitting[0])
         _check(option, parts(type(inside) if items is None else items), one, inside)
 
 

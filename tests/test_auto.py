@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import yaml
 from PIL import Image
 from tiny import GRID, HEIGHT, WIDTH, S, clips, tiny_dias
+from tqdm import tqdm
 from video_files import write
 
 import dias_video
@@ -206,6 +207,20 @@ def test_without_weights_one_sentence_says_what_can_be_done(monkeypatch: pytest.
         Backbone("no_such_vit").encoder((40, 40), torch.device("cpu"))
     with pytest.raises(ValueError, match=r"nothing\.safetensors not found"):
         Backbone(weights="nothing.safetensors").encoder((40, 40), torch.device("cpu"))
+
+
+def test_announcements_are_not_written_into_a_progress_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    with tqdm(total=3) as bar:
+        bar.update()
+        with pytest.raises(ValueError, match="can't be fetched"):
+            Backbone(name).encoder((40, 40), torch.device("cpu"))
+    (line,) = [line for line in capsys.readouterr().err.split("\n") if "weights from timm" in line]
+    assert line.rpartition("\r")[2].startswith(name)
 
 
 def test_the_shipped_model_needs_nothing(tmp_path: Path) -> None:

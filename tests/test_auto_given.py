@@ -34,6 +34,12 @@ def test_boxes_in_pixels_as_fractions_and_from_json(tmp_path: Path) -> None:
     assert (pixels.ids, pixels.exact) == ([1, 2], False)
     fractions = given_objects([[-0.2, 0, 0.5, 1]], None, SIZE)
     assert fractions.boxes.tolist() == [[0, 0, 0.5, 1]]
+    over = given_objects([[0.1, 0.2, 1.0001, 0.9], [0.5, 0.5, 1.99, 1.2]], None, SIZE)
+    torch.testing.assert_close(over.boxes, torch.tensor([[0.1, 0.2, 1, 0.9], [0.5, 0.5, 1, 1]]))
+    tiny = given_objects([[0, 0, 2, 1], [-50, -50, 1.5, 1.5]], None, SIZE).boxes
+    torch.testing.assert_close(tiny, torch.tensor([[0, 0, 2 / 75, 1 / 50], [0, 0, 1.5 / 75, 1.5 / 50]]))
+    corner = given_objects([[-50, -50, 1.5, 1.5]], None, SIZE).boxes
+    torch.testing.assert_close(corner, tiny[1:])
     (tmp_path / "b.json").write_text(json.dumps([RED]))
     torch.testing.assert_close(given_objects(tmp_path / "b.json", None, SIZE).boxes, expected[:1])
     torch.testing.assert_close(pixels.cover((5, 3)), box_cover(expected[None], (5, 3))[0])
@@ -44,12 +50,20 @@ def test_boxes_in_pixels_as_fractions_and_from_json(tmp_path: Path) -> None:
     ("boxes", "message"),
     [
         ([], "first_boxes holds no box"),
-        ([[80, 5, 90, 25]], r"first_boxes: \[80, 5, 90, 25\] lies outside of the frame, which is 75x50 pixels"),
-        ([RED, [-9, -9, 0, 0]], "lies outside of the frame"),
+        ([[80, 5, 90, 25]], r"first_boxes: \[80, 5, 90, 25\] has no part in a frame of 75x50 pixels, read as pixels"),
+        ([RED, [-9, -9, 0, 0]], "has no part in a frame"),
+        ([[1, 0.1, 1.5, 0.9]], "has no part in a frame of 75x50 pixels, read as fractions; numbers are fractions of "),
+        ([RED, [0.1, 0.2, 0.5, 0.9]], r"\[0\.1, 0\.2, 0\.5, 0\.9\] is smaller than a pixel .* read as pixels; numbers"),
+        (
+            [[0.1, 0.2, 0.11, 0.9]],
+            r"is smaller than a pixel in a frame of 75x50 pixels, read as fractions; numbers are",
+        ),
         ([[20, 5, 20, 25]], r"\[20, 5, 20, 25\] is no box; it needs x0 < x1 and y0 < y1"),
         ([[1, 2, 3]], "must be a list of boxes"),
-        ([["a", 1, 2, 3]], "must be a list of boxes"),
-        ({"x": 1}, "must be a list of boxes"),
+        ([RED, ["a", 1, 2, 3]], r"four numbers, \[\[x0,y0,x1,y1\],…\]; \['a', 1, 2, 3\] is none"),
+        ([[True, 0, 1, 1]], "must be a list of boxes"),
+        (RED, "must be a list of boxes of four numbers, .*; 4 is none"),
+        ({"x": 1}, r"must be a list of boxes .*; \{'x': 1\} is none"),
         ([[0, 0, float("nan"), 1]], "not finite"),
         ("nothing.json", r"first_boxes=nothing\.json can't be read"),
     ],

@@ -163,6 +163,15 @@ def test_nothing_left_is_an_error(tmp_path):
         FolderVideos(tmp_path / "nowhere")
 
 
+def test_addresses_are_refused_as_they_are_written(tmp_path, monkeypatch):
+    for source, name in ((OneVideo, "https://example.com/a.mp4"), (FolderVideos, "gs://bucket/videos")):
+        with pytest.raises(ValueError, match=f"^{name} is an address, and only files of this machine are read"):
+            source(name)
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "a:b.mp4", "libx264")
+    assert OneVideo("a:b.mp4").info().num_frames == 20
+
+
 def test_images_are_videos_of_one_frame(tmp_path):
     (tmp_path / "b").mkdir()
     Image.fromarray(pictures()[0]).save(tmp_path / "2.png")

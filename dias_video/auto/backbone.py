@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from dias_video.engine.checks import Count
 from dias_video.model.encoders import TimmEncoder
@@ -48,7 +49,8 @@ class Backbone:
         if self._made is not None and self._made[0] == grid:
             return self._made[1]
         if self._made is None and self.weights == "hub":
-            print(f"{self.name}: weights from timm, fetched where they are not on this machine yet", file=sys.stderr)
+            said = f"{self.name}: weights from timm, fetched where they are not on this machine yet"
+            tqdm.write(said, file=sys.stderr)  # not into a progress bar
         patch = _patch(self.name)
         try:
             input_size = (grid[0] * patch[0], grid[1] * patch[1])

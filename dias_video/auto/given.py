@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dias_video.data.boxes import boxes_from_masks
+from dias_video.data.paths import local
 from dias_video.data.pictures import ids_of, opened
 from dias_video.model.initializers import box_cover
 
 WHITE = 255
 Boxes = Sequence[Sequence[float]]
+FRACTION = 2  # numbers of boxes are fractions where all are below, since a box of two pixels is none
+READING = f"numbers are fractions of the frame where all are below {FRACTION}, otherwise pixels"
 
 
 @dataclass
@@ -57,24 +61,29 @@ def given_objects(
     """The objects given by one of two options; None if neither is set.
 
     Args:
-        first_boxes: boxes (x0,y0,x1,y1), or a json file that holds a list of boxes. Numbers are pixels, or fractions of
-            width and height where no number exceeds 1. Parts outside of the frame are cut off.
+        first_boxes: boxes (x0,y0,x1,y1), or a json file that holds a list of boxes. Numbers are fractions of width and
+            height where all are below 2, otherwise pixels. Parts outside of the frame are cut off.
         first_mask: an indexed or gray picture of any size with an id for every object. If 0 and 255 are its only ids,
             255 is one object; otherwise 255 is void.
         size: (H,W) of the first frame in pixels.
 
     Raises:
-        ValueError: both are set, a file can't be read, a box is empty or lies outside of the frame, or there is no
-            object.
+        ValueError: both are set, a file can't be read, a box is smaller than a pixel or lies outside of the frame, or
+            there is no object.
     """
     if first_boxes is not None and first_mask is not None:
         raise ValueError("give the objects once: first_boxes or first_mask, not both")
     if first_boxes is not None:
         return _of_boxes(first_boxes, size)
-    return None if first_mask is None else _of_mask(Path(first_mask))
+    return None if first_mask is None else _of_mask(local(first_mask))
 
 
-def _of_boxes(given: str | Path | Boxes, size: tuple[int, int]) -> Given:
+def read_boxes(given: str | Path | Boxes) -> tuple[str, Boxes]:
+    """Boxes as they are written, and what to call the place that they are from.
+
+    Raises:
+        ValueError: a file can't be read, or there are no boxes of four finite numbers.
+    """
     boxes: Any = given
     where = "first_boxes"
     if isinstance(given, (str, Path)):
@@ -85,29 +94,39 @@ def _of_boxes(given: str | Path | Boxes, size: tuple[int, int]) -> Given:
             raise ValueError(f"first_boxes={given} can't be read ({error.strerror}); check its path") from error
         except ValueError as error:
             raise ValueError(f"{given} is no json ({error}); it should hold [[x0,y0,x1,y1],…]") from error
-    numbers = (int, float)
-    if not isinstance(boxes, (list, tuple)) or not all(
-        isinstance(box, (list, tuple))
-        and len(box) == 4
-        and all(isinstance(x, numbers) and not isinstance(x, bool) for x in box)
-        for box in boxes
-    ):
-        raise ValueError(f"{where} must be a list of boxes [[x0,y0,x1,y1],…]")
+    strangers = [boxes] if not isinstance(boxes, (list, tuple)) else [box for box in boxes if not _is_box(box)]
+    if strangers:
+        wrong = reprlib.repr(strangers[0])
+        raise ValueError(f"{where} must be a list of boxes of four numbers, [[x0,y0,x1,y1],…]; {wrong} is none")
     if not boxes:
         raise ValueError(f"{where} holds no box; leave it out to let objects be found")
-    found = torch.tensor(boxes, dtype=torch.float64)
-    if not torch.isfinite(found).all():
+    if not np.isfinite(boxes).all():
         raise ValueError(f"{where} holds a number that is not finite")
+    return where, boxes
+
+
+def _is_box(box: Any) -> bool:
+    numbers = isinstance(box, (list, tuple)) and all(type(x) in (int, float) for x in box)
+    return numbers and len(box) == 4
+
+
+def _of_boxes(given: str | Path | Boxes, size: tuple[int, int]) -> Given:
+    where, boxes = read_boxes(given)
+    found = torch.tensor(boxes, dtype=torch.float64)
     height, width = size
-    if found.max() > 1:  # pixels
-        found = found / torch.tensor([width, height, width, height])
-    for box, corners in zip(boxes, found.tolist(), strict=True):
-        x0, y0, x1, y1 = corners
+    frame = torch.tensor([width, height, width, height])
+    pixels = found if found.abs().max() >= FRACTION else found * frame
+    reading = (
+        f"in a frame of {width}x{height} pixels, read as {'pixels' if pixels is found else 'fractions'}; {READING}"
+    )
+    for box, (x0, y0, x1, y1) in zip(boxes, pixels.tolist(), strict=True):
         if not (x0 < x1 and y0 < y1):
             raise ValueError(f"{where}: {list(box)} is no box; it needs x0 < x1 and y0 < y1")
-        if x1 <= 0 or y1 <= 0 or x0 >= 1 or y0 >= 1:
-            raise ValueError(f"{where}: {list(box)} lies outside of the frame, which is {width}x{height} pixels")
-    return Given(list(range(1, len(boxes) + 1)), found.clamp(0, 1).float())
+        if x1 - x0 < 1 or y1 - y0 < 1:
+            raise ValueError(f"{where}: {list(box)} is smaller than a pixel {reading}")
+        if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+            raise ValueError(f"{where}: {list(box)} has no part {reading}")
+    return Given(list(range(1, len(boxes) + 1)), (pixels / frame).clamp(0, 1).float())
 
 
 def _of_mask(file: Path) -> Given:

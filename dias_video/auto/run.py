@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dias_video.auto.files import ARRAYS, Clip, TrackFiles, check_free
-from dias_video.auto.given import Boxes
+from dias_video.auto.given import Boxes, read_boxes
 from dias_video.auto.track import Tracker, videos_at
 from dias_video.data.animation import ANIMATIONS
 from dias_video.data.paths import safe_names
@@ -55,6 +55,8 @@ def track_files(
     """
     if fps <= 0:
         raise ValueError(f"fps must be above 0, got {fps}")
+    if first_boxes is not None:
+        read_boxes(first_boxes)  # refused before any video is opened
     source = videos_at(video)
     infos = [source.info(index) for index in range(len(source))]
     folders = [Path(out_dir) / name for name in safe_names([info.video_id for info in infos])]

@@ -19,7 +19,7 @@ from dias_video.auto.parts import PartsModel
 from dias_video.auto.tune import tune
 from dias_video.batch import SlotSequence, VideoBatch
 from dias_video.data.folder import FolderVideos, OneVideo
-from dias_video.data.paths import files_in
+from dias_video.data.paths import files_in, local
 from dias_video.data.pictures import EXTENSIONS
 from dias_video.data.source import VideoSource
 from dias_video.data.windows import video_windows
@@ -69,7 +69,7 @@ def videos_at(path: str | Path) -> VideoSource:
     Raises:
         ValueError: there is no video, or one can't be read.
     """
-    path = Path(path)
+    path = local(path)
     frames_alone = path.is_dir() and files_in(path, EXTENSIONS) and not any(inner.is_dir() for inner in path.iterdir())
     return FolderVideos(path) if path.is_dir() and not frames_alone else OneVideo(path)
 

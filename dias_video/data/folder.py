@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dias_video.data.animation import is_animated_webp
 from dias_video.data.listed import ListedVideos
-from dias_video.data.paths import Choice, ends_so, files_in, files_under, natural, readable
+from dias_video.data.paths import Choice, ends_so, files_in, files_under, local, natural, readable
 from dias_video.data.pictures import EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import VideoInfo
@@ -47,7 +47,7 @@ class FolderVideos(ListedVideos):
         on_error: OnError = "raise",
         decoder: Decoder = "pyav",
     ) -> None:
-        self.root = Path(root) / split
+        self.root = local(root) / split
         if not self.root.is_dir():
             raise ValueError(f"{self.root} is not a folder; check data.root")
         self.problems = Problems(on_error)
@@ -86,7 +86,7 @@ class OneVideo(ListedVideos):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = local(path)
         self._videos = media = _Media()
         if not self.path.exists():
             raise ValueError(f"{self.path} is missing; check the path of the video")

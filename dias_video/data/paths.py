@@ -81,6 +81,17 @@ def files_under(root: Path, extensions: Collection[str], choice: Choice) -> list
     return sorted(found, key=natural)
 
 
+def local(name: str | Path) -> Path:
+    """The path of a file or folder of this machine.
+
+    Raises:
+        ValueError: the name is an address, such as ``https://…``; a path would lose one of its slashes.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(name)):
+        raise ValueError(f"{name} is an address, and only files of this machine are read; download it first")
+    return Path(name)
+
+
 def inside(root: Path, name: str, where: str) -> Path:
     """``root / name`` for a name taken from an annotation file; backslashes separate folders, as on Windows.
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from dias_video.data.animation import ANIMATIONS, AnimationReader, index_animation
 from dias_video.data.index import file_indices
@@ -132,7 +133,7 @@ class VideoFiles:
         if self.decoder == "decord":
             _decord().check(path, index)
         if len(index.times) > 1 and not len(index.keys):
-            print(f"{path} can only be decoded in order, which is slow; {RECODE}", file=sys.stderr, flush=True)
+            tqdm.write(f"{path} can only be decoded in order, which is slow; {RECODE}", file=sys.stderr)
         return index._asdict()
 
     def _open(self, path: Path) -> Reader:
