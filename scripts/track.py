@@ -3,6 +3,7 @@
 python scripts/track.py video=path/to/any.mp4 out_dir=runs/mine    # or a folder of frames, or of videos
 python scripts/track.py video=path/to/any.mp4 out_dir=runs/mine encoder.weights=path/to/dinov2_vits14.safetensors
 python scripts/track.py video=path/to/any.mp4 out_dir=runs/mine checkpoint=runs/x/checkpoints/last
+python scripts/track.py video=path/to/videos out_dir=runs/mine resume=true    # go on; finished videos are kept
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import sys
 from _main import entry, options
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from tqdm import tqdm
 
-from dias_video.auto.run import track_files
+from dias_video.auto.run import Untracked, track_files
 from dias_video.auto.track import Tracker
 
 
@@ -24,9 +26,15 @@ def main(cfg: DictConfig) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let background processes ignore SIGINT
     try:
         for written in track_files(encoder=instantiate(cfg.encoder), **options(cfg, but=("encoder",))):
-            print(written, flush=True)
+            tqdm.write(str(written))  # not into the progress bar
+            sys.stdout.flush()
+    except Untracked as error:
+        for problem in error.problems:
+            print(f"error: {problem.sentence}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
-        print(f"interrupted; the files of finished videos are complete in {cfg.out_dir}", file=sys.stderr)
+        done = f"interrupted; the files of finished videos are complete in {cfg.out_dir}"
+        print(f"{done}; the same command with resume=true goes on", file=sys.stderr)
         sys.exit(130)
 
 

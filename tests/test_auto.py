@@ -257,12 +257,38 @@ def test_a_path_is_one_video_or_several(tmp_path: Path) -> None:
     film(tmp_path / "videos/c.mp4", square(3))
     assert [videos_at(tmp_path / "videos").info(i).video_id for i in range(2)] == ["b/a", "c"]
     assert videos_at(tmp_path / "videos/c.mp4").info(0)[:2] == ("c", 3)
-    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames/.hidden").mkdir(parents=True)
     for t in (2, 10):
         Image.fromarray(square(1)[0].permute(1, 2, 0).numpy()).save(tmp_path / f"frames/{t}.jpg")
     assert videos_at(tmp_path / "frames").info(0)[:2] == ("frames", 2)
     with pytest.raises(ValueError, match="nothing is missing"):
         videos_at(tmp_path / "nothing")
+
+
+def test_what_is_no_folder_of_videos_is_answered_in_words_of_this_script(tmp_path: Path) -> None:
+    film(tmp_path / "videos/a.mp4", square(2))
+    Image.new("RGB", (8, 5)).save(tmp_path / "videos/a.jpg")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "masks/Annotations").mkdir(parents=True)
+    Image.new("P", (8, 5)).save(tmp_path / "masks/Annotations/a.png")
+    remedy = "move such files out of this folder, or name one video instead of the folder"
+    for name, message in {
+        "videos": f"a.jpg is a picture beside videos, .*; {remedy}$",
+        "masks": f"a.png looks like a mask .*; {remedy}$",
+        "empty": r"empty holds no video \(.*\); check its path$",
+    }.items():
+        with pytest.raises(ValueError, match=message) as error:
+            videos_at(tmp_path / name)
+        assert "data." not in str(error.value)
+
+
+def test_more_things_than_there_are_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=r"slots=100000 is more than the 48 cells of a frame; encoder\.tokens= sets"):
+        Tracker(encoder=vit(), slots=100_000)
+    ((_, sequence),) = dias_video.track(film(tmp_path / "a.mp4", square(1)), encoder=vit(), slots=47)
+    count = sequence.slots.shape[2]
+    assert count < 47
+    assert f"warning: a has {count} things, " in capsys.readouterr().err
 
 
 def test_masks_of_large_frames_are_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:

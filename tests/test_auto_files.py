@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,12 +15,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
-from test_auto import film, square, turned
 from torch import Tensor
-from video_files import write
 
 from dias_video.auto.files import ARRAYS, Clip, TrackFiles
-from dias_video.auto.run import track_files
 from dias_video.batch import SlotSequence, VideoBatch
 from dias_video.data.boxes import pixel_boxes
 from dias_video.data.davis import DavisVideos
@@ -34,7 +26,6 @@ from dias_video.data.ytvis import YouTubeVIS
 from dias_video.evaluation.run import evaluate
 from dias_video.visualize import FilmWriter
 
-ROOT = Path(__file__).parents[1]
 HEIGHT, WIDTH, FRAMES = 21, 33, 7  # odd, which H.264 does not like
 GRID = (3, 4)
 
@@ -99,6 +90,8 @@ def test_arrays_are_those_of_the_slots(tmp_path: Path) -> None:
     with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
         for name in ("slots", "live", "track_id"):
             assert np.array_equal(arrays[name], getattr(whole, name)[0])
+        assert np.array_equal(arrays["ids"], np.where(whole.live[0], whole.track_id[0] + 1, 0))
+        assert arrays["ids"].dtype == np.int32
         owner = whole.attention[0][:, :3].argmax(1)  # the fourth is dead
         assert np.array_equal(arrays["labels"], 2 * owner)
         assert arrays["boxes"].shape == (FRAMES, 4, 4)
@@ -204,41 +197,6 @@ def test_pictures_of_equal_times_follow_each_other(tmp_path: Path) -> None:
     assert shown == pytest.approx([tick / 90000 for tick in (0, 90, 91, 180, 181, 182, 183)])
 
 
-def facts_of_overlay(folder: Path) -> tuple[Fraction, Fraction, float]:
-    """Rate, shape of a pixel, and length of ``overlay.mp4``."""
-    with av.open(str(folder / "overlay.mp4")) as file:
-        (stream,) = file.streams.video
-        return stream.average_rate, stream.sample_aspect_ratio, float(stream.duration * stream.time_base)
-
-
-@pytest.mark.parametrize("turn", [False, True])
-def test_the_overlay_is_shown_as_the_video(tmp_path: Path, turn: bool) -> None:
-    """One frame of 12 a second, with pixels a third wider than high; turned by a quarter they are higher than wide."""
-
-    def anamorphic(file: Any, stream: Any) -> None:
-        stream.codec_context.framerate = 12
-        stream.codec_context.time_base = Fraction(1, 12)
-        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
-
-    path = write(tmp_path / "a.mp4", count=1, size=(32, 64), before=anamorphic)
-    if turn:
-        turned(path)
-    list(track_files(video=path, out_dir=tmp_path / "out", checkpoint="shipped"))
-    pixel = Fraction(3, 4) if turn else Fraction(4, 3)
-    assert facts_of_overlay(tmp_path / "out/a") == (12, pixel, pytest.approx(1 / 12, abs=1e-3))
-
-
-def test_pictures_have_the_rate_that_is_asked_for(tmp_path: Path) -> None:
-    """One picture at 8 a second, and two of which each is shown for an hour."""
-    with_pictures(tmp_path, "one", some_labels(1))
-    with_pictures(tmp_path, "two", some_labels(2))
-    for name, fps in (("one", 8.0), ("two", 1 / 3600)):
-        options: dict[str, Any] = {"video": tmp_path / name, "out_dir": tmp_path / "out", "fps": fps}
-        list(track_files(**options, checkpoint="shipped"))
-    assert facts_of_overlay(tmp_path / "out/one")[2] == pytest.approx(1 / 8, abs=1e-3)
-    assert facts_of_overlay(tmp_path / "out/two")[2] == pytest.approx(3600 + 1001, abs=1)
-
-
 def test_a_gif_on_request(tmp_path: Path) -> None:
     folder = written(tmp_path / "v", some_labels(), gif=True)
     with Image.open(folder / "overlay.gif") as image:
@@ -296,48 +254,3 @@ def test_names_of_folders_are_safe_and_differ(ids: list[str]) -> None:
 def test_usual_names_stay() -> None:
     assert safe_names(["toss/val/00001", "b c", "été"]) == ["toss/val/00001", "b c", "été"]
     assert safe_names(["a", "a/b"]) == ["a", "a-2/b"]
-
-
-def script(*words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "scripts/track.py"), *words, "checkpoint=shipped", "window=4"]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
-
-
-def test_a_folder_of_videos(tmp_path: Path) -> None:
-    for name in ("x", "y/z"):
-        film(tmp_path / f"videos/{name}.mp4", square(5))
-    done = list(track_files(video=tmp_path / "videos", out_dir=tmp_path / "out", checkpoint="shipped", max_frames=3))
-    assert done == [tmp_path / "out" / name for name in ("x", "y/z", "report.html")]
-    assert len(list((tmp_path / "out/y/z").glob("*.png"))) == 3
-    page = (tmp_path / "out/report.html").read_text()
-    assert all(name in page for name in ('"x"', '"y/z"'))
-    options: dict[str, Any] = {"checkpoint": "shipped", "max_frames": 2}
-    with pytest.raises(ValueError, match=r"out/x exists; .* overwrite=true"):
-        list(track_files(video=tmp_path / "videos/x.mp4", out_dir=tmp_path / "out", **options))
-    list(track_files(video=tmp_path / "videos/x.mp4", out_dir=tmp_path / "out", overwrite=True, **options))
-    assert len(list((tmp_path / "out/x").glob("*.png"))) == 2
-    page = (tmp_path / "out/report.html").read_text()
-    assert all(name in page for name in ('"x"', '"y/z"'))
-    with_pictures(tmp_path / "pictures", "x", some_labels())
-    with pytest.raises(ValueError, match="x exists and holds no tracks"):  # the source itself
-        list(track_files(video=tmp_path / "pictures/x", out_dir=tmp_path / "pictures", overwrite=True, **options))
-
-
-@pytest.mark.slow
-def test_ctrl_c_leaves_finished_videos_whole(tmp_path: Path) -> None:
-    for name in ("a", "b", "c"):
-        film(tmp_path / f"videos/{name}.mp4", square(60))
-    process = script(f"video={tmp_path}/videos", f"out_dir={tmp_path}/out")
-    while not (tmp_path / "out/a").exists() and process.poll() is None:
-        time.sleep(0.05)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130, error
-    assert "Traceback" not in error
-    assert "interrupted" in error
-    finished = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert finished in (["a"], ["a", "b"])
-    for name in finished:
-        assert len(list((tmp_path / f"out/{name}").glob("*.png"))) == 60

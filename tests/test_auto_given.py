@@ -176,6 +176,17 @@ def test_given_objects_keep_what_is_theirs(tmp_path: Path, kind: str) -> None:
     assert overlap(labels == 2, red) > 0.6
 
 
+def test_an_object_that_is_lost_at_once_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten pixels of a frame of 75 x 50, which has 6 x 8 cells."""
+    path = film(tmp_path / "a.mp4", square(2))
+    mask = mask_file(tmp_path / "m.png", SIZE, {9: tuple(RED), 4: (40, 2, 42, 7)})
+    list(dias_video.track(path, encoder=vit(), first_mask=mask))
+    said = "warning: the model finds no pixel of the given object 4 on the first frame of a; encoder.tokens=192 sees"
+    assert said in capsys.readouterr().err
+    list(dias_video.track(path, encoder=vit(), first_boxes=[RED, GREEN]))
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_files_have_the_given_objects_alone(tmp_path: Path) -> None:
     path = film(tmp_path / "a.mp4", square(3))
     mask = mask_file(tmp_path / "m.png", SIZE, {9: tuple(RED), 4: tuple(GREEN)})
@@ -185,6 +196,9 @@ def test_files_have_the_given_objects_alone(tmp_path: Path) -> None:
     assert np.unique(np.asarray(Image.open(tmp_path / "out/a/00002.png"))).tolist() == [0, 4, 9]
     described = json.loads((tmp_path / "out/a/instances.json").read_text())
     assert [one["id"] for one in described["annotations"]] == [4, 9]
+    with np.load(tmp_path / "out/a/tracks.npz", allow_pickle=False) as arrays:
+        named = {(int(track), int(i)) for track, i in zip(arrays["track_id"].flat, arrays["ids"].flat, strict=True)}
+    assert named - {(-1, 0)} == {(0, 0), (1, 4), (2, 9)}
     (group,) = content(tmp_path / "out/a/report.html")
     (video,) = group["videos"]
     assert {track["id"] for track in video["tracks"]} - {-1} == {3, 8}  # a picture's id is the track's number and one

@@ -111,6 +111,7 @@ class TrackFiles:
             slots=found.slots[0].numpy(),
             live=found.live[0].numpy(),
             track_id=found.track_id[0].numpy(),
+            ids=tracks,
             boxes=_of_slots(boxes, tracks, self.clip.size),
             labels=owners(attention, found.live[0], found.track_id[0], grid).numpy(),
         )

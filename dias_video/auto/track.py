@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from dias_video.auto.backbone import Backbone
 from dias_video.auto.fit import SAMPLED, Sampled, fitted, own_features
@@ -19,9 +21,10 @@ from dias_video.auto.parts import PartsModel
 from dias_video.auto.tune import tune
 from dias_video.batch import SlotSequence, VideoBatch
 from dias_video.data.folder import FolderVideos, OneVideo
-from dias_video.data.paths import files_in, local
+from dias_video.data.paths import files_in, hidden, local
 from dias_video.data.pictures import EXTENSIONS
 from dias_video.data.source import VideoSource
+from dias_video.data.video_file import VIDEO_EXTENSIONS
 from dias_video.data.windows import video_windows
 from dias_video.engine.checks import Count, device_of
 from dias_video.machine.precision import autocast, check_precision
@@ -66,12 +69,23 @@ def track(
 def videos_at(path: str | Path) -> VideoSource:
     """The videos of a file, of a folder of frames, or of a folder that holds videos.
 
+    Files of a folder that can't be read are left out (``problems_of`` lists them).
+
     Raises:
-        ValueError: there is no video, or one can't be read.
+        ValueError: there is no video, none can be read, or a folder of videos also holds single pictures.
     """
     path = local(path)
-    frames_alone = path.is_dir() and files_in(path, EXTENSIONS) and not any(inner.is_dir() for inner in path.iterdir())
-    return FolderVideos(path) if path.is_dir() and not frames_alone else OneVideo(path)
+    if not path.is_dir():
+        return OneVideo(path)
+    folders = any(inner.is_dir() and not hidden(inner.name) for inner in path.iterdir())
+    frames_alone = files_in(path, EXTENSIONS) and not folders and not files_in(path, VIDEO_EXTENSIONS)
+    return OneVideo(path) if frames_alone else VideosToTrack(path, on_error="skip_and_report")
+
+
+class VideosToTrack(FolderVideos):
+    """A folder of videos whose files can't be chosen by options."""
+
+    remedy = "move such files out of this folder, or name one video instead of the folder"
 
 
 class Tracker:
@@ -111,12 +125,17 @@ class Tracker:
             raise TypeError(f"encoder must be a Backbone, for example Backbone(name=<model of timm>), got {encoder!r}")
         if checkpoint is not None and (slots is not None or train_steps):
             raise ValueError("slots= and train_steps= are for a video's own model; leave them out with checkpoint=")
+        self.backbone = encoder or Backbone()
+        if slots is not None and slots > self.backbone.tokens:
+            cells = self.backbone.tokens
+            raise ValueError(
+                f"slots={slots} is more than the {cells} cells of a frame; encoder.tokens= sets their number"
+            )
         self.device = device_of(device)
         check_precision("precision", precision, self.device)
         self.slots, self.train_steps, self.seed, self.window = slots, train_steps, seed, window
         self.options: dict[str, Any] = {"seed": seed, "follow_edges": follow_edges, "precision": precision}
         self.model: DIAS | None = None
-        self.backbone = encoder or Backbone()
         if checkpoint is not None:
             model = DIAS.shipped() if checkpoint == SHIPPED else DIAS.from_pretrained(checkpoint)
             self.model = model.to(self.device)
@@ -175,11 +194,22 @@ class Tracker:
         rehearse = given is None
         found = track_windows(model, batches, boxes=boxed, rehearse=rehearse, labels=True, **self.options)
         for number, (batch, sequence) in enumerate(found):
+            assert sequence.labels is not None
+            if number == 0 and given is not None:
+                self._warn_of_lost(given, sequence.labels[0, 0], info.video_id)
             if number == 0 and given is not None and given.exact:
-                assert sequence.labels is not None
                 size = (batch.pixels.shape[-2], batch.pixels.shape[-1])
                 sequence.labels[0, 0] = given.labels(size).to(sequence.labels)
             yield batch, sequence
+
+    def _warn_of_lost(self, given: Given, labels: Tensor, video_id: str) -> None:
+        """Print a warning if given objects own no pixel of the first frame (labels (H,W))."""
+        there = labels.unique().tolist()
+        lost = ", ".join(str(name) for track, name in enumerate(given.ids, 1) if track not in there)
+        finer = f"; encoder.tokens={4 * self.backbone.tokens} sees smaller things" if self.model is None else ""
+        if lost:
+            said = f"warning: the model finds no pixel of the given object {lost} on the first frame of {video_id}"
+            tqdm.write(said + finer, file=sys.stderr)
 
     def frames_looked_at(self, num_frames: int) -> int:
         """Number of frames of a video of this length that are read before it is tracked."""
@@ -226,6 +256,9 @@ class Tracker:
             )
         sampled = Sampled(video_id, torch.cat(frames), torch.cat(found))
         model = fitted(encoder, sampled, self.slots, given, self.seed)
+        if self.slots is not None and model.num_slots < self.slots:
+            said = f"warning: {video_id} has {model.num_slots} things, since it has no more parts than that; slots="
+            tqdm.write(f"{said}{self.slots} was asked for", file=sys.stderr)
         if self.train_steps:
             features = own_features(model.model.encoder, sampled.tokens, sampled.frames)
             tune(model, sampled.frames, features, self.train_steps, self.seed)

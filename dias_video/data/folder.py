@@ -13,7 +13,7 @@ from torch import Tensor
 from dias_video.data.animation import is_animated_webp
 from dias_video.data.listed import ListedVideos
 from dias_video.data.paths import Choice, ends_so, files_in, files_under, local, natural, readable
-from dias_video.data.pictures import EXTENSIONS, read_frames, refuse_masks
+from dias_video.data.pictures import CHOOSING, EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import VideoInfo
 from dias_video.data.video_file import VIDEO_EXTENSIONS, Decoder, VideoFiles
@@ -37,6 +37,8 @@ class FolderVideos(ListedVideos):
         ValueError: the folder is missing or holds no video, or a file can't be opened.
     """
 
+    remedy = CHOOSING  # what to do about pictures that are refused
+
     def __init__(
         self,
         root: str | Path,
@@ -57,7 +59,7 @@ class FolderVideos(ListedVideos):
         moving = set(videos)
         pictures = [path for path in found if path not in moving]
         if pattern is None and exclude is None:
-            _refuse_strangers(self.root, videos, pictures)
+            _refuse_strangers(self.root, videos, pictures, self.remedy)
         folders: dict[str, list[str]] = {}
         for path in pictures:
             folder, _, name = path.rpartition("/")
@@ -67,10 +69,12 @@ class FolderVideos(ListedVideos):
         files = media.indexed(self.root, [self.root / path for path in videos], self.problems)
         self._paths = [*files, *(self.root / folder for folder in folders)]
         self._paths.sort(key=lambda path: natural(path.relative_to(self.root).as_posix()))
+        if self.problems and not self._paths:
+            first, count = self.problems[0].sentence, len(self.problems)
+            raise ValueError(f"{self.root} holds no video that can be read; the first of {count} problems: {first}")
         if not self._paths:
-            raise ValueError(
-                f"{self.root} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))} or pictures); check data.root"
-            )
+            kinds = ", ".join(sorted(VIDEO_EXTENSIONS))
+            raise ValueError(f"{self.root} holds no video ({kinds} or pictures); check its path")
         names = _names(self.root, self._paths)
         lengths = map(media.num_frames, self._paths)
         self._infos = [VideoInfo(name, length) for name, length in zip(names, lengths, strict=True)]
@@ -131,19 +135,18 @@ class _Media(VideoFiles):
         return read_frames([files[frame] for frame in frames], upright=True, at_least=self._at_least)
 
 
-def _refuse_strangers(root: Path, videos: Sequence[str], pictures: Sequence[str]) -> None:
+def _refuse_strangers(root: Path, videos: Sequence[str], pictures: Sequence[str], remedy: str) -> None:
     """Refuse a tree in which masks, or pictures beside video files (thumbnails), would be read as videos.
 
     Raises:
-        ValueError: there is such a picture; the message names the first.
+        ValueError: there is such a picture; the message names the first, and ends with ``remedy``.
     """
-    refuse_masks(root, pictures)
+    refuse_masks(root, pictures, remedy)
     with_videos = {path.rpartition("/")[0] for path in videos}
     for path in pictures:
         if path.rpartition("/")[0] in with_videos:
             raise ValueError(
-                f"{root / path} is a picture beside videos, of which a video of its own would be made; leave such "
-                "pictures out with data.exclude=[<patterns>], or say with data.pattern=<pattern> which files count"
+                f"{root / path} is a picture beside videos, of which a video of its own would be made; {remedy}"
             )
 
 

@@ -164,11 +164,17 @@ def _with_crops(at_least: Sequence[int] | None) -> list[int] | None:
     return None if at_least is None else [math.ceil(side / SMALLEST_CROP) for side in at_least]
 
 
-def refuse_masks(root: Path, paths: Sequence[str]) -> None:
+CHOOSING = (
+    "leave such files out with data.exclude=[<patterns of files or folders>], or say with data.pattern=<pattern> which "
+    "to use"
+)
+
+
+def refuse_masks(root: Path, paths: Sequence[str], remedy: str = CHOOSING) -> None:
     """Refuse pictures (paths inside ``root``) if some are masks, by their names or as paletted PNG beside JPEG.
 
     Raises:
-        ValueError: there is a mask; the message names the first, and the options that choose the files.
+        ValueError: there is a mask; the message names the first, and ends with ``remedy``.
     """
     with_jpeg = any(path.lower().endswith((".jpg", ".jpeg")) for path in paths)
     for path in paths:
@@ -176,10 +182,7 @@ def refuse_masks(root: Path, paths: Sequence[str]) -> None:
         by_folder = [one for one in folders if any(fnmatchcase(one, sign) for sign in MASK_FOLDERS)]
         by_name = [sign for sign in MASK_FILES if fnmatchcase(name, sign)]
         if by_folder or by_name or (with_jpeg and name.endswith(".png") and _has_palette(root / path)):
-            raise ValueError(
-                f"{root / path} looks like a mask or another companion of the pictures; leave such files out with "
-                "data.exclude=[<patterns of files or folders>], or say with data.pattern=<pattern> which are pictures"
-            )
+            raise ValueError(f"{root / path} looks like a mask or another companion of the pictures; {remedy}")
 
 
 def _has_palette(file: Path) -> bool:

@@ -41,7 +41,7 @@ class VideoStream:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise ValueError(f"{path} is missing; check data.root")
+            raise ValueError(f"{path} is missing; check its path")
         try:
             # `file:` because a name may hold a colon; only files, because some formats refer to network addresses.
             self.container = av.open(f"file:{path}", container_options={"protocol_whitelist": "file"}, **TEXT)
