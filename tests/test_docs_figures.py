@@ -104,7 +104,7 @@ def check_trained_rows() -> None:
         assert [cell for cell in cells if cell] == expected
     for title, clips, name in (
         ("Why the faithful recipe falls short: one factor at a time", "why, 2000", WHY),
-        ("Signs of life of the paper's other systems", worth, {}),
+        ("The paper's other systems on DINOv2's features", worth, {}),
     ):
         _, *rows = rows_of(title, "docs/notebook.md")
         rows = [row for row in rows if len(row) == 7 and row[0] not in ("row", "---")]
@@ -196,6 +196,26 @@ def test_every_score_of_a_table_is_defined() -> None:
     scores = set(re.findall(r"(?:video-fg|ocb|tracking)/\w+", "\n".join(lines)))
     assert {"video-fg/fg_ari", "ocb/mbo", "tracking/j_and_f"} <= scores
     assert [score for score in sorted(scores) if f"`{score}`" not in defined] == []
+
+
+def test_signs_of_life_are_those_of_their_raw_files() -> None:
+    """Each table follows the name of its file; its columns are called as there."""
+    page = (ROOT / "docs/notebook.md").read_text()
+    section = page.split("## Signs of life of the paper's other systems\n")[1].split("\n## ")[0]
+    tables = re.findall(r"Raw: `(results/life/\w+\.csv)`\.\n\n((?:\|.*\n)+)", section)
+    assert len(tables) == section.count("Raw: ") == 8
+    for name, table in tables:
+        with (ROOT / name).open() as file:
+            raw = list(csv.DictReader(file))
+        head, _, *rows = ([cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines())
+        assert rows
+        for row in rows:
+            shown = dict(zip(head, row, strict=True))
+            texts = {key: cell for key, cell in shown.items() if not re.fullmatch(r"-?\d+\.\d+", cell)}
+            found = [one for one in raw if all(one[key] == cell for key, cell in texts.items())]
+            assert len(found) == 1, (name, texts)
+            for key in shown.keys() - texts:
+                assert shown[key] == f"{float(found[0][key]):.{len(shown[key].split('.')[1])}f}", (name, row, key)
 
 
 def test_figures_of_the_readme_are_those_of_their_raw_files() -> None:
