@@ -222,7 +222,7 @@ def test_figures_of_the_readme_are_those_of_their_raw_files() -> None:
     text = " ".join((ROOT / "README.md").read_text().split())
 
     def mean(file: str, method: str, measure: str, videos: int) -> str:
-        return f"{float(means(file, method, [measure], videos)[0]):.2f}"
+        return f"{by_seed(file, method, [measure], videos).mean():.2f}"
 
     fg_ari, mbo, davis = "video-fg/fg_ari", "video-fg/mbo", "own/davis_224.csv"
     plain, white = "baselines/kmeans_plain", "baselines/kmeans"

@@ -27,7 +27,7 @@ from dias_video.model.learned_initializer import LearnedInitializer
 from dias_video.model.reduction import Merging
 from dias_video.model.tiny import ClusteringAttention, PlacedProjection, RememberingTransition
 
-# Chosen on training clips of DAVIS and val clips of toss-A (docs/notebook.md).
+# Chosen on training clips of DAVIS and val clips of toss-A and toss-D (docs/notebook.md).
 SAMPLED = 48  # number of evenly spaced frames that are read before a video is tracked
 DIRECTIONS = 64  # number of features
 TOKENS_EACH = 8  # tokens needed for each direction
