@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from data_files import write_clip
+from PIL import Image
 from torch import Tensor
 
 from dias_video.batch import VideoBatch
+from dias_video.data.folder import FolderVideos
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.evaluation.life import COLUMNS, clip_numbers, life, summary
 from dias_video.model.decoders.decoded import Decoded
@@ -92,3 +94,9 @@ def test_a_trained_models_numbers_are_written(tmp_path: Path) -> None:
         life(out_dir=tmp_path / "out", **told)
     with pytest.raises(ValueError, match="at least 2 videos, not 1"):
         life(out_dir=tmp_path / "other", max_videos=1, **told)
+    frames = tmp_path / "frames"
+    for name in ("a", "b"):
+        (frames / name).mkdir(parents=True)
+        Image.new("RGB", (40, 32)).save(frames / name / "0.png")
+    with pytest.raises(ValueError, match="have no masks"):
+        life(out_dir=tmp_path / "other", **{**told, "videos": FolderVideos(frames), "frames": (0,), "boxes": False})

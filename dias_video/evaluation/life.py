@@ -6,7 +6,6 @@ all its slots, dropped ones too. The three have the same random order and prefix
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from dias_video.draws import Draws
 from dias_video.engine.checks import check_integer, device_of
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.weights import pinned, weights_sha256
-from dias_video.stores.files import check_new, replace_file, write_json
+from dias_video.stores.files import check_new, write_json, write_rows
 
 COLUMNS = ("own", "rolled", "all", "kept", "objects")
 
@@ -113,7 +112,8 @@ def life(
         device: the model's device; None = cuda if there is one.
 
     Raises:
-        ValueError: there are fewer than two videos, ``boxes`` is True and the model takes none, or no frame is named.
+        ValueError: there are fewer than two videos, ``boxes`` is True and the model takes none, no frame is named, or
+            there are no masks.
     """
     check_new(Path(out_dir) / "life.json", overwrite)
     check_integer("batch_size", batch_size, least=2)
@@ -134,6 +134,8 @@ def life(
     parts = []
     for indices in tqdm(np.array_split(np.arange(count), max(1, count // batch_size)), unit="batch", desc="life"):
         read = [read_clip(videos, int(i), frames, transform, generator_of(0, 0, int(i)), cache, keys) for i in indices]
+        if any(sample.get("masks") is None for sample in read):
+            raise ValueError("kept slots are compared with the objects of masks, and these videos have no masks")
         batch = VideoBatch.stack(read).to(device_of(device))
         found = {name: value.double().cpu().numpy() for name, value in clip_numbers(model, batch, seed).items()}
         parts.append((batch.video_id, found))
@@ -150,13 +152,9 @@ def life(
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     names = [name for ids, _ in parts for name in ids]
-
-    def rows(path: Path) -> None:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["video_id", *COLUMNS])
-            writer.writerows(zip(names, *(numbers[name].tolist() for name in COLUMNS), strict=True))
-
-    replace_file(out_dir / "life.csv", rows)
+    columns = {"video_id": names} | {name: numbers[name].tolist() for name in COLUMNS}
+    write_rows(
+        out_dir / "life.csv", [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    )
     write_json(out_dir / "life.json", {"about": about, **scores})
     return scores

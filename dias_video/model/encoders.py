@@ -254,4 +254,6 @@ def _remedy(error: Exception, name: str, weights: str) -> str:
     if weights == "hub":
         option = "model.encoder.weights=<file.safetensors> (of a tokenizer model.backbone.weights=)"
         return f"without internet name a file with {option}"
+    if not Path(weights).exists():  # random weights of a name with a tag that timm does not know
+        return "choose another name, see timm.list_pretrained('vit*')"
     return "these weights are of another model; choose encoder.name= to fit"
