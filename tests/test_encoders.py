@@ -68,7 +68,9 @@ def test_timm_user_errors(tmp_path: Path) -> None:
         TimmEncoder("no_such_vit")
     with pytest.raises(ValueError, match=r"make resnet10t .*; choose a Vision Transformer, see timm"):
         TimmEncoder("resnet10t", "random")
-    with pytest.raises(ValueError, match=r"tag \(augreg_in21k\.nope\).*; choose another name, see timm.list_pretrained"):
+    with pytest.raises(
+        ValueError, match=r"tag \(augreg_in21k\.nope\).*; choose another name, see timm.list_pretrained"
+    ):
         TimmEncoder(f"{TINY_VIT}.nope", "random")
     (tmp_path / "broken.safetensors").write_bytes(b"no weights")
     with pytest.raises(ValueError, match=r"broken.*; the file is damaged, so fetch it again"):
