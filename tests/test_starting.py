@@ -42,7 +42,7 @@ def test_a_model_starts_from_one_of_the_same_configuration_alone(tmp_path: Path)
         start_from(other, tmp_path)
     with pytest.raises(ValueError, match=r"another configuration: name is None, now 'b'; .*changed=\[name\]"):
         start_from(other, tmp_path, ["part.scale"])
-    with pytest.raises(ValueError, match="a Whole is no Part"):
+    with pytest.raises(ValueError, match="class Whole where Part is needed; name the folder of a Part model"):
         start_from(Part(4), tmp_path)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in before.items())
     start_from(other, tmp_path, ["part.scale", "name"])
