@@ -25,8 +25,8 @@ STAGES = {
     "Simulate toss videos to train on": f"simulate.py simulate=toss root={DATA} split=train num_videos=48",
     "Simulate unseen toss videos": f"simulate.py simulate=toss root={DATA} split=val num_videos=16",
     "Simulate contact videos for dynamics": f"simulate.py simulate=contact root={DATA} split=train num_videos=42",
-    "Simulate contact videos for readouts": f"simulate.py simulate=contact root={DATA} split=readout num_videos=322",
-    "Simulate contact videos for tests": f"simulate.py simulate=contact root={DATA} split=test num_videos=140",
+    "Simulate contact videos for readouts": f"simulate.py simulate=contact root={DATA} split=readout num_videos=252",
+    "Simulate contact videos for tests": f"simulate.py simulate=contact root={DATA} split=test num_videos=98",
     "Train DIAS a little further": f"train_video.py experiment=demo data.root={DATA} checkpoint={ASSETS}/dias"
     f" out_dir={ROOT}/dias",
     "Evaluate it beside two baselines": f"evaluate.py checkpoint={DIAS} data=simulated data.root={DATA}"
