@@ -189,7 +189,8 @@ def test_an_object_that_is_lost_at_once_is_named(tmp_path: Path, capsys: pytest.
 
 def test_files_have_the_given_objects_alone(tmp_path: Path) -> None:
     path = film(tmp_path / "a.mp4", square(3))
-    mask = mask_file(tmp_path / "m.png", SIZE, {9: tuple(RED), 4: tuple(GREEN)})
+    within = {i: (x0 + 3, y0 + 2, x1 - 3, y1 - 2) for i, (x0, y0, x1, y1) in ((9, RED), (4, GREEN))}  # not up to edges
+    mask = mask_file(tmp_path / "m.png", SIZE, within)
     list(track_files(video=path, out_dir=tmp_path / "out", encoder=vit(), first_mask=mask))
     found = np.asarray(Image.open(tmp_path / "out/a/00000.png"))
     np.testing.assert_array_equal(found, np.asarray(Image.open(mask)))  # as it was given
