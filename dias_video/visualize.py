@@ -84,15 +84,21 @@ def draw_boxes(pictures: Tensor, boxes: Tensor, box_valid: Tensor) -> Tensor:
     return rearrange(torch.stack(drawn), "t c h w -> t h w c")
 
 
-def at_height(video: Tensor, labels: Tensor, height: int | None) -> tuple[Tensor, Tensor]:
-    """Frames (T,3,H,W) uint8 and label maps (T,H,W) scaled to ``height`` pixels; None leaves them unchanged.
+def at_height(
+    video: Tensor, labels: Tensor, height: int | None, pixel: Fraction = Fraction(1)
+) -> tuple[Tensor, Tensor]:
+    """Frames (T,3,H,W) uint8 and label maps (T,H,W) scaled to ``height`` square pixels; None keeps their height.
 
     Scale before anything is drawn, since scaling can remove lines or change their colours.
+
+    Args:
+        pixel: width of a pixel of ``video`` divided by its height.
     """
     old = video.shape[-2:]
-    if height is None or height == old[0]:
+    new = old[0] if height is None else height
+    size = (new, max(1, round(old[1] * pixel * new / old[0])))
+    if size == old:
         return video, labels
-    size = (height, max(1, round(old[1] * height / old[0])))
     return resize_frames(video, size), resize_labels(labels, size)
 
 

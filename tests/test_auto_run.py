@@ -14,8 +14,10 @@ from typing import Any
 
 import av
 import pytest
+from PIL import Image
 from test_auto import film, square, turned
 from test_auto_files import some_labels, with_pictures
+from test_report import content
 from video_files import write
 
 from dias_video.auto.backbone import Backbone
@@ -43,9 +45,14 @@ def test_the_overlay_is_shown_as_the_video(tmp_path: Path, turn: bool) -> None:
     path = write(tmp_path / "a.mp4", count=1, size=(32, 64), before=anamorphic)
     if turn:
         turned(path)
-    list(track_files(video=path, out_dir=tmp_path / "out", checkpoint="shipped"))
+    list(track_files(video=path, out_dir=tmp_path / "out", checkpoint="shipped", gif=True))
     pixel = Fraction(3, 4) if turn else Fraction(4, 3)
     assert facts_of_overlay(tmp_path / "out/a") == (12, pixel, pytest.approx(1 / 12, abs=1e-3))
+    shape = (64, 24) if turn else (32, 85)  # where pixels are square
+    ((video,),) = (group["videos"] for group in content(tmp_path / "out/a/report.html"))
+    assert (video["height"], video["width"]) == shape
+    with Image.open(tmp_path / "out/a/overlay.gif") as moving:
+        assert moving.size == shape[::-1]
 
 
 def test_pictures_have_the_rate_that_is_asked_for(tmp_path: Path) -> None:

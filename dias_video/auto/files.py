@@ -121,11 +121,15 @@ class TrackFiles:
             picture = overlay(frame[None], owner[None])[0]
             self._film.add(picture, self.clip.times[self._seen])
             if self._moving is not None:
-                small, small_labels = at_height(frame[None], owner[None], min(GIF_HEIGHT, self.clip.size[0]))
+                small, small_labels = self._small(frame[None], owner[None], GIF_HEIGHT)
                 self._moving.add(overlay(small, small_labels)[0], self._shown(self._seen))
             self._seen += 1
-        small, small_labels = at_height(video, shown, min(PAGE_HEIGHT, self.clip.size[0]))
+        small, small_labels = self._small(video, shown, PAGE_HEIGHT)
         self._page.add(small, small_labels, attention, torch.from_numpy(tracks - 1))
+
+    def _small(self, video: Tensor, labels: Tensor, height: int) -> tuple[Tensor, Tensor]:
+        """Frames and labels with square pixels, at most ``height`` high."""
+        return at_height(video, labels, min(height, self.clip.size[0]), self.clip.pixel)
 
     def _shown(self, frame: int) -> float:
         """How long a frame is shown, in seconds."""
