@@ -1,7 +1,6 @@
 """Make an encoder's features uncorrelated with variance 1 (or larger for smooth features), and save it for training.
 
 python scripts/whiten_encoder.py checkpoint=runs/distill/checkpoints/last data.root=… out_dir=runs/encoder
-python scripts/whiten_encoder.py model=dinov2 data=ytvis data.root=… feature_dim=64 out_dir=runs/encoder
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 from _main import entry
-from _videos import announce_random, source_of
+from _videos import source_of
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -24,14 +23,8 @@ from dias_video.pretrained.weights import WEIGHTS
 from dias_video.stores.files import check_new
 
 
-def named_encoder(cfg: DictConfig, checkpoint: str | None) -> Encoder:
-    """The encoder of ``checkpoint`` or of ``cfg.model``."""
-    if checkpoint is None:
-        if cfg.get("model") is None:
-            raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
-        announce_random(cfg.model.encoder)
-        encoder: Encoder = instantiate(cfg.model.encoder)
-        return encoder
+def encoder_of(checkpoint: str) -> Encoder:
+    """The encoder of a trained model."""
     model = Pretrained.from_pretrained(checkpoint)
     if not isinstance(model, (Distillation, DIAS)):
         raise ValueError(f"{checkpoint} holds a {type(model).__name__}, which has no encoder")
@@ -39,10 +32,10 @@ def named_encoder(cfg: DictConfig, checkpoint: str | None) -> Encoder:
 
 
 @entry("whiten_encoder")
-def main(cfg: DictConfig, checkpoint: str | None, feature_dim: int | None, overwrite: bool) -> None:
+def main(cfg: DictConfig, checkpoint: str, overwrite: bool) -> None:
     """Whiten an encoder on frames of ``cfg.data.train``."""
     check_new(Path(cfg.out_dir) / WEIGHTS, overwrite)
-    encoder = named_encoder(cfg, checkpoint).eval()
+    encoder = encoder_of(checkpoint).eval()
     source: VideoSource = source_of(cfg, "train")
     chosen = torch.linspace(0, len(source) - 1, min(cfg.videos, len(source))).long().tolist()
     transform, tokens = instantiate(cfg.data.eval_transform), []
@@ -51,7 +44,7 @@ def main(cfg: DictConfig, checkpoint: str | None, feature_dim: int | None, overw
         sample = transform(source.read(index, frames, ("video",)), torch.Generator())  # as in training, without crops
         features = encoder.features(sample["video"][None])  # (1,T,N,C)
         tokens.append(features[0].unflatten(1, encoder.grid))
-    whitened, share = whiten(encoder, torch.cat(tokens), feature_dim or encoder.feature_dim, cfg.smoothness)
+    whitened, share = whiten(encoder, torch.cat(tokens), encoder.feature_dim, cfg.smoothness)
     whitened.save_pretrained(cfg.out_dir)
     print(f"{cfg.out_dir}: whitened; two directions held {float(share[:2].sum()):.0%} of the variance before")
 

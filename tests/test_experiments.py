@@ -14,7 +14,6 @@ import data_layouts as layouts
 import pytest
 from data_records import write_movi
 from safetensors.torch import load_file
-from test_data_annotations import two_videos, write
 from test_resume_scripts import script
 
 from dias_video.model.dias import DIAS
@@ -87,27 +86,3 @@ def test_slotcontrast_takes_a_step(tmp_path: Path) -> None:
     assert row["grad_norm"] > 0
     dias = DIAS.from_pretrained(out / "checkpoints/last")
     assert (dias.num_slots, dias.slot_dim, dias.encoder.grid) == (7, 64, (37, 37))
-
-
-def test_real_video_at_a_small_size(tmp_path: Path) -> None:
-    """Whiten, cache, train the decoder, then all of it."""
-    (tmp_path / "data").mkdir()
-    data = ("data=ytvis", f"data.root={write(tmp_path / 'data', two_videos())}")
-    encoder, features = tmp_path / "encoder", tmp_path / "features"
-    script(
-        "whiten_encoder", *data, "model=dinov2", "model.encoder.weights=random", "feature_dim=64", f"out_dir={encoder}"
-    )
-    named = (*data, f"model.encoder.weights={encoder}")
-    script("cache_features", *named, "model=dinov2_whitened", f"path={features}")
-    train = (
-        "train_video",
-        *named,
-        "experiment=ytvis_small",
-        f"data.features.path={features}",
-        "data.clip.num_frames=2",
-    )
-    train += ("trainer.batch_size=1", "max_steps=1")
-    script(*train, "train_only=[decoder]", f"out_dir={tmp_path / 'first'}")
-    script(*train, f"checkpoint={tmp_path / 'first/checkpoints/last'}", f"out_dir={tmp_path / 'then'}")
-    dias = DIAS.from_pretrained(tmp_path / "then/checkpoints/last")
-    assert (dias.encoder.feature_dim, dias.num_slots, dias.encoder.grid) == (64, 7, (16, 16))
