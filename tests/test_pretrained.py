@@ -213,6 +213,8 @@ def test_format_1_is_read(tmp_path: Path) -> None:
     for whose in (FORMAT_1["aggregator"] | average, model.config["aggregator"]["reduction"] | average):
         with pytest.raises(ValueError, match="has no linkage any more, and here it is 'average'"):
             upgraded(whose)
+    decoder = {"type": PLACES["RandomARDecoder"], "feature_dim": 4}
+    assert upgraded(decoder | {"out_dim": None}) == decoder
     with pytest.raises(ValueError, match="unknown class 'Unheard'"):
         build(upgraded({**FORMAT_1, "decoder": {"type": "Unheard"}}))
     assert build(upgraded({"type": "Part", "width": 3})).linear.out_features == 3  # a user's own, which is imported

@@ -38,6 +38,7 @@ PLACES["AnnotatedImages"] = "dias_video.data.coco.CocoImages"
 REMOVED: dict[str, dict[str, Any]] = {
     "DIAS": {"normalize_targets": False, "similarity_temperature": None},
     "Merging": {"linkage": "complete"},
+    "RandomARDecoder": {"out_dim": None},
 }
 REMOVED["Aggregator"] = REMOVED["Merging"]
 IGNORED = ("limit",)  # number of videos of a source; not needed, since videos are found by their ids

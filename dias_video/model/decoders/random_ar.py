@@ -19,8 +19,7 @@ class RandomARDecoder(Decoder):
     """Random autoregressive decoding (eq. 18-23).
 
     Args:
-        feature_dim: C, the width of the known tokens. Predicted tokens have this width too unless ``out_dim`` is given
-            (for example the number of codes).
+        feature_dim: C, the width of the tokens.
         slot_dim: D.
         num_tokens: N, for the learned 1-D positions E_p.
         width: width of the Transformer. The released configuration uses C; then there is no readout after it.
@@ -45,7 +44,6 @@ class RandomARDecoder(Decoder):
         mode: str = "parallel",
         scored: str = "all",
         short_prefix: float = 0.1,
-        out_dim: int | None = None,
     ) -> None:
         super().__init__()
         if mode not in MODES:
@@ -60,8 +58,7 @@ class RandomARDecoder(Decoder):
         self.mask_token = nn.Parameter(torch.randn(width) * width**-0.5)  # E_m
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_tokens, width)))  # E_p
         self.transformer = SlotTransformer(slot_dim, width, num_layers, num_heads, mlp_ratio)
-        itself = out_dim is None and width == feature_dim
-        self.readout = nn.Identity() if itself else nn.Linear(width, out_dim or feature_dim)
+        self.readout = nn.Identity() if width == feature_dim else nn.Linear(width, feature_dim)
         zero_biases(self)
 
     def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
