@@ -71,7 +71,7 @@ def untrained(model: DictConfig) -> Any:
 def training(name: str, needs: list[str]) -> dict[str, Any]:
     """A ``benchmarks.cost.Training`` as plain data; a tokenizer that the objective needs is the first of ``needs``."""
     cfg = composed(name)
-    guided = cfg.model.get("guide") is not None
+    guided = "checkpoint" in list(cfg.model.get("guide") or ())  # also if the value is missing
     if "tokenizer" in cfg.model.get("objective", {}):
         tokenizer: Any = OmegaConf.to_container(composed(needs[0]).model, resolve=True)
         cfg.model.objective.tokenizer = {**tokenizer, "backbone": None}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dias_video.batch import SlotSequence
 from dias_video.draws import Draws
-from dias_video.model.contrast import contrast_loss
+from dias_video.model.contrast import SlotContrast, contrast_loss
 
 B, T, S, D, TAU = 3, 4, 5, 6, 0.1
 
@@ -135,8 +135,10 @@ def test_two_processes_with_clips_of_two_lengths_are_refused(tmp_path: Path) -> 
         assert "needs clips of one length" in (tmp_path / f"{rank}").read_text()
 
 
-def test_it_is_one_more_switch_of_the_model() -> None:
-    dias = tiny_dias(threshold=None, teacher=None, contrast_temperature=TAU)
+def test_it_guides_any_model_and_is_not_saved_with_it() -> None:
+    dias = tiny_dias(threshold=None, teacher=None, guide=SlotContrast(TAU))
+    assert dias.config == tiny_dias(threshold=None, teacher=None).config
+    assert dias.inputs() == {"video"}
     terms = dias(clips(), Draws.for_step(0, 0, range(3)))
     assert set(terms) == {"reconstruction", "contrast", *dias.watched}
     terms["contrast"].sum().backward()
@@ -145,3 +147,6 @@ def test_it_is_one_more_switch_of_the_model() -> None:
     scan = dias.scan(clips(), dias.features(clips()), Draws.for_step(0, 0, range(3)))
     expected = contrast_loss(scan, TAU, clips().frame_valid)
     torch.testing.assert_close(terms["contrast"], expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        (exact,) = dias.guide.losses(clips(), dias.features(clips()), scan, Draws([])).values()
+    assert torch.equal(exact, expected)

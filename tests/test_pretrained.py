@@ -209,6 +209,7 @@ def test_format_1_is_read(tmp_path: Path) -> None:
     assert DIAS.from_pretrained(tmp_path).config == model.config
     with pytest.raises(ValueError, match="DIAS has no normalize_targets any more"):
         upgraded({**FORMAT_1, "normalize_targets": True})
+    assert "contrast_temperature" not in upgraded({**FORMAT_1, "contrast_temperature": 0.1})
     average = {"linkage": "average"}
     for whose in (FORMAT_1["aggregator"] | average, model.config["aggregator"]["reduction"] | average):
         with pytest.raises(ValueError, match="has no linkage any more, and here it is 'average'"):

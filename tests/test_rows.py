@@ -50,6 +50,7 @@ ON_CODES = ("slate", "steve", "vvo_tfd", "vvo_mlp", "dias_vvo")  # a tokenizer h
 LEARNED = ("bo_qsa", "spot_teacher")  # queries, which take no boxes
 OBJECTIVES = {"videosaur": "SimilarityObjective", "vvo_mlp": "CodeVectorObjective", "dias_vvo": "CodeVectorObjective"}
 OBJECTIVES |= dict.fromkeys(("slate", "steve", "vvo_tfd"), "CodeObjective")
+GUIDES = {"slotcontrast": "SlotContrast", "spot_teacher": "MaskTeacher"}
 DECODERS = {
     "causal": ("CausalDecoder", "num_orders", 1),
     "spot": ("CausalDecoder", "num_orders", 9),
@@ -157,8 +158,7 @@ def test_a_row_is_built_makes_a_step_and_has_its_techniques(row: str, begun: Cal
     own["spot_teacher"] = {"teacher_masks"}
     assert set(trainer.weights) == ({"distillation"} if on["distillation"] else own.get(row, set()))
     assert type(model.objective).__name__ == OBJECTIVES.get(row, "FeatureObjective")
-    assert (model.contrast_temperature is not None) == (row == "slotcontrast")
-    assert (model.guide is not None) == (row == "spot_teacher")
+    assert type(model.guide).__name__ == GUIDES.get(row, "NoneType")
     assert type(model.aggregator.reduction).__name__ == (
         "KeepOrDrop" if row == "adaslot" else "Merging" if on["reduction"] else "NoneType"
     )
@@ -169,7 +169,7 @@ def test_rows_share_everything_else(row: str) -> None:
     def shared(name: str) -> Any:
         plain = OmegaConf.to_container(composed(name), resolve=True)
         assert isinstance(plain, dict)
-        for key in ("decoder", "teacher", "objective", "contrast_temperature", "guide", "initializer", "mask_source"):
+        for key in ("decoder", "teacher", "objective", "guide", "initializer", "mask_source"):
             plain["model"].pop(key, None)
         for key in ("reduction", "reinitialize", "bilevel"):
             plain["model"]["aggregator"].pop(key, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -9,8 +10,29 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from dias_video.batch import SlotSequence
+from dias_video.batch import SlotSequence, VideoBatch
+from dias_video.draws import Draws
 from dias_video.machine.ranks import host_group
+
+
+class SlotContrast:
+    """A guide of ``DIAS`` with the loss term ``contrast`` (``contrast_loss``); in SlotContrast its weight is 0.5.
+
+    Args:
+        temperature: see ``contrast_loss``.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def inputs(self, cached: Collection[str] = ()) -> set[str]:
+        """It needs nothing of a batch beside what the model needs."""
+        return set()
+
+    def losses(self, batch: VideoBatch, features: Tensor, scan: SlotSequence, draws: Draws) -> dict[str, Tensor]:
+        """``contrast`` (B,) of the slots of ``scan``; the other arguments are not used."""
+        with torch.autocast(features.device.type, enabled=False):  # autocast would round the similarities
+            return {"contrast": contrast_loss(scan, self.temperature, batch.frame_valid)}
 
 
 def contrast_loss(sequence: SlotSequence, temperature: float, frame_valid: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from dias_video.batch import CarryState, SlotSequence, VideoBatch
 from dias_video.draws import Draws
 from dias_video.model.aggregator import Aggregator
-from dias_video.model.contrast import contrast_loss
 from dias_video.model.decoders.decoded import Decoder
 from dias_video.model.encoders import Encoder
 from dias_video.model.initializers import Initializer
@@ -76,9 +75,8 @@ class DIAS(Pretrained, nn.Module):
             t + 1. ``persist``: it stays off.
         teacher: self-distillation: ``hard`` (eq. 14-15), ``soft`` (released image code), or None.
         mask_source: where masks come from: ``decoder`` is its attention A_d, ``aggregation`` is A_a.
-        contrast_temperature: temperature of SlotContrast's loss (``contrast_loss``); None leaves this loss out.
         objective: what slots have to reconstruct; None: the encoder's features.
-        guide: adds loss terms from a trained teacher (``dias_video.model.guide``); it is not saved.
+        guide: adds loss terms (``guide.MaskTeacher``, ``contrast.SlotContrast``); it is not saved.
 
     Raises:
         ValueError: an option has an unknown value, or there are fewer than 2 iterations with re-initialisation.
@@ -100,7 +98,6 @@ class DIAS(Pretrained, nn.Module):
         carry: str = "reseed",
         teacher: str | None = "hard",
         mask_source: str = "decoder",
-        contrast_temperature: float | None = None,
         objective: Objective | None = None,
         guide: Guide | None = None,
     ) -> None:
@@ -123,7 +120,6 @@ class DIAS(Pretrained, nn.Module):
         self.first_iterations, self.later_iterations = first_iterations, later_iterations
         self.carry, self.teacher = carry, teacher
         self.mask_source = mask_source
-        self.contrast_temperature = contrast_temperature
         self.objective = objective or FeatureObjective()
         self.guide = guide
         decoder.feedback = self.objective.as_known
@@ -170,8 +166,8 @@ class DIAS(Pretrained, nn.Module):
     def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
         """Terms of a training step, each (B,).
 
-        They are the losses of the objective, of the reduction and of the guide; ``distillation`` and ``contrast`` where
-        these are switched on; and the terms of ``watched``, which are not minimised.
+        They are the losses of the objective, of the reduction and of the guide; ``distillation`` where it is switched
+        on; and the terms of ``watched``, which are not minimised.
         """
         features = self.features(batch)  # (B,T,N,C)
         target = self.objective.target(features, batch)
@@ -185,8 +181,6 @@ class DIAS(Pretrained, nn.Module):
                 assert scan.attention is not None
                 maps = (scan.first.flatten(-2), scan.attention.flatten(-2))  # (B,T,S,N) each
                 terms["distillation"] = distillation_loss(*maps, scan.live, self.teacher, batch.frame_valid)
-            if self.contrast_temperature is not None:
-                terms["contrast"] = contrast_loss(scan, self.contrast_temperature, batch.frame_valid)
         if self.guide is not None:
             terms |= self.guide.losses(batch, features, scan, draws)
         return terms | watch(scan, batch.frame_valid)

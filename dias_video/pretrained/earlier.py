@@ -93,6 +93,8 @@ def upgraded(config: Any) -> Any:
         arguments["reduction"] = None if merging["threshold"] is None else kind | merging
     if name == "DIAS" and arguments.get("objective") is None:  # earlier versions had no such argument; None is the same
         arguments["objective"] = {"type": "dias_video.model.objectives.FeatureObjective"}
+    if name == "DIAS":
+        arguments.pop("contrast_temperature", None)  # a loss term, which is not stored any more
     if name == "TimmEncoder":  # frames were resized only once, and clamped if antialiased
         arguments = {"antialias": True, "clamp": arguments.get("antialias", True), "frame_size": None, **arguments}
     return {"type": stored, **arguments}
