@@ -59,8 +59,6 @@ class KMeans:
         num_slots: k without boxes.
         boxes: k is the number of the sample's boxes plus one.
         seed: with the video's id it determines the initial centres.
-        restarts: number of runs from different centres, of which the best is used.
-        iterations: the most iterations of a run.
         window: number of frames that are encoded at once.
         follow_edges: masks end where colours change in the frame.
         precision: the precision in which the encoder computes.
@@ -74,16 +72,13 @@ class KMeans:
         num_slots: int,
         boxes: bool,
         seed: int = 0,
-        restarts: int = 4,
-        iterations: int = 50,
         window: int = 24,
         follow_edges: bool = False,
         precision: str = "fp32",
     ) -> None:
         self.precision = precision
         self.encoder, self.num_slots, self.boxes, self.seed = encoder, num_slots, boxes, seed
-        self.restarts, self.iterations, self.window = restarts, iterations, window
-        self.follow_edges = follow_edges
+        self.window, self.follow_edges = window, follow_edges
         self.mask_source = "k-means on frozen features" + (EDGES if follow_edges else "")
 
     @torch.no_grad()
@@ -102,7 +97,7 @@ class KMeans:
             features = torch.cat([self._features(part) for part in video.split(self.window)])
         features = F.normalize(features, dim=-1)
         draws = Draws.for_videos(self.seed, [sample["video_id"]])
-        centres = kmeans(features.flatten(0, 1), k, draws, self.restarts, self.iterations)
+        centres = kmeans(features.flatten(0, 1), k, draws)
         size = (video.shape[-2], video.shape[-1])
         labels = []
         for tokens, frame in zip(features, video, strict=True):  # single frames, for memory of k x H x W floats
