@@ -86,10 +86,12 @@ def test_without_boxes_all_slots_start_from_the_seed() -> None:
 
 
 def test_dropped_boxes_in_training_only() -> None:
-    initializer = BoxInitializer(S, D, box_dropout=0.5)
+    initializer = LookingBoxInitializer(S, D, grid=(2, 3), box_dropout=0.5)
     boxes, valid = torch.rand(64, K, 4), torch.zeros(64, K, dtype=torch.bool)
-    _, mask = initializer(torch.zeros(64, 6, D), Draws.for_step(0, 0, range(64)), boxes, valid)
+    queries, mask = initializer(torch.zeros(64, 6, D), Draws.for_step(0, 0, range(64)), boxes, valid)
     dropped = mask.all(1)
+    assert (queries[dropped, 1].std(0) > 0.5).all()  # from the Gaussian, where boxes would give the tokens' mean
+    assert not queries[~dropped].any()
     assert 16 < int(dropped.sum()) < 48
     assert (mask[~dropped].sum(1) == 1).all()
     initializer.eval()

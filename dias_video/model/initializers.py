@@ -75,17 +75,15 @@ class BoxInitializer(Initializer):
     """Queries from the first frame's boxes: slot 0 for the background, slot k + 1 for box k (so slot = instance id).
 
     Slots without a box are off on the first frame. If there are more boxes than slots, the largest are kept, in their
-    order. A clip without boxes starts with all slots on, from the Gaussian that also re-seeds slots. ``box_dropout`` is
-    the probability in training that a clip's boxes are left out, so that one model learns both kinds of start.
+    order. A clip without boxes starts with all slots on, from the Gaussian that also re-seeds slots.
     """
 
     takes_boxes = True
 
-    def __init__(self, num_slots: int, slot_dim: int, hidden: int = 256, box_dropout: float = 0.0) -> None:
+    def __init__(self, num_slots: int, slot_dim: int, hidden: int = 256) -> None:
         super().__init__(num_slots, slot_dim)
         if num_slots < 2:
             raise ValueError(f"boxes need at least 2 slots (background and one object), got {num_slots}")
-        self.box_dropout = box_dropout
         self.embed = MLP(fourier_features(torch.zeros(4)).numel(), hidden, slot_dim)
         self.background = nn.Parameter(torch.randn(slot_dim))
         self.seed = GaussianInitializer(num_slots, slot_dim)
@@ -107,11 +105,7 @@ class BoxInitializer(Initializer):
             raise ValueError(f"boxes must be ({batch_size},K,4) with box_valid (B,K), got {tuple(boxes.shape)}")
         boxes, box_valid = largest_boxes(boxes.to(self.background), box_valid, self.num_slots - 1)  # (B,S-1,4) (B,S-1)
         queries = self.of_boxes(boxes, box_valid, tokens)
-        on = torch.cat([all_on[:, :1], box_valid], 1)
-        if self.training and self.box_dropout > 0:
-            dropped = draws.uniform(1) < self.box_dropout  # (B,1)
-            queries, on = torch.where(dropped[..., None], seeds, queries), on | dropped
-        return queries, on
+        return queries, torch.cat([all_on[:, :1], box_valid], 1)
 
     def of_boxes(self, boxes: Tensor, box_valid: Tensor, tokens: Tensor) -> Tensor:
         """Queries (B,S,D) of the background and of boxes (B,S-1,4); slots without ``box_valid`` (B,S-1) will be off."""

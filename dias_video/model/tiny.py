@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dias_video.batch import CarryState
+from dias_video.draws import Draws
 from dias_video.model.attention import SlotAttention
 from dias_video.model.initializers import BoxInitializer, box_cover
 from dias_video.model.layers import fourier_features
@@ -136,8 +137,10 @@ class LookingBoxInitializer(BoxInitializer):
     It is for small models, which don't learn to find the tokens at a place. The code of the box begins at 0.
 
     Args:
-        num_slots, slot_dim, hidden, box_dropout: as for ``BoxInitializer``.
+        num_slots, slot_dim, hidden: as for ``BoxInitializer``.
         grid: (h,w) of the tokens.
+        box_dropout: the probability in training that a clip's boxes are left out, so that one model learns both kinds
+            of start.
     """
 
     def __init__(
@@ -148,10 +151,21 @@ class LookingBoxInitializer(BoxInitializer):
         hidden: int = 256,
         box_dropout: float = 0.0,
     ) -> None:
-        super().__init__(num_slots, slot_dim, hidden, box_dropout)
+        super().__init__(num_slots, slot_dim, hidden)
+        self.box_dropout = box_dropout
         self.grid = (int(grid[0]), int(grid[1]))
         self.embed.begin_at_zero()
         nn.init.zeros_(self.background)
+
+    def forward(
+        self, tokens: Tensor, draws: Draws, boxes: Tensor | None = None, box_valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As ``BoxInitializer.forward``; in training some clips start as if they had no boxes."""
+        queries, on = super().forward(tokens, draws, boxes, box_valid)
+        if boxes is None or not self.training or self.box_dropout == 0:
+            return queries, on
+        dropped = draws.uniform(1) < self.box_dropout  # (B,1)
+        return torch.where(dropped[..., None], self.reseed(len(tokens), draws), queries), on | dropped
 
     def of_boxes(self, boxes: Tensor, box_valid: Tensor, tokens: Tensor) -> Tensor:
         """Queries (B,S,D) of the background and of boxes (B,S-1,4) that are ``box_valid`` (B,S-1)."""

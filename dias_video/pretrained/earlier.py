@@ -41,6 +41,7 @@ REMOVED: dict[str, dict[str, Any]] = {
     "RandomARDecoder": {"out_dim": None},
 }
 REMOVED["Aggregator"] = REMOVED["Merging"]
+TRAINING_ALONE = {"DIAS": "contrast_temperature", "BoxInitializer": "box_dropout"}  # removed, of use in training alone
 IGNORED = ("limit",)  # number of videos of a source; not needed, since videos are found by their ids
 # Arguments of merging that the aggregator had before merging became a class: names then and now.
 MERGING = {"merge_threshold": "threshold", "skip_merging": "skip", "merge_warmup": "warmup"}
@@ -93,8 +94,7 @@ def upgraded(config: Any) -> Any:
         arguments["reduction"] = None if merging["threshold"] is None else kind | merging
     if name == "DIAS" and arguments.get("objective") is None:  # earlier versions had no such argument; None is the same
         arguments["objective"] = {"type": "dias_video.model.objectives.FeatureObjective"}
-    if name == "DIAS":
-        arguments.pop("contrast_temperature", None)  # a loss term, which is not stored any more
+    arguments.pop(TRAINING_ALONE.get(str(stored).rpartition(".")[2], ""), None)
     if name == "TimmEncoder":  # frames were resized only once, and clamped if antialiased
         arguments = {"antialias": True, "clamp": arguments.get("antialias", True), "frame_size": None, **arguments}
     return {"type": stored, **arguments}
