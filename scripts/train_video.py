@@ -94,7 +94,7 @@ def main(cfg: DictConfig, checkpoint: str | None) -> None:
         keys=model.inputs(() if features is None else features.kinds) if hasattr(model, "inputs") else None,
     )
     looks: dict[str, Any] = {}
-    if cfg.validation.num_videos:
+    if cfg.validation.num_videos != 0:
         videos = source_of(cfg, "eval")
         transform = instantiate(cfg.data.get("eval_transform"))
         validation = instantiate(cfg.validation, source=videos, transform=transform)

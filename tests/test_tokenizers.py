@@ -17,6 +17,7 @@ from dias_video.data.features import FeatureCache, fill_features
 from dias_video.data.loading import ClipDataset
 from dias_video.data.transforms import ClipTransform
 from dias_video.draws import Draws
+from dias_video.evaluation import codes as codes_module
 from dias_video.evaluation.codes import CodeValidation
 from dias_video.model.tiny_encoder import TinyEncoder
 from dias_video.model.tokenizers.nets import (
@@ -265,7 +266,7 @@ def test_codes_are_cached_beside_features_and_belong_to_their_tokenizer(tmp_path
         FeatureCache(tmp_path / "codes")
 
 
-def test_validation_by_hand(tmp_path: Path) -> None:
+def test_validation_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Perplexity, dead codes, explained variance and PSNR over all frames, against NumPy-like loops."""
     model, source = of_pictures("patch").eval(), Clips()
     found = CodeValidation(source, None, num_videos=3, num_frames=5).validate(model, 0)
@@ -280,7 +281,10 @@ def test_validation_by_hand(tmp_path: Path) -> None:
     assert found["val/explained"] == pytest.approx(1 - error / around, rel=1e-4)
     assert found["val/psnr"] == pytest.approx(10 * math.log10(1 / error), rel=1e-4)
     assert found["val/psnr_mean"] == pytest.approx(10 * math.log10(1 / around), rel=1e-4)
-    files = CodeValidation(source, None, 2, 3).preview(model, tmp_path)
+    whole, four = (CodeValidation(source, None, count, 5) for count in (None, 4))
+    assert whole.validate(model, 0) == four.validate(model, 0) != found
+    monkeypatch.setattr(codes_module, "SHOWN", 2)
+    files = whole.preview(model, tmp_path)
     assert [file.relative_to(tmp_path).as_posix() for file in files] == ["some/clip0.gif", "some/clip1.gif"]
 
 

@@ -15,6 +15,8 @@ from dias_video.model.tokenizers.nets import FeatureDecoder
 from dias_video.model.tokenizers.tokenizer import Tokenizer
 from dias_video.visualize import gif_file, side_by_side, write_gif
 
+SHOWN = 8  # the most videos that are drawn
+
 
 class CodeValidation(FirstVideos):
     """``validate`` and ``preview`` for the trainer, on first videos."""
@@ -60,9 +62,9 @@ class CodeValidation(FirstVideos):
 
     @torch.no_grad()
     def preview(self, model: Tokenizer, folder: Path) -> list[Path]:
-        """GIFs of frames beside their reconstruction from codes, if the tokenizer reconstructs pictures."""
+        """GIFs of ``SHOWN`` videos beside their reconstruction from codes, if the tokenizer reconstructs pictures."""
         files: list[Path] = []
-        for index in () if isinstance(model.decoder, FeatureDecoder) else self.indices:
+        for index in () if isinstance(model.decoder, FeatureDecoder) else self.indices[:SHOWN]:
             batch = VideoBatch.stack([self.read(index)]).to(next(model.parameters()).device)
             codes = model.codes(batch.video, model.features(batch))
             both = [model.decoder.shown(model.decoder.target(batch.video)), _decoded(model, codes)]

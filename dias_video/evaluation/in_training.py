@@ -26,18 +26,21 @@ class FirstVideos:
     Args:
         source: validation videos.
         transform: applied to every video (a resize).
-        num_videos: number of videos.
+        num_videos: number of videos; None: all.
         num_frames: number of first frames of each.
 
     Raises:
         ValueError: a number is below 1.
     """
 
-    def __init__(self, source: VideoSource, transform: Transform | None, num_videos: int, num_frames: int) -> None:
-        check_integer("validation.num_videos", num_videos, least=1)
+    def __init__(
+        self, source: VideoSource, transform: Transform | None, num_videos: int | None, num_frames: int
+    ) -> None:
+        if num_videos is not None:
+            check_integer("validation.num_videos", num_videos, least=1)
         check_integer("validation.num_frames", num_frames, least=1)
         self.source, self.transform, self.num_frames = source, transform, num_frames
-        self.indices = range(min(num_videos, len(source)))
+        self.indices = range(len(source))[:num_videos]
 
     def read(self, index: int) -> Sample:
         """A video as a sample."""
