@@ -10,15 +10,19 @@ from dias_video.pretrained.configured import Configured
 
 
 class Projection(Configured, nn.Module):
-    """Frozen features to the tokens for Slot Attention: LayerNorm and an MLP, (...,N,C) to (...,N,out_dim)."""
+    """Frozen features to the tokens for Slot Attention: LayerNorm and an MLP, (...,N,C) to (...,N,out_dim).
+
+    ``hidden`` is the MLP's hidden width; None: ``out_dim``, as in the authors' released DIAS. The DINOSAUR and SLATE of
+    their comparison have 2 C.
+    """
 
     sees_frames = False  # whether it also uses the video
 
-    def __init__(self, feature_dim: int, out_dim: int) -> None:
+    def __init__(self, feature_dim: int, out_dim: int, hidden: int | None = None) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(feature_dim)
-        self.hidden = nn.Linear(feature_dim, out_dim)
-        self.out = nn.Linear(out_dim, out_dim)
+        self.hidden = nn.Linear(feature_dim, hidden or out_dim)
+        self.out = nn.Linear(hidden or out_dim, out_dim)
         zero_biases(self)
 
     def forward(self, features: Tensor, video: Tensor | None) -> Tensor:
