@@ -193,7 +193,9 @@ def test_every_system_whose_cost_is_measured_is_made(monkeypatch: pytest.MonkeyP
     assert all(set(made[name]["needs"]) <= set(list(made)[:place]) for place, name in enumerate(made))
     assert [name for name in made if made[name]["guided"]] == ["coco+spot_teacher", "coco+spot_finetuned"]
     systems = {file.stem for file in (ROOT / "configs/system").glob("*.yaml")}
-    assert {name.partition("+")[2] for name in made} == systems - {"slotcontrast"} | {""}  # it is in no table of the paper
+    assert {name.partition("+")[2] for name in made} == systems - {"slotcontrast"} | {
+        ""
+    }  # it is in no table of the paper
     assert made["coco+slate"]["model"]["objective"]["tokenizer"]["encoder"]["type"].endswith("ResidualEncoder")
     assert made["coco+vvo_mlp"]["model"]["objective"]["tokenizer"]["encoder"]["type"].endswith("FeatureEncoder")
     assert (made["movi_d+steve"]["boxes"], made["coco"]["boxes"]) == (20, 0)

@@ -16,6 +16,7 @@ from dias_video.model.decoders.mlp import MLPDecoder
 from dias_video.model.decoders.random_ar import RandomARDecoder
 from dias_video.model.dias import DIAS
 from dias_video.model.objectives import CodeObjective, CodeVectorObjective, Objective
+from dias_video.model.tokenizers.quantizers import SimVQ, VectorQuantizer
 from dias_video.model.tokenizers.tokenizer import Tokenizer
 
 
@@ -82,8 +83,18 @@ def test_cross_entropy_is_that_of_a_loop_over_tokens() -> None:
         cells = [(t, n) for t in range(4) for n in range(N) if batch.frame_valid[b, t]]
         each = [-logits[b, t, n].log_softmax(-1)[target.wanted[b, t, n]] for t, n in cells]
         torch.testing.assert_close(got[b], torch.stack(each).mean())
-    with pytest.raises(ValueError, match=f"chooses among {V + 1} codes, the tokenizer has {V}"):
+    with pytest.raises(ValueError, match=f"chooses among {V + 1} codes, the tokenizer has {V}; set sizes.num_codes"):
         dias.objective.losses(torch.randn(3, 4, N, V + 1), target, counted, batch)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_tokenizer_whose_codes_have_another_width_is_answered_in_a_sentence(name: str) -> None:
+    dias, batch = system(name).train(), clips()
+    quantizer = VectorQuantizer(V, E + 1) if name in ("slate", "steve") else SimVQ(V, E + 1, frozen_dim=9)
+    dias.objective.tokenizer.quantizer = quantizer
+    batch.codes = torch.zeros(3, 4, N, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"wide.* set sizes\.code_dim"):
+        dias(batch, Draws.for_step(0, 0, range(3)))
 
 
 def test_what_is_known_are_the_vectors_of_the_frames_own_codes() -> None:

@@ -105,8 +105,17 @@ class CodeVectorObjective(Configured, _OfCodes):
         return Target(both, both)
 
     def losses(self, predicted: Tensor, target: Target, counted: Tensor, batch: VideoBatch) -> dict[str, Tensor]:
-        """``codes`` and, with features, ``reconstruction``."""
+        """``codes`` and, with features, ``reconstruction``.
+
+        Raises:
+            ValueError: the decoder's tokens have another width than these.
+        """
         dim = self.tokenizer.quantizer.dim
+        if predicted.shape[-1] != target.wanted.shape[-1]:
+            raise ValueError(
+                f"the decoder's tokens are {predicted.shape[-1]} wide, those of this tokenizer's codes "
+                f"{target.wanted.shape[-1]}; set sizes.code_dim={dim}"
+            )
         losses = {"codes": reconstruction_loss(predicted[..., :dim], target.wanted[..., :dim], counted)}
         if self.with_features:
             losses["reconstruction"] = reconstruction_loss(predicted[..., dim:], target.wanted[..., dim:], counted)
@@ -138,7 +147,10 @@ class CodeObjective(Configured, _OfCodes):
         """
         if predicted.shape[-1] != self.tokenizer.num_codes:
             own = self.tokenizer.num_codes
-            raise ValueError(f"the decoder chooses among {predicted.shape[-1]} codes, the tokenizer has {own}")
+            raise ValueError(
+                f"the decoder chooses among {predicted.shape[-1]} codes, the tokenizer has {own}; set "
+                f"sizes.num_codes={own}"
+            )
         return {"cross_entropy": code_loss(predicted, target.wanted, counted)}
 
     def as_known(self, predicted: Tensor) -> Tensor:

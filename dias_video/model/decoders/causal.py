@@ -46,7 +46,7 @@ class CausalDecoder(Decoder):
         super().__init__()
         if num_orders not in (1, 9):
             raise ValueError(f"num_orders must be 1 (raster) or 9 (SPOT's), got {num_orders}")
-        self.num_tokens = grid[0] * grid[1]
+        self.num_tokens, self.feature_dim = grid[0] * grid[1], feature_dim
         self.register_buffer("orders", fixed_orders(*grid)[:num_orders], persistent=False)  # (orders,N)
         if direct and not feature_dim == slot_dim == width:
             raise ValueError(f"direct=true needs tokens and slots of width {width}, got {feature_dim} and {slot_dim}")
@@ -62,7 +62,7 @@ class CausalDecoder(Decoder):
     def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
         """Slots (B,T,S,D) to tokens (B,T,N,C); ``draws`` choose the orders, None takes the first order."""
         batch, frames = slots.shape[:2]
-        check_tokens(target, (batch, frames, self.num_tokens))
+        check_tokens(target, (batch, frames, self.num_tokens), self.feature_dim)
         slots, live = slots.flatten(0, 1), live.flatten(0, 1)
         if draws is None:
             which = torch.zeros(batch * frames, dtype=torch.int64, device=slots.device)

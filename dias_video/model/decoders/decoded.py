@@ -44,9 +44,16 @@ def total(widths: int | Sequence[int]) -> int:
     return widths if isinstance(widths, int) else sum(widths)
 
 
-def check_tokens(target: Tensor | None, shape: tuple[int, int, int]) -> None:
-    """Raise ValueError unless ``target`` (B,T,N,C) has the axes B T N that ``shape`` says."""
-    if target is not None and target.shape[:3] != shape:
+def check_tokens(target: Tensor | None, shape: tuple[int, int, int], width: int | None = None) -> None:
+    """Raise ValueError unless ``target`` (B,T,N,C) has the axes B T N of ``shape`` and, if given, the ``width`` C."""
+    if target is None:
+        return
+    if target.shape[:3] != shape:
         raise ValueError(
             f"the decoder expects tokens {shape} + (C,), got {tuple(target.shape)}: check the encoder's grid"
+        )
+    if width not in (None, target.shape[3]):
+        raise ValueError(
+            f"the decoder expects tokens that are {width} wide, these are {target.shape[3]}: set sizes.code_dim for "
+            "codes, sizes.feature_dim for features"
         )

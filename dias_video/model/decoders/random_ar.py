@@ -53,7 +53,7 @@ class RandomARDecoder(Decoder):
         if not 0 <= short_prefix < 1:
             raise ValueError(f"short_prefix is a part of the tokens, from 0 to below 1, got {short_prefix}")
         self.short_prefix = short_prefix
-        self.mode, self.scored, self.num_tokens = mode, scored, num_tokens
+        self.mode, self.scored, self.num_tokens, self.feature_dim = mode, scored, num_tokens, feature_dim
         self.project_tokens = nn.Sequential(nn.Linear(feature_dim, width, bias=False), nn.LayerNorm(width))
         self.mask_token = nn.Parameter(torch.randn(width) * width**-0.5)  # E_m
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_tokens, width)))  # E_p
@@ -64,7 +64,7 @@ class RandomARDecoder(Decoder):
     def forward(self, slots: Tensor, live: Tensor, target: Tensor | None = None, draws: Draws | None = None) -> Decoded:
         """Slots (B,T,S,D), live where ``live`` (B,T,S), to tokens (B,T,N,C); see ``Decoder.forward``."""
         shape = (*slots.shape[:2], self.num_tokens)  # B T N
-        check_tokens(target, shape)
+        check_tokens(target, shape, self.feature_dim)
         slots, live = slots.flatten(0, 1), live.flatten(0, 1)  # (F,S,D) (F,S), F = B*T frames
         num_frames = len(slots)
         positions = self.positions.expand(num_frames, -1, -1)  # (F,N,width)
