@@ -24,7 +24,7 @@ from dias_video.stores.files import read_json, write_json, write_rows
 from dias_video.stores.store import differences
 
 ROWS = CONFIGS / "experiment/train_video/rows"
-OPTIONS = ("root", "encoder", "features", "after", "train", "evaluate", "earlier")  # options that all rows share
+OPTIONS = ("root", "encoder", "features", "after", "train", "own", "evaluate", "earlier")  # a row is made with these
 
 
 def run(script: str, *words: str) -> None:
@@ -55,9 +55,10 @@ def train(cfg: DictConfig, row: str, seed: int) -> Path:
     """The run folder of a row, which is trained here unless that is done already."""
     folder = Path(cfg.out_dir) / row / f"s{seed}"
     given = {name: value for name, value in OmegaConf.to_container(cfg).items() if name in OPTIONS}
+    given["own"] = (given["own"] or {}).get(row)
     check_same(folder, {name: value for name, value in given.items() if value is not None})
     words = [f"experiment=rows/{row}", f"data.root={cfg.root}", f"seed={seed}", "resume=true", *cfg.train]
-    words += [f"model.encoder.weights={cfg.encoder}", f"data.features.path={cfg.features}"]
+    words += [f"model.encoder.weights={cfg.encoder}", f"data.features.path={cfg.features}", *(given["own"] or ())]
     if row in cfg.after:
         other, *options = cfg.after[row]
         end = train(cfg, other, seed) / "checkpoints/last"

@@ -220,7 +220,9 @@ def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone_if_its_opti
             (scored / "metrics.json").write_text(json.dumps(found))
 
     monkeypatch.setattr(compare, "run", run)
-    options = dict(root="x", encoder="x", features="x", out_dir=str(tmp_path), after={}, train=[], evaluate=[])
+    options = dict(
+        root="x", encoder="x", features="x", out_dir=str(tmp_path), after={}, own=None, train=[], evaluate=[]
+    )
     options["earlier"] = ["data.eval.split=toss/val"]
     for end in ("cut off", "full/s7 was stopped before its last update; the same command goes on", "cut off"):
         with pytest.raises(ValueError, match=end):
@@ -239,11 +241,15 @@ def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone_if_its_opti
         )
         with pytest.raises(ValueError, match=message):
             list(compare.score(OmegaConf.create({**options, name: ["max_steps=5"]}), "full", 7))
+    with pytest.raises(ValueError, match=r"full/s7 was made with other options \(own is new\)"):
+        list(compare.score(OmegaConf.create({**options, "own": {"full": ["max_steps=5"]}}), "full", 7))
     (folder / "options.json").unlink()  # as in folders of before it was kept
     with pytest.raises(ValueError, match="full/s7 was made with other options"):
         list(compare.score(OmegaConf.create(options), "full", 7))
     assert len(ran) == 10
-    (folder / "options.json").write_text(json.dumps({name: options[name] for name in compare.OPTIONS[:-1]}))
+    (folder / "options.json").write_text(
+        json.dumps({name: options[name] for name in set(compare.OPTIONS) - {"own", "earlier"}})
+    )
     alone = list(compare.score(OmegaConf.create({**options, "earlier": None}), "full", 7))
     assert [(row["step"], row["split"]) for row, _ in alone] == [(10, "toss/test")] * 2
 
@@ -297,7 +303,8 @@ def test_a_row_may_begin_where_another_one_ended(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(compare, "run", run)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("compare", ["root=x", "encoder=x", "features=x", f"out_dir={tmp_path}"])
+        own = "own={adaslot:['trainer.weights.kept=0.3'],full:['max_steps=7']}"
+        cfg = compose("compare", ["root=x", "encoder=x", "features=x", f"out_dir={tmp_path}", own])
     assert compare.train(cfg, "adaslot", 3) == tmp_path / "adaslot/s3"
     assert [word for words in ran for word in words if word.startswith(("experiment", "out_dir", "checkpoint"))] == [
         "experiment=rows/dinosaur", f"out_dir={tmp_path}/dinosaur/s3",
@@ -305,6 +312,8 @@ def test_a_row_may_begin_where_another_one_ended(tmp_path: Path, monkeypatch: py
         f"out_dir={tmp_path}/adaslot/s3",
     ]  # fmt: skip
     assert "begin_anew=[aggregator.reduction]" in ran[-1]
+    assert ["trainer.weights.kept=0.3" in words for words in ran] == [False, True]
+    assert not any("max_steps=7" in words for words in ran)  # another row's own option
 
 
 def test_a_cell_has_the_sample_deviation_of_several_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
