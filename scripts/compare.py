@@ -24,7 +24,7 @@ from dias_video.stores.files import read_json, write_json, write_rows
 from dias_video.stores.store import differences
 
 ROWS = CONFIGS / "experiment/train_video/rows"
-OPTIONS = ("root", "encoder", "features", "after", "train", "own", "evaluate", "earlier")  # a row is made with these
+OPTIONS = ("root", "encoder", "features", "after", "first", "train", "own", "evaluate", "earlier")  # of every row
 
 
 def run(script: str, *words: str) -> None:
@@ -44,9 +44,8 @@ def check_same(folder: Path, options: dict[str, Any]) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         made_with = read_json(record, "remove that row's folder") if record.is_file() else {}
         if changed := differences(made_with, options):
-            raise ValueError(
-                f"{folder} was made with other options ({'; '.join(changed)}); name another out_dir or remove it"
-            )
+            said = f"{folder} was made with other options ({'; '.join(changed)})"
+            raise ValueError(f"{said}; name another out_dir or remove it")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(record, options)
 
@@ -63,9 +62,13 @@ def train(cfg: DictConfig, row: str, seed: int) -> Path:
         other, *options = cfg.after[row]
         end = train(cfg, other, seed) / "checkpoints/last"
         words += [option.format(end) for option in options]
-    run("train_video", *words, f"out_dir={folder}")
-    if not (folder / f"checkpoints/step_{OmegaConf.load(folder / 'config.yaml').max_steps:06d}").is_dir():
-        raise ValueError(f"{folder} was stopped before its last update; the same command goes on from there")
+    begun = not cfg.first or any(word.startswith("checkpoint=") for word in words)
+    for stage, more in [(folder, [])] if begun else [(folder / "first", cfg.first), (folder, [])]:
+        run("train_video", *words, *more, f"out_dir={stage}")
+        end = stage / f"checkpoints/step_{OmegaConf.load(stage / 'config.yaml').max_steps:06d}"
+        if not end.is_dir():
+            raise ValueError(f"{stage} was stopped before its last update; the same command goes on from there")
+        words.append(f"checkpoint={end}")
     return folder
 
 
@@ -87,8 +90,7 @@ def score(cfg: DictConfig, row: str, seed: int) -> Iterator[tuple[dict[str, Any]
                 run("evaluate", "baselines=[]", "tracking=false", "report=0", *words)
             found = read_json(scored / METRICS, "remove it, and it is made again")
             about = {"row": row, "seed": seed, "step": int(checkpoint.name.removeprefix("step_")), "mask_source": masks}
-            about["split"] = found["about"]["split"]
-            yield about | {name: found[name] for name in MEASURES}, scored
+            yield about | {"split": found["about"]["split"]} | {name: found[name] for name in MEASURES}, scored
 
 
 @entry("compare")

@@ -220,10 +220,8 @@ def test_an_interrupted_row_is_resumed_and_a_finished_one_left_alone_if_its_opti
             (scored / "metrics.json").write_text(json.dumps(found))
 
     monkeypatch.setattr(compare, "run", run)
-    options = dict(
-        root="x", encoder="x", features="x", out_dir=str(tmp_path), after={}, own=None, train=[], evaluate=[]
-    )
-    options["earlier"] = ["data.eval.split=toss/val"]
+    options = dict.fromkeys(("root", "encoder", "features"), "x") | dict(out_dir=str(tmp_path), after={}, own=None)
+    options |= dict(first=[], train=[], evaluate=[], earlier=["data.eval.split=toss/val"])
     for end in ("cut off", "full/s7 was stopped before its last update; the same command goes on", "cut off"):
         with pytest.raises(ValueError, match=end):
             list(compare.score(OmegaConf.create(options), "full", 7))
@@ -303,16 +301,19 @@ def test_a_row_may_begin_where_another_one_ended(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(compare, "run", run)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        own = "own={adaslot:['trainer.weights.kept=0.3'],full:['max_steps=7']}"
-        cfg = compose("compare", ["root=x", "encoder=x", "features=x", f"out_dir={tmp_path}", own])
+        words = ["first=['train_only=[decoder]']", "own={adaslot:['trainer.weights.kept=0.3'],full:['max_steps=7']}"]
+        cfg = compose("compare", ["root=x", "encoder=x", "features=x", f"out_dir={tmp_path}", *words])
     assert compare.train(cfg, "adaslot", 3) == tmp_path / "adaslot/s3"
     assert [word for words in ran for word in words if word.startswith(("experiment", "out_dir", "checkpoint"))] == [
-        "experiment=rows/dinosaur", f"out_dir={tmp_path}/dinosaur/s3",
+        "experiment=rows/dinosaur", f"out_dir={tmp_path}/dinosaur/s3/first",
+        "experiment=rows/dinosaur", f"checkpoint={tmp_path}/dinosaur/s3/first/checkpoints/step_000001",
+        f"out_dir={tmp_path}/dinosaur/s3",
         "experiment=rows/adaslot", f"checkpoint={tmp_path}/dinosaur/s3/checkpoints/last",
         f"out_dir={tmp_path}/adaslot/s3",
     ]  # fmt: skip
     assert "begin_anew=[aggregator.reduction]" in ran[-1]
-    assert ["trainer.weights.kept=0.3" in words for words in ran] == [False, True]
+    assert ["trainer.weights.kept=0.3" in words for words in ran] == [False, False, True]
+    assert ["train_only=[decoder]" in words for words in ran] == [True, False, False]  # the last has its start
     assert not any("max_steps=7" in words for words in ran)  # another row's own option
 
 
