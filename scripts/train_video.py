@@ -24,7 +24,6 @@ from dias_video.data.loading import ClipDataset
 from dias_video.data.memory import InMemory
 from dias_video.data.problems import problems_of
 from dias_video.engine.loop import Trainer
-from dias_video.model.tokenizers.tokenizer import check_codes
 from dias_video.pretrained.saving import start_from
 from dias_video.pretrained.weights import pinned
 
@@ -76,7 +75,8 @@ def main(cfg: DictConfig, checkpoint: str | None) -> None:
         start_from(model, config["checkpoint"], cfg.changed, cfg.begin_anew)
     elif model.frozen and trainer.is_main:
         announce_random(cfg.model[part])
-    check_codes(model.frozen)
+    if hasattr(model, "check_parts"):
+        model.check_parts()
     if cfg.train_only:
         freeze_all_but(cfg.train_only, model)
     if features is not None:

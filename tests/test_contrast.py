@@ -139,6 +139,9 @@ def test_it_guides_any_model_and_is_not_saved_with_it() -> None:
     dias = tiny_dias(threshold=None, teacher=None, guide=SlotContrast(TAU))
     assert dias.config == tiny_dias(threshold=None, teacher=None).config
     assert dias.inputs() == {"video"}
+    dias.check_parts()
+    with pytest.raises(ValueError, match="must be above 0, got 0"):
+        SlotContrast(0.0)
     terms = dias(clips(), Draws.for_step(0, 0, range(3)))
     assert set(terms) == {"reconstruction", "contrast", *dias.watched}
     terms["contrast"].sum().backward()

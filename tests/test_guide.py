@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,16 @@ def test_a_teacher_of_boxes_is_given_them_though_its_student_takes_none(tmp_path
     assert not torch.equal(others["teacher_masks"], terms["teacher_masks"])
     with pytest.raises(ValueError, match="the teacher's first queries come from boxes, and these clips have none"):
         student(clips(), Draws.for_step(0, 0, range(3)))
+
+
+def test_a_teacher_of_another_encoder_s_features_is_refused(teacher: MaskTeacher, tmp_path: Path) -> None:
+    spot(guide=teacher).check_parts()
+    named = re.escape(str(tmp_path / "teacher"))
+    with pytest.raises(ValueError, match=f"the teacher in {named} was trained on the features of another encoder"):
+        spot(seed=1, guide=teacher).check_parts()
+    teacher.model.encoder.config = {**teacher.model.encoder.config, "color": 2.0}
+    with pytest.raises(ValueError, match="give the student the same options and weights"):
+        spot(guide=teacher).check_parts()
 
 
 def test_a_teacher_of_other_slots_is_refused(teacher: MaskTeacher) -> None:

@@ -20,7 +20,6 @@ from dias_video.batch import VideoBatch
 from dias_video.draws import Draws
 from dias_video.engine.loop import Trainer
 from dias_video.model.dias import DIAS
-from dias_video.model.tokenizers.tokenizer import check_codes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TECHNIQUES = {"reduction", "reinitialization", "distillation", "random order"}
@@ -127,7 +126,7 @@ def one_step(model: DIAS) -> None:
     batch = VideoBatch(torch.zeros(2, 2, 3, 16, 24, dtype=torch.uint8), ["a", "b"], index, index >= 0)
     batch.features = torch.randn(2, 2, 256, model.encoder.feature_dim, generator=generator)
     batch.boxes, batch.box_valid = torch.tensor([0.1, 0.2, 0.5, 0.9]).expand(2, 2, 1, 4), index[..., None] >= 0
-    check_codes(model.frozen)
+    model.check_parts()
     terms = model.train()(batch, Draws.for_step(0, 0, range(2), progress=0.5))
     sum(value.mean() for name, value in terms.items() if name not in model.watched).backward()
     if not model.takes_boxes:

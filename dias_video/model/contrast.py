@@ -13,6 +13,7 @@ from torch import Tensor
 from dias_video.batch import SlotSequence, VideoBatch
 from dias_video.draws import Draws
 from dias_video.machine.ranks import host_group
+from dias_video.model.encoders import Encoder
 
 
 class SlotContrast:
@@ -23,11 +24,16 @@ class SlotContrast:
     """
 
     def __init__(self, temperature: float) -> None:
+        if temperature <= 0:
+            raise ValueError(f"the temperature of the contrast must be above 0, got {temperature}")
         self.temperature = temperature
 
     def inputs(self, cached: Collection[str] = ()) -> set[str]:
         """It needs nothing of a batch beside what the model needs."""
         return set()
+
+    def check(self, encoder: Encoder) -> None:
+        """Nothing: it does not look at features."""
 
     def losses(self, batch: VideoBatch, features: Tensor, scan: SlotSequence, draws: Draws) -> dict[str, Tensor]:
         """``contrast`` (B,) of the slots of ``scan``; the other arguments are not used."""

@@ -25,6 +25,7 @@ from dias_video.model.objectives import FeatureObjective, Objective
 from dias_video.model.predictor import Predictor
 from dias_video.model.projection import Projection
 from dias_video.model.relu_projection import ReLUProjection
+from dias_video.model.tokenizers.tokenizer import check_codes
 from dias_video.model.transition import Transition
 from dias_video.pretrained.saving import Pretrained
 from dias_video.tracking import track_videos
@@ -35,6 +36,10 @@ class Guide(Protocol):
 
     def inputs(self, cached: Collection[str] = ()) -> set[str]:
         """What it needs of a training batch, as for ``DIAS``."""
+        ...
+
+    def check(self, encoder: Encoder) -> None:
+        """Raise ValueError if it needs the features of another encoder."""
         ...
 
     def losses(self, batch: VideoBatch, features: Tensor, scan: Scan, draws: Draws) -> dict[str, Tensor]:
@@ -112,14 +117,10 @@ class DIAS(Pretrained, nn.Module):
             if value not in known:
                 raise ValueError(f"{name} must be one of {known}, got {value!r}")
         self.encoder = encoder.requires_grad_(False)
-        self.projection = projection
-        self.initializer = initializer
-        self.aggregator = aggregator
-        self.transition = transition
-        self.decoder = decoder
+        self.projection, self.initializer = projection, initializer
+        self.aggregator, self.transition, self.decoder = aggregator, transition, decoder
         self.first_iterations, self.later_iterations = first_iterations, later_iterations
-        self.carry, self.teacher = carry, teacher
-        self.mask_source = mask_source
+        self.carry, self.teacher, self.mask_source = carry, teacher, mask_source
         self.objective = objective or FeatureObjective()
         self.guide = guide
         decoder.feedback = self.objective.as_known
@@ -156,6 +157,12 @@ class DIAS(Pretrained, nn.Module):
     def frozen(self) -> dict[str, Any]:
         """The inputs of the model that can be cached, by name, each with the module that makes it."""
         return {"features": self.encoder, **self.objective.frozen}
+
+    def check_parts(self) -> None:
+        """Raise ValueError if its tokenizer or its guide needs the features of another encoder."""
+        check_codes(self.frozen)
+        if self.guide is not None:
+            self.guide.check(self.encoder)
 
     def train(self, mode: bool = True) -> DIAS:
         """Switch between training and evaluation; the frozen encoder stays in evaluation mode."""

@@ -11,7 +11,9 @@ from torch import Tensor
 from dias_video.batch import VideoBatch
 from dias_video.draws import Draws
 from dias_video.model.dias import DIAS, Scan
+from dias_video.model.encoders import Encoder
 from dias_video.model.losses import distillation_loss
+from dias_video.pretrained.weights import encoder_hash
 
 
 class MaskTeacher:
@@ -35,6 +37,14 @@ class MaskTeacher:
     def inputs(self, cached: Collection[str] = ()) -> set[str]:
         """What the teacher needs of a batch, as ``DIAS.inputs``."""
         return self.model.inputs(cached)
+
+    def check(self, encoder: Encoder) -> None:
+        """Raise ValueError if the teacher was trained on the features of another encoder."""
+        if encoder_hash(self.model.encoder) != encoder_hash(encoder):
+            raise ValueError(
+                f"the teacher in {self.model.read_from} was trained on the features of another encoder than "
+                "model.encoder; give the student the same options and weights, or train a teacher on these"
+            )
 
     def losses(self, batch: VideoBatch, features: Tensor, scan: Scan, draws: Draws) -> dict[str, Tensor]:
         """``teacher_masks`` (B,).
