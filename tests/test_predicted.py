@@ -18,6 +18,7 @@ from dias_video.batch import SlotSequence
 from slotformer import prediction
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.causal import CausalSlotFormer
+from slotformer.objects import ObjectFormer
 from slotformer.prediction import cache_errors, predict_batch, predict_cache
 from slotformer.rollouter import Dynamics, SlotFormer
 
@@ -49,7 +50,7 @@ def cache(tmp_path: Path) -> SlotCache:
     return SlotCache(tmp_path / "cache")
 
 
-@pytest.mark.parametrize("cls", [SlotFormer, CausalSlotFormer])
+@pytest.mark.parametrize("cls", [SlotFormer, CausalSlotFormer, ObjectFormer])
 def test_predicted_slots_are_rollouts_of_the_context(cls: type[Dynamics], cache: SlotCache, tmp_path: Path) -> None:
     model = build(cls)
     predicted = predict_cache(model, cache, tmp_path / "predicted", STEPS, batch_size=2)

@@ -18,13 +18,14 @@ from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.causal import CausalSlotFormer, Past, rotate, rotation
 from slotformer.errors import constant_velocity, normalised_error, repeat_last
 from slotformer.fast import OVERHEAD, fast_rollout, grouped
+from slotformer.objects import ObjectFormer
 from slotformer.prediction import cache_errors
 from slotformer.rollouter import Dynamics, SlotFormer, births, context_live, key_bias, scored_live
 from slotformer.statistics import ratio_interval
 
 B, T, S, D, E = 2, 5, 3, 6, 8
 SETTINGS = {"slot_dim": D, "burn_in": T, "rollout": 4, "stride": 1, "width": E, "layers": 3, "heads": 2}
-MODELS: list[type[Dynamics]] = [SlotFormer, CausalSlotFormer]
+MODELS: list[type[Dynamics]] = [SlotFormer, CausalSlotFormer, ObjectFormer]
 
 
 def build(cls: type[Dynamics], **changes: object) -> Dynamics:
@@ -199,6 +200,18 @@ def test_the_loss_counts_scored_slots_only() -> None:
     terms = model(SlotSequence(["a", "b"], slots, mask, torch.where(mask, 0, -1)), Draws.for_step(0, 0, range(B)))
     assert set(terms) == {"slots"}
     assert torch.allclose(terms["slots"], torch.tensor([9 / 1.7**2 / 2, 0.0]), atol=1e-5)
+
+
+def test_an_object_that_was_not_there_counts_as_one_that_stood_still() -> None:
+    model = build(ObjectFormer)
+    slots, live = torch.randn(B, T, S, D), torch.ones(B, T, S, dtype=torch.bool)
+    live[:, :3, 1] = False
+    still = slots.clone()
+    still[:, :3, 1] = slots[:, 3, 1][:, None]
+    with torch.no_grad():
+        late, stood = model.rollout(slots, live, 3), model.rollout(still, torch.ones_like(live), 3)
+        assert torch.allclose(late, stood, atol=1e-5)
+        assert not torch.allclose(late, model.rollout(slots, torch.ones_like(live), 3), atol=1e-2)
 
 
 def test_wrong_shapes_and_settings_are_named() -> None:
