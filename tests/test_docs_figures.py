@@ -44,18 +44,24 @@ def rows_of(title: str, page: str = "docs/results.md") -> list[list[str]]:
     return [lines[0], *lines[2:]]
 
 
-def ends(clips: str, row: str, masks: str) -> list[dict[str, str]]:
+def ends(clips: str, row: str, masks: str, folder: str = "rows") -> list[dict[str, str]]:
     """The last scores of every seed of a trained row."""
-    with (ROOT / "results/rows/scores.csv").open() as file:
+    with (ROOT / f"results/{folder}/scores.csv").open() as file:
         rows = [r for r in csv.DictReader(file) if (r["set"], r["row"], r["mask_source"]) == (clips, row, masks)]
     last = max(int(r["step"]) for r in rows)
     return [r for r in rows if int(r["step"]) == last]
 
 
-def more(clips: str, row: str, other: str, masks: str) -> NDArray[np.float64]:
-    """How much more a row scores: means and 95 % intervals over videos (3, measures), of the means over seeds."""
+def of_seeds(scores: list[dict[str, str]], measure: str) -> str:
+    """Mean and sample deviation over seeds."""
+    values = [float(score[measure]) for score in scores]
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def more(clips: str, row: str, other: str, masks: str, folder: str = "rows") -> list[str]:
+    """How much more a row scores than another: means and 95 % intervals over videos, of the means over seeds."""
     scores: dict[str, dict[tuple[str, str], NDArray[np.float64]]] = {row: {}, other: {}}
-    with (ROOT / "results/rows/videos.csv").open() as file:
+    with (ROOT / f"results/{folder}/videos.csv").open() as file:
         for r in csv.DictReader(file):
             if (r["set"], r["mask_source"]) == (clips, masks) and r["row"] in scores:
                 found = [float(r[name]) for name in ("video-fg/fg_ari", "video-fg/mbo", "ocb/ari")]
@@ -64,7 +70,7 @@ def more(clips: str, row: str, other: str, masks: str) -> NDArray[np.float64]:
     seeds = sorted({seed for seed, _ in scores[row]})
     videos = sorted({video for _, video in scores[row]})
     gains = [[scores[row][s, v] - scores[other][s, v] for v in videos] for s in seeds]
-    return interval(np.mean(gains, 0))
+    return [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in interval(np.mean(gains, 0)).T]
 
 
 def check_trained_rows() -> None:
@@ -84,23 +90,18 @@ def check_trained_rows() -> None:
         assert cells == [value and f"{float(value):.3f}".replace("-0.000", "0.000") for value in measured]
     text = " ".join((ROOT / "docs/results.md").read_text().split())
 
-    def said(clips: str, row: str, other: str, masks: str) -> list[str]:
-        return [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in more(clips, row, other, masks).T]
-
-    fg_ari, mbo, _ = said("toss-A, 10000", "full", "plain", "decoder")
+    fg_ari, mbo, _ = more("toss-A, 10000", "full", "plain", "decoder")
     assert f"without boxes, decoder's masks, {fg_ari} FG-ARI and {mbo} mBO;" in text
-    fg_ari, mbo, _ = said("toss-A, boxes, 10000", "full", "plain", "aggregation")
+    fg_ari, mbo, _ = more("toss-A, boxes, 10000", "full", "plain", "aggregation")
     assert f"with boxes, aggregation's masks, {fg_ari} FG-ARI and {mbo} mBO." in text
     worth = "toss-A, boxes, 5000"
     head, *rows = rows_of("What each technique is worth")
     assert len(rows) == 6 * 2
     for row, masks, *cells in rows:
         seeds = ends(worth, row, masks)
-        values = [[float(seed[measure]) for seed in seeds] for measure in head[2:5]]
-        expected = [f"{np.mean(v):.3f} ± {np.std(v, ddof=1):.3f}" for v in values]
+        expected = [of_seeds(seeds, measure) for measure in head[2:5]]
         if row != "full":
-            gains = more(worth, row, "full", masks)
-            expected += [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in gains.T]
+            expected += more(worth, row, "full", masks)
         assert [cell for cell in cells if cell] == expected
     for title, clips, name in (
         ("Why the faithful recipe falls short: one factor at a time", "why, 2000", WHY),
@@ -115,6 +116,35 @@ def check_trained_rows() -> None:
                 (end,) = ends(clips, name.get(row.strip("`"), row.strip("`")), masks)
                 expected.append(f"{float(end[measure]):.3f}")
             assert cells == expected, row
+
+
+def test_the_tables_of_the_papers_systems_are_those_of_their_raw_files() -> None:
+    page = (ROOT / "docs/notebook.md").read_text()
+    section = page.split("## One table of the paper's other systems\n")[1].split("\n## ")[0]
+    measures = ("video-fg/fg_ari", "video-fg/mbo", "ocb/ari")
+    with (ROOT / "results/systems/runs.csv").open() as file:
+        trained = {(run["set"], run["row"]) for run in csv.DictReader(file)}
+    shown = set()
+    for clips, table in re.findall(r"On (toss-\w):\n\n((?:\|.*\n)+)", section):
+        for line in table.splitlines()[2:]:
+            row, *cells = (cell.strip(" `") for cell in line.strip("|").split("|"))
+            shown.add((clips, row))
+            decoder, aggregation = (ends(clips, row, masks, "systems") for masks in MASK_SOURCES)
+            expected = [of_seeds(aggregation, measure) for measure in measures]
+            start = "untrained_learned" if row in ("bo_qsa", "spot_teacher") else "untrained"
+            is_start = row.startswith("untrained")
+            expected += ["", ""] if is_start else more(clips, row, start, "aggregation", "systems")[:2]
+            expected += [of_seeds(decoder, measure) for measure in measures[:2]]
+            assert cells == [*expected, "" if row == "full" else more(clips, row, "full", "decoder", "systems")[1]], row
+    assert shown == trained
+    with (ROOT / "results/systems/life.csv").open() as file:
+        for r in csv.DictReader(file):
+            losses = f"| {float(r['own']):.3f} | {float(r['rolled']):.3f} | {float(r['standard_errors']):.1f} |"
+            assert f"| `{r['row']}` {losses}\n" in section
+    with (ROOT / "results/systems/kmeans.csv").open() as file:
+        for r in csv.DictReader(file):
+            if r["split"] == "test":
+                assert re.search(rf"{float(r[measures[0]]):.3f} and (mBO )?{float(r[measures[1]]):.3f}", section), r
 
 
 WHY = {  # the options of its rows, and what the raw file calls them
