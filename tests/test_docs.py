@@ -28,6 +28,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from dias_video.data.simulated import SimulatedVideos
+from dias_video.data.transforms import ClipTransform
 from slotformer import cache_slots
 
 ROOT = Path(__file__).parents[1]
@@ -205,7 +206,10 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     if page.stem == "world_model":
         write_clip(tmp_path / "data/contact/test/00000", 34, (40, 160), label=1)
         source = SimulatedVideos(str(tmp_path / "data"), "contact/test")
-        cache_slots(checkpoint="dias_video/assets/dias", source=source, cache="runs/slots/test", device="cpu")
+        square = ClipTransform((128, 128), square=True)  # as the page's cache_slots.py makes them
+        cache_slots(
+            checkpoint="dias_video/assets/dias", source=source, cache="runs/slots/test", transform=square, device="cpu"
+        )
     for number, block in enumerate(blocks(page, "python")):
         file = tmp_path / f"block_{number}.py"
         file.write_text(block)

@@ -331,6 +331,33 @@ def test_threads_are_those_of_their_raw_file() -> None:
     assert f"{taken[group, 'public pipeline']:.2f} s." in text
 
 
+def test_better_futures_are_those_of_their_raw_file() -> None:
+    with (ROOT / "results/futures/accuracy.csv").open() as file:
+        rows = {
+            tuple(row[n] for n in ("set", "model", "kind", "predicted_frames")): row for row in csv.DictReader(file)
+        }
+
+    def told(clips: str, model: str, frames: str, name: str, sign: str = "") -> str:
+        row = rows[clips, model, "predicted", frames]
+        mean, low, high = (f"{float(row[name + end]):{sign}.3f}" for end in ("", "_low", "_high"))
+        return f"{mean} [{low}, {high}]"
+
+    head, *found = rows_of("Better futures", "docs/notebook.md")
+    assert len(head) == 5
+    models = {"`tiny`": "tiny", "`objects`": "objects", "`objects`, and a loss on places": "objects, places"}
+    tested = [row for row in found if row[0] in ("new test", "test")]
+    assert len(tested) == 6
+    for clips, model, *cells in tested:
+        for cell, frames in zip(cells, ("4", "8", "12"), strict=True):
+            if model == "difference":
+                assert cell == told(clips, "objects", frames, "minus_tiny", "+")
+            else:
+                assert cell == told(clips, models[model], frames, "accuracy")
+    for model, *_, accuracy, more in (row for row in found if row[0] in models):
+        assert accuracy.replace("*", "") == told("validation", models[model], "12", "accuracy")
+        assert more == ("" if model == "`tiny`" else told("validation", models[model], "12", "minus_tiny", "+"))
+
+
 def means(file: str, method: str, measures: list[str], videos: int) -> list[str]:
     """Of a method over the rows, one a video (and seed), of a raw file."""
     return [f"{mean:.3f}" for mean in by_seed(file, method, measures, videos).mean(0)]
