@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import re
 from itertools import product
@@ -58,18 +59,23 @@ def of_seeds(scores: list[dict[str, str]], measure: str) -> str:
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
-def more(clips: str, row: str, other: str, masks: str, folder: str = "rows") -> list[str]:
-    """How much more a row scores than another: means and 95 % intervals over videos, of the means over seeds."""
-    scores: dict[str, dict[tuple[str, str], NDArray[np.float64]]] = {row: {}, other: {}}
+@functools.cache
+def videos_of(folder: str) -> dict[tuple[str, str, str], dict[tuple[str, str], NDArray[np.float64]]]:
+    """FG-ARI, mBO and ocb ARI by seed and video, for every set, row and kind of masks."""
+    found: dict[tuple[str, str, str], dict[tuple[str, str], NDArray[np.float64]]] = {}
     with (ROOT / f"results/{folder}/videos.csv").open() as file:
         for r in csv.DictReader(file):
-            if (r["set"], r["mask_source"]) == (clips, masks) and r["row"] in scores:
-                found = [float(r[name]) for name in ("video-fg/fg_ari", "video-fg/mbo", "ocb/ari")]
-                scores[r["row"]][r["seed"], r["video_id"]] = np.array(found)
-    assert scores[row].keys() == scores[other].keys()
-    seeds = sorted({seed for seed, _ in scores[row]})
-    videos = sorted({video for _, video in scores[row]})
-    gains = [[scores[row][s, v] - scores[other][s, v] for v in videos] for s in seeds]
+            scores = np.array([float(r[name] or "nan") for name in ("video-fg/fg_ari", "video-fg/mbo", "ocb/ari")])
+            found.setdefault((r["set"], r["row"], r["mask_source"]), {})[r["seed"], r["video_id"]] = scores
+    return found
+
+
+def more(clips: str, row: str, other: str, masks: str, folder: str = "rows") -> list[str]:
+    """How much more a row scores than another: means and 95 % intervals over videos, of the means over seeds."""
+    scores, others = (videos_of(folder)[clips, one, masks] for one in (row, other))
+    assert scores.keys() == others.keys()
+    seeds, videos = (sorted(set(part)) for part in zip(*scores, strict=True))
+    gains = [[scores[s, v] - others[s, v] for v in videos] for s in seeds]
     return [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in interval(np.mean(gains, 0)).T]
 
 
