@@ -147,6 +147,9 @@ def test_the_tables_of_the_papers_systems_are_those_of_their_raw_files() -> None
         for r in csv.DictReader(file):
             losses = f"| {float(r['own']):.3f} | {float(r['rolled']):.3f} | {float(r['standard_errors']):.1f} |"
             assert f"| `{r['row']}` {losses}\n" in section
+    with (ROOT / "results/systems/without_teacher.csv").open() as file:
+        alone = [f"{float(r[measure]):.3f}" for r in csv.DictReader(file) for measure in measures[:2]]
+    assert "FG-ARI {} and mBO {}, and its decoder's masks are better, {} and {} (".format(*alone) in section
     with (ROOT / "results/systems/kmeans.csv").open() as file:
         for r in csv.DictReader(file):
             if r["split"] == "test":
