@@ -342,12 +342,11 @@ def test_threads_are_those_of_their_raw_file() -> None:
 
 def test_better_futures_are_those_of_their_raw_file() -> None:
     with (ROOT / "results/futures/accuracy.csv").open() as file:
-        rows = {
-            tuple(row[n] for n in ("set", "model", "kind", "predicted_frames")): row for row in csv.DictReader(file)
-        }
+        names = ("set", "model", "seed", "kind", "predicted_frames")
+        rows = {tuple(row[name] for name in names): row for row in csv.DictReader(file)}
 
-    def told(clips: str, model: str, frames: str, name: str, sign: str = "") -> str:
-        row = rows[clips, model, "predicted", frames]
+    def told(clips: str, model: str, seed: str, frames: str, name: str, sign: str = "") -> str:
+        row = rows[clips, model, seed, "predicted", frames]
         mean, low, high = (f"{float(row[name + end]):{sign}.3f}" for end in ("", "_low", "_high"))
         return f"{mean} [{low}, {high}]"
 
@@ -359,12 +358,12 @@ def test_better_futures_are_those_of_their_raw_file() -> None:
     for clips, model, *cells in tested:
         for cell, frames in zip(cells, ("4", "8", "12"), strict=True):
             if model == "difference":
-                assert cell == told(clips, "objects", frames, "minus_tiny", "+")
+                assert cell == told(clips, "objects", "mean", frames, "minus_tiny", "+")
             else:
-                assert cell == told(clips, models[model], frames, "accuracy")
+                assert cell == told(clips, models[model], "mean" if model == "`objects`" else "0", frames, "accuracy")
     for model, *_, accuracy, more in (row for row in found if row[0] in models):
-        assert accuracy.replace("*", "") == told("validation", models[model], "12", "accuracy")
-        assert more == ("" if model == "`tiny`" else told("validation", models[model], "12", "minus_tiny", "+"))
+        assert accuracy.replace("*", "") == told("validation", models[model], "0", "12", "accuracy")
+        assert more == ("" if model == "`tiny`" else told("validation", models[model], "0", "12", "minus_tiny", "+"))
 
 
 def means(file: str, method: str, measures: list[str], videos: int) -> list[str]:
