@@ -27,7 +27,8 @@ def encoder_of(checkpoint: str) -> Encoder:
     """The encoder of a trained model."""
     model = Pretrained.from_pretrained(checkpoint)
     if not isinstance(model, (Distillation, DIAS)):
-        raise ValueError(f"{checkpoint} holds a {type(model).__name__}, which has no encoder")
+        found = type(model).__name__
+        raise ValueError(f"{checkpoint} holds no encoder but {found}; name a checkpoint of train_video.py")
     return model.encoder
 
 
