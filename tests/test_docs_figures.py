@@ -290,6 +290,8 @@ def test_figures_of_the_readme_are_those_of_their_raw_files() -> None:
     clip = {row["name"]: row["seconds"] for row in steps if row["group"] == "training step, ytvis, batch 1"}
     assert f"takes {200 * 2 * clip['ours, bfloat16'] / 60:.0f} minutes of it, extrapolated" in text
     cpu = {what: f"{row['cpu_s']} s" for what, row in costs.items()}
+    world_model = (ROOT / "docs/world_model.md").read_text()
+    assert f"takes {cpu['the demo']} of processor time" in world_model
     own, small = (cpu[f"a video by {what}"] for what in ("a model of its own", "the small model"))
     assert f"takes {own} for 100 frames of 256x256, {small} with the small model" in text
     assert f"CPU, {cpu['futures of 42 simulated clips']} of its time" in text
