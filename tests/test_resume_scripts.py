@@ -183,7 +183,7 @@ def test_reason_ends_at_once_while_it_predicts(tmp_path: Path, slots: Path) -> N
         os.kill(worker.pid, signal.SIGINT)
         worker.join(10)
     assert worker.exitcode == 130
-    assert not out.exists()
+    assert not any(out.iterdir())  # an empty folder, which the same command may use
 
 
 @pytest.mark.usefixtures("reasoned")
