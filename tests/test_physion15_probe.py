@@ -207,7 +207,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-TOKENS = ("model=tiny_free", "model.encoder.input_size=[16,24]")
+TOKENS = ("model=tiny_free", "model.encoder.weights=random", "model.encoder.input_size=[16,24]")
 FOUND = {  # words of a kind; frames read, of 4 or 16 shown; width
     "tokens": (TOKENS, 4, 3 * 64),
     "clusters": ((*TOKENS, "representation.num_clusters=3"), 4, 3 * 64),
