@@ -97,7 +97,7 @@ def score(cfg: DictConfig, row: str, seed: int) -> Iterator[tuple[dict[str, Any]
 def main(cfg: DictConfig) -> None:
     """Write the table of ``cfg.rows``, the scores of every checkpoint and the curves; all are updated after a row."""
     known = sorted(file.stem for file in ROWS.glob("*.yaml") if file.stem != "base")
-    if unknown := [row for row in cfg.rows if row not in known]:
+    if unknown := [row for row in (*cfg.rows, *(cfg.own or ())) if row not in known]:
         raise ValueError(f"there is no row {unknown[0]!r}; choose from {', '.join(known)}")
     out_dir = Path(cfg.out_dir)
     steps: list[dict[str, Any]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dias_video.draws import Dropout
 from slotformer.rollouter import Dynamics, key_bias
@@ -20,24 +20,10 @@ class ObjectFormer(Dynamics):
     there, it counts as standing still. All else is as in :class:`slotformer.rollouter.SlotFormer`.
     """
 
-    def __init__(
-        self,
-        slot_dim: int,
-        burn_in: int = 15,
-        rollout: int = 10,
-        stride: int = 3,
-        width: int = 256,
-        layers: int = 8,
-        heads: int = 8,
-        ffn_ratio: int = 4,
-        residual: bool = False,
-        encoder: str = "",
-        encoding: str = "",
-        dropout: float = 0.0,
-    ) -> None:
-        sizes = (width, layers, heads, ffn_ratio)
-        super().__init__(slot_dim, burn_in, rollout, stride, *sizes, residual, encoder, encoding, dropout)
-        self.in_proj = nn.Linear(burn_in * slot_dim, width)
+    @property
+    def token_dim(self) -> int:
+        """Number of values of which a token is made: those of ``burn_in`` slots."""
+        return self.burn_in * self.slot_dim
 
     def predict(self, slots: Tensor, live: Tensor, steps: int, drop: Dropout | None = None) -> Tensor:
         """See :class:`slotformer.rollouter.Dynamics`."""
@@ -54,7 +40,7 @@ class ObjectFormer(Dynamics):
                 tokens = block(tokens, tokens, bias, drop)
             change = self.out_proj(tokens)
             following = last + change if self.residual else change
-            changes = torch.cat([changes[:, 1:], (following - last)[:, None]], 1)
+            changes = torch.cat([changes, (following - last)[:, None]], 1)[:, 1:]
             predicted.append(following)
             last = following
         return torch.stack(predicted, 1)

@@ -93,12 +93,17 @@ class Dynamics(Pretrained, nn.Module, ABC):
         self.encoder, self.encoding, self.dropout = encoder, encoding, dropout
         self.register_buffer("slot_mean", torch.zeros(slot_dim))
         self.register_buffer("slot_scale", torch.ones(()))
-        self.in_proj = nn.Linear(slot_dim, width)
+        self.in_proj = nn.Linear(self.token_dim, width)
         self.blocks = nn.ModuleList(Block(width, heads, ffn_ratio * width) for _ in range(layers))
         self.out_proj = nn.Linear(width, slot_dim)
         if residual:
             nn.init.zeros_(self.out_proj.weight)
             nn.init.zeros_(self.out_proj.bias)
+
+    @property
+    def token_dim(self) -> int:
+        """Number of values of which a token is made."""
+        return self.slot_dim
 
     def set_statistics(self, mean: Tensor, scale: Tensor) -> None:
         """Set the slots' mean (D,) and scale (), in the units of the cache."""

@@ -155,6 +155,19 @@ def test_only_the_last_frames_are_context_and_fewer_will_do(cls: type[Dynamics])
         assert model.rollout(slots[:, -2:], live[:, -2:], 3).shape == (B, 3, S, D)
 
 
+@pytest.mark.parametrize("burn_in", [1, T])
+@pytest.mark.parametrize("cls", [SlotFormer, ObjectFormer])
+def test_the_window_slides(cls: type[Dynamics], burn_in: int) -> None:
+    """Predicted frames take the place of seen ones, one at a time."""
+    model, seen, live = build(cls, burn_in=burn_in), torch.randn(B, T, S, D), torch.ones(B, T, S, dtype=torch.bool)
+    with torch.no_grad():
+        at_once = model.rollout(seen, live, 3)
+        for step in range(3):
+            following = model.rollout(seen, live, 1)
+            assert torch.allclose(at_once[:, step], following[:, 0], atol=1e-4)
+            seen = torch.cat([seen[:, 1:], following], 1)
+
+
 @pytest.mark.parametrize("cls", MODELS)
 def test_a_residual_model_starts_as_repeat_the_last_frame(cls: type[Dynamics]) -> None:
     model = cls(**SETTINGS, residual=True)  # type: ignore[arg-type]
@@ -212,6 +225,11 @@ def test_an_object_that_was_not_there_counts_as_one_that_stood_still() -> None:
         late, stood = model.rollout(slots, live, 3), model.rollout(still, torch.ones_like(live), 3)
         assert torch.allclose(late, stood, atol=1e-5)
         assert not torch.allclose(late, model.rollout(slots, torch.ones_like(live), 3), atol=1e-2)
+        fewer = slots[:, 3:]  # as if nothing had moved before
+        repeated = torch.cat([fewer[:, :1].expand(-1, T - fewer.shape[1], -1, -1), fewer], 1)
+        all_on = torch.ones_like(live)
+        expected = model.rollout(repeated, all_on, 3)
+        assert torch.allclose(model.rollout(fewer, all_on[:, 3:], 3), expected, atol=1e-5)
 
 
 def test_wrong_shapes_and_settings_are_named() -> None:

@@ -270,9 +270,10 @@ def test_rows_are_compared_video_by_video(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / f"{row}/s{seed}").mkdir(parents=True)
         (tmp_path / f"{row}/s{seed}/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     monkeypatch.setattr(compare, "score", score)
-    cfg = OmegaConf.create({"rows": ["full", "plain"], "seeds": [0, 1], "out_dir": str(tmp_path)})
-    with pytest.raises(ValueError, match=r"there is no row 'plian'; choose from adaslot, .*, plain, "):
-        compare.main.__wrapped__(OmegaConf.merge(cfg, {"rows": ["full", "plian"]}))
+    cfg = OmegaConf.create({"rows": ["full", "plain"], "own": None, "seeds": [0, 1], "out_dir": str(tmp_path)})
+    for wrong in ({"rows": ["full", "plian"]}, {"own": {"plian": ["max_steps=7"]}}):
+        with pytest.raises(ValueError, match=r"there is no row 'plian'; choose from adaslot, .*, plain, "):
+            compare.main.__wrapped__(OmegaConf.merge(cfg, wrong))
     assert not (tmp_path / "table.md").exists()
     compare.main.__wrapped__(cfg)
     head, _, full, plain = (tmp_path / "table.md").read_text().splitlines()
