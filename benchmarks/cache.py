@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Bench, Row
+from benchmarks.measure import Bench, Row, resident
 from dias_video.draws import Draws
 from slotformer.batch import SlotWindows, pack, slot_statistics
 from slotformer.cache import SlotCache, SlotCacheWriter
@@ -62,11 +62,6 @@ def trained(path: str, steps: str) -> list[float]:
         loss.backward()
         adam.step()
     return [time.perf_counter() - start, resident("VmHWM")]
-
-
-def resident(key: str) -> int:
-    """Bytes of the process' memory, as Linux tells them."""
-    return 1024 * int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0])
 
 
 def alone(work: Callable[[str, str], list[float]], *arguments: str) -> list[float]:

@@ -53,10 +53,10 @@ def run(bench: Bench) -> list[Row]:
         hours: dict[str, float] = {}
         for name, training in trainings.items():
             found = price(bench, trainings, name, kind == "cached")
-            if found is None:  # nothing in it is frozen: it costs as much
-                hours[name] = own_hours(training, next(r for r in rows if r.name == name), bench)
+            # Where nothing is frozen it costs as much as in the loop.
+            hours[name] = own_hours(training, found or next(r for r in rows if r.name == name), bench)
+            if found is None:
                 continue
-            hours[name] = own_hours(training, found, bench)
             note = f"{found.note}, {hours[name]:.3g} h for {training.steps:,} steps (extrapolated)"
             if training.needs:
                 whole = hours[name] + sum(hours[need] for need in training.needs)
@@ -72,7 +72,8 @@ def price(bench: Bench, trainings: dict[str, Training], name: str, cached: bool)
     model = build(training.model).to(bench.device)
     if cached and "features" not in model.frozen:
         return None
-    batch = clips(setting_of(training), batch_of(training, bench), bench.device)
+    setting = Setting(training.frames, training.boxes, training.side, training.batch, 1)
+    batch = clips(setting, batch_of(training, bench), bench.device)
     if cached:
         batch = with_cached(model, batch)
     if training.guided:
@@ -100,11 +101,6 @@ def own_hours(training: Training, row: Row, bench: Bench) -> float:
 def batch_of(training: Training, bench: Bench) -> int:
     """The configuration's batch on a GPU, one clip elsewhere."""
     return training.batch if bench.cuda else 1
-
-
-def setting_of(training: Training) -> Setting:
-    """Clips of a training."""
-    return Setting(training.frames, training.boxes, training.side, training.batch, 1)
 
 
 @torch.no_grad()

@@ -9,14 +9,14 @@ from itertools import count
 import torch
 
 from benchmarks.measure import Bench, Row
-from benchmarks.training import SETTINGS, autocast, clips
+from benchmarks.training import SETTINGS, clips
 from dias_video.data.source import Keys, Sample, VideoInfo
 from dias_video.data.windows import video_windows
 from dias_video.evaluation.methods import ModelTracks
 from dias_video.evaluation.protocols import score_video
+from dias_video.machine.precision import autocast
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.configured import build
-from dias_video.stores.store import build_index
 from dias_video.tracking import track_videos
 from slotformer.cache import SlotCacheWriter
 
@@ -61,25 +61,23 @@ def caching(bench: Bench, name: str, model: DIAS, source: Noise) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         numbers = count()
 
-        def cache(dtype: torch.dtype | None) -> None:
-            path = f"{folder}/{next(numbers)}"
-            with SlotCacheWriter(path) as writer, autocast(bench, dtype):
-                for tracked in track_videos(model, video_windows(source, range(VIDEOS), batch_size=VIDEOS)):
+        def cache(precision: str) -> None:
+            path, windows = f"{folder}/{next(numbers)}", video_windows(source, range(VIDEOS), batch_size=VIDEOS)
+            with SlotCacheWriter(path) as writer:
+                for tracked in track_videos(model, windows, precision=precision):
                     for b, video_id in enumerate(tracked.video_id):
                         found = (tracked.slots[b], tracked.live[b], tracked.attention[b], tracked.track_id[b])
                         writer.write(video_id, *found)
-            build_index(path)
 
-        def encode(dtype: torch.dtype | None) -> None:
-            with autocast(bench, dtype):
+        def encode(precision: str) -> None:
+            with autocast(precision, bench.device):
                 model.encoder.features(videos)
 
-        half = torch.bfloat16
         contestants = {
-            "encoder alone, float32": lambda: encode(None),
-            "slot cache, float32": lambda: cache(None),
-            "encoder alone, bfloat16": lambda: encode(half),
-            "slot cache, bfloat16": lambda: cache(half),
+            "encoder alone, float32": lambda: encode("fp32"),
+            "slot cache, float32": lambda: cache("fp32"),
+            "encoder alone, bfloat16": lambda: encode("bf16"),
+            "slot cache, bfloat16": lambda: cache("bf16"),
         }
         return bench.compare(f"slot caching, {name}", contestants, VIDEOS * FRAMES)
 

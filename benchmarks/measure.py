@@ -17,7 +17,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 Work = Callable[[], object]
-MEGA, GIGA = 1e6, 1e9
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,6 @@ class Row:
     memory: float | None = None  # bytes
     ratio: float | None = None  # to the group's first row: times as fast
     note: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for the json file."""
-        return asdict(self)
 
 
 class Count(TorchDispatchMode):
@@ -185,14 +180,14 @@ def peaks(work: Work, device: str) -> tuple[float | None, float | None, float | 
         return None, None, None
     ctypes.CDLL(None).malloc_trim(0)  # freed memory that the process still holds would hide the rise
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins again
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     work()
-    return before, _resident("VmHWM"), None
+    return before, resident("VmHWM"), None
 
 
-def _resident(key: str) -> float:
-    text = Path("/proc/self/status").read_text()
-    return 1024.0 * int(text.split(key + ":")[1].split()[0])
+def resident(key: str) -> int:
+    """Bytes of the process' memory, as Linux tells them."""
+    return 1024 * int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0])
 
 
 def ceilings(device: str) -> dict[str, float]:

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from tiny import HEIGHT, WIDTH, clips, tiny_dias
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks import cache, cost
+from benchmarks import cache, cost, inference
 from benchmarks.launches import Trace, backward, trace
 from benchmarks.measure import Bench, Count
 from benchmarks.plain import Plain
@@ -161,6 +161,18 @@ def test_backward_in_python_is_autograds() -> None:
         gradients.append([p.grad for p in net.parameters()])
     for ours, autograds in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, autograds)
+
+
+def test_caching_and_evaluation_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "VIDEOS", 1)
+    monkeypatch.setattr(inference, "FRAMES", 4)
+    rows = inference.run(Bench("cpu", torch.get_num_threads(), rounds=1, ceilings=CEILINGS))
+    assert [row.name for row in rows[:4]] == [
+        f"{what}, {kind}" for kind in ("float32", "bfloat16") for what in ("encoder alone", "slot cache")
+    ]
+    assert len(rows) == 8
+    assert all(row.units == 4 for row in rows)
+    assert 0 < rows[0].operations < rows[1].operations  # caching runs the encoder and more
 
 
 def test_cost_sums_stages_and_counts_parameters() -> None:
