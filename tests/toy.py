@@ -99,7 +99,9 @@ def train(out_dir: str | Path, resume: bool = False, **options: Any) -> Path:
     model.dropping = dropping
     points = Points(**take(count=11, missing=-1, kill=-1), double=double)
     trainer = Trainer(
-        optimization=Optimization(**take(lr=0.05, clip=1.0, weight_decay=0.0, schedule_steps=None, max_skipped=0)),
+        optimization=Optimization(
+            **take(lr=0.05, clip=1.0, weight_decay=0.0, schedule_steps=None, max_skipped=0, parts={})
+        ),
         saving=Saving(**take(every=1000, keep=2, metric=None)),
         logging=Logging(**{"every": options.pop("log_every", 1), **take(tracking="none", peak_tflops=None)}),
         **{"max_steps": 4, "batch_size": 4, "seed": 3, "num_workers": 0, **options},

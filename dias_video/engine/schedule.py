@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from torch.nn import Parameter
 
 from dias_video.engine.checks import check_integer, check_number
 
 Weight = float | Mapping[str, Any]
+PARTLY = ("lr", "warmup", "floor")  # what a part of the model may have of its own
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,9 @@ class Optimization:
     ``weight_decay`` is decoupled (AdamW): every update also subtracts that part, times the learning rate, from each
     weight. ``max_skipped`` is the number of updates that may be left out because a loss or gradient is not finite;
     after that the run stops. If it is above 0, every step waits for the device.
+
+    ``parts`` gives other values of ``lr``, ``warmup`` or ``floor`` to parts of the model, by dotted names:
+    ``{encoder.tokenizer: {lr: 3e-4, warmup: 0.0}}``. A weight belongs to the longest name that fits.
     """
 
     lr: float = 2e-4
@@ -32,6 +38,7 @@ class Optimization:
     weight_decay: float = 0.0
     schedule_steps: int | None = None
     max_skipped: int = 0
+    parts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_number("optimization.lr", self.lr, above=0)
@@ -47,6 +54,34 @@ class Optimization:
             raise ValueError(f"optimization.betas must be two numbers, got {self.betas!r}")
         for beta in self.betas:
             check_number("optimization.betas", beta, least=0, most=1)
+        if not isinstance(self.parts, Mapping):
+            raise ValueError(f"optimization.parts must map parts of the model to their rates, got {self.parts!r}")
+        for part, given in self.parts.items():
+            if not isinstance(given, Mapping) or not given or not set(given) <= set(PARTLY):
+                raise ValueError(
+                    f"optimization.parts.{part} must give {', '.join(PARTLY[:-1])} or {PARTLY[-1]}, got {given}"
+                )
+            self.of(part)
+
+    def of(self, part: str) -> Optimization:
+        """The settings for the weights of one of ``parts``."""
+        return replace(self, **self.parts[part], parts={})  # type: ignore[arg-type]
+
+    def grouped(self, named: Mapping[str, Parameter]) -> list[tuple[Optimization, list[Parameter]]]:
+        """The weights by ``parts``, each group with its settings; those of no part come first.
+
+        Raises:
+            ValueError: a part has no weights to train.
+        """
+        groups: dict[str, list[Parameter]] = {"": [], **{part: [] for part in self.parts}}
+        for name, parameter in named.items():
+            groups[max((part for part in groups if f"{name}.".startswith(f"{part}.") or not part), key=len)].append(
+                parameter
+            )
+        for part in self.parts:
+            if not groups[part]:
+                raise ValueError(f"optimization.parts names {part!r}, a part of the model with no weights to train")
+        return [(self.of(part) if part else self, group) for part, group in groups.items() if group]
 
     def lr_at(self, step: int, schedule_steps: int) -> float:
         """Learning rate of the update that follows ``step`` completed ones."""

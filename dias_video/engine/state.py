@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,11 @@ class TrainingState:
             raise ValueError(
                 f"{checkpoint} trained {sorted(unknown)[0]}, which this run does not; resume with the same settings"
             )
-        places = {name: place for place, name in enumerate(self.trained)}
+        order = {id(p): i for i, p in enumerate(chain(*(g["params"] for g in self.optimizer.param_groups)))}
         state = {
-            places[name]: {kind: part_of(v, self.trained[name]) if v.ndim else v for kind, v in values.items()}
+            order[id(self.trained[name])]: {
+                kind: part_of(v, self.trained[name]) if v.ndim else v for kind, v in values.items()
+            }
             for name, values in by_name.items()
         }
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})

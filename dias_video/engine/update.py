@@ -35,12 +35,15 @@ class Updater:
         """
         self.trainer, self.accelerator = trainer, trainer.accelerator
         model.to(self.accelerator.device)
-        parameters = [p for p in model.parameters() if p.requires_grad]
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not parameters:
             raise ValueError("the model has nothing to train; every parameter is frozen")
         settings = trainer.optimization
         betas = (settings.betas[0], settings.betas[1])
-        adam = torch.optim.AdamW(parameters, settings.lr, betas, weight_decay=settings.weight_decay, fused=True)
+        grouped = settings.grouped(parameters)
+        self.rates = [own for own, _ in grouped]  # a group's settings
+        groups = [{"params": group} for _, group in grouped]
+        adam = torch.optim.AdamW(groups, settings.lr, betas, weight_decay=settings.weight_decay, fused=True)
         self.model, self.optimizer = self.accelerator.prepare(model, adam)
         self.state = TrainingState(model, adam, trainer.ema, self.accelerator.scaler)
         scaled = self.accelerator.scaler is not None
@@ -54,8 +57,8 @@ class Updater:
         trainer, step = self.trainer, self.state.step
         seed_generators(trainer.seed, step, self.accelerator.process_index)
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = trainer.optimization.lr_at(step, trainer.schedule_steps)
+        for group, own in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = own.lr_at(step, trainer.schedule_steps)
         device, places = self.accelerator.device, trainer.share.micro_batches()
         noted: list[Mapping[str, Tensor]] = []
         for number, (batch, (start, stop)) in enumerate(zip(micro_batches, places, strict=True), 1):
