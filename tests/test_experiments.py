@@ -86,3 +86,23 @@ def test_slotcontrast_takes_a_step(tmp_path: Path) -> None:
     assert row["grad_norm"] > 0
     dias = DIAS.from_pretrained(out / "checkpoints/last")
     assert (dias.num_slots, dias.slot_dim, dias.encoder.grid) == (7, 64, (37, 37))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "slots", "codes", "grid"),
+    [("slate_original", layouts.voc, 3, 1024, (16, 16)), ("steve_original", write_movi, 15, 4096, (32, 32))],
+)
+def test_originals_take_a_step(tmp_path: Path, name, data, slots, codes, grid) -> None:
+    root, out = tmp_path / "data", tmp_path / "run"
+    root.mkdir()
+    data(root)
+    words = ["data=voc"] if name == "slate_original" else []
+    script(
+        "train_video", f"experiment={name}", *words, f"data.root={root}", f"out_dir={out}", "max_steps=1",
+        "trainer.batch_size=1", "trainer.num_workers=0", "trainer.logging.every=1",
+    )  # fmt: skip
+    (row,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert row["loss"] == pytest.approx(row["reconstruction"] + row["cross_entropy"], rel=1e-4)
+    assert row["cross_entropy"] == pytest.approx(math.log(codes), abs=1)
+    model = DIAS.from_pretrained(out / "checkpoints/last")
+    assert (model.num_slots, model.encoder.tokenizer.num_codes, model.encoder.grid) == (slots, codes, grid)

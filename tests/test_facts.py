@@ -23,6 +23,7 @@ NEEDED = {  # options without a default
     "probe_contact": ["data.root=x", "out_dir=x"],
 }
 SETS = ("coco", "clevrtex", "voc", "movi_d", "ytvis", "physion", "physion_videosaur", "slotcontrast")
+SETS += ("slate_original", "steve_original")
 PAPERS = {f"train_video/{name}" for name in SETS}
 PAPERS |= {f"{script}/{name}" for script in ("train_slotformer", "reason") for name in ("physion", "physion_dias")}
 PAPERS |= {f"evaluate/{name}" for name in ("coco", "clevrtex", "voc", "movi_d", "ytvis")} | {"probe_contact/physion15"}

@@ -28,7 +28,8 @@ def test_every_system_fits_what_it_starts_from(tmp_path: Path, monkeypatch: pyte
         for part in ("encoder", "backbone"):
             if "weights" in config.model.get(part, {}):
                 config.model[part].weights = "random"
-        config.sizes.update({name: 16 for name in ("slot_dim", "width", "code_dim") if name in config.sizes})
+        smaller = ("slot_dim", "width", "code_dim") if "objective" in config.model else ("slot_dim", "feature_dim")
+        config.sizes.update({name: 16 for name in smaller if name in config.sizes})
         if "hidden" in config.model.decoder:
             config.model.decoder.hidden = 8
         model = instantiate(config.model)

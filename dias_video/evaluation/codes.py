@@ -1,4 +1,4 @@
-"""Validation of a tokenizer in training: the use of its codes, and its reconstructions."""
+"""Validation of a tokenizer in training, alone or along with slots: the use of its codes, and its reconstructions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dias_video.batch import VideoBatch
 from dias_video.evaluation.in_training import FirstVideos
+from dias_video.model.slate import SLATE
 from dias_video.model.tokenizers.nets import FeatureDecoder
 from dias_video.model.tokenizers.tokenizer import Tokenizer
 from dias_video.visualize import gif_file, side_by_side, write_gif
@@ -22,12 +23,12 @@ class CodeValidation(FirstVideos):
     """``validate`` and ``preview`` for the trainer, on first videos."""
 
     def check(self, model: nn.Module) -> None:
-        """Raise ValueError if ``model`` is not a tokenizer."""
-        if not isinstance(model, Tokenizer):
+        """Raise ValueError if ``model`` neither is a tokenizer nor trains one along."""
+        if not isinstance(model, (Tokenizer, SLATE)):
             raise ValueError(f"this validation is for tokenizers, not for a {type(model).__name__}")
 
     @torch.no_grad()
-    def validate(self, model: Tokenizer, step: int) -> dict[str, float]:
+    def validate(self, model: Tokenizer | SLATE, step: int) -> dict[str, float]:
         """Figures over all frames together, since a single batch uses only some codes.
 
         - ``val/perplexity``: perplexity of the codes' frequencies, at most V.
@@ -35,6 +36,7 @@ class CodeValidation(FirstVideos):
         - ``val/explained``: the part of the variance around the mean picture (or features) that is reconstructed.
         - ``val/psnr`` and ``val/psnr_mean``: for pictures only, PSNR in dB, and that of the mean picture.
         """
+        model = _tokenizer(model)
         counts = torch.zeros(model.num_codes)
         total: Tensor | float = 0.0
         squares, error, frames = 0.0, 0.0, 0
@@ -61,9 +63,9 @@ class CodeValidation(FirstVideos):
         return found
 
     @torch.no_grad()
-    def preview(self, model: Tokenizer, folder: Path) -> list[Path]:
+    def preview(self, model: Tokenizer | SLATE, folder: Path) -> list[Path]:
         """GIFs of ``SHOWN`` videos beside their reconstruction from codes, if the tokenizer reconstructs pictures."""
-        files: list[Path] = []
+        model, files = _tokenizer(model), []
         for index in () if isinstance(model.decoder, FeatureDecoder) else self.indices[:SHOWN]:
             batch = VideoBatch.stack([self.read(index)]).to(next(model.parameters()).device)
             codes = model.codes(batch.video, model.features(batch))
@@ -72,6 +74,10 @@ class CodeValidation(FirstVideos):
             files.append(gif_file(folder, batch.video_id[0]))
             write_gif(files[-1], side_by_side(panels, ["video", "codes"]))
         return files
+
+
+def _tokenizer(model: Tokenizer | SLATE) -> Tokenizer:
+    return model.encoder.tokenizer if isinstance(model, SLATE) else model
 
 
 def _decoded(model: Tokenizer, codes: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class DIAS(Pretrained, nn.Module):
     """
 
     not_stored = {"guide": None}  # noqa: RUF012 - a constant
-    watched = ("live_first", "live_later", "largest_share")  # terms of forward that are logged and not minimised
+    watched: tuple[str, ...] = ("live_first", "live_later", "largest_share")  # logged and not minimised
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dias_video.batch import VideoBatch
+from dias_video.model.dictionary import Dictionary
 from dias_video.model.losses import code_loss, reconstruction_loss, similarity_loss
 from dias_video.model.tokenizers.tokenizer import CodeReader, Tokenizer
 from dias_video.pretrained.configured import Configured
@@ -145,17 +146,50 @@ class CodeObjective(Configured, _OfCodes):
         Raises:
             ValueError: the decoder predicts a different number of codes than the tokenizer has.
         """
-        if predicted.shape[-1] != self.tokenizer.num_codes:
-            own = self.tokenizer.num_codes
-            raise ValueError(
-                f"the decoder chooses among {predicted.shape[-1]} codes, the tokenizer has {own}; set "
-                f"sizes.num_codes={own}"
-            )
-        return {"cross_entropy": code_loss(predicted, target.wanted, counted)}
+        return _cross_entropy(predicted, target, counted, self.tokenizer.num_codes)
 
     def as_known(self, predicted: Tensor) -> Tensor:
         """The vector of the most likely code."""
         return self.tokenizer.vectors(predicted.argmax(-1)).to(predicted.dtype)
 
 
-Objective = FeatureObjective | CodeVectorObjective | CodeObjective
+class TokenObjective:
+    """Predict the codes of a tokenizer that is trained along (the original SLATE and STEVE), by cross-entropy.
+
+    The known tokens are the dictionary's entries of the codes, which are the model's features. It has no weights of its
+    own.
+    """
+
+    frozen: dict[str, Any] = {}  # noqa: RUF012 - a constant
+
+    def __init__(self, dictionary: Dictionary) -> None:
+        self.dictionary = dictionary
+
+    def target(self, features: Tensor, batch: VideoBatch) -> Target:
+        """Entries (B,T,N,C) known, codes (B,T,N) wanted: those drawn in this update, or the most likely ones."""
+        codes = self.dictionary.tokenizer.codes(batch.video) if batch.codes is None else batch.codes
+        return Target(features, codes)
+
+    def losses(self, predicted: Tensor, target: Target, counted: Tensor, batch: VideoBatch) -> dict[str, Tensor]:
+        """``cross_entropy``.
+
+        Raises:
+            ValueError: the decoder predicts a different number of codes than the tokenizer has.
+        """
+        return _cross_entropy(predicted, target, counted, self.dictionary.tokenizer.num_codes)
+
+    def as_known(self, predicted: Tensor) -> Tensor:
+        """The entry of the most likely code."""
+        return self.dictionary(predicted.argmax(-1)).to(predicted.dtype)
+
+
+def _cross_entropy(predicted: Tensor, target: Target, counted: Tensor, num_codes: int) -> dict[str, Tensor]:
+    if predicted.shape[-1] != num_codes:
+        raise ValueError(
+            f"the decoder chooses among {predicted.shape[-1]} codes, the tokenizer has {num_codes}; set "
+            f"sizes.num_codes={num_codes}"
+        )
+    return {"cross_entropy": code_loss(predicted, target.wanted, counted)}
+
+
+Objective = FeatureObjective | CodeVectorObjective | CodeObjective | TokenObjective

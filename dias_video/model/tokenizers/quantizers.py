@@ -111,8 +111,8 @@ class GumbelCodes(Configured, nn.Module):
     """Codes drawn by Gumbel-softmax (the discrete VAE of SLATE and STEVE).
 
     In training a Gumbel-softmax sample mixes the codebook's vectors. Its temperature falls on a cosine from 1 to 0.1
-    over the part ``until`` of the training (30,000 updates in the authors' code). After training the code is that of
-    the largest logit.
+    over the part ``until`` of the training (30,000 updates in the authors' code). The codes are a second sample. After
+    training the code is that of the largest logit.
     """
 
     def __init__(self, num_codes: int, dim: int, until: float = 0.15) -> None:
@@ -128,12 +128,13 @@ class GumbelCodes(Configured, nn.Module):
 
     def forward(self, latents: Tensor, draws: Draws | None = None) -> Quantized:
         """See the module; ``latents`` are the logits."""
-        codes = latents.argmax(-1)
         if draws is None:
+            codes = latents.argmax(-1)
             return Quantized(codes, F.embedding(codes, self.vectors), {})
         cosine = math.cos(math.pi * min(1.0, draws.progress / self.until))
         temperature = 0.1 + 0.9 * 0.5 * (1 + cosine)
         soft = ((latents.float() + gumbel(draws, latents)) / temperature).softmax(-1)
+        codes = (latents.float() + gumbel(draws, latents)).argmax(-1)
         return Quantized(codes, soft.to(self.vectors.dtype) @ self.vectors, {})
 
 

@@ -78,13 +78,18 @@ class Tokenizer(Pretrained, nn.Module):
 
     def forward(self, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
         """Terms of a training step, each (B,): ``reconstruction`` and the losses of the quantizer."""
+        return self.sampled(batch, draws)[0]
+
+    def sampled(self, batch: VideoBatch, draws: Draws) -> tuple[dict[str, Tensor], Tensor]:
+        """The terms of a training step and its codes (B,T,N) int64, which are drawn where the quantizer draws them."""
         features = self.features(batch)
         quantized = self.quantizer(self.encoder(batch.video, features), draws)
         predicted, target = self.decoder(quantized.vectors), self.decoder.target(batch.video, features)
         error = (predicted.float() - target.float()).square().flatten(2).mean(-1)  # (B,T)
         terms = {"reconstruction": error} | {name: value.mean(-1) for name, value in quantized.losses.items()}
         valid = batch.frame_valid.to(error.dtype)
-        return {name: (value * valid).sum(1) / valid.sum(1).clamp_min(1) for name, value in terms.items()}
+        terms = {name: (value * valid).sum(1) / valid.sum(1).clamp_min(1) for name, value in terms.items()}
+        return terms, quantized.codes
 
     def features(self, batch: VideoBatch) -> Tensor | None:
         """The frozen features (B,T,N,C) that the tokenizer reads; None if it reads frames.
