@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-CHECKED = ("video", "masks", "boxes", "features", "codes")  # either all samples of a batch have such a key, or none
+# Either all samples of a batch have such a key, or none.
+CHECKED = ("video", "masks", "boxes", "features", "codes", "latents")
 
 Record = TypeVar("Record", bound="TensorRecord")
 
@@ -81,8 +82,8 @@ class VideoBatch(TensorRecord):
     """A batch of clips. Clips shorter than the longest are padded at the end (``frame_valid`` False).
 
     ``boxes[:, :, k]`` belongs to instance id ``k + 1`` of ``masks``; an absent instance has a zero box and
-    ``box_valid`` False. ``features`` is the frozen encoder's output from a cache, ``codes`` that of a tokenizer.
-    A batch that has them may be without ``video``.
+    ``box_valid`` False. ``features`` is the frozen encoder's output from a cache, ``codes`` and ``latents`` are
+    a tokenizer's. A batch that has what a model looks at may be without ``video``.
     """
 
     video: Tensor | None  # (B,T,3,H,W) uint8 RGB
@@ -94,6 +95,7 @@ class VideoBatch(TensorRecord):
     box_valid: Tensor | None = None  # (B,T,K) bool
     features: Tensor | None = None  # (B,T,N,C) frozen-encoder tokens
     codes: Tensor | None = None  # (B,T,N) of a frozen tokenizer
+    latents: Tensor | None = None  # (B,T,N,C) of a frozen tokenizer, before quantisation
     label: Tensor | None = None  # (B,) float32, 1 = contact
     scenario: list[str] | None = None  # B names
 
@@ -122,8 +124,8 @@ class VideoBatch(TensorRecord):
 
         A sample is a dict with ``video_id`` str, ``frame_index`` (T,) int64 and optionally ``video`` (T,3,H,W) uint8,
         ``masks`` (T,H,W) int16, ``boxes`` (T,K,4) float32 with ``box_valid`` (T,K) bool, ``features`` (T,N,C),
-        ``codes`` (T,N), ``label`` float and ``scenario`` str, as tensors. Where only some samples have a label or a
-        scenario, as when data sets are mixed, the others get NaN and "".
+        ``codes`` (T,N), ``latents`` (T,N,C), ``label`` float and ``scenario`` str, as tensors. Where only some samples
+        have a label or a scenario, as when data sets are mixed, the others get NaN and "".
 
         Raises:
             ValueError: frame sizes differ, or an optional key is present in only some samples.

@@ -43,7 +43,7 @@ def main(cfg: DictConfig, checkpoint: str | None, device: str | None, export: st
     options = {name: cfg[name] for name in ("flips", "batch_frames", "precision", "kind", "num_workers")}
     fill_features(makers[cfg.kind], source, cfg.path, instantiate(cfg.data.eval_transform), device=device, **options)
     if processes.is_main_process:
-        print(f"{cfg.path}: features of {len(source)} videos, {cache_size(cfg.path) / 1e9:.2f} GB")
+        print(f"{cfg.path}: {cfg.kind} of {len(source)} videos, {cache_size(cfg.path) / 1e9:.2f} GB")
         if exported:
             print(exported(Path(cfg.path) / "physion15", pooled_tokens(FeatureCache(cfg.path), source)))
 

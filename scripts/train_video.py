@@ -91,7 +91,7 @@ def main(cfg: DictConfig, checkpoint: str | None) -> None:
         seed=cfg.seed,
         features=features,
         # Without ``inputs`` a model gets everything.
-        keys=model.inputs(() if features is None else features.kinds) if hasattr(model, "inputs") else None,
+        keys=model.inputs(() if features is None else features.parts) if hasattr(model, "inputs") else None,
     )
     looks: dict[str, Any] = {}
     if cfg.validation.num_videos != 0:

@@ -107,7 +107,7 @@ def cache_slots(
             raise ValueError(f"{cache} holds other videos than these, {others[0]} for example; name another folder")
         own = [i for i in range(rank, len(source), world) if source.info(i).video_id not in writer.present]
         stored = cached_features(features, model.encoder)
-        keys = model.inputs(() if stored is None else stored.kinds) - (set() if with_boxes else {"boxes"})
+        keys = model.inputs(() if stored is None else stored.parts) - (set() if with_boxes else {"boxes"})
         windows = video_windows(source, own, transform, window, batch_size, max_frames, num_workers, stored, keys)
         with tqdm(total=len(own), unit="video", desc="slots", disable=rank > 0 or not own) as bar:
             for videos in track_videos(model, windows, seed=seed, boxes=with_boxes, precision=precision):

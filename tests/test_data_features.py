@@ -169,7 +169,7 @@ def test_a_video_that_was_repaired_is_cached_and_one_that_was_changed_is_refused
 
 
 def test_features_too_large_for_half_precision_stop(tmp_path):
-    with pytest.raises(ValueError, match="v0 don't fit half precision"):
+    with pytest.raises(ValueError, match="v0 does not fit half precision"):
         cache_features(Patches(weight=1e6), Textured(), tmp_path, WHOLE)
 
 

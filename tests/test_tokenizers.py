@@ -29,7 +29,7 @@ from dias_video.model.tokenizers.nets import (
     ResidualEncoder,
 )
 from dias_video.model.tokenizers.quantizers import GumbelCodes, SimVQ, VectorQuantizer, gumbel, nearest
-from dias_video.model.tokenizers.tokenizer import CodeReader, Tokenizer, check_codes, frozen_tokenizer
+from dias_video.model.tokenizers.tokenizer import CodeReader, Tokenizer, check_tokenizer, frozen_tokenizer
 
 V, E = 12, 6  # codes, width of a code's vector
 
@@ -230,40 +230,59 @@ def test_a_tokenizer_belongs_to_the_encoder_whose_features_it_was_trained_on(tmp
     reader = CodeReader(frozen_tokenizer(tmp_path / "frozen"))
     assert trained.backbone is not None
     same, other = (copy.deepcopy(trained.backbone) for _ in range(2))
-    check_codes({"features": same, "codes": reader})
+    check_tokenizer({"features": same, "codes": reader})
     with torch.no_grad():
         next(other.parameters()).add_(1)
     larger = TinyEncoder(C, width=12, depth=1, input_size=(2 * HEIGHT, WIDTH))
     for encoder in (other, larger):
         with pytest.raises(ValueError, match=r"on the features of another encoder than model\.encoder; train it with"):
-            check_codes({"features": encoder, "codes": reader})
-    check_codes({"features": other, "codes": CodeReader(of_features())})  # made without an encoder: not known
-    check_codes({"features": other, "codes": CodeReader(of_pictures())})
-    check_codes({"features": other})
+            check_tokenizer({"features": encoder, "codes": reader})
+    check_tokenizer({"features": other, "codes": CodeReader(of_features())})  # made without an encoder: not known
+    check_tokenizer({"features": other, "codes": CodeReader(of_pictures())})
+    check_tokenizer({"features": other})
 
 
-def test_codes_are_cached_beside_features_and_belong_to_their_tokenizer(tmp_path: Path) -> None:
-    """What training reads are the codes of the frames, as integers; other tokenizers' and other videos' are refused."""
+@pytest.mark.parametrize("kind", ["codes", "latents"])
+def test_what_a_tokenizer_makes_is_cached_beside_features_and_belongs_to_it(kind: str, tmp_path: Path) -> None:
+    """What training reads is of its frames; other tokenizers', other videos' and what no model looks at are refused."""
     source, trained = Clips(masks=False), of_features(backbone=True).eval()
-    transform = ClipTransform(size=(HEIGHT, WIDTH))
+    transform, folder = ClipTransform(size=(HEIGHT, WIDTH)), tmp_path / kind
+    assert trained.backbone is not None
     fill_features(trained.backbone, source, tmp_path / "features", transform, batch_frames=3)
-    fill_features(CodeReader(trained), source, tmp_path / "codes", transform, batch_frames=3, kind="codes")
-    cache = FeatureCache(tmp_path / "features", tmp_path / "codes")
+    fill_features(trained.frozen[kind], source, folder, transform, batch_frames=3, kind=kind)
+    cache = FeatureCache(tmp_path / "features", **{kind: folder})
     clip = ClipDataset(source, 3, stride=2, transform=transform, features=cache)[4, 2]
     batch = VideoBatch.stack([clip])
-    expected = CodeReader(trained).features(source.batch.video[2:3, batch.frame_index[0]])
-    assert batch.codes is not None
-    assert batch.codes.dtype == torch.int64
-    assert torch.equal(batch.codes, expected)
-    frozen = {"features": trained.backbone, "codes": CodeReader(trained)}
-    cache.check_encoders(frozen)
+    features = trained.backbone.features(source.batch.video[2:3, batch.frame_index[0]])
+    latents = trained.encoder(None, features).detach()
+    if kind == "codes":
+        assert batch.codes is not None
+        assert batch.latents is None
+        assert batch.codes.dtype == torch.int64
+        assert torch.equal(batch.codes, nearest(latents, trained.quantizer.codebook()))
+    else:
+        assert batch.latents is not None
+        assert batch.codes is None
+        torch.testing.assert_close(batch.latents, latents, atol=1e-5, rtol=1e-3)  # half precision
+    cache.check_encoders(trained.frozen)
+    for other in ("codes", "latents"):
+        if other != kind:
+            with pytest.raises(ValueError, match=f"{kind} is not a cache of {other}"):
+                FeatureCache(tmp_path / "features", **{other: folder})
     torch.nn.init.zeros_(trained.quantizer.project.bias)
-    with pytest.raises(ValueError, match="codes was made by another encoder"):
-        cache.check_encoders({**frozen, "codes": CodeReader(trained)})
-    with pytest.raises(ValueError, match=r"this model looks at no codes: leave out data\.features\.codes"):
+    if kind == "latents":  # the quantizer has no part in them
+        cache.check_encoders(trained.frozen)
+        torch.nn.init.zeros_(trained.encoder.net[0].weight)
+    with pytest.raises(ValueError, match=f"{kind} was made by another encoder"):
+        cache.check_encoders(trained.frozen)
+    sentence = rf"this model looks at no {kind}: leave out data\.features\.{kind}"
+    with pytest.raises(ValueError, match=sentence):
         cache.check_encoders({"features": trained.backbone})
-    with pytest.raises(ValueError, match="codes is not a cache of features"):
-        FeatureCache(tmp_path / "codes")
+    with pytest.raises(ValueError, match=f"{kind} is not a cache of features"):
+        FeatureCache(folder)
+    fill_features(trained.backbone, Clips(), tmp_path / "others", transform, flips=True)
+    with pytest.raises(ValueError, match=f"{kind} has {kind} of other videos than .*others has features of"):
+        FeatureCache(tmp_path / "others", **{kind: folder})
 
 
 def test_validation_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

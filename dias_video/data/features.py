@@ -24,7 +24,7 @@ from dias_video.machine.ranks import Ranks, joined
 from dias_video.pretrained.weights import encoder_hash
 from dias_video.stores.store import ShardStore, ShardWriter, build_index, read_header
 
-FEATURES, CODES = "features", "codes"  # what a cache can hold, (T,N,C) and (T,N) a video
+FEATURES = "features"  # what a cache holds unless it is of a tokenizer
 FLIPPED = "|flipped"  # end of the key of a mirrored video
 
 
@@ -51,13 +51,20 @@ class FrozenEncoder(Protocol):
 class FeatureCache:
     """Reads single frames of a feature cache from its shards.
 
-    ``codes`` names a second cache, with a tokenizer's codes of the same videos.
+    ``codes`` and ``latents`` name further caches, with a tokenizer's codes or latents of the same videos. ``kind`` is
+    what the cache in ``path`` holds.
 
     Raises:
-        ValueError: ``path`` holds no finished cache of features, or ``codes`` holds no codes of the same videos.
+        ValueError: a folder holds no finished cache of its kind, or holds codes or latents of other videos.
     """
 
-    def __init__(self, path: str | Path, codes: str | Path | None = None, kind: str = FEATURES) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        codes: str | Path | None = None,
+        latents: str | Path | None = None,
+        kind: str = FEATURES,
+    ) -> None:
         self.path = Path(path)
         self.store = ShardStore(self.path)
         self.header = self.store.header
@@ -68,19 +75,17 @@ class FeatureCache:
         self.square = self.header.get("square") is True  # whether those frames were the largest centred squares
         self.grid = self._pair("grid")  # (h,w)
         self.flips = self.header.get("flips") is True
-        self.codes = None if codes is None else FeatureCache(codes, kind=CODES)
-        if self.codes is not None and any(
-            self.codes.header.get(key) != self.header.get(key) for key in ("data", "flips")
-        ):
-            raise ValueError(f"{codes} has codes of other videos than {path} has features of; cache both anew")
-
-    @property
-    def kinds(self) -> set[str]:
-        """What comes from here: ``features``, or ``codes``, or both."""
-        return {self.kind} if self.codes is None else {self.kind, self.codes.kind}
+        named = {"codes": codes, "latents": latents}
+        beside = {name: FeatureCache(folder, kind=name) for name, folder in named.items() if folder is not None}
+        for name, cache in beside.items():
+            if any(cache.header.get(key) != self.header.get(key) for key in ("data", "flips")):
+                raise ValueError(f"{cache.path} has {name} of other videos than {path} has {kind} of; cache both anew")
+        self.parts = {kind: self, **beside}  # by what each holds
 
     def read(self, video_id: str, frames: Sequence[int], flipped: bool = False) -> Tensor:
-        """Features (T,N,C) float32, or codes (T,N) int64, of ``frames``; with ``flipped`` those of the mirrored video.
+        """What the cache in ``path`` has of ``frames``; with ``flipped``, of those of the mirrored video.
+
+        Features and latents are (T,N,C) float32, codes (T,N) int64.
 
         Raises:
             ValueError: the cache does not hold them.
@@ -124,18 +129,17 @@ class FeatureCache:
             )
 
     def check_encoders(self, encoders: Mapping[str, FrozenEncoder]) -> None:
-        """Refuse caches that were made by other encoders than ``encoders``, whose keys are ``features`` and ``codes``.
+        """Refuse caches that were made by other encoders than ``encoders``, which are named by what they make.
 
         Raises:
-            ValueError: weights or configuration differ, or there are codes for a model that has no use for them.
+            ValueError: weights or configuration differ, or there are codes or latents for a model that has no use for
+                them.
         """
-        for cache in (self, self.codes):
-            if cache is None:
-                continue
-            if cache.kind in encoders:
-                cache.check_encoder(encoders[cache.kind])
-            elif cache.kind == CODES:
-                raise ValueError(f"this model looks at no codes: leave out data.features.codes={cache.path}")
+        for name, cache in self.parts.items():
+            if name in encoders:
+                cache.check_encoder(encoders[name])
+            elif cache is not self:
+                raise ValueError(f"this model looks at no {name}: leave out data.features.{name}={cache.path}")
 
     def check_encoder(self, encoder: FrozenEncoder) -> None:
         """Refuse a cache that was made by another encoder.
@@ -185,7 +189,8 @@ def cache_features(
         flips: also store the features of the mirrored frames (twice the time and disk).
         batch_frames: frames given to the encoder at once.
         precision: the precision in which the encoder computes (``dias_video.machine.precision``).
-        kind: what ``encoder`` makes: ``features``, or ``codes`` for a ``CodeReader``. Codes are stored unchanged.
+        kind: what ``encoder`` makes: ``features``, or ``codes`` or ``latents`` for a ``TokenReader``. Codes are stored
+            unchanged.
         num_workers: processes that read videos ahead; the cache is the same for any number.
 
     Raises:
@@ -215,7 +220,7 @@ def cache_features(
         _check_disk(Path(path), frames * (1 + flips) * encoder.grid[0] * encoder.grid[1] * encoder.feature_dim * 2)
         jobs = [list(windows({index: info.num_frames}, batch_frames, 1)) for index, info in names]
         read = read_windows(source, [*chain(*jobs)], transform, num_workers, keys=("video",))
-        with tqdm(total=frames, unit="frame", desc="features", disable=part > 0 or frames == 0) as bar:
+        with tqdm(total=frames, unit="frame", desc=kind, disable=part > 0 or frames == 0) as bar:
             for (_, info), own in zip(names, jobs, strict=True):
                 pieces: dict[str, list[Tensor]] = {info.video_id: []}
                 if flips:
@@ -299,7 +304,9 @@ def _encode(encoder: FrozenEncoder, video: Tensor, name: str, precision: str) ->
         return features.to(torch.int32)
     features = features.half()
     if not torch.isfinite(features).all():
-        raise ValueError(f"the encoder's features of {name} don't fit half precision (over 65504); use its final norm")
+        raise ValueError(
+            f"what the encoder makes of {name} does not fit half precision (over 65504); an encoder's final norm helps"
+        )
     return features
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,11 +22,11 @@ PARTS = {  # what each key stands for in a sample
 
 
 class Features(Protocol):
-    """Frozen features by video and frame, with or without codes (``dias_video.data.features.FeatureCache``)."""
+    """What frozen modules make of each frame of each video (``dias_video.data.features.FeatureCache``)."""
 
     @property
-    def codes(self) -> Features | None:
-        """The cache of codes, if there is one."""
+    def parts(self) -> Mapping[str, Features]:
+        """This cache and those beside it, by the key that their content has in a sample."""
         ...
 
     def check(self, source: VideoSource, transform: Transform | None) -> None:
@@ -34,7 +34,7 @@ class Features(Protocol):
         ...
 
     def read(self, video_id: str, frames: Sequence[int], flipped: bool = False) -> Tensor:
-        """(T,N,C) features."""
+        """(T,N,C) or (T,N), an entry for each of ``frames``."""
         ...
 
 
@@ -47,7 +47,7 @@ class ClipDataset(Dataset[Sample]):
         stride: distance between the frames of a clip, in frames of the video.
         transform: applied to the clip with a generator made of (seed, epoch, index).
         seed: seed of the choice of clips and of the augmentation.
-        features: adds ``features`` (T,N,C), the frozen encoder's output for these frames.
+        features: adds ``features`` (T,N,C), the frozen encoder's output for these frames, and what is beside them.
         keys: which of ``video``, ``masks`` and ``boxes`` to read; None = all.
 
     Raises:
@@ -117,9 +117,8 @@ def read_clip(
     sample = {name: value for name, value in sample.items() if name not in unwanted | {"size"}}
     flipped = bool(sample.pop("flipped", False))
     if features is not None:
-        sample["features"] = features.read(sample["video_id"], frames, flipped)
-        if features.codes is not None:
-            sample["codes"] = features.codes.read(sample["video_id"], frames, flipped)
+        for name, part in features.parts.items():
+            sample[name] = part.read(sample["video_id"], frames, flipped)
     return sample
 
 

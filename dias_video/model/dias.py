@@ -25,7 +25,7 @@ from dias_video.model.objectives import FeatureObjective, Objective
 from dias_video.model.predictor import Predictor
 from dias_video.model.projection import Projection
 from dias_video.model.relu_projection import ReLUProjection
-from dias_video.model.tokenizers.tokenizer import check_codes
+from dias_video.model.tokenizers.tokenizer import check_tokenizer
 from dias_video.model.transition import Transition
 from dias_video.pretrained.saving import Pretrained
 from dias_video.tracking import track_videos
@@ -160,7 +160,7 @@ class DIAS(Pretrained, nn.Module):
 
     def check_parts(self) -> None:
         """Raise ValueError if its tokenizer or its guide needs the features of another encoder."""
-        check_codes(self.frozen)
+        check_tokenizer(self.frozen)
         if self.guide is not None:
             self.guide.check(self.encoder)
 

@@ -62,7 +62,8 @@ class Tokenizer(Pretrained, nn.Module):
     @property
     def frozen(self) -> dict[str, Any]:
         """What it reads or makes that can be cached, by name, each with the module that makes it."""
-        return {"codes": CodeReader(self)} | ({} if self.backbone is None else {"features": self.backbone})
+        made = {"codes": CodeReader(self), "latents": LatentReader(self)}
+        return made if self.backbone is None else {**made, "features": self.backbone}
 
     def inputs(self, cached: Collection[str] = ()) -> set[str]:
         """What it needs of a training batch: ``video``, unless it is of features and they are ``cached``."""
@@ -106,6 +107,11 @@ class Tokenizer(Pretrained, nn.Module):
         return self.backbone.features(batch.pixels).float()
 
     @torch.no_grad()
+    def latents(self, video: Tensor | None, features: Tensor | None = None) -> Tensor:
+        """Latents (B,T,N,latent_dim) of video (B,T,3,H,W), or of its features (B,T,N,C), before quantisation."""
+        return self.encoder(video, features)
+
+    @torch.no_grad()
     def codes(self, video: Tensor | None, features: Tensor | None = None) -> Tensor:
         """Codes (B,T,N) int64 of video (B,T,3,H,W), or of its features (B,T,N,C); a frame always has the same codes."""
         return self.quantizer(self.encoder(video, features)).codes
@@ -128,37 +134,43 @@ def frozen_tokenizer(folder: str | Path) -> Tokenizer:
     return Tokenizer(*parts, reads=reads).requires_grad_(False).eval()
 
 
-def check_codes(frozen: Mapping[str, Any]) -> None:
+def check_tokenizer(frozen: Mapping[str, Any]) -> None:
     """Refuse a tokenizer of another encoder's features in what a model reads, its ``frozen``.
 
     Raises:
         ValueError: configuration or weights of the encoders differ.
     """
-    reads = frozen["codes"].tokenizer.reads if "codes" in frozen else None
-    if reads is not None and reads != encoder_hash(frozen["features"]):
-        raise ValueError(
-            "the tokenizer was trained on the features of another encoder than model.encoder; train it with the same "
-            "options and weights as model.backbone"
-        )
+    for part in frozen.values():
+        reads = part.tokenizer.reads if isinstance(part, TokenReader) else None
+        if reads is not None and reads != encoder_hash(frozen["features"]):
+            raise ValueError(
+                "the tokenizer was trained on the features of another encoder than model.encoder; train it with the "
+                "same options and weights as model.backbone"
+            )
 
 
-class CodeReader:
-    """A tokenizer with the interface of an encoder, for the feature cache: its ``features`` are codes.
+class TokenReader:
+    """A tokenizer with the interface of an encoder, for the feature cache: its ``features`` are ``kind``.
 
-    The interface is ``dias_video.data.features.FrozenEncoder``. Two readers are equal if the parts that make their
-    codes are; the backbone is not one of these.
+    The interface is ``dias_video.data.features.FrozenEncoder``. Two readers of a kind are equal if the ``parts`` are
+    that make it; the backbone is not one of these.
     """
 
-    feature_dim = 1
+    kind: str  # a method of the tokenizer
+    parts: tuple[str, ...]
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.grid = tokenizer, tokenizer.encoder.grid
         self.sees_frames = tokenizer.encoder.sees_frames  # where there are features
-        parts = {"encoder": tokenizer.encoder.config, "quantizer": tokenizer.quantizer.config}
-        self.config = {"type": type(self).__name__, **parts}
+        self.config = {"type": type(self).__name__} | {part: getattr(tokenizer, part).config for part in self.parts}
+
+    @property
+    def feature_dim(self) -> int:
+        """Numbers a token."""
+        return self.tokenizer.quantizer.latent_dim
 
     def features(self, video: Tensor) -> Tensor:
-        """Codes (B,T,N) of video (B,T,3,H,W)."""
+        """Codes (B,T,N) or latents (B,T,N,C) of video (B,T,3,H,W)."""
         reads_features = isinstance(self.tokenizer.encoder, FeatureEncoder)
         backbone = self.tokenizer.backbone if reads_features else None
         if reads_features and backbone is None:
@@ -166,22 +178,33 @@ class CodeReader:
                 "this tokenizer reads features and has no backbone that makes them of video; give it one, or cached "
                 "features"
             )
-        return self.tokenizer.codes(video, None if backbone is None else backbone.features(video).float())
+        read = getattr(self.tokenizer, self.kind)
+        return read(video, None if backbone is None else backbone.features(video).float())
 
-    def to(self, device: torch.device) -> CodeReader:
+    def to(self, device: torch.device) -> TokenReader:
         """The reader, whose tokenizer is now on ``device``."""
         self.tokenizer.to(device)
         return self
 
-    def eval(self) -> CodeReader:
+    def eval(self) -> TokenReader:
         """The reader, whose tokenizer is now in evaluation mode."""
         self.tokenizer.eval()
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Weights and buffers that codes depend on."""
-        return {
-            name: value
-            for name, value in self.tokenizer.state_dict().items()
-            if name.startswith(("encoder.", "quantizer."))
-        }
+        """Weights and buffers of the ``parts``."""
+        weights = self.tokenizer.state_dict()
+        return {name: value for name, value in weights.items() if name.partition(".")[0] in self.parts}
+
+
+class CodeReader(TokenReader):
+    """Reads codes."""
+
+    kind, parts = "codes", ("encoder", "quantizer")
+    feature_dim = 1
+
+
+class LatentReader(TokenReader):
+    """Reads latents, the encoder's output."""
+
+    kind, parts = "latents", ("encoder",)
