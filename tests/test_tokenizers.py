@@ -278,6 +278,8 @@ def test_what_a_tokenizer_makes_is_cached_beside_features_and_belongs_to_it(kind
     sentence = rf"this model looks at no {kind}: leave out data\.features\.{kind}"
     with pytest.raises(ValueError, match=sentence):
         cache.check_encoders({"features": trained.backbone})
+    with pytest.raises(ValueError, match=r"this model looks at no features: leave out data\.features="):
+        cache.check_encoders({})  # as of a tokenizer of frames, or of SLATE with one of its own
     with pytest.raises(ValueError, match=f"{kind} is not a cache of features"):
         FeatureCache(folder)
     fill_features(trained.backbone, Clips(), tmp_path / "others", transform, flips=True)

@@ -132,14 +132,13 @@ class FeatureCache:
         """Refuse caches that were made by other encoders than ``encoders``, which are named by what they make.
 
         Raises:
-            ValueError: weights or configuration differ, or there are codes or latents for a model that has no use for
-                them.
+            ValueError: weights or configuration differ, or there is something for which a model has no use.
         """
         for name, cache in self.parts.items():
-            if name in encoders:
-                cache.check_encoder(encoders[name])
-            elif cache is not self:
-                raise ValueError(f"this model looks at no {name}: leave out data.features.{name}={cache.path}")
+            if name not in encoders:
+                option = "data.features" if cache is self else f"data.features.{name}"
+                raise ValueError(f"this model looks at no {name}: leave out {option}={cache.path}")
+            cache.check_encoder(encoders[name])
 
     def check_encoder(self, encoder: FrozenEncoder) -> None:
         """Refuse a cache that was made by another encoder.
