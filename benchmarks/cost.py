@@ -105,8 +105,7 @@ def batch_of(training: Training, bench: Bench) -> int:
 
 @torch.no_grad()
 def with_cached(model: Any, batch: VideoBatch) -> VideoBatch:
-    """A batch with features, and with codes where the model looks at those."""
-    batch = replace(batch, features=model.frozen["features"].features(batch.video))
-    if isinstance(model, DIAS) and "codes" in model.frozen:
-        batch = replace(batch, codes=model.objective.codes(batch.features, batch))
-    return batch
+    """A batch with features, and with the codes or latents that slots have to explain."""
+    features = model.frozen["features"].features(batch.video)
+    made = {name: part for name, part in model.frozen.items() if isinstance(model, DIAS) and name != "features"}
+    return replace(batch, features=features, **{n: part.read(batch.video, features) for n, part in made.items()})

@@ -10,7 +10,7 @@ from typing import Any
 import hydra
 from _options import Options
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 
 def of_work(error: Exception, cfg: DictConfig) -> str:
@@ -21,7 +21,7 @@ def of_work(error: Exception, cfg: DictConfig) -> str:
         text = f"{error.filename}: {error.strerror}"
     if cause is not None and not isinstance(cause, (ValueError, OSError)):
         text = f"{_place(error)} can't be made of its options: {text}"
-    if isinstance(error, MissingMandatoryValue):
+    if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):
         option = _missing(cfg, error.full_key)
         text = f"{option} is missing; add {option}=<value> to the command"
     return text

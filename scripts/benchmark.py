@@ -64,6 +64,8 @@ def untrained(model: DictConfig) -> Any:
             model[frozen].weights = "random"
     if "guide" in model:
         model.guide = None
+    if "moments" in model.get("objective", {}):
+        model.objective.moments = None
     with torch.device("meta"):
         return instantiate(model)
 

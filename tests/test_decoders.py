@@ -5,6 +5,7 @@ import torch
 
 from dias_video.draws import Draws
 from dias_video.model.decoders.causal import CausalDecoder, fixed_orders
+from dias_video.model.decoders.diffusion import DiffusionDecoder
 from dias_video.model.decoders.mlp import MLPDecoder
 from dias_video.model.decoders.random_ar import RandomARDecoder
 from dias_video.model.decoders.slot_mixer import SlotMixerDecoder
@@ -23,6 +24,7 @@ def decoders() -> dict[str, torch.nn.Module]:
         "spot": CausalDecoder(C, D, GRID, width=8, num_layers=2, num_heads=2, num_orders=9),
         "mlp": MLPDecoder(C, D, N, hidden=16),
         "slot_mixer": SlotMixerDecoder(C, D, N, num_layers=2, num_heads=2, hidden=16),
+        "diffusion": DiffusionDecoder(C, D, GRID, [8, 12], num_layers=1, num_heads=2, num_groups=4),
     }
 
 

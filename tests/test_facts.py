@@ -27,7 +27,7 @@ SETS += ("slate_original", "steve_original")
 PAPERS = {f"train_video/{name}" for name in SETS}
 PAPERS |= {f"{script}/{name}" for script in ("train_slotformer", "reason") for name in ("physion", "physion_dias")}
 PAPERS |= {f"evaluate/{name}" for name in ("coco", "clevrtex", "voc", "movi_d", "ytvis")} | {"probe_contact/physion15"}
-PAPERS |= {f"train_video/tokenizers/{name}" for name in ("vqvae", "dvae", "vvo")}
+PAPERS |= {f"train_video/tokenizers/{name}" for name in ("vqvae", "vqvae4", "dvae", "vvo")}
 IMAGES = (
     "dinosaur",
     "bo_qsa",
@@ -39,6 +39,7 @@ IMAGES = (
     "vvo_tfd",
     "vvo_mlp",
     "dias_vvo",
+    "slotdiffusion",
 )
 PAPERS |= {f"train_video/coco+{system}" for system in IMAGES} | {"train_video/movi_d+steve"}
 PAPERS |= {f"train_video/ytvis+{system}" for system in ("videosaur", "slotcontrast", "solv")}
@@ -73,7 +74,10 @@ def alone(model: Any) -> Any:
         if "weights" in model.get(frozen, {}):
             model[frozen].weights = "random"
     if "tokenizer" in model.get("objective", {}):
-        model.objective.tokenizer = composed_of("train_video", ["model=vqvae"]).model
+        tokenizer = OmegaConf.to_container(composed_of("train_video", ["model=vqvae"]).model, resolve=True)
+        model.objective.tokenizer = tokenizer
+    if "moments" in model.get("objective", {}):
+        model.objective.moments = None
     if "guide" in model:
         model.guide = None
     return model
@@ -135,7 +139,7 @@ def test_every_system_has_the_sizes_of_every_image_set(experiment: str, system: 
 
 def test_every_row_has_a_source_and_every_deviation_a_reason() -> None:
     sources = ("paper", "released", "benchmark", "SlotFormer", "VideoSAUR", "SOLV", "SlotContrast", "linear", "ours")
-    sources += ("AdaSlot", "BO-QSA", "SPOT", "SLATE", "Physion v1.5")
+    sources += ("AdaSlot", "BO-QSA", "SPOT", "SLATE", "SlotDiffusion", "Physion v1.5")
     for experiment, rows in FACTS.items():
         for option, (value, source, *deviation) in rows.items():
             assert str(source).startswith(sources), (experiment, option)

@@ -54,6 +54,7 @@ def test_losses_are_of_own_slots_of_another_clips_and_of_all() -> None:
     assert got == {
         "own": [0.0, 0.0, (0 + 4) / 2],
         "rolled": [(16 + 4) / 2, 1.0, 9.0],  # sums 5 and 3, 1, 2
+        "none": [1.0, 4.0, 25.0],
         "all": [16.0, 0.0, 49.0],  # sums 5, 2, 12; a slot of zeros is none
         "kept": [1.0, 2.0, 1.5],
         "objects": [0.0, 2.0, 0.0],
@@ -62,7 +63,7 @@ def test_losses_are_of_own_slots_of_another_clips_and_of_all() -> None:
 
 def test_a_summary_is_in_standard_errors_over_clips() -> None:
     numbers = {name: np.array(values) for name, values in {
-        "own": [1.0, 2.0, 3.0, 4.0], "rolled": [2.0, 4.0, 6.0, 8.0], "all": [1.0, 1.0, 1.0, 2.0],
+        "own": [1.0, 2.0, 3.0, 4.0], "rolled": [2.0, 4.0, 6.0, 8.0], "all": [1.0, 1.0, 1.0, 2.0], "none": [9.0] * 4,
         "kept": [2.0, 3.0, 5.0, 4.0], "objects": [1.0, 2.0, 6.0, 9.0],
     }.items()}  # fmt: skip
     got = summary(numbers)

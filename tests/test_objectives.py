@@ -12,17 +12,20 @@ from tiny import GRID, C, D, N, S, clips, tiny_dias
 from dias_video.draws import Draws
 from dias_video.model.aggregator import Aggregator
 from dias_video.model.decoders.causal import CausalDecoder
+from dias_video.model.decoders.diffusion import DiffusionDecoder
 from dias_video.model.decoders.mlp import MLPDecoder
 from dias_video.model.decoders.random_ar import RandomARDecoder
 from dias_video.model.dias import DIAS
-from dias_video.model.objectives import CodeObjective, CodeVectorObjective, Objective
+from dias_video.model.objectives import CodeObjective, CodeVectorObjective, LatentObjective, Objective
 from dias_video.model.tokenizers.quantizers import SimVQ, VectorQuantizer
 from dias_video.model.tokenizers.tokenizer import Tokenizer
 
+MOMENTS = [[0.5 * c for c in range(E)], [1.0 + c for c in range(E)]]  # mean and deviation of each channel of latents
+
 
 def system(name: str, tokenizer: Tokenizer | None = None, boxes: bool = False) -> DIAS:
-    """A tiny model of one of the systems on codes."""
-    tokenizer = tokenizer or (of_pictures() if name in ("slate", "steve") else of_features())
+    """A tiny model of one of the systems on codes or latents."""
+    tokenizer = tokenizer or (of_features() if "vvo" in name else of_pictures())
     dias = tiny_dias(boxes, threshold=0.1 if name == "dias_vvo" else None)
     torch.manual_seed(5)
     objective: Objective = CodeObjective(tokenizer)
@@ -32,6 +35,9 @@ def system(name: str, tokenizer: Tokenizer | None = None, boxes: bool = False) -
     elif name == "dias_vvo":
         objective = CodeVectorObjective(tokenizer)
         decoder = RandomARDecoder(E, D, N, width=E, num_layers=2, num_heads=2)
+    elif name == "slotdiffusion":
+        objective = LatentObjective(tokenizer, MOMENTS)
+        decoder = DiffusionDecoder(E, D, GRID, [8, 12], num_layers=1, num_heads=2, num_groups=4)
     else:
         decoder = CausalDecoder(E, D, GRID, width=10, num_layers=2, num_heads=2, out_dim=V)
     aggregator = dias.aggregator
@@ -42,13 +48,14 @@ def system(name: str, tokenizer: Tokenizer | None = None, boxes: bool = False) -
     return DIAS(*parts, later_iterations=1 if name == "steve" else 2, teacher=teacher, objective=objective)
 
 
-TERMS = {
+ON_CODES = {
     "slate": {"cross_entropy"},
     "steve": {"cross_entropy"},
     "vvo_tfd": {"cross_entropy"},
     "vvo_mlp": {"codes", "reconstruction"},
     "dias_vvo": {"codes", "distillation"},
 }
+TERMS = ON_CODES | {"slotdiffusion": {"latents"}}
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -87,7 +94,7 @@ def test_cross_entropy_is_that_of_a_loop_over_tokens() -> None:
         dias.objective.losses(torch.randn(3, 4, N, V + 1), target, counted, batch)
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", ON_CODES)
 def test_a_tokenizer_whose_codes_have_another_width_is_answered_in_a_sentence(name: str) -> None:
     dias, batch = system(name).train(), clips()
     quantizer = VectorQuantizer(V, E + 1) if name in ("slate", "steve") else SimVQ(V, E + 1, frozen_dim=9)
@@ -125,6 +132,42 @@ def test_cached_codes_replace_the_tokenizer() -> None:
     torch.testing.assert_close(dias(batch, Draws.for_step(0, 0, range(3)))["cross_entropy"], expected)
     batch.codes = (batch.codes + 1) % V
     assert not torch.allclose(dias(batch, Draws.for_step(0, 0, range(3)))["cross_entropy"], expected)
+
+
+def test_latents_are_standardised_and_cached_ones_replace_the_tokenizer() -> None:
+    dias, batch = system("slotdiffusion").train(), clips()
+    batch.frame_valid[2, 3] = False
+    latents = dias.objective.tokenizer.encoder(batch.video).detach()
+    target = dias.objective.target(dias.features(batch), batch)
+    for c in range(E):
+        torch.testing.assert_close(target.wanted[..., c], (latents[..., c] - 0.5 * c) / (1.0 + c))
+    assert target.known is target.wanted
+    predicted = target.wanted + torch.arange(4.0)[:, None, None]  # every number of frame t is t off
+    counted = batch.frame_valid[..., None].expand(-1, -1, N)
+    losses = dias.objective.losses(predicted, target, counted, batch)
+    assert {name: value.tolist() for name, value in losses.items()} == {"latents": pytest.approx([3.5, 3.5, 5 / 3])}
+
+    def loss() -> torch.Tensor:
+        return dias(batch, Draws.for_step(0, 0, range(3)))["latents"]
+
+    assert (dias.inputs({"features"}), dias.inputs({"features", "latents"})) == ({"video"}, set())
+    expected = loss()
+    batch.features, batch.latents, batch.video = dias.features(batch), latents, None
+    torch.testing.assert_close(loss(), expected)
+    batch.latents = latents + 1
+    assert not torch.allclose(loss(), expected)
+
+
+def test_latents_that_do_not_fit_are_answered_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match=f"latents are {E} wide, moments are of 2 and 2"):
+        LatentObjective(of_pictures(), [[0.0, 0.0], [1.0, 1.0]])
+    with pytest.raises(ValueError, match="a channel of the latents never changes"):
+        LatentObjective(of_pictures(), [[0.0] * E, [1.0] * (E - 1) + [0.0]])
+    dias, batch = system("slotdiffusion").train(), clips()
+    dias.objective = LatentObjective(of_pictures())
+    dias.decoder = DiffusionDecoder(E + 1, D, GRID, [8, 12], num_layers=1, num_heads=2, num_groups=4)
+    with pytest.raises(ValueError, match=rf"tokens that are {E + 1} wide, these are {E}: set sizes\.code_dim"):
+        dias(batch, Draws.for_step(0, 0, range(3)))
 
 
 def test_greedy_generation_is_a_loop_over_tokens() -> None:

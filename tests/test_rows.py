@@ -44,11 +44,13 @@ ON = {
     "vvo_tfd": set(),
     "vvo_mlp": set(),
     "dias_vvo": TECHNIQUES,
+    "slotdiffusion": set(),
 }
-ON_CODES = ("slate", "steve", "vvo_tfd", "vvo_mlp", "dias_vvo")  # a tokenizer has to be trained before
+# A tokenizer has to be trained before.
+ON_TOKENIZERS = ("slate", "steve", "vvo_tfd", "vvo_mlp", "dias_vvo", "slotdiffusion")
 LEARNED = ("bo_qsa", "spot_teacher")  # queries, which take no boxes
 OBJECTIVES = {"videosaur": "SimilarityObjective", "vvo_mlp": "CodeVectorObjective", "dias_vvo": "CodeVectorObjective"}
-OBJECTIVES |= dict.fromkeys(("slate", "steve", "vvo_tfd"), "CodeObjective")
+OBJECTIVES |= dict.fromkeys(("slate", "steve", "vvo_tfd"), "CodeObjective") | {"slotdiffusion": "LatentObjective"}
 GUIDES = {"slotcontrast": "SlotContrast", "spot_teacher": "MaskTeacher"}
 DECODERS = {
     "causal": ("CausalDecoder", "num_orders", 1),
@@ -64,12 +66,14 @@ DECODERS = {
     "vvo_tfd": ("CausalDecoder", "out_dim", 256),
     "vvo_mlp": ("MLPDecoder", "feature_dim", [64, 384]),
     "videosaur": ("SlotMixerDecoder", "feature_dim", [384, 256]),
+    "slotdiffusion": ("DiffusionDecoder", "channels", [32, 64, 96]),
 }
 
 
 def composed(row: str, folder: str = "rows", *words: str) -> DictConfig:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        common = [f"experiment/train_video={folder}/{row}", "data.root=x", "out_dir=x", "+data.features.path=x"]
+        common = [f"experiment/train_video={folder}/{row}", "data.root=x", "out_dir=x"]
+        common += ["+data.features.path=x", "+data.features.latents=x"]
         part = {"rows": "encoder", "tokenizers": "backbone"}[folder]
         common += [] if row == "pictures_small" else [f"model.{part}.weights=random"]
         return compose("train_video", [*common, *words])
@@ -92,21 +96,25 @@ def shallow() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DictConfig]:
     """A row's configuration, with what has to be trained before it made of random weights."""
-    folders: dict[str, Path] = {}
+    folders: dict[tuple[str, ...], Path] = {}
 
-    def made(name: str, folder: str) -> Path:
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp(name)
-            instantiate(composed(name, folder).model).save_pretrained(folders[name])
-        return folders[name]
+    def made(name: str, folder: str, *words: str) -> Path:
+        key = (name, *words)
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp(name)
+            instantiate(composed(name, folder, *words).model).save_pretrained(folders[key])
+        return folders[key]
 
     def begin(row: str) -> DictConfig:
         cfg = composed(row)
         if row == "spot_teacher":
             cfg.model.guide.checkpoint = str(made("spot", "rows"))
         if "tokenizer" in cfg.model.objective:
-            kind = "pictures_small" if row in ("slate", "steve") else "features_small"
-            cfg.model.objective.tokenizer.folder = str(made(kind, "tokenizers"))
+            kind = "features_small" if "vvo" in row else "pictures_small"
+            folder = made(kind, "tokenizers", f"sizes.code_dim={cfg.sizes.code_dim}")
+            cfg.model.objective.tokenizer.folder = str(folder)
+        if "moments" in cfg.model.objective:
+            cfg.model.objective.moments = None
         return cfg
 
     return begin
@@ -116,7 +124,7 @@ def test_every_row_is_known() -> None:
     assert {file.stem for file in (CONFIGS / "experiment/train_video/rows").glob("*.yaml")} == set(ON)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         compared = compose("compare", ["root=x", "encoder=x", "features=x", "out_dir=x"]).rows
-    assert set(compared) == set(ON) - {"base", *ON_CODES}
+    assert set(compared) == set(ON) - {"base", *ON_TOKENIZERS}
 
 
 def one_step(model: DIAS) -> None:
@@ -174,6 +182,7 @@ def test_rows_share_everything_else(row: str) -> None:
             plain["model"]["aggregator"].pop(key, None)
         for key in ("code_dim", "num_codes"):
             plain["sizes"].pop(key, None)
+        plain["data"]["features"].pop("latents", None)
         for option, own, value in (("later_iterations", ("steve",), 1), ("first_iterations", LEARNED, 3)):
             if name in own:
                 assert plain["model"].pop(option) == value

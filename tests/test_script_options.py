@@ -74,6 +74,8 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("track", ("video=x", "+vidoe=x"), "error: there is no option vidoe; did you mean video?"),
     ("train_video", ("trainer.weights.contrast=1",), "+trainer.weights.contrast=<value> adds it"),
     ("train_video", ("trainer.optimization.max_skipped=-1",), "max_skipped must not be negative, got -1"),
+    ("train_video", ("experiment=rows/slotdiffusion", "data.features.path=x", "model.objective.tokenizer.folder=x"),
+     "error: data.features.latents is missing; add data.features.latents=<value> to the command"),
     ("train_video", ("data.root=/nowhere", "validation.num_videos=0"), "/nowhere"),  # 0 is what it is anyhow
     ("train_slotformer", ("cache=/nowhere",), "/nowhere"),
     ("train_slotformer", ("cache=x", "trainer.ema=2"), "ema must be a number"),

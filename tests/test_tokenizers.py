@@ -13,7 +13,7 @@ from tiny import GRID, HEIGHT, WIDTH, C, N, clips
 from torch import nn
 
 from dias_video.batch import VideoBatch
-from dias_video.data.features import FeatureCache, fill_features
+from dias_video.data.features import FeatureCache, fill_features, latent_moments
 from dias_video.data.loading import ClipDataset
 from dias_video.data.transforms import ClipTransform
 from dias_video.draws import Draws
@@ -285,6 +285,16 @@ def test_what_a_tokenizer_makes_is_cached_beside_features_and_belongs_to_it(kind
     fill_features(trained.backbone, Clips(), tmp_path / "others", transform, flips=True)
     with pytest.raises(ValueError, match=f"{kind} has {kind} of other videos than .*others has features of"):
         FeatureCache(tmp_path / "others", **{kind: folder})
+
+
+def test_moments_are_those_of_all_latents_of_a_cache(tmp_path: Path) -> None:
+    source, trained = Clips(), of_pictures().eval()
+    transform = ClipTransform(size=(HEIGHT, WIDTH))
+    fill_features(trained.frozen["latents"], source, tmp_path, transform, batch_frames=3, kind="latents")
+    latents = trained.encoder(source.batch.video).detach().double().numpy()  # (4,7,N,E)
+    mean, std = latent_moments(tmp_path)
+    assert mean == pytest.approx(latents.mean((0, 1, 2)), abs=1e-3)  # half precision
+    assert std == pytest.approx(latents.std((0, 1, 2)), rel=1e-3)
 
 
 def test_validation_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

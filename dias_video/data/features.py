@@ -163,6 +163,21 @@ def cached_features(path: str | Path | None, encoder: FrozenEncoder) -> FeatureC
     return features
 
 
+def latent_moments(path: str | Path) -> list[list[float]]:
+    """Mean and deviation of each channel, (2,C), over all frames and cells of a cache of latents.
+
+    Raises:
+        ValueError: ``path`` holds no finished cache of latents.
+    """
+    store = FeatureCache(path, kind="latents").store
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for key in store.keys:
+        latents = store.read(key)["latents"].double().flatten(0, 1)  # (T*N,C)
+        count, total, squares = count + len(latents), total + latents.sum(0), squares + latents.square().sum(0)
+    mean = total / count
+    return [mean.tolist(), (squares / count - mean.square()).clamp_min(0).sqrt().tolist()]
+
+
 def cache_features(
     encoder: FrozenEncoder,
     source: VideoSource,

@@ -1,7 +1,8 @@
 """Signs of life: slots say something of their own clip, and a learned choice keeps more of them for more objects.
 
-The loss of a model's objective is computed three times: with the slots of a clip, with those of another clip, and with
-all its slots, dropped ones too. The three have the same random order and prefix of tokens.
+The loss of a model's objective is computed four times: with the slots of a clip, with those of another clip, without
+slots, and with all its slots, dropped ones too. The four have the same random numbers: order and prefix of tokens, or
+noise.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from dias_video.model.dias import DIAS
 from dias_video.pretrained.weights import pinned, weights_sha256
 from dias_video.stores.files import check_new, write_json, write_rows
 
-COLUMNS = ("own", "rolled", "all", "kept", "objects")
+COLUMNS = ("own", "rolled", "none", "all", "kept", "objects")
 
 
 @torch.no_grad()
 def clip_numbers(model: DIAS, batch: VideoBatch, seed: int = 0) -> dict[str, Tensor]:
     """The ``COLUMNS`` of every clip, each (B,).
 
-    ``own``, ``rolled`` and ``all``: the sum of the objective's losses with the clip's slots, with those of the clip
-    before it in the batch (for the first: of the last), and with all its slots. ``kept`` and ``objects``: slots that
-    remain and visible objects of a frame, mean over frames.
+    ``own``, ``rolled``, ``none`` and ``all``: the sum of the objective's losses with the clip's slots, with those of
+    the clip before it in the batch (for the first: of the last), without slots, and with all its slots. ``kept`` and
+    ``objects``: slots that remain and visible objects of a frame, mean over frames.
     """
     features = model.features(batch)
     target = model.objective.target(features, batch)
@@ -55,6 +56,7 @@ def clip_numbers(model: DIAS, batch: VideoBatch, seed: int = 0) -> dict[str, Ten
     return {
         "own": loss(scan.slots, scan.live),
         "rolled": loss(scan.slots.roll(1, 0), scan.live.roll(1, 0)),
+        "none": loss(scan.slots, torch.zeros_like(scan.live)),
         "all": loss(scan.slots, (scan.slots != 0).any(-1)),  # slots that merging ended are zeros
         "kept": scan.live.sum(-1).double().mean(1),
         "objects": torch.tensor(objects).double().mean(1),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dias_video.batch import VideoBatch
 from dias_video.model.dictionary import Dictionary
 from dias_video.model.losses import code_loss, reconstruction_loss, similarity_loss
-from dias_video.model.tokenizers.tokenizer import CodeReader, Tokenizer
+from dias_video.model.tokenizers.tokenizer import CodeReader, LatentReader, Tokenizer
 from dias_video.pretrained.configured import Configured
 
 
@@ -66,23 +66,27 @@ class SimilarityObjective(FeatureObjective):
         return predicted[..., : self.feature_dim]
 
 
-class _OfCodes(nn.Module):
-    """The codes of a frozen tokenizer."""
+class _OfTokenizer(nn.Module):
+    """What a frozen tokenizer makes."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.tokenizer = tokenizer.requires_grad_(False)
 
-    @property
-    def frozen(self) -> dict[str, Any]:
-        """The tokenizer's codes."""
-        return {"codes": CodeReader(self.tokenizer)}
-
-    def train(self, mode: bool = True) -> _OfCodes:
+    def train(self, mode: bool = True) -> _OfTokenizer:
         """Switch between training and evaluation; the tokenizer stays in evaluation mode, so codes are not random."""
         super().train(mode)
         self.tokenizer.eval()
         return self
+
+
+class _OfCodes(_OfTokenizer):
+    """The codes of a frozen tokenizer."""
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """The tokenizer's codes."""
+        return {"codes": CodeReader(self.tokenizer)}
 
     def codes(self, features: Tensor, batch: VideoBatch) -> Tensor:
         """Codes (B,T,N) int64, from the batch if it has cached ones."""
@@ -153,6 +157,54 @@ class CodeObjective(Configured, _OfCodes):
         return self.tokenizer.vectors(predicted.argmax(-1)).to(predicted.dtype)
 
 
+class LatentObjective(Configured, _OfTokenizer):
+    """Predict the tokenizer's latents, standardised by channel; the loss is the squared error (SlotDiffusion).
+
+    A token is as wide as a latent. With the decoder that denoises latents the loss is the squared error of the noise.
+
+    Args:
+        tokenizer: makes the latents.
+        moments: (2,C), mean and deviation of each channel (``dias_video.data.features.latent_moments``); None: latents
+            are not standardised, as in the authors' benchmark.
+
+    Raises:
+        ValueError: ``moments`` are of another number of channels, or a deviation is not above 0.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, tokenizer: Tokenizer, moments: list[list[float]] | None = None) -> None:
+        super().__init__(tokenizer)
+        width = tokenizer.quantizer.latent_dim
+        mean, std = moments or ([0.0] * width, [1.0] * width)
+        if len(mean) != width or len(std) != width:
+            raise ValueError(f"the tokenizer's latents are {width} wide, moments are of {len(mean)} and {len(std)}")
+        if min(std) <= 0:
+            raise ValueError("a channel of the latents never changes (moments); train the tokenizer further")
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)  # (C,)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """The tokenizer's latents."""
+        return {"latents": LatentReader(self.tokenizer)}
+
+    def target(self, features: Tensor, batch: VideoBatch) -> Target:
+        """Standardised latents (B,T,N,C), known and wanted; from the batch if it has cached ones."""
+        latents = self.tokenizer.latents(batch.video, features) if batch.latents is None else batch.latents
+        standard = (latents.float() - self.mean) / self.std
+        return Target(standard, standard)
+
+    def losses(self, predicted: Tensor, target: Target, counted: Tensor, batch: VideoBatch) -> dict[str, Tensor]:
+        """``latents`` over the tokens where ``counted`` (B,T,N)."""
+        return {"latents": reconstruction_loss(predicted, target.wanted, counted)}
+
+    def as_known(self, predicted: Tensor) -> Tensor:
+        """The predicted latents, unchanged."""
+        return predicted
+
+
 class TokenObjective:
     """Predict the codes of a tokenizer that is trained along (the original SLATE and STEVE), by cross-entropy.
 
@@ -192,4 +244,4 @@ def _cross_entropy(predicted: Tensor, target: Target, counted: Tensor, num_codes
     return {"cross_entropy": code_loss(predicted, target.wanted, counted)}
 
 
-Objective = FeatureObjective | CodeVectorObjective | CodeObjective | TokenObjective
+Objective = FeatureObjective | CodeVectorObjective | CodeObjective | LatentObjective | TokenObjective

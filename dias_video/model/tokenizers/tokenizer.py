@@ -178,8 +178,11 @@ class TokenReader:
                 "this tokenizer reads features and has no backbone that makes them of video; give it one, or cached "
                 "features"
             )
-        read = getattr(self.tokenizer, self.kind)
-        return read(video, None if backbone is None else backbone.features(video).float())
+        return self.read(video, None if backbone is None else backbone.features(video).float())
+
+    def read(self, video: Tensor | None, features: Tensor | None) -> Tensor:
+        """Codes or latents of video (B,T,3,H,W), or of its features (B,T,N,C)."""
+        return getattr(self.tokenizer, self.kind)(video, features)
 
     def to(self, device: torch.device) -> TokenReader:
         """The reader, whose tokenizer is now on ``device``."""
