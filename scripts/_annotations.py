@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from dias_video.engine.checks import AtLeast
+from dias_video.checks import AtLeast
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Any]:

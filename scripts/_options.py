@@ -15,8 +15,8 @@ from _annotations import least, of_items, parameters, parts, plain
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig
 
+from dias_video.checks import device_of
 from dias_video.data.chosen import sliced
-from dias_video.engine.checks import device_of
 
 WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
 WORDS |= {list: "a list, [a,b]", dict: "a group of options, {name: value}"}

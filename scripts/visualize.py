@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from dias_video.batch import VideoBatch
+from dias_video.checks import Count, device_of
 from dias_video.data.folder import OneVideo
 from dias_video.data.source import VideoSource, has_boxes, seconds_shown
 from dias_video.data.windows import video_windows
-from dias_video.engine.checks import Count, device_of
 from dias_video.model.dias import DIAS
 from dias_video.stores.files import check_new
 from dias_video.tracking import track_windows

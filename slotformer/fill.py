@@ -13,13 +13,13 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from tqdm import tqdm
 
+from dias_video.checks import Count
 from dias_video.data.chosen import places
 from dias_video.data.features import cached_features
 from dias_video.data.simulated import REMEDY, SimulatedVideos
 from dias_video.data.source import VideoSource, has_boxes
 from dias_video.data.transforms import Transform
 from dias_video.data.windows import video_windows
-from dias_video.engine.checks import Count
 from dias_video.machine.precision import check_precision
 from dias_video.machine.ranks import Ranks, joined
 from dias_video.model.dias import DIAS

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dias_video.batch import SlotSequence
-from dias_video.engine.checks import Count, device_of
+from dias_video.checks import Count, device_of
 from dias_video.engine.runlog import check_folder
 from dias_video.machine.precision import autocast, check_precision
 from dias_video.machine.threads import threads, threads_for

@@ -16,10 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dias_video.batch import SlotSequence
+from dias_video.checks import device_of
 from dias_video.data.chosen import places
 from dias_video.data.simulated import REMEDY, SimulatedVideos
 from dias_video.data.source import VideoSource
-from dias_video.engine.checks import device_of
 from dias_video.engine.runlog import check_folder
 from dias_video.pretrained.weights import weights_sha256
 from dias_video.stores.files import read_json, write_json

@@ -25,7 +25,7 @@ import dias_video.evaluation.in_training  # noqa: F401 - what scripts import is 
 import slotformer.contact.probing
 import slotformer.contact.reasoning
 import slotformer.fill  # noqa: F401
-from dias_video.engine.checks import Count
+from dias_video.checks import Count
 from dias_video.model.dias import DIAS
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from dias_video.engine.checks import Count
+from dias_video.checks import Count
 from dias_video.model.encoders import TimmEncoder
 
 TINY = (

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from dias_video.auto.files import ARRAYS, Clip, TrackFiles, check_free
 from dias_video.auto.given import Boxes, read_boxes
 from dias_video.auto.track import Tracker, videos_at
+from dias_video.checks import Count
 from dias_video.data.animation import ANIMATIONS
 from dias_video.data.paths import hidden, safe_names
 from dias_video.data.problems import Problem, problems_of
 from dias_video.data.source import FileSource, TimedSource, VideoSource
 from dias_video.data.video_index import playing
-from dias_video.engine.checks import Count
 from dias_video.report.page import MEGABYTES, join_reports
 from dias_video.stores.files import check_place
 

@@ -20,13 +20,13 @@ from dias_video.auto.given import Boxes, Given, given_objects
 from dias_video.auto.parts import PartsModel
 from dias_video.auto.tune import tune
 from dias_video.batch import SlotSequence, VideoBatch
+from dias_video.checks import Count, device_of
 from dias_video.data.folder import FolderVideos, OneVideo
 from dias_video.data.paths import files_in, hidden, local
 from dias_video.data.pictures import EXTENSIONS
 from dias_video.data.source import VideoSource
 from dias_video.data.video_file import VIDEO_EXTENSIONS
 from dias_video.data.windows import video_windows
-from dias_video.engine.checks import Count, device_of
 from dias_video.machine.precision import autocast, check_precision
 from dias_video.model.dias import DIAS
 from dias_video.tracking import track_windows

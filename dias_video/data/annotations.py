@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dias_video.checks import one_of
 from dias_video.data import rle
 from dias_video.data.index import Index, cached_index, signature
 from dias_video.data.paths import inside
-from dias_video.data.problems import OnError, Problem, Problems, one_of
+from dias_video.data.problems import OnError, Problem, Problems
 from dias_video.data.source import VOID
 from dias_video.stores.files import read_json
 

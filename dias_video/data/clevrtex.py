@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dias_video.checks import one_of
 from dias_video.data.annotated import AnnotatedVideos, Clip, MaskPictures
 from dias_video.data.paths import Choice, files_under
 from dias_video.data.pictures import ids_of, opened
-from dias_video.data.problems import OnError, Problems, one_of
+from dias_video.data.problems import OnError, Problems
 
 SCENES = {"full": 50_000, "outd": 10_000, "pbg": 20_000, "vbg": 20_000, "grassbg": 20_000, "camo": 20_000}
 PICTURE = re.compile(r"(?:.*/)?CLEVRTEX_[a-z]+_(\d{6})\.png", re.ASCII)

@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dias_video.checks import one_of
 from dias_video.data.annotated import AnnotatedVideos, Clip, MaskPictures
 from dias_video.data.paths import files_in, inside
 from dias_video.data.pictures import EXTENSIONS, ids_of, opened
-from dias_video.data.problems import OnError, Problems, one_of
+from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import VOID
 from dias_video.data.text import read_text
 

@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dias_video.checks import one_of
 from dias_video.data.annotated import AnnotatedVideos, Clip, Unlabelled
 from dias_video.data.annotations import REMEDY, Crowds, category_names, entries_of, is_crowd, key_of
 from dias_video.data.coco import image_folder
 from dias_video.data.index import Index, cached_index, signature
 from dias_video.data.paths import inside
 from dias_video.data.pictures import opened
-from dias_video.data.problems import OnError, Problem, Problems, one_of
+from dias_video.data.problems import OnError, Problem, Problems
 from dias_video.data.source import VOID
 from dias_video.stores.files import read_json
 

@@ -11,9 +11,10 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from dias_video.checks import one_of
 from dias_video.data.listed import ListedVideos
 from dias_video.data.paths import files_in
-from dias_video.data.problems import OnError, Problems, one_of
+from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import VideoInfo
 from dias_video.data.video_file import Decoder, VideoFiles
 from dias_video.stores.files import read_json

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
+from dias_video.checks import one_of
 from dias_video.data.source import VideoSource
 
 OnError = Literal["raise", "skip_and_report"]
-
-
-def one_of(name: str, value: Any, choices: Any) -> Any:
-    """The value of an option, checked against the values of a ``Literal``.
-
-    Raises:
-        ValueError: it is none of them.
-    """
-    if value not in get_args(choices):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(choices)))}, got {value!r}")
-    return value
 
 
 class Problem(NamedTuple):

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dias_video.engine.checks import check_flag, check_integer
+from dias_video.checks import check_flag, check_integer
 from dias_video.pretrained.weights import FROZEN
 from dias_video.stores.files import READABLE, read_json, sha256, strict_json, sync, writing
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dias_video.checks import check_flag, check_group, check_integer, check_number
 from dias_video.engine.checkpoint import Checkpoints, Saving
-from dias_video.engine.checks import check_flag, check_group, check_integer, check_number
 from dias_video.engine.loader import KeyedDataset, Order, Share, batches, default_workers
 from dias_video.engine.runlog import Logging, RunLog, check_folder
 from dias_video.engine.schedule import Optimization, Weight, named_weights

@@ -19,7 +19,7 @@ import yaml
 from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
 from PIL import Image
 
-from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
+from dias_video.checks import check_flag, check_integer, check_number, one_of
 from dias_video.pretrained.earlier import upgraded
 from dias_video.stores.files import check_place, read_json, read_yaml, replace_file, strict_json, write_json
 from dias_video.stores.store import differences
@@ -43,7 +43,7 @@ class Logging:
 
     def __post_init__(self) -> None:
         check_integer("logging.every", self.every, least=1)
-        check_choice("logging.tracking", self.tracking, TRACKERS)
+        one_of("logging.tracking", self.tracking, TRACKERS)
         if self.peak_tflops is not None:
             check_number("logging.peak_tflops", self.peak_tflops, above=0)
         check_flag("logging.bar", self.bar)

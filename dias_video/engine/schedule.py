@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.nn import Parameter
 
-from dias_video.engine.checks import check_integer, check_number
+from dias_video.checks import check_integer, check_number
 
 Weight = float | Mapping[str, Any]
 PARTLY = ("lr", "warmup", "floor")  # what a part of the model may have of its own

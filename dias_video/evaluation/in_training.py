@@ -8,10 +8,10 @@ from pathlib import Path
 from einops import rearrange
 from torch import Tensor, nn
 
+from dias_video.checks import check_integer
 from dias_video.data.loading import generator_of, read_clip
 from dias_video.data.source import Sample, VideoSource, seconds_shown
 from dias_video.data.transforms import Transform
-from dias_video.engine.checks import check_integer
 from dias_video.evaluation.methods import ModelTracks
 from dias_video.evaluation.protocols import VIDEO_FG, mean_of_defined, score_video
 from dias_video.model.dias import DIAS

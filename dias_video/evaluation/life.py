@@ -19,12 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dias_video.batch import VideoBatch
+from dias_video.checks import check_integer, device_of
 from dias_video.data.features import cached_features
 from dias_video.data.loading import generator_of, read_clip
 from dias_video.data.source import VideoSource
 from dias_video.data.transforms import Transform
 from dias_video.draws import Draws
-from dias_video.engine.checks import check_integer, device_of
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.weights import pinned, weights_sha256
 from dias_video.stores.files import check_new, write_json, write_rows

@@ -18,11 +18,11 @@ from sklearn.metrics import r2_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dias_video.checks import device_of
 from dias_video.data.boxes import boxes_from_masks
 from dias_video.data.source import VideoSource, classes_of
 from dias_video.data.transforms import Transform
 from dias_video.data.windows import video_windows
-from dias_video.engine.checks import device_of
 from dias_video.evaluation.scoring import Videos
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.weights import pinned, weights_sha256

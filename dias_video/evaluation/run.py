@@ -8,11 +8,11 @@ from typing import Any
 
 from dias_video.auto.backbone import Backbone
 from dias_video.auto.track import Tracker
+from dias_video.checks import Count
 from dias_video.data.chosen import places
 from dias_video.data.features import cached_features
 from dias_video.data.source import VideoSource, has_boxes
 from dias_video.data.transforms import Transform
-from dias_video.engine.checks import Count
 from dias_video.evaluation.baselines import FixedBoxes, KMeans
 from dias_video.evaluation.look import write_extremes
 from dias_video.evaluation.methods import Method, ModelTracks, PredictionFiles

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from dias_video.checks import device_of
 from dias_video.data.features import FeatureCache, FrozenEncoder, fill_features
 from dias_video.data.source import VideoSource
 from dias_video.data.transforms import ClipTransform, Transform
-from dias_video.engine.checks import device_of
 from dias_video.machine.ranks import Ranks
 from dias_video.pretrained.weights import pinned, weights_sha256
 from slotformer.cache import SlotCache

@@ -10,8 +10,8 @@ from typing import Any
 
 from accelerate import PartialState
 
+from dias_video.checks import device_of
 from dias_video.data.physion import stimulus
-from dias_video.engine.checks import device_of
 from dias_video.engine.runlog import check_folder
 from dias_video.machine.threads import threads, threads_for
 from dias_video.pretrained.weights import weights_sha256

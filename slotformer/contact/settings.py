@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from dias_video.engine.checks import check_choice, check_flag, check_integer, check_number
+from dias_video.checks import check_flag, check_integer, check_number, one_of
 from slotformer.contact.readouts.readout import forms
 
 
@@ -39,7 +39,7 @@ class ReadoutSettings:
         return cls(**options)
 
     def __post_init__(self) -> None:
-        check_choice("readouts.form", self.form, (*forms(), "logistic"))
+        one_of("readouts.form", self.form, (*forms(), "logistic"))
         for name in ("hidden", "batch_size", "epochs", "restarts"):
             if name != "hidden" or self.hidden is not None:
                 check_integer(f"readout.{name}", getattr(self, name), least=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 if TYPE_CHECKING:
     import torch
@@ -45,10 +45,12 @@ def check_number(
         raise ValueError(f"{option} must be a number {' and '.join(wanted)}, got {value!r}")
 
 
-def check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{option} must be one of {', '.join(choices)}, got {value!r}")
+def one_of(option: str, value: Any, choices: Any) -> Any:
+    """The value; raises ValueError unless it is one of ``choices``, which are names or a ``Literal`` of names."""
+    names = get_args(choices) or tuple(choices)
+    if value not in names:
+        raise ValueError(f"{option} must be one of {', '.join(names)}, got {value!r}")
+    return value
 
 
 def check_flag(option: str, value: Any) -> None:
