@@ -22,6 +22,7 @@ from video_files import write
 
 from dias_video.auto.backbone import Backbone
 from dias_video.auto.run import Untracked, track_files
+from dias_video.auto.track import Tracker
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,6 +124,26 @@ def test_the_others_are_tracked_if_one_fails(tmp_path: Path) -> None:
     (videos / "b.mp4").unlink()
     with pytest.raises(ValueError, match=r"no video that can be read; the first of 1 problems: .*a\.mp4 is not"):
         list(track_files(video=videos, out_dir=tmp_path / "out", checkpoint="shipped"))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("not enough memory")])
+def test_a_video_that_is_too_large_for_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    for name in ("a", "b"):
+        film(tmp_path / f"videos/{name}.mp4", square(2))
+    windows = Tracker.windows
+
+    def limited(self: Tracker, source: Any, index: int, *given: Any, **options: Any) -> Any:
+        if index == 0:
+            raise error
+        return windows(self, source, index, *given, **options)
+
+    monkeypatch.setattr(Tracker, "windows", limited)
+    done = []
+    with pytest.raises(Untracked, match=r"^a is not tracked: \D*memory$"):
+        done.extend(track_files(video=tmp_path / "videos", out_dir=tmp_path / "out", checkpoint="shipped"))
+    assert done == [tmp_path / "out/b", tmp_path / "out/report.html"]
 
 
 def test_an_encoder_that_cannot_be_made_is_said_once(tmp_path: Path) -> None:

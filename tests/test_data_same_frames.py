@@ -196,5 +196,5 @@ def test_memory_does_not_depend_on_the_length(tmp_path: Path) -> None:
 
 def test_decoders_are_chosen_by_name(tmp_path: Path) -> None:
     write(tmp_path / "a.webm", "libvpx", options=VP)
-    with pytest.raises(ValueError, match="decoder must be 'pyav' or 'decord', got 'ffmpeg'"):
+    with pytest.raises(ValueError, match="decoder must be one of pyav, decord, got 'ffmpeg'"):
         FolderVideos(tmp_path, decoder="ffmpeg")

@@ -16,7 +16,7 @@ from data_files import CASES, reads_shared
 from numpy.typing import NDArray
 from video_files import FRAMES, copy, edit, number_shown, with_sound, write
 
-from dias_video.data import video_file, video_reader
+from dias_video.data import video_file, video_index, video_reader
 from dias_video.data.video_file import VideoFiles
 
 VIDEOS = sorted((CASES / "video").glob("*")) or [CASES / "video/none"]
@@ -270,6 +270,28 @@ def test_a_size_that_changes_is_refused(tmp_path: Path) -> None:
                         out.mux(packet)
     with pytest.raises(ValueError, match=r"a.webm changes from 96x64 to 64x48 at frame 50; encode it anew"):
         VideoFiles().num_frames(tmp_path / "a.webm")
+
+
+@pytest.mark.parametrize("error", [IndexError("list index out of range"), av.error.OSError(95, "not supported")])
+def test_errors_of_every_kind_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Both were seen on damaged transport streams: a stream that begins in the middle, and a format of no colours."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    path = write(tmp_path / "a.mp4")
+    files = VideoFiles()
+    files.num_frames(path)
+    monkeypatch.setattr(video_reader.VideoReader, "_pixels", fail)
+    sentence = r"a\.mp4 can't be decoded, it may be cut off \((list index out of range|not supported)\)"
+    with pytest.raises(ValueError, match=sentence):
+        files.read(path, [0])
+    monkeypatch.setattr(video_index, "_list", fail)
+    with pytest.raises(ValueError, match=sentence):
+        VideoFiles().num_frames(path)
+    monkeypatch.setattr(video_index, "_decode", fail)
+    with pytest.raises(ValueError, match=sentence):
+        video_index.playing(path)
 
 
 def test_no_pictures_are_named(tmp_path: Path) -> None:

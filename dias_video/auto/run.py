@@ -128,11 +128,11 @@ def track_files(
 
 @contextmanager
 def _listed(problems: list[Problem], video_id: str) -> Iterator[None]:
-    """Turn an error inside the block into an entry of the list."""
+    """Turn an error inside the block into an entry of the list: a file is damaged, or a video too large for memory."""
     try:
         yield
-    except ValueError as error:
-        problems.append(Problem(video_id, f"{video_id} is not tracked: {error}"))
+    except (ValueError, MemoryError, RuntimeError) as error:  # RuntimeError is PyTorch's, also for memory
+        problems.append(Problem(video_id, f"{video_id} is not tracked: {str(error) or 'it takes too much memory'}"))
 
 
 def clip_of(source: VideoSource, index: int, num_frames: int, fps: float) -> Clip:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from dias_video.checks import one_of
 from dias_video.data.animation import ANIMATIONS, AnimationReader, index_animation
 from dias_video.data.index import file_indices
 from dias_video.data.problems import Problems
 from dias_video.data.source import frames_in_range
 from dias_video.data.video_index import VideoIndex, index_video
 from dias_video.data.video_reader import VideoReader
-from dias_video.data.video_stream import RECODE, Key
+from dias_video.data.video_stream import RECODE, Key, decoding
 
 Decoder = Literal["pyav", "decord"]
 VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".mts", ".m2ts", ".flv", ".f4v"})
@@ -58,11 +59,9 @@ class VideoFiles:
     """
 
     def __init__(self, decoder: Decoder = "pyav") -> None:
-        if decoder not in get_args(Decoder):
-            raise ValueError(f"decoder must be 'pyav' or 'decord', got {decoder!r}")
+        self.decoder = one_of("decoder", decoder, Decoder)
         if decoder == "decord":
             _decord()
-        self.decoder = decoder
         self._indices: dict[Path, VideoIndex] = {}
         self._readers: OrderedDict[Path, Reader] = OrderedDict()
         self._pid = os.getpid()
@@ -114,7 +113,8 @@ class VideoFiles:
         """
         frames_in_range(frames, self.num_frames(path), str(path))
         try:
-            decoded = self._open(path).read(frames)  # (T,H,W,3)
+            with decoding(path):
+                decoded = self._open(path).read(frames)  # (T,H,W,3)
         except ValueError:
             self._readers.pop(path, None)
             raise

@@ -12,7 +12,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from dias_video.data.video_stream import RECODE, REMEDY, UNKNOWN, Key, VideoStream, known, number_of
+from dias_video.data.video_stream import RECODE, REMEDY, UNKNOWN, Key, VideoStream, decoding, known, number_of
 from dias_video.data.video_whole import is_cut_off
 
 # Containers and codecs with one frame in each packet: there the packets alone tell the frames. All other files are
@@ -77,7 +77,7 @@ def index_video(path: Path) -> VideoIndex:
             sizes.
     """
     stream = VideoStream(path)
-    try:
+    with decoding(path):
         packets = _list(path, stream)
         frames = _by_time(stream, packets)
         if frames:
@@ -87,8 +87,6 @@ def index_video(path: Path) -> VideoIndex:
                 frames = []
         if not frames:
             frames, shape = _decode(path)
-    except av.FFmpegError as error:
-        raise ValueError(f"{path} can't be decoded, it may be cut off ({error.strerror}); {REMEDY}") from error
     if not frames:
         raise ValueError(f"{path} has no frames that can be decoded; {REMEDY}")
     numbers = [frame.packet for frame in frames]
@@ -113,7 +111,8 @@ def playing(path: Path) -> Playing:
     stream = VideoStream(path)
     rate, pixel = stream.stream.average_rate, stream.stream.sample_aspect_ratio or Fraction(1)
     stream.close()
-    a, b, c, d = _decode(path, 1)[1].turn
+    with decoding(path):
+        a, b, c, d = _decode(path, 1)[1].turn
     return Playing(rate or None, 1 / pixel if abs(b) + abs(c) > abs(a) + abs(d) else pixel)
 
 

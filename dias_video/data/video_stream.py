@@ -9,6 +9,7 @@ themselves can be missing, or be equal for two frames.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +90,22 @@ class VideoStream:
             packet.pts = number
             yield from self.stream.decode(packet)
         yield from self.stream.decode(None)
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Turn any error of FFmpeg inside the block into one sentence that names the file.
+
+    Raises:
+        ValueError: the file can't be decoded.
+    """
+    try:
+        yield
+    except Exception as error:  # on damaged files FFmpeg and PyAV raise errors of every kind
+        if isinstance(error, ValueError) and not isinstance(error, av.FFmpegError):
+            raise  # a sentence already
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ValueError(f"{path} can't be decoded, it may be cut off ({reason}); {REMEDY}") from error
 
 
 def number_of(frame: av.VideoFrame) -> int:
