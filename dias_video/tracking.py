@@ -86,7 +86,7 @@ def track_windows(
             rehearsal.
     """
     device, was_training = next(model.parameters()).device, model.training
-    check_precision("precision", precision, device)
+    check_precision(precision, device)
     names: list[str] = []
     state: CarryState | None = None
     model.train(False)

@@ -31,7 +31,7 @@ def _set_up(matmul_precision: str) -> None:
         from dias_video.machine.precision import set_matmul_precision
         from dias_video.machine.threads import follow_quota
 
-        set_matmul_precision("matmul_precision", matmul_precision)
+        set_matmul_precision(matmul_precision)
         follow_quota()
 
 

@@ -14,7 +14,7 @@ from _videos import announce_random, source_of
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from dias_video.data.features import FEATURES, FeatureCache, cache_size, fill_features
+from dias_video.data.features import FEATURES, FeatureCache, cache_features, cache_size
 from dias_video.machine.ranks import Ranks, joined
 from dias_video.pretrained.saving import Pretrained
 from slotformer.contact.physion15 import exporter
@@ -41,7 +41,7 @@ def main(cfg: DictConfig, checkpoint: str | None, device: str | None, export: st
         if cfg.kind not in makers:
             raise ValueError(f"this model makes no {cfg.kind}; set kind to one of {', '.join(makers)}")
     options = {name: cfg[name] for name in ("flips", "batch_frames", "precision", "kind", "num_workers")}
-    fill_features(makers[cfg.kind], source, cfg.path, instantiate(cfg.data.eval_transform), device=device, **options)
+    cache_features(makers[cfg.kind], source, cfg.path, instantiate(cfg.data.eval_transform), device=device, **options)
     if processes.is_main_process:
         print(f"{cfg.path}: {cfg.kind} of {len(source)} videos, {cache_size(cfg.path) / 1e9:.2f} GB")
         if exported:

@@ -39,10 +39,10 @@ def main(cfg: DictConfig, slot_dim: int | None, num_slots: int | None, overwrite
         model = convert_videosaur(tensors, num_slots)
     elif named == ["model"]:
         model = instantiate(cfg.model)
-        leftover = (instantiate(cfg.converter) or adopt_dias)(model, tensors)
+        leftover = adopt_dias(model, tensors)
     elif named == ["slotformer"]:
         model = instantiate(cfg.slotformer, slot_dim=slot_dim)
-        leftover = (instantiate(cfg.converter) or adopt_slotformer)(model, tensors)
+        leftover = adopt_slotformer(model, tensors)
     elif not named:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_tensors({name: value.contiguous().clone() for name, value in tensors.items()}, file)

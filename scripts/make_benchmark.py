@@ -12,10 +12,12 @@ from pathlib import Path
 from _main import entry
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from safetensors.torch import load_file
 
 import dias_video
-from dias_video.simulate.recipe import load_sketches, save_sketches, sketch, split_checksum, verdict
+from dias_video.simulate.recipe import sketch, split_checksum, verdict
 from dias_video.simulate.writer import write_dataset
+from dias_video.stores.tensors import save_tensors
 
 SKETCHES = Path(dias_video.__file__).parent / "assets/recipes"
 
@@ -27,7 +29,7 @@ def main(cfg: DictConfig, checksums: Mapping[str, str | None]) -> None:
         raise ValueError("choose what to make: recipe=<one of configs/recipe>, for example recipe=toss-A")
     variant = instantiate(cfg.simulate, _convert_="all")
     file = SKETCHES / f"{cfg.name}.safetensors"
-    recorded, made, different = load_sketches(file), {}, []
+    recorded, made, different = load_file(file) if file.is_file() else {}, {}, []
     for split, num_videos in cfg.splits.items():
         try:
             folder = write_dataset(variant, cfg.root, split, num_videos, cfg.seed, cfg.workers)
@@ -43,7 +45,7 @@ def main(cfg: DictConfig, checksums: Mapping[str, str | None]) -> None:
             different.append(f"{split} {error}")
         print(f"{folder}: {num_videos} clips, checksum {checksum}, {said}")
     if cfg.record:
-        save_sketches(file, made)
+        save_tensors(made, file)
         print(f"{file}: sketches of {', '.join(made)}")
     elif different:
         raise ValueError(f"{'; '.join(different)}. Results on this data can't be compared with the recorded ones")

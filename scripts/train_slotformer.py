@@ -7,6 +7,8 @@ accelerate launch --multi_gpu --num_processes 8 scripts/train_slotformer.py … 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from _main import entry
 from _sentences import of_trained
@@ -19,7 +21,7 @@ from dias_video.pretrained.saving import start_from
 from dias_video.pretrained.weights import pinned
 from slotformer.batch import SlotWindows, pack, slot_statistics
 from slotformer.cache import SlotCache
-from slotformer.prediction import RolloutValidation, check_same_encoder
+from slotformer.prediction import check_same_encoder, validate_rollouts
 from slotformer.rollouter import Dynamics
 
 
@@ -45,7 +47,7 @@ def main(cfg: DictConfig, checkpoint: str | None, val_cache: str | None) -> None
     if val_cache is not None:
         held_out = SlotCache(val_cache)
         check_same_encoder(model, held_out)
-        validate = RolloutValidation(held_out)
+        validate = partial(validate_rollouts, cache=held_out)
     with threads(threads_for(model)):
         trainer.fit(model, windows, pack, cfg.out_dir, cfg.resume, config, validate)
     if trainer.is_main:

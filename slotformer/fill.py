@@ -24,12 +24,11 @@ from dias_video.machine.precision import check_precision
 from dias_video.machine.ranks import Ranks, joined
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.weights import pinned, weights_sha256
+from dias_video.simulate.scene import SHAPES
 from dias_video.stores.files import read_json
 from dias_video.stores.store import build_index
 from dias_video.tracking import track_videos
 from slotformer.cache import SlotCache, SlotCacheWriter
-
-SHAPES = ("box", "sphere", "cylinder", "capsule", "cone")
 
 
 def cache_slots(
@@ -76,7 +75,7 @@ def cache_slots(
     """
     processes, ranks = joined(device), Ranks()
     with ranks.together():
-        check_precision("precision", precision, device or processes.device)
+        check_precision(precision, device or processes.device)
         checkpoint = pinned(checkpoint)
         model = DIAS.from_pretrained(checkpoint).to(device or processes.device).eval()
         with_boxes = boxes and model.takes_boxes and has_boxes(source)

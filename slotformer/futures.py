@@ -25,10 +25,11 @@ from dias_video.tracking import owners
 from dias_video.visualize import BACKGROUND, NOBODY, colour_labels, gif_file, overlay, side_by_side, write_gif
 from slotformer.cache import SlotCache
 from slotformer.errors import RolloutErrors
-from slotformer.look import future_on_page
 from slotformer.origin import CachedVideos
 from slotformer.report import write_csv
 from slotformer.statistics import deviation, interval
+
+DRAWN = ("model", "repeat_last", "oracle")  # errors of constant velocity can be larger by orders of magnitude
 
 
 def decode_labels(dias: DIAS, sequence: SlotSequence, size: tuple[int, int]) -> Tensor:
@@ -69,6 +70,41 @@ def write_future(
     observed = torch.cat([truth[:burn_in], truth[burn_in - 1 : burn_in].expand(steps, -1, -1, -1)])
     predicted = torch.cat([truth[:burn_in], colour_labels(labels["model"], background)])
     write_gif(path, side_by_side([observed, truth, predicted], ["observed", "true future", "predicted"]), seconds)
+
+
+def future_on_page(
+    sample: Sample,
+    labels: dict[str, Tensor],
+    burn_in: int,
+    errors: RolloutErrors,
+    seconds: Sequence[float],
+    background: int,
+) -> ReportVideo:
+    """A video for the page.
+
+    Args:
+        sample: its T frames, with or without true masks.
+        labels: ``encoded`` (T,H,W), and ``model`` (R,H,W) for the last R frames as predicted.
+        burn_in: number of observed frames.
+        errors: errors of one model on videos that include this one.
+        seconds: how long each frame is shown, in seconds.
+        background: the track that is not coloured.
+    """
+    name, encoded = sample["video_id"], labels["encoded"]
+    place = errors.video_id.index(name)
+    curves = {one: errors.errors[one][place] for one in DRAWN if one in errors.errors}
+    fps = len(seconds) / max(sum(seconds), 1e-6)
+    headline = f"error at the end {curves['model'][-1]:.3f}"
+    video = ReportVideo(name, len(encoded), fps=fps, headline=headline, background=background)
+    predicted = torch.cat([encoded[:burn_in], labels["model"]])
+    panels = {"observed": encoded, "true future": encoded, "predicted": predicted}
+    video.frames(sample["video"], panels, hold={"observed": burn_in}, blank={"predicted": burn_in})
+    video.count(encoded, truth=sample.get("masks"))
+    video.draw_curve(
+        "squared error of predicted slots / squared norm",
+        {one: [None] * burn_in + values.tolist() for one, values in curves.items()},
+    )
+    return video
 
 
 def spread(cache: SlotCache, names: Sequence[str], count: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,6 @@ from slotformer.report import plot_errors, write_csv
 from slotformer.rollouter import Dynamics, context_live
 
 SHARD_BYTES = 8 << 20  # bytes of predicted slots that are lost if the process is killed
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def folders(value: str | Path | Sequence[str]) -> list[str]:
@@ -43,11 +42,6 @@ def folders(value: str | Path | Sequence[str]) -> list[str]:
     if not named:
         raise ValueError("the list of trained models is empty; name at least one folder")
     return named
-
-
-def bar(name: str) -> Progress:
-    """A function that wraps batches or other steps in a progress bar."""
-    return lambda steps: tqdm(steps, desc=name)
 
 
 def load_dynamics(folder: str | Path) -> Dynamics:
@@ -153,7 +147,6 @@ def predict_cache(
     path: str | Path,
     steps: int,
     batch_size: int = 64,
-    progress: Progress = iter,
     precision: str = "fp32",
     start: int = 0,
     **header: Any,
@@ -171,7 +164,6 @@ def predict_cache(
         path: folder for the predicted slots.
         steps: number of frames to predict.
         batch_size: number of videos in a batch.
-        progress: wraps the list of batches.
         precision: the precision in which the model computes.
         start: raw frame at which the context begins.
         header: further entries of the new cache's header.
@@ -187,7 +179,7 @@ def predict_cache(
     rollout |= {} if precision == "fp32" else {"precision": precision}
     about: dict[str, Any] = {**made_by, **rollout, **header}
     with SlotCacheWriter(path, "fp32", cache.scenarios, shard_bytes=SHARD_BYTES, **about) as writer:
-        for rows in progress(groups(cache, seen.stop, batch_size)):
+        for rows in tqdm(groups(cache, seen.stop, batch_size), desc="rollout"):
             if writer.present.issuperset(cache.video_ids[int(row)] for row in rows):
                 continue
             videos = read_batch(cache, rows, seen)
@@ -206,7 +198,6 @@ def cache_errors(
     steps: int,
     batch_size: int = 64,
     predicted: SlotCache | None = None,
-    progress: Progress = iter,
     start: int = 0,
 ) -> RolloutErrors:
     """Errors of rollouts of ``steps`` frames after ``burn_in`` frames of every video, up to the video's end.
@@ -217,7 +208,6 @@ def cache_errors(
         steps: number of frames to predict.
         batch_size: number of videos in a batch.
         predicted: the cache that :func:`predict_cache` wrote for this model; None = predict here.
-        progress: wraps the list of batches.
         start: raw frame at which the context begins.
 
     Raises:
@@ -225,7 +215,8 @@ def cache_errors(
     """
     frames = range(start, start + (model.burn_in + steps - 1) * model.stride + 1, model.stride)
     parts = []
-    for rows in progress(groups(cache, frames[model.burn_in] + 1, batch_size)):
+    batches = groups(cache, frames[model.burn_in] + 1, batch_size)
+    for rows in tqdm(batches, desc="errors", disable=predicted is None):  # no second bar in a training
         batch = SlotSequence.batched(read_batch(cache, rows, frames))
         if predicted is None:
             future = predict_batch(model, batch, steps)
@@ -288,7 +279,7 @@ def predict(
             folder is used already.
     """
     named, encoded, out_dir = folders(checkpoint), SlotCache(cache), Path(out_dir)
-    check_precision("precision", precision, device_of(device))
+    check_precision(precision, device_of(device))
     check_folder(out_dir, resume)
     models = load_alike(named, encoded, device_of(device))
     first = models[0]
@@ -304,7 +295,7 @@ def predict(
         for at, (folder, model) in enumerate(zip(named, models, strict=True)):
             path, digest = out_dir / "slots" / (str(at) if named[1:] else ""), weights_sha256(folder)
             options: dict[str, Any] = {"start": start, "precision": precision, "dynamics_sha256": digest}
-            futures.append(predict_cache(model, encoded, path, steps, batch_size, bar("rollout"), **options))
+            futures.append(predict_cache(model, encoded, path, steps, batch_size, **options))
     about: dict[str, Any] = {
         "videos": int((known > 0).sum()),  # those with errors at the first step
         "too_short": int((known == 0).sum()),
@@ -319,7 +310,7 @@ def predict(
     rows = []
     if known.any():
         parts = [
-            cache_errors(model, encoded, steps, batch_size, future, bar("errors"), start)
+            cache_errors(model, encoded, steps, batch_size, future, start)
             for model, future in zip(models, futures, strict=True)
         ]
         about["births"] = int(parts[0].births.sum())
@@ -365,19 +356,16 @@ def _extent(
     return start, predicted_frames or min(model.rollout_steps, most), known
 
 
-class RolloutValidation:
+def validate_rollouts(model: Any, step: int, cache: SlotCache) -> dict[str, float]:
     """``validate(model, step)`` for the trainer: mean errors at the last step of the model's own rollout length.
 
     If fewer than half of the videos are so long, it is the last step that half of them have.
+
+    Returns:
+        The normalised error at that step, and the error relative to repeating the last frame.
     """
-
-    def __init__(self, cache: SlotCache) -> None:
-        self.cache = cache
-
-    def __call__(self, model: Any, step: int) -> dict[str, float]:
-        """Normalised error at the last step, and relative to repeating the last frame."""
-        known = known_futures(self.cache, model)
-        steps = min(model.rollout_steps, int(np.median(known[known > 0])))
-        errors = cache_errors(model, self.cache, steps).errors
-        last = {name: float(np.nanmean(values[:, -1])) for name, values in errors.items()}
-        return {"val/error": last["model"], "val/relative_error": last["model"] / last["repeat_last"]}
+    known = known_futures(cache, model)
+    steps = min(model.rollout_steps, int(np.median(known[known > 0])))
+    errors = cache_errors(model, cache, steps).errors
+    last = {name: float(np.nanmean(values[:, -1])) for name, values in errors.items()}
+    return {"val/error": last["model"], "val/relative_error": last["model"] / last["repeat_last"]}

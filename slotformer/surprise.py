@@ -25,9 +25,8 @@ from dias_video.pretrained.weights import weights_sha256
 from dias_video.stores.files import read_json, write_json
 from slotformer.cache import SlotCache
 from slotformer.errors import repeat_last
-from slotformer.fast import fast_rollout
 from slotformer.origin import CachedVideos
-from slotformer.prediction import folders, load_alike
+from slotformer.prediction import folders, load_alike, predict_batch
 from slotformer.report import write_csv
 from slotformer.rollouter import Dynamics, context_live
 from slotformer.statistics import Values, deviation, interval
@@ -106,11 +105,9 @@ def errors_of(model: Dynamics, cache: SlotCache, clips: Sequence[Clip], batch_si
             cache.read(c.video_id, c.frames.start, c.frames.stop, c.frames.step) for c in clips[at : at + batch_size]
         ]
         past = SlotSequence.batched([video.frames(0, model.burn_in) for video in videos])
-        live = context_live(past.live, past.track_id)
         steps = max(video.num_frames for video in videos) - model.burn_in
-        device = next(model.parameters()).device
-        future = fast_rollout(model, past.slots.to(device), live.to(device), steps).cpu()
-        for name, predicted in (("model", future), ("repeat_last", repeat_last(past.slots, live, steps))):
+        still = repeat_last(past.slots, context_live(past.live, past.track_id), steps)
+        for name, predicted in (("model", predict_batch(model, past, steps)), ("repeat_last", still)):
             for slots, video in zip(predicted, videos, strict=True):
                 own = slots[None, : video.num_frames - model.burn_in]
                 found[name].append(float(surprise_errors(own, video).mean()))

@@ -23,7 +23,7 @@ from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.contact.committee import evaluate
 from slotformer.contact.fitting import Kept, best_threshold, fit, stratified_parts
 from slotformer.contact.labelled import LabelledSlots
-from slotformer.contact.looks import Looks, settings_of
+from slotformer.contact.looks import Looks
 from slotformer.contact.places import PlaceProbe, fit_probe, places_of
 from slotformer.contact.protocol import Answers, accuracy_rows, fit_points, futures, in_order, join_answers, points_of
 from slotformer.contact.readouts.pairwise import PairwiseReadout
@@ -275,13 +275,13 @@ def test_candidates_of_one_form_compete_and_forms_do_not(caches: tuple[SlotCache
 
 def test_a_second_look_at_the_test_videos_needs_a_word(caches: tuple[SlotCache, SlotCache], tmp_path: Path) -> None:
     test = SlotCache(shutil.copytree(caches[1].path, tmp_path / "test"))
-    first, looks = settings_of([QUICK], points=[2]), Looks(test, tmp_path / "out")
+    first, looks = {"points": [2]}, Looks(test, tmp_path / "out")
     assert looks.number("model", first) == 1
     assert not (test.path / "looks.jsonl").exists()
     for _ in range(2):
         assert looks.note("model", first, looks.number("model", first))  # the same again is no new look
     assert looks.number("other model", first) == 1
-    changed = settings_of([ReadoutSettings(hidden=9)], points=[2])
+    changed = {"points": [3]}
     with pytest.raises(ValueError, match="second_look=true"):
         looks.number("model", changed)
     assert looks.number("model", changed, allow_second=True) == 2

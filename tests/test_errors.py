@@ -13,7 +13,7 @@ from toy_slots import toy_cache
 from slotformer.batch import slot_statistics
 from slotformer.cache import SlotCache, SlotCacheWriter
 from slotformer.errors import RolloutErrors, over_models
-from slotformer.prediction import RolloutValidation, cache_errors, known_futures
+from slotformer.prediction import cache_errors, known_futures, validate_rollouts
 from slotformer.rollouter import SlotFormer
 from slotformer.statistics import ratio_interval
 
@@ -111,7 +111,7 @@ def test_one_video_of_another_length_decides_nothing(tmp_path: Path, many: int, 
         assert np.allclose(found.errors[name][1:, :steps], values, rtol=1e-4)
     rows = found.table()
     assert [row["videos"] for row in rows] == scored
-    watched = RolloutValidation(mixed)(model, step=8)["val/relative_error"]
+    watched = validate_rollouts(model, 8, mixed)["val/relative_error"]
     assert watched == pytest.approx(rows[steps - 1]["model_relative"], rel=1e-4)
 
 
@@ -127,7 +127,7 @@ def test_what_is_watched_is_the_error_at_the_end_of_a_training_rollout(tmp_path:
     cache = toy_cache(tmp_path / "cache", 5, num_frames=frames)
     torch.manual_seed(0)
     model = SlotFormer(cache.slot_dim, **SIZE).eval()
-    found = RolloutValidation(cache)(model, step=8)
+    found = validate_rollouts(model, 8, cache)
     errors = cache_errors(model, cache, steps).errors
     last = {name: errors[name][:, steps - 1].mean() for name in ("model", "repeat_last")}
     assert found == pytest.approx(

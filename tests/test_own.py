@@ -58,7 +58,7 @@ def test_every_video_has_a_model_and_as_many_clusters(tmp_path: Path) -> None:
     assert (tmp_path / "a/report.html").is_file()
     # Cached features of the plain encoder say the same, but for their half precision.
     encoder = options["encoder"].encoder(SIZE, torch.device("cpu"))
-    cache_features(encoder, Squares(), tmp_path / "cache", ClipTransform(SIZE))
+    cache_features(encoder, Squares(), tmp_path / "cache", ClipTransform(SIZE), device="cpu")
     cached = evaluate(
         source=Squares(), method="auto", out_dir=tmp_path / "b", report=0, features=tmp_path / "cache", **options
     )

@@ -32,10 +32,10 @@ def test_tracking_in_bfloat16_is_near_and_hands_over_float32() -> None:
 @pytest.mark.parametrize(("precision", "sentence"), [("half", "must be one of fp32, bf16"), ("fp16", "needs a GPU")])
 def test_what_a_device_does_not_have_is_refused(precision: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        check_precision("precision", precision, "cpu")
+        check_precision(precision, "cpu")
     with pytest.raises(ValueError, match=sentence):
         next(track_videos(tiny_dias(), clips().windows(2), precision=precision))
-    check_precision("precision", "fp16", "cuda")
+    check_precision("fp16", "cuda")
 
 
 def test_a_rollout_in_bfloat16_is_near_and_says_so(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_matrix_products_on_a_cpu_keep_all_bits(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", said.append)
     for there in (False, True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        set_matmul_precision("matmul_precision", "high")
+        set_matmul_precision("high")
     assert said == ["high"]
     with pytest.raises(ValueError, match="matmul_precision must be one of highest, high, medium, got 'tf32'"):
-        set_matmul_precision("matmul_precision", "tf32")
+        set_matmul_precision("tf32")

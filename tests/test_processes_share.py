@@ -19,7 +19,7 @@ from processes import _free_port
 from test_script_options import run
 from tiny import tiny_dias
 
-from dias_video.data.features import FeatureCache, fill_features
+from dias_video.data.features import FeatureCache, cache_features
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.data.transforms import ClipTransform
 from dias_video.evaluation.run import evaluate
@@ -92,7 +92,7 @@ def scores(folder: Path) -> None:
 
 def features(folder: Path) -> None:
     encoder = DIAS.from_pretrained(folder / "model").encoder
-    fill_features(encoder, Slow(folder / "data", "toss/val"), folder / "f", SIZE, device="cpu")
+    cache_features(encoder, Slow(folder / "data", "toss/val"), folder / "f", SIZE, device="cpu")
 
 
 WORK = {work.__name__: work for work in (slots, scores, features)}

@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 
 from dias_video.data.simulated import SimulatedVideos
 from dias_video.evaluation.splits import SPLITS
-from dias_video.simulate.recipe import load_sketches, save_sketches, sketch, split_checksum, verdict
+from dias_video.simulate.recipe import sketch, split_checksum, verdict
 from dias_video.simulate.toss import Toss
 from dias_video.simulate.writer import write_dataset
 
@@ -100,9 +100,6 @@ def test_sketches_are_of_pictures_and_masks(clips: Path, tmp_path: Path) -> None
     assert made[1, 16 + 2 * 4 + 2] == pytest.approx(float(colours), abs=1)
     assert made[1, 3 * 4 + 1] == pytest.approx(float(covered), abs=1)
     assert made[1, 32] == sample["boxes"].shape[1]
-    save_sketches(tmp_path / "recipes/s.safetensors", {"val": made})
-    assert torch.equal(load_sketches(tmp_path / "recipes/s.safetensors")["val"], made)
-    assert load_sketches(tmp_path / "none") == {}
 
 
 def test_replaced_and_missing_pictures_are_noticed(clips: Path) -> None:

@@ -13,7 +13,7 @@ from tiny import GRID, HEIGHT, WIDTH, C, N, clips
 from torch import nn
 
 from dias_video.batch import VideoBatch
-from dias_video.data.features import FeatureCache, fill_features, latent_moments
+from dias_video.data.features import FeatureCache, cache_features, latent_moments
 from dias_video.data.loading import ClipDataset
 from dias_video.data.transforms import ClipTransform
 from dias_video.draws import Draws
@@ -248,8 +248,8 @@ def test_what_a_tokenizer_makes_is_cached_beside_features_and_belongs_to_it(kind
     source, trained = Clips(masks=False), of_features(backbone=True).eval()
     transform, folder = ClipTransform(size=(HEIGHT, WIDTH)), tmp_path / kind
     assert trained.backbone is not None
-    fill_features(trained.backbone, source, tmp_path / "features", transform, batch_frames=3)
-    fill_features(trained.frozen[kind], source, folder, transform, batch_frames=3, kind=kind)
+    cache_features(trained.backbone, source, tmp_path / "features", transform, batch_frames=3)
+    cache_features(trained.frozen[kind], source, folder, transform, batch_frames=3, kind=kind)
     cache = FeatureCache(tmp_path / "features", **{kind: folder})
     clip = ClipDataset(source, 3, stride=2, transform=transform, features=cache)[4, 2]
     batch = VideoBatch.stack([clip])
@@ -282,7 +282,7 @@ def test_what_a_tokenizer_makes_is_cached_beside_features_and_belongs_to_it(kind
         cache.check_encoders({})  # as of a tokenizer of frames, or of SLATE with one of its own
     with pytest.raises(ValueError, match=f"{kind} is not a cache of features"):
         FeatureCache(folder)
-    fill_features(trained.backbone, Clips(), tmp_path / "others", transform, flips=True)
+    cache_features(trained.backbone, Clips(), tmp_path / "others", transform, flips=True)
     with pytest.raises(ValueError, match=f"{kind} has {kind} of other videos than .*others has features of"):
         FeatureCache(tmp_path / "others", **{kind: folder})
 
@@ -290,7 +290,7 @@ def test_what_a_tokenizer_makes_is_cached_beside_features_and_belongs_to_it(kind
 def test_moments_are_those_of_all_latents_of_a_cache(tmp_path: Path) -> None:
     source, trained = Clips(), of_pictures().eval()
     transform = ClipTransform(size=(HEIGHT, WIDTH))
-    fill_features(trained.frozen["latents"], source, tmp_path, transform, batch_frames=3, kind="latents")
+    cache_features(trained.frozen["latents"], source, tmp_path, transform, batch_frames=3, kind="latents")
     latents = trained.encoder(source.batch.video).detach().double().numpy()  # (4,7,N,E)
     mean, std = latent_moments(tmp_path)
     assert mean == pytest.approx(latents.mean((0, 1, 2)), abs=1e-3)  # half precision

@@ -19,7 +19,6 @@ from dias_video.evaluation.baselines import KMeans
 from dias_video.evaluation.methods import BatchMethod, ModelTracks
 from dias_video.evaluation.scoring import Videos, score_methods
 from dias_video.model.dias import DIAS
-from dias_video.stores.store import build_index
 from dias_video.tracking import track_videos, track_windows
 from dias_video.visualize import overlay, tracked_pictures
 
@@ -179,8 +178,7 @@ def test_cached_features_take_the_encoders_place(tmp_path: Path) -> None:
     methods = {"model": ModelTracks(dias, True, window=2), "kmeans": KMeans(dias.encoder, 4, boxes=True, window=2)}
     live = score_methods(methods, Videos(Random()), batch_size=3)
     transform = ClipTransform(size=(HEIGHT, WIDTH))
-    cache_features(dias.encoder, Random(), tmp_path, transform, flips=True, batch_frames=4)
-    build_index(tmp_path)
+    cache_features(dias.encoder, Random(), tmp_path, transform, flips=True, batch_frames=4, device="cpu")
 
     def broken(video):
         raise AssertionError("the encoder ran")

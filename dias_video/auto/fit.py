@@ -60,15 +60,11 @@ def fitted(
     Args:
         encoder: the plain, frozen encoder.
         sampled: frames of the video, and their tokens.
-        num_slots: number of things; None: chosen so that things differ by more than ``ALIKE``.
+        num_slots: number of things, unless objects are given; None: chosen so that things differ by more than
+            ``ALIKE``.
         given: objects on the first frame, which become things 1 to K; thing 0 is the rest of the frame.
         seed: with the video's id it determines the clusters and all random weights.
-
-    Raises:
-        ValueError: ``num_slots`` and ``given`` are both set.
     """
-    if given is not None and num_slots is not None:
-        raise ValueError("slots= is for things that are to be found; here the objects are given")
     tokens, name = sampled.tokens, [sampled.video_id]
     known = len(given.boxes) if given is not None else num_slots or 0
     parts = max(PARTS, 2 * known)

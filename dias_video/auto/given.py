@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dias_video.data.boxes import boxes_from_masks
 from dias_video.data.paths import local
-from dias_video.data.pictures import ids_of, opened
+from dias_video.data.pictures import read_ids
 from dias_video.model.initializers import box_cover
 
 WHITE = 255
@@ -130,7 +130,7 @@ def _of_boxes(given: str | Path | Boxes, size: tuple[int, int]) -> Given:
 
 
 def _of_mask(file: Path) -> Given:
-    ids = ids_of(opened(file), str(file))  # (H,W)
+    ids = read_ids(file)  # (H,W)
     present = [int(i) for i in np.unique(ids) if i > 0]
     others = [i for i in present if i != WHITE]
     if not present:

@@ -132,7 +132,7 @@ class Tracker:
                 f"slots={slots} is more than the {cells} cells of a frame; encoder.tokens= sets their number"
             )
         self.device = device_of(device)
-        check_precision("precision", precision, self.device)
+        check_precision(precision, self.device)
         self.slots, self.train_steps, self.seed, self.window = slots, train_steps, seed, window
         self.options: dict[str, Any] = {"seed": seed, "follow_edges": follow_edges, "precision": precision}
         self.model: DIAS | None = None

@@ -6,13 +6,10 @@ import re
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dias_video.checks import one_of
 from dias_video.data.annotated import AnnotatedVideos, Clip, MaskPictures
 from dias_video.data.paths import Choice, files_under
-from dias_video.data.pictures import ids_of, opened
+from dias_video.data.pictures import read_ids
 from dias_video.data.problems import OnError, Problems
 
 SCENES = {"full": 50_000, "outd": 10_000, "pbg": 20_000, "vbg": 20_000, "grassbg": 20_000, "camo": 20_000}
@@ -45,8 +42,7 @@ class ClevrTexImages(AnnotatedVideos):
         split: Split = "train",
         on_error: OnError = "raise",
     ) -> None:
-        if variant not in SCENES:
-            raise ValueError(f"variant must be one of {', '.join(SCENES)}, got {variant!r}")
+        one_of("variant", variant, SCENES)
         low, high = SHARES[one_of("split", split, Split)]
         folder = _folder(Path(root), variant)
         files = files_under(folder, (".png",), Choice("CLEVRTEX_*.png"))
@@ -67,9 +63,8 @@ class ClevrTexImages(AnnotatedVideos):
             else:
                 names.append(found[number])
         clips = [Clip(Path(name).stem, folder, [name]) for name in names]
-        super().__init__(
-            clips, MaskPictures([[folder / _mask_of(name)] for name in names], read_mask), folder, problems
-        )
+        read = MaskPictures([[folder / _mask_of(name)] for name in names], read_ids)
+        super().__init__(clips, read, folder, problems)
 
 
 def _folder(root: Path, variant: str) -> Path:
@@ -92,12 +87,3 @@ def _unpack(folder: Path, variant: str) -> str:
 
 def _mask_of(picture: str) -> str:
     return picture.removesuffix(".png") + "_flat.png"
-
-
-def read_mask(file: Path) -> NDArray[np.int32]:
-    """Ids (H,W) of the objects of a scene, 0 background.
-
-    Raises:
-        ValueError: missing, damaged or in colour.
-    """
-    return ids_of(opened(file), str(file))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dias_video.data.annotated import AnnotatedVideos, Clip
 from dias_video.data.annotations import Annotations, Crowds, Overlap
+from dias_video.data.paths import data_folder
 from dias_video.data.problems import OnError
 
 
@@ -35,21 +36,9 @@ class CocoImages(AnnotatedVideos):
         at_least: Sequence[int] | None = None,
         on_error: OnError = "raise",
     ) -> None:
-        folder = image_folder(root, split)
+        folder = data_folder(root, split)
         read = Annotations(
             Path(root) / (annotations or f"annotations/instances_{split}.json"), overlap, crowds, on_error
         )
         clips = [Clip(image.name, folder, image.files) for image in read.videos]
         super().__init__(clips, read if read.annotated else None, read.file, read.problems, at_least)
-
-
-def image_folder(root: str | Path, split: str) -> Path:
-    """The folder of a split's images.
-
-    Raises:
-        ValueError: there is none.
-    """
-    folder = Path(root) / split
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; check data.root")
-    return folder

@@ -185,20 +185,18 @@ def cache_features(
     transform: ClipTransform,
     flips: bool = False,
     batch_frames: int = 32,
-    device: torch.device | str = "cpu",
     precision: str = "fp32",
-    part: int = 0,
-    parts: int = 1,
     kind: str = FEATURES,
     num_workers: int = 0,
+    device: str | None = None,
 ) -> None:
     """Write the features of every transformed frame of ``source``, in half precision.
 
-    An interrupted run continues where it stopped, also when a file that could not be read has been replaced since. With
-    several processes, each writes every ``parts``-th video; one of them calls
-    :func:`dias_video.stores.store.build_index` when all are done.
+    An interrupted run continues where it stopped, also when a file that could not be read has been replaced since.
+    Under ``accelerate launch`` the processes share the videos; the cache is complete when this returns.
 
     Args:
+        encoder: the encoder; it is moved to the device and put into evaluation mode.
         transform: the transform of evaluation; it sets a size and is not random.
         flips: also store the features of the mirrored frames (twice the time and disk).
         batch_frames: frames given to the encoder at once.
@@ -206,72 +204,52 @@ def cache_features(
         kind: what ``encoder`` makes: ``features``, or ``codes`` or ``latents`` for a ``TokenReader``. Codes are stored
             unchanged.
         num_workers: processes that read videos ahead; the cache is the same for any number.
+        device: None = cuda if there is one.
 
     Raises:
         ValueError: a video can't be read, features overflow half precision, the disk is too small, or the transform
             is random.
     """
-    check_precision("precision", precision, device)
-    if transform.size is None or transform.crop_area is not None or transform.flip:
-        raise ValueError("features are cached of frames of one size, neither cropped at random nor flipped")
-    header = {
-        "kind": kind,
-        "encoder": encoder_hash(encoder),
-        "encoder_config": encoder.config,
-        "grid": list(encoder.grid),
-        "size": list(transform.size),
-        "square": transform.square,
-        "flips": flips,
-        "precision": precision,
-        "data": fingerprint(source),
-        "videos": fingerprints(source),
-    }
-    indices = range(part, len(source), parts)
-    with ShardWriter(path, header, part, parts, identity=_settings) as writer:
-        _check_present(writer, header)
-        names = [(index, info) for index in indices if not _done(writer, (info := source.info(index)).video_id, flips)]
-        frames = sum(info.num_frames for _, info in names)
-        _check_disk(Path(path), frames * (1 + flips) * encoder.grid[0] * encoder.grid[1] * encoder.feature_dim * 2)
-        jobs = [list(windows({index: info.num_frames}, batch_frames, 1)) for index, info in names]
-        read = read_windows(source, [*chain(*jobs)], transform, num_workers, keys=("video",))
-        with tqdm(total=frames, unit="frame", desc=kind, disable=part > 0 or frames == 0) as bar:
-            for (_, info), own in zip(names, jobs, strict=True):
-                pieces: dict[str, list[Tensor]] = {info.video_id: []}
-                if flips:
-                    pieces[info.video_id + FLIPPED] = []
-                for batch in islice(read, len(own)):  # and no further: the next video may be damaged
-                    for name, collected in pieces.items():
-                        shown = batch.pixels[0].flip(-1) if name.endswith(FLIPPED) else batch.pixels[0]
-                        collected.append(_encode(encoder, shown.to(device), info.video_id, precision))
-                    bar.update(batch.num_frames)
-                for name, collected in pieces.items():
-                    if name not in writer.present:
-                        writer.write(name, **{kind: torch.cat(collected)})
-
-
-def fill_features(
-    encoder: FrozenEncoder,
-    source: VideoSource,
-    path: str | Path,
-    transform: ClipTransform,
-    device: str | None = None,
-    **options: Any,
-) -> None:
-    """Write a feature cache with all processes of ``accelerate launch``; the cache is complete when this returns.
-
-    Args:
-        encoder: the encoder; it is moved to the device and put into evaluation mode.
-        source, path, transform, options: the arguments of :func:`cache_features`.
-        device: None = cuda if there is one.
-
-    Raises:
-        ValueError: as :func:`cache_features`.
-    """
     processes, ranks = joined(device), Ranks()
-    place, part, parts = torch.device(device or processes.device), processes.process_index, processes.num_processes
+    place = torch.device(device or processes.device)
     encoder = encoder.to(place).eval()
     with ranks.together():
-        cache_features(encoder, source, path, transform, device=place, part=part, parts=parts, **options)
+        check_precision(precision, place)
+        if transform.size is None or transform.crop_area is not None or transform.flip:
+            raise ValueError("features are cached of frames of one size, neither cropped at random nor flipped")
+        header = {
+            "kind": kind,
+            "encoder": encoder_hash(encoder),
+            "encoder_config": encoder.config,
+            "grid": list(encoder.grid),
+            "size": list(transform.size),
+            "square": transform.square,
+            "flips": flips,
+            "precision": precision,
+            "data": fingerprint(source),
+            "videos": fingerprints(source),
+        }
+        infos = {index: source.info(index) for index in range(ranks.number, len(source), ranks.count)}
+        with ShardWriter(path, header, ranks.number, ranks.count, identity=_settings) as writer:
+            _check_present(writer, header)
+            todo = {index: info for index, info in infos.items() if not _done(writer, info.video_id, flips)}
+            frames = sum(info.num_frames for info in todo.values())
+            _check_disk(Path(path), frames * (1 + flips) * encoder.grid[0] * encoder.grid[1] * encoder.feature_dim * 2)
+            jobs = [list(windows({index: info.num_frames}, batch_frames, 1)) for index, info in todo.items()]
+            read = read_windows(source, [*chain(*jobs)], transform, num_workers, keys=("video",))
+            with tqdm(total=frames, unit="frame", desc=kind, disable=not ranks.is_main or frames == 0) as bar:
+                for info, own in zip(todo.values(), jobs, strict=True):
+                    pieces: dict[str, list[Tensor]] = {info.video_id: []}
+                    if flips:
+                        pieces[info.video_id + FLIPPED] = []
+                    for batch in islice(read, len(own)):  # and no further: the next video may be damaged
+                        for name, collected in pieces.items():
+                            shown = batch.pixels[0].flip(-1) if name.endswith(FLIPPED) else batch.pixels[0]
+                            collected.append(_encode(encoder, shown.to(place), info.video_id, precision))
+                        bar.update(batch.num_frames)
+                    for name, collected in pieces.items():
+                        if name not in writer.present:
+                            writer.write(name, **{kind: torch.cat(collected)})
     with ranks.together():
         if ranks.is_main:
             build_index(path)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dias_video.data.animation import is_animated_webp
 from dias_video.data.listed import ListedVideos
-from dias_video.data.paths import Choice, ends_so, files_in, files_under, local, natural, readable
+from dias_video.data.paths import Choice, data_folder, ends_so, files_in, files_under, local, natural, readable
 from dias_video.data.pictures import CHOOSING, EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import VideoInfo
@@ -49,9 +49,7 @@ class FolderVideos(ListedVideos):
         on_error: OnError = "raise",
         decoder: Decoder = "pyav",
     ) -> None:
-        self.root = local(root) / split
-        if not self.root.is_dir():
-            raise ValueError(f"{self.root} is not a folder; check data.root")
+        self.root = data_folder(root, split)
         self.problems = Problems(on_error)
         self._videos = media = _Media(at_least, decoder)
         found = files_under(self.root, VIDEO_EXTENSIONS | EXTENSIONS, Choice.of(pattern, exclude))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dias_video.data.paths import Choice, files_under, readable
+from dias_video.data.paths import Choice, data_folder, files_under, readable
 from dias_video.data.pictures import EXTENSIONS, read_frames, refuse_masks
 from dias_video.data.problems import OnError, Problem, Problems
 from dias_video.data.source import Keys, Sample, VideoInfo, frames_in_range, wanted
@@ -38,10 +38,8 @@ class ImageFolder(Configured):
         at_least: Sequence[int] | None = None,
         on_error: OnError = "raise",
     ) -> None:
-        self.root, self.at_least = Path(root) / split, at_least
+        self.root, self.at_least = data_folder(root, split), at_least
         self.problems: list[Problem] = Problems(on_error)
-        if not self.root.is_dir():
-            raise ValueError(f"{self.root} is not a folder; check data.root")
         self._names = files_under(self.root, EXTENSIONS, Choice.of(pattern, exclude))
         if not self._names:
             raise ValueError(f"{self.root} holds no picture; check data.root")

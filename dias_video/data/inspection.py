@@ -37,7 +37,7 @@ class Inspection:
     def __init__(self, source: VideoSource, num_looked_at: int = 16, check: bool = False) -> None:
         self.source = source
         self.problems: list[Problem] = problems_of(source) + missing_files(source)
-        self.num_checked = len(source) if check else 0
+        self.check = check
         if check:
             known = {problem.name for problem in self.problems if not problem.harmless}
             self.problems += [problem for _, problem in check_videos(source) if problem.name not in known]
@@ -70,7 +70,7 @@ class Inspection:
             facts["instances a video"] = _range([_num_instances(sample) for sample in masked])
             facts["background"] = f"{np.mean([(s['masks'] == 0).float().mean() for s in masked]):.0%} of the pixels"
             facts["void"] = f"{np.mean([(s['masks'] < 0).float().mean() for s in masked]):.1%} of the pixels"
-        facts["looked at"] = f"{len(self.samples)} videos" + (", all frames read" if self.num_checked else "")
+        facts["looked at"] = f"{len(self.samples)} videos" + (", all frames read" if self.check else "")
         return facts
 
     def contact_sheet(self) -> Tensor:

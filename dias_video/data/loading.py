@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dias_video.data.source import Keys, Sample, VideoSource, wanted
 from dias_video.data.transforms import Transform
 from dias_video.machine.workers import Caught, Failure
 
+if TYPE_CHECKING:
+    from dias_video.data.features import FeatureCache
+
 PARTS = {  # what each key stands for in a sample
     "video": ("video",),
     "masks": ("masks",),
     "boxes": ("boxes", "box_valid"),
 }
-
-
-class Features(Protocol):
-    """What frozen modules make of each frame of each video (``dias_video.data.features.FeatureCache``)."""
-
-    @property
-    def parts(self) -> Mapping[str, Features]:
-        """This cache and those beside it, by the key that their content has in a sample."""
-        ...
-
-    def check(self, source: VideoSource, transform: Transform | None) -> None:
-        """Raise ValueError unless the cache holds what clips of ``source`` under ``transform`` need."""
-        ...
-
-    def read(self, video_id: str, frames: Sequence[int], flipped: bool = False) -> Tensor:
-        """(T,N,C) or (T,N), an entry for each of ``frames``."""
-        ...
 
 
 class ClipDataset(Dataset[Sample]):
@@ -61,7 +46,7 @@ class ClipDataset(Dataset[Sample]):
         stride: int = 1,
         transform: Transform | None = None,
         seed: int = 0,
-        features: Features | None = None,
+        features: FeatureCache | None = None,
         keys: Keys = None,
     ) -> None:
         if num_frames is not None and num_frames < 1:
@@ -100,7 +85,7 @@ def read_clip(
     frames: Sequence[int],
     transform: Transform | None,
     generator: torch.Generator,
-    features: Features | None = None,
+    features: FeatureCache | None = None,
     keys: Keys = None,
 ) -> Sample:
     """Frames of a video as a sample: read and transformed, with ``features`` (T,N,C) from the cache if one is given.

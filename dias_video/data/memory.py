@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from dias_video.data.source import FileSource, Keys, Sample, VideoInfo, VideoSource, frames_in_range
+from dias_video.data.chosen import Chosen
+from dias_video.data.source import Keys, Sample, VideoSource, frames_in_range
 
 
-class InMemory:
+class InMemory(Chosen):
     """Reads each video of ``source`` once, whole, and returns its frames from memory after that.
 
     The data set must fit into memory: a frame of 128 x 128 px with masks takes 80 KiB. Every data-loading process keeps
@@ -18,15 +18,8 @@ class InMemory:
     """
 
     def __init__(self, source: VideoSource) -> None:
-        self.source = source
+        super().__init__(source, range(len(source)))
         self._videos: dict[tuple[int, frozenset[str] | None], Sample] = {}
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def info(self, index: int) -> VideoInfo:
-        """Facts of video ``index``."""
-        return self.source.info(index)
 
     def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """Frames of video ``index``, copied out of memory."""
@@ -36,7 +29,3 @@ class InMemory:
         whole = self._videos[place]
         wanted = torch.tensor(frames_in_range(frames, len(whole["frame_index"]), whole["video_id"]))
         return {key: value[wanted] if torch.is_tensor(value) else value for key, value in whole.items()}
-
-    def files(self, index: int) -> list[Path]:
-        """The files that video ``index`` was read from."""
-        return self.source.files(index) if isinstance(self.source, FileSource) else []

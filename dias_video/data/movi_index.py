@@ -104,7 +104,7 @@ def index_shard(file: Path, verify: bool) -> Shard:
             if file.stat().st_size == 0:
                 raise ValueError(f"{file} is empty; {REMEDY}")
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-                records = [_record(file, buffer, record) for record in tfrecord.records(file, buffer, verify)]
+                records = [_record(file, buffer, *span) for span in tfrecord.records(file, buffer, verify)]
     except ValueError as error:
         problem = str(error)
     spans = [[record.features.get(name, (0, 0)) for name in NUMBERS] for record in records]
@@ -187,25 +187,21 @@ class _Record(NamedTuple):
     """One video: where its features lie, and its pictures."""
 
     name: str
-    features: dict[str, tuple[int, int]]
-    pictures: dict[str, list[tuple[int, int]]]
+    features: dict[str, tfrecord.Span]
+    pictures: dict[str, list[tfrecord.Span]]
 
 
-def _record(file: Path, buffer: mmap.mmap, record: tfrecord.Record) -> _Record:
+def _record(file: Path, buffer: mmap.mmap, start: int, stop: int) -> _Record:
     try:
-        found = tfrecord.example(buffer, record.start, record.start + record.length)
-        pictures = {
-            name: tfrecord.byte_strings(buffer, found[name].start, found[name].stop)
-            for name in PICTURES
-            if name in found
-        }
-        named = tfrecord.byte_strings(buffer, found["metadata/video_name"].start, found["metadata/video_name"].stop)
+        found = tfrecord.example(buffer, start, stop)
+        pictures = {name: tfrecord.byte_strings(buffer, *found[name]) for name in PICTURES if name in found}
+        named = tfrecord.byte_strings(buffer, *found["metadata/video_name"])
         name = bytes(buffer[slice(*named[0])]).decode()
     except (ValueError, IndexError) as error:
-        raise ValueError(f"{file}: the record at byte {record.start} is damaged ({error}); {REMEDY}") from error
+        raise ValueError(f"{file}: the record at byte {start} is damaged ({error}); {REMEDY}") from error
     except KeyError as error:
         raise ValueError(f"{file} has no feature {error}, so it is not MOVi; check data.root") from error
     counts = {name: len(spans) for name, spans in pictures.items()}
     if not {"video", "segmentations"} <= counts.keys() or len(set(counts.values())) != 1 or not counts["video"]:
         raise ValueError(f"{file}, video {name}: frames and masks don't fit each other ({counts}); {REMEDY}")
-    return _Record(name, {key: (found[key].start, found[key].stop) for key in NUMBERS if key in found}, pictures)
+    return _Record(name, {key: found[key] for key in NUMBERS if key in found}, pictures)

@@ -15,9 +15,8 @@ from torch import Tensor
 from dias_video.checks import one_of
 from dias_video.data.annotated import AnnotatedVideos, Clip, Unlabelled
 from dias_video.data.annotations import REMEDY, Crowds, category_names, entries_of, is_crowd, key_of
-from dias_video.data.coco import image_folder
 from dias_video.data.index import Index, cached_index, signature
-from dias_video.data.paths import inside
+from dias_video.data.paths import data_folder, inside
 from dias_video.data.pictures import opened
 from dias_video.data.problems import OnError, Problem, Problems
 from dias_video.data.source import VOID
@@ -53,7 +52,7 @@ class PanopticImages(AnnotatedVideos):
         at_least: Sequence[int] | None = None,
         on_error: OnError = "raise",
     ) -> None:
-        pictures, annotations = image_folder(root, split), Path(root) / "annotations"
+        pictures, annotations = data_folder(root, split), Path(root) / "annotations"
         file, folder = annotations / f"panoptic_{split}.json", annotations / f"panoptic_{split}"
         if not file.is_file() or not folder.is_dir():
             raise ValueError(f"{file} or the folder {folder} is missing; unpack {folder}.zip too")

@@ -92,6 +92,18 @@ def local(name: str | Path) -> Path:
     return Path(name)
 
 
+def data_folder(root: str | Path, within: str) -> Path:
+    """A folder within the root of a data set; "" = the root itself.
+
+    Raises:
+        ValueError: there is no such folder, or the root is an address.
+    """
+    folder = local(root) / within
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; check data.root")
+    return folder
+
+
 def inside(root: Path, name: str, where: str) -> Path:
     """``root / name`` for a name taken from an annotation file; backslashes separate folders, as on Windows.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.resources import files as package_files
 from pathlib import Path
 
+from dias_video.checks import one_of
 from dias_video.data.listed import ListedVideos
 from dias_video.data.paths import files_in
 from dias_video.data.problems import OnError, Problems
@@ -64,12 +65,10 @@ class PhysionVideos(ListedVideos):
         on_error: OnError = "raise",
         decoder: Decoder = "pyav",
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         unknown = set(scenarios or ()) - set(SCENARIOS)
         if unknown:
             raise ValueError(f"unknown scenario {sorted(unknown)[0]!r}; choose from {', '.join(SCENARIOS)}")
-        self.root, self.split = Path(root), split
+        self.root, self.split = Path(root), one_of("split", split, SPLITS)
         self.problems = Problems(on_error)
         folder, found = self._find()
         if split in LABELS:
@@ -164,10 +163,7 @@ def stimulus(name: str) -> str:
 
 def scenario_of(name: str) -> str | None:
     """The scenario, by the start of a stimulus' name; None where no rule fits."""
-    for prefix, scenario in PREFIXES.items():
-        if name.startswith(prefix):
-            return scenario
-    return None
+    return next((scenario for prefix, scenario in PREFIXES.items() if name.startswith(prefix)), None)
 
 
 def bad_stimuli() -> frozenset[str]:

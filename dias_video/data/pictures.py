@@ -98,6 +98,15 @@ def ids_of(picture: Image.Image, name: str) -> NDArray[np.int32]:
     return values.astype(np.int32)
 
 
+def read_ids(file: Path) -> NDArray[np.int32]:
+    """The ids (H,W) of a picture, as :func:`ids_of` tells them.
+
+    Raises:
+        ValueError: missing, damaged, in colour, or with fractions.
+    """
+    return ids_of(opened(file), str(file))
+
+
 def is_deep(file: Path | None) -> bool:
     """Whether a picture, if there is one, has more than 8 bits, by its header alone.
 

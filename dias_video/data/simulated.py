@@ -56,14 +56,9 @@ class SimulatedVideos(ListedVideos):
     def info(self, index: int = 0) -> VideoInfo:
         """Facts of video ``index``, from its json."""
         video_id, path = self._clips[index]
-        described = describe(path)
-        label = described.get("label")
-        return VideoInfo(
-            video_id,
-            int(described["num_frames"]),
-            None if label is None else float(label),
-            described.get("scenario"),
-        )
+        known = describe(path)
+        label = None if known["label"] is None else float(known["label"])
+        return VideoInfo(video_id, known["num_frames"], label, known["scenario"])
 
     def read(self, index: int, frames: Sequence[int], keys: Keys = None) -> Sample:
         """Frames, masks and boxes (tight around the visible pixels)."""
@@ -72,7 +67,7 @@ class SimulatedVideos(ListedVideos):
             sample["masks"] = read_masks(_file(path, ".masks.zip"), sample["frame_index"].tolist())
             if "video" in sample and sample["masks"].shape[1:] != sample["video"].shape[2:]:
                 raise ValueError(f"{path}.masks.zip has masks of another size than the frames; {REMEDY}")
-            sample["boxes"], sample["box_valid"] = boxes_from_masks(sample["masks"], num_instances(path))
+            sample["boxes"], sample["box_valid"] = boxes_from_masks(sample["masks"], describe(path)["num_instances"])
         return sample
 
     def made_with(self) -> str:
@@ -134,7 +129,7 @@ def _meta(folder: Path) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=65536)
 def describe(path: Path) -> dict[str, Any]:
-    """The clip's facts (``num_frames``, ``num_instances``, ``label``, ``scenario``) from its json.
+    """The clip's facts from its json: ``num_frames``, ``num_instances`` (visible or not), ``label``, ``scenario``.
 
     Raises:
         ValueError: the json is missing or damaged.
@@ -159,11 +154,6 @@ def _described(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{file} is missing; {REMEDY}")
     return read_json(file, REMEDY)
-
-
-def num_instances(path: Path) -> int:
-    """Instances in the clip, whether visible or not."""
-    return int(describe(path)["num_instances"])
 
 
 def _file(path: Path, extension: str) -> Path:

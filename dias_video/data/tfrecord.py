@@ -11,7 +11,6 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from google_crc32c import value as crc32c
@@ -19,30 +18,14 @@ from numpy.typing import NDArray
 
 REMEDY = "download it again"
 Buffer = bytes | memoryview | mmap.mmap
-
-
-class Record(NamedTuple):
-    """Where a record's data lies in its file."""
-
-    start: int
-    length: int
-    checksum: int  # masked CRC-32C
-
-
-class Feature(NamedTuple):
-    """Where the list of a feature lies in its buffer."""
-
-    kind: int  # BYTES, FLOATS or INTEGERS
-    start: int
-    stop: int
-
-
-BYTES, FLOATS, INTEGERS = 1, 2, 3
+Span = tuple[int, int]  # where something begins and ends in a buffer
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5  # wire types
 
 
-def records(file: Path, buffer: Buffer, verify: bool = True) -> Iterator[Record]:
-    """The records of a file, given its content; with ``verify`` the checksums of the data are compared too.
+def records(file: Path, buffer: Buffer, verify: bool = True) -> Iterator[Span]:
+    """Where the data of each record lies in a file, given its content.
+
+    With ``verify`` the checksums of the data are compared too, not only those of lengths.
 
     Raises:
         ValueError: the file is cut off, or a checksum is wrong.
@@ -54,18 +37,17 @@ def records(file: Path, buffer: Buffer, verify: bool = True) -> Iterator[Record]
         if len(head) < 12 or masked_crc(bytes(head[:8])) != int.from_bytes(head[8:], "little"):
             state = "is cut off" if len(head) < 12 else "has a wrong checksum"
             raise ValueError(f"{file} {state} at record {number} (byte {at}); {REMEDY}")
-        if at + length + 16 > len(buffer):
+        start, end = at + 12, at + 12 + length
+        if end + 4 > len(buffer):
             raise ValueError(f"{file} is cut off in record {number} (byte {at}); {REMEDY}")
-        end = at + 12 + length
-        record = Record(at + 12, length, int.from_bytes(buffer[end : end + 4], "little"))
-        if verify and masked_crc(bytes(buffer[record.start : end])) != record.checksum:
+        if verify and masked_crc(bytes(buffer[start:end])) != int.from_bytes(buffer[end : end + 4], "little"):
             raise ValueError(f"{file} has a wrong checksum in record {number} (byte {at}); {REMEDY}")
-        yield record
+        yield start, end
         at, number = end + 4, number + 1
 
 
-def example(buffer: Buffer, start: int, stop: int) -> dict[str, Feature]:
-    """The features of the ``tf.train.Example`` in ``buffer[start:stop]``: where each lies.
+def example(buffer: Buffer, start: int, stop: int) -> dict[str, Span]:
+    """Where the list of each feature lies, of the ``tf.train.Example`` in ``buffer[start:stop]``.
 
     Raises:
         ValueError: the bytes are not such a message.
@@ -79,8 +61,8 @@ def example(buffer: Buffer, start: int, stop: int) -> dict[str, Feature]:
             if 1 not in entry:
                 raise ValueError("a feature has no name")
             name = bytes(buffer[slice(*entry[1])]).decode()
-            for kind, _, list_start, list_stop in fields(buffer, *entry.get(2, (0, 0))):
-                found[name] = Feature(kind, list_start, list_stop)
+            for _, _, list_start, list_stop in fields(buffer, *entry.get(2, (0, 0))):
+                found[name] = list_start, list_stop
     return found
 
 
@@ -125,7 +107,7 @@ def varint(buffer: Buffer, at: int) -> tuple[int, int]:
     raise ValueError("an integer does not end")
 
 
-def byte_strings(buffer: Buffer, start: int, stop: int) -> list[tuple[int, int]]:
+def byte_strings(buffer: Buffer, start: int, stop: int) -> list[Span]:
     """Where each byte string of a list lies."""
     return [(a, b) for number, _, a, b in fields(buffer, start, stop) if number == 1]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dias_video.checks import one_of
 from dias_video.data.annotated import AnnotatedVideos, Clip, MaskPictures, Unlabelled
 from dias_video.data.paths import files_in, inside
-from dias_video.data.pictures import ids_of, opened
+from dias_video.data.pictures import read_ids
 from dias_video.data.problems import OnError, Problems
 from dias_video.data.source import VOID
 from dias_video.data.text import read_text
@@ -100,5 +100,5 @@ def read_mask(file: Path, unlabelled: Unlabelled) -> NDArray[np.int32]:
     Raises:
         ValueError: missing, damaged or in colour.
     """
-    ids = ids_of(opened(file), str(file))
+    ids = read_ids(file)
     return np.where(ids == BORDER, VOID if unlabelled == "void" else 0, ids)

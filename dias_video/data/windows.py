@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from dias_video.batch import VideoBatch
-from dias_video.data.loading import Features, read_ahead, read_clip
+from dias_video.data.loading import read_ahead, read_clip
 from dias_video.data.source import Keys, VideoSource
 from dias_video.data.transforms import Transform
+
+if TYPE_CHECKING:
+    from dias_video.data.features import FeatureCache
 
 
 class Window(NamedTuple):
@@ -31,7 +34,7 @@ def video_windows(
     batch_size: int = 1,
     max_frames: int | None = None,
     num_workers: int = 0,
-    features: Features | None = None,
+    features: FeatureCache | None = None,
     keys: Keys = None,
 ) -> Iterator[VideoBatch]:
     """Videos of a source in windows, with videos of equal length batched together.
@@ -63,7 +66,7 @@ def read_windows(
     jobs: Sequence[Window],
     transform: Transform | None = None,
     num_workers: int = 0,
-    features: Features | None = None,
+    features: FeatureCache | None = None,
     keys: Keys = None,
 ) -> Iterator[VideoBatch]:
     """The windows ``jobs`` of a source, in their order; the other arguments are those of ``video_windows``.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from dias_video.machine.threads import cpus
 from dias_video.machine.workers import Caught, Failure
@@ -77,25 +78,8 @@ class Share(NamedTuple):
         return [(at, at + size) for at in range(self.start, self.stop, size)]
 
 
-class _Steps(Sampler[list[Key]]):
-    def __init__(self, order: Order, share: Share, first: int, last: int) -> None:
-        self.order, self.share, self.first, self.last = order, share, first, last
-
-    def __len__(self) -> int:
-        return (self.last - self.first) * self.share.accumulation
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        for step in range(self.first, self.last):
-            for start, stop in self.share.micro_batches():
-                yield self.order.keys(step, start, stop)
-
-
-class _Collate:
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = Caught(collate)
-
-    def __call__(self, samples: list[Any]) -> Any:
-        return next((sample for sample in samples if isinstance(sample, Failure)), None) or self.collate(samples)
+def _collated(samples: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
+    return next((sample for sample in samples if isinstance(sample, Failure)), None) or collate(samples)
 
 
 def batches(
@@ -117,8 +101,8 @@ def batches(
     """
     loader: DataLoader[Any] = DataLoader(
         Caught(dataset.__getitem__),  # type: ignore[arg-type]
-        batch_sampler=_Steps(order, share, *steps),
-        collate_fn=_Collate(collate),
+        batch_sampler=(order.keys(step, *places) for step in range(*steps) for places in share.micro_batches()),
+        collate_fn=partial(_collated, collate=Caught(collate)),
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,

@@ -87,7 +87,7 @@ class Trainer:
             ("logging", logging, Logging),
         ):
             check_group(option, value, kind)
-        check_precision("precision", precision, "cuda" if torch.cuda.is_available() else "cpu")
+        check_precision(precision, "cuda" if torch.cuda.is_available() else "cpu")
         self.max_steps, self.batch_size, self.seed = max_steps, batch_size, seed
         self.optimization = optimization or Optimization()
         self.saving = saving or Saving()

@@ -15,7 +15,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
-from dias_video.evaluation.metrics import VOID, is_track, table_of_maps
+from dias_video.data.source import VOID
+from dias_video.evaluation.metrics import is_track, table_of_maps
 
 TOLERANCE = 0.008  # the distance that a contour pixel may be off, as a part of the frame's diagonal
 

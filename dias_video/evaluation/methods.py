@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dias_video.batch import SlotSequence, VideoBatch
 from dias_video.data.paths import files_in
-from dias_video.data.pictures import ids_of, opened
+from dias_video.data.pictures import read_ids
 from dias_video.data.source import Sample
 from dias_video.model.dias import DIAS
 from dias_video.tracking import track_videos
@@ -187,7 +187,7 @@ def _read_pngs(folder: Path) -> Maps:
     files = files_in(folder, (".png",))
     if not files:
         raise ValueError(f"{folder} holds no PNG files; write one a frame")
-    frames = [ids_of(opened(file), str(file)) for file in files]
+    frames = [read_ids(file) for file in files]
     for file, frame in zip(files, frames, strict=True):
         if frame.shape != frames[0].shape:
             raise ValueError(f"{file} has another size than {files[0].name}; give all frames one size")

@@ -15,7 +15,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-VOID = -1  # true id of pixels that are never scored
+from dias_video.data.source import VOID
+
 BACKGROUND = 0  # true id of the background
 CHUNK_PIXELS = 1 << 19  # pixels that are counted at once, for a few megabytes of working memory
 MAX_CELLS = 1 << 23  # cells of a table held at once: 64 MB, and a few times that while scoring

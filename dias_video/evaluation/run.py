@@ -129,7 +129,7 @@ def evaluate(
         certified = certify(source, frozen_split)
         if ranks.is_main:
             check_new(Path(out_dir) / METRICS, overwrite)
-        check_precision("precision", precision, device or accelerator.device)
+        check_precision(precision, device or accelerator.device)
         model = None if checkpoint is None else DIAS.from_pretrained(checkpoint).to(device or accelerator.device).eval()
         if mask_source is not None:
             if model is None:

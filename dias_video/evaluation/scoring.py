@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dias_video.data.loading import Features, generator_of, read_ahead, read_clip
-from dias_video.data.source import Sample, VideoSource
+from dias_video.data.features import FeatureCache
+from dias_video.data.loading import generator_of, read_ahead, read_clip
+from dias_video.data.source import VOID, Sample, VideoSource
 from dias_video.data.transforms import Transform
 from dias_video.evaluation.methods import BatchMethod, Method
-from dias_video.evaluation.metrics import BACKGROUND, VOID
+from dias_video.evaluation.metrics import BACKGROUND
 from dias_video.evaluation.protocols import (
     OCB,
     PROTOCOLS,
@@ -132,7 +133,7 @@ class Videos(Dataset[Sample]):
         transform: Transform | None = None,
         max_videos: int | None = None,
         max_frames: int | None = None,
-        features: Features | None = None,
+        features: FeatureCache | None = None,
         boxes: bool = True,
     ) -> None:
         for name, limit in (("max_videos", max_videos), ("max_frames", max_frames)):

@@ -10,12 +10,12 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 MATMUL = ("highest", "high", "medium")
 
 
-def check_precision(option: str, precision: str, device: torch.device | str) -> None:
+def check_precision(precision: str, device: torch.device | str) -> None:
     """Raise ValueError unless ``precision`` is one of ``PRECISIONS`` and ``device`` supports it."""
     if precision not in PRECISIONS:
-        raise ValueError(f"{option} must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "fp16" and torch.device(device).type == "cpu":
-        raise ValueError(f"{option}=fp16 needs a GPU; use bf16 or fp32")
+        raise ValueError("precision=fp16 needs a GPU; use bf16 or fp32")
 
 
 def autocast(precision: str, device: torch.device | str) -> AbstractContextManager[object]:
@@ -24,13 +24,13 @@ def autocast(precision: str, device: torch.device | str) -> AbstractContextManag
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
 
 
-def set_matmul_precision(option: str, precision: str) -> None:
+def set_matmul_precision(precision: str) -> None:
     """Set how a GPU computes float32 matrix products from now on; on a CPU nothing changes.
 
     Raises:
         ValueError: ``precision`` is not one of ``MATMUL``.
     """
     if precision not in MATMUL:
-        raise ValueError(f"{option} must be one of {', '.join(MATMUL)}, got {precision!r}")
+        raise ValueError(f"matmul_precision must be one of {', '.join(MATMUL)}, got {precision!r}")
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision(precision)

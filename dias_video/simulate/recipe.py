@@ -13,12 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dias_video.data.simulated import REMEDY, SimulatedVideos, read_masks
 from dias_video.stores.files import read_json
-from dias_video.stores.tensors import save_tensors
 
 CELLS = 2  # cells on a side of the grid over which a frame is averaged
 TOLERANCE = 6  # allowed difference of numbers in sketches, of 255, from encoders and rounding; other clips differ more
@@ -64,17 +62,6 @@ def sketch(folder: Path, num_videos: int) -> Tensor:
         about = torch.tensor([float(sample["boxes"].shape[1]), 255.0 * (info.label or 0)])
         rows.append(torch.cat([cells.flatten(), about]).byte())
     return torch.stack(rows)
-
-
-def load_sketches(file: Path) -> dict[str, Tensor]:
-    """Recorded sketches (N,34) by split; empty if there is no record."""
-    return load_file(file) if file.is_file() else {}
-
-
-def save_sketches(file: Path, sketches: dict[str, Tensor]) -> None:
-    """Record sketches (N,34) by split."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(sketches, file)
 
 
 def verdict(made: Tensor, recorded: Tensor | None, same_checksum: bool | None) -> str:

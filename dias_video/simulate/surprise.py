@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dias_video.simulate import world
-from dias_video.simulate.contact import MIN_AREA, Contact
+from dias_video.simulate.contact import MAX_ATTEMPTS, MIN_AREA, Contact
 from dias_video.simulate.record import record_of
 from dias_video.simulate.scenarios import AGENT, PATIENT, SCENARIOS
 from dias_video.simulate.scene import Clip, Event, Scene, Trajectory, Vector
@@ -24,7 +24,6 @@ KINDS = {
     "jump": ("collide", "drop", "roll"),
     "stop": ("drop",),
 }
-MAX_ATTEMPTS = 500
 SEEN_AFTER = 4  # frames in which the event must become visible, and in which the possible body stays in view
 APART = 0.06  # distance of the body then from where it would be, as a part of the picture
 SPEED = 0.5  # least speed of the body just before, in metres a second

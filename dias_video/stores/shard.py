@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -171,10 +171,6 @@ class Keys(Sequence[str]):
             raise IndexError(at)
         at %= len(self)
         return self.data[self.ends[at] : self.ends[at + 1]].tobytes().decode()
-
-    def __iter__(self) -> Iterator[str]:
-        for at in range(len(self)):
-            yield self[at]
 
 
 def pack_keys(keys: Sequence[str]) -> dict[str, Tensor]:

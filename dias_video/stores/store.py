@@ -128,12 +128,10 @@ class ShardWriter:
         names = list(self._items[0][1])
         tensors = {name: torch.cat([fields[name] for _, fields in self._items]) for name in names}
         lengths = [len(fields[names[0]]) for _, fields in self._items]
-        save_shard(self._target(), [key for key, _ in self._items], lengths, tensors)
+        file = self.path / f"shard-{self.part:04d}-{self._number:05d}.safetensors"
+        save_shard(file, [key for key, _ in self._items], lengths, tensors)
         self._items, self._bytes = [], 0
         self._number += 1
-
-    def _target(self) -> Path:
-        return self.path / f"shard-{self.part:04d}-{self._number:05d}.safetensors"
 
     def __enter__(self) -> ShardWriter:
         return self

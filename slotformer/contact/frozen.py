@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dias_video.checks import device_of
-from dias_video.data.features import FeatureCache, FrozenEncoder, fill_features
+from dias_video.data.features import FeatureCache, FrozenEncoder, cache_features
 from dias_video.data.source import VideoSource
 from dias_video.data.transforms import ClipTransform, Transform
 from dias_video.machine.ranks import Ranks
@@ -16,7 +16,7 @@ from slotformer.cache import SlotCache
 from slotformer.clusters import cache_clusters
 from slotformer.contact.pooled import Features, pooled_slots, pooled_tokens
 from slotformer.fill import cache_slots
-from slotformer.prediction import bar, check_same_encoder, load_dynamics, predict_cache
+from slotformer.prediction import check_same_encoder, load_dynamics, predict_cache
 
 
 class FrozenFeatures(Protocol):
@@ -51,12 +51,12 @@ class TokenFeatures:
 
     def __call__(self, source: VideoSource, folder: Path) -> Features:
         """Features pooled over all tokens."""
-        return pooled_tokens(self.cached(source, folder), source, bar("tokens"))
+        return pooled_tokens(self.cached(source, folder), source)
 
     def cached(self, source: VideoSource, folder: Path) -> FeatureCache:
         """The cache of the tokens, which is made if it is missing."""
-        options = {"batch_frames": self.batch_frames, "precision": self.precision}
-        fill_features(self.encoder, source, folder / "tokens", self.transform, self.device, **options)
+        options: dict[str, Any] = {"batch_frames": self.batch_frames, "precision": self.precision}
+        cache_features(self.encoder, source, folder / "tokens", self.transform, device=self.device, **options)
         return FeatureCache(folder / "tokens")
 
     def describe(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class ClusterFeatures:
         clusters = cache_clusters(
             features=tokens, source=source, cache=folder / "clusters", device=self.tokens.device, **about
         )
-        return pooled_slots(clusters, source, progress=bar("pooling"))
+        return pooled_slots(clusters, source)
 
     def describe(self) -> dict[str, Any]:
         """The encoder and the number of clusters."""
@@ -117,7 +117,7 @@ class SlotFeatures:
 
     def __call__(self, source: VideoSource, folder: Path) -> Features:
         """Features pooled over slots."""
-        return pooled_slots(self.cached(source, folder), source, progress=bar("pooling"))
+        return pooled_slots(self.cached(source, folder), source)
 
     def cached(self, source: VideoSource, folder: Path) -> SlotCache:
         """The cache of the slots, which is made if it is missing."""
@@ -175,9 +175,9 @@ class FutureFeatures:
         check_same_encoder(model, encoded)
         about: dict[str, Any] = {"start": start, "dynamics_sha256": weights_sha256(str(self.dynamics))}
         model = model.to(device_of(self.slots.device))
-        given = (model, encoded, folder / "futures", self.steps, self.batch_size, bar("rollout"))
+        given = (model, encoded, folder / "futures", self.steps, self.batch_size)
         predict = Ranks().main_first(lambda: predict_cache(*given, **about))  # the others find it done
-        return pooled_slots(encoded, source, predict, bar("pooling"))
+        return pooled_slots(encoded, source, predict)
 
     def describe(self) -> dict[str, Any]:
         """The models and the number of predicted frames."""

@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from slotformer.cache import SlotCache
-from slotformer.contact.settings import ReadoutSettings
 
 LOOKS = "looks.jsonl"
 
@@ -83,8 +80,3 @@ def _note(file: Path, look: dict[str, Any]) -> None:
 
 def _key(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def settings_of(candidates: Sequence[ReadoutSettings], **others: Any) -> dict[str, Any]:
-    """Readout candidates and other settings as one plain dict, for :class:`Looks`."""
-    return {"candidates": [asdict(c) for c in candidates], **others}

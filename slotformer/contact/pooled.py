@@ -6,20 +6,17 @@ over the parts. Tokens and clusters are pooled in the same way, so that comparis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from dias_video.data.features import FeatureCache
 from dias_video.data.source import VideoSource
 from slotformer.cache import SlotCache
 
 Features = NDArray[np.float32]  # (V,T,D), videos in the order of their source
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def pooled(parts: Tensor, live: Tensor) -> Tensor:
@@ -31,22 +28,21 @@ def pooled(parts: Tensor, live: Tensor) -> Tensor:
     return torch.cat([mean, *(end.where(count > 0, 0.0) for end in ends)], -1)
 
 
-def pooled_tokens(cache: FeatureCache, source: VideoSource, progress: Progress = iter) -> Features:
+def pooled_tokens(cache: FeatureCache, source: VideoSource) -> Features:
     """Frozen tokens of all frames of every video.
 
     Raises:
         ValueError: the cache does not hold these tokens.
     """
     rows = []
-    for info in progress([source.info(index) for index in range(len(source))]):
+    for index in tqdm(range(len(source)), unit="video", desc="pooling"):
+        info = source.info(index)
         tokens = cache.read(info.video_id, range(info.num_frames))  # (T,N,C)
         rows.append(pooled(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)))
     return torch.stack(rows).numpy()
 
 
-def pooled_slots(
-    cache: SlotCache, source: VideoSource, future: SlotCache | None = None, progress: Progress = iter
-) -> Features:
+def pooled_slots(cache: SlotCache, source: VideoSource, future: SlotCache | None = None) -> Features:
     """Pooled slots of all frames of every video; with ``future``, of a model's context frames and its prediction.
 
     The context of a model with stride n is the last frame, the frame n before it, and so on.
@@ -55,13 +51,13 @@ def pooled_slots(
         cache: slots of the videos.
         source: the videos.
         future: slots predicted from the last frame of every video on (``predict_cache``).
-        progress: wraps the list of videos.
 
     Raises:
         ValueError: a cache lacks a video, or the rollouts do not begin where the videos end.
     """
     rows = []
-    for info in progress([source.info(index) for index in range(len(source))]):
+    for index in tqdm(range(len(source)), unit="video", desc="pooling"):
+        info = source.info(index)
         frames, stride = [], 1
         if future is not None:
             made = future.header

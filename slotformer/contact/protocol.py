@@ -7,7 +7,7 @@ scored once, and this is noted beside the test cache.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from dias_video.batch import SlotSequence
 from slotformer.cache import SlotCache
@@ -25,8 +26,6 @@ from slotformer.contact.settings import ReadoutSettings
 from slotformer.fast import fast_rollout
 from slotformer.rollouter import Dynamics, context_live
 from slotformer.statistics import interval, nested_deviation
-
-Wrap = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 @dataclass
@@ -64,7 +63,6 @@ def futures(
     every_frame: bool = False,
     probe: PlaceProbe | None = None,
     batch_size: int = 64,
-    progress: Wrap = iter,
     folder: str | Path | None = None,
 ) -> Futures:
     """Observe the first ``observed_frames`` raw frames of every labelled video and predict from there.
@@ -81,7 +79,6 @@ def futures(
             False uses only frames 0, ``stride``, ...
         probe: adds the places of slots as last channels, for encoded and predicted slots; None = no places.
         batch_size: number of videos in a batch.
-        progress: wraps the list of batches.
         folder: a folder on the disk for the slots' files; None = that of temporary files.
 
     Raises:
@@ -100,7 +97,7 @@ def futures(
     encoded, rolled = (end[..., : cache.slot_dim] for end in ends)
     alive, rolled_alive = (torch.zeros(shape, dtype=torch.bool) for _ in ends)
     labels, scenarios = [], []
-    for rows in progress(range(0, len(cache), batch_size)):
+    for rows in tqdm(range(0, len(cache), batch_size), desc="rollout"):
         names = cache.video_ids[rows : rows + batch_size]
         videos = [cache.read(v, 0, min(span, cache.num_frames(v)), step) for v in names]
         for row, (video, info) in enumerate(zip(videos, map(cache.info, names), strict=True), start=rows):
@@ -190,7 +187,6 @@ def fit_points(
     seeds: Sequence[int],
     kept: Kept | None = None,
     device: torch.device | str = "cpu",
-    progress: Wrap = iter,
 ) -> list[FittedPoint]:
     """Fit a readout for every point of every curve.
 
@@ -199,7 +195,7 @@ def fit_points(
     """
     forms = dict.fromkeys(c.form for c in candidates)
     found = []
-    for form, (kind, count) in progress(list(itertools.product(forms, points))):
+    for form, (kind, count) in tqdm(list(itertools.product(forms, points)), desc="readouts"):
         train, same = readout.kind(kind, count).to(device), [c for c in candidates if c.form == form]
         name = f"predicted_{count}" if kind == "predicted" else kind
         fitted = []

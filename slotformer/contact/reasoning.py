@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from dias_video.pretrained.weights import weights_sha256
 from dias_video.stores.files import write_json
 from slotformer.cache import SlotCache
 from slotformer.contact.fitting import Kept
-from slotformer.contact.looks import Looks, settings_of
+from slotformer.contact.looks import Looks
 from slotformer.contact.people import human_rows, read_human
 from slotformer.contact.places import fit_probe
 from slotformer.contact.protocol import (
@@ -32,7 +33,7 @@ from slotformer.contact.protocol import (
     points_of,
 )
 from slotformer.contact.settings import ReadoutSettings
-from slotformer.prediction import bar, check_same_encoder, folders, load_dynamics
+from slotformer.prediction import check_same_encoder, folders, load_dynamics
 from slotformer.report import plot_accuracy, write_csv
 
 
@@ -106,8 +107,8 @@ def reason(
             f"one"
         )
     observed = next(iter(seen))[1]
-    chosen = {"points": counts, "seeds": seeds, "observed": observed, "every_frame": every_frame}
-    settings = settings_of(candidates, **chosen, readout=caches["readout"].identity)
+    settings: dict[str, Any] = {"candidates": [asdict(one) for one in candidates], "points": counts, "seeds": seeds}
+    settings |= {"observed": observed, "every_frame": every_frame, "readout": caches["readout"].identity}
     looks = Looks(caches["test"], out_dir)
     for folder in models:  # checked here, so that no error comes after hours of fitting
         looks.number(weights_sha256(folder), settings, second_look)
@@ -128,15 +129,14 @@ def reason(
                 predicted_frames=max(counts),
                 every_frame=every_frame,
                 probe=probe,
-                progress=bar("rollout"),
                 folder=out_dir,
             )
             ends = {name: roll_out(cache) for name, cache in caches.items()}
             checkpoint, own = weights_sha256(folder), kept.of(stride=model.stride)
             fitting = partial(fit_points, ends["readout"], candidates=candidates, seeds=seeds, device=place)
-            encoded = encoded or fitting(points=without, kept=own, progress=bar("readouts, encoded videos"))
+            encoded = encoded or fitting(points=without, kept=own)
             own = own.of(str(at) if models[1:] else "", dynamics_sha256=checkpoint)
-            points = fitting(points=with_model, kept=own, progress=bar("readouts"))
+            points = fitting(points=with_model, kept=own)
             answers.append(in_order([point.answer(ends["test"]) for point in (*encoded, *points)]))
             number = looks.number(checkpoint, settings, second_look)
             runs.append(
