@@ -38,6 +38,10 @@ def main(cfg: DictConfig, checkpoint: str | None, device: str | None, export: st
             makers = {FEATURES: instantiate(cfg.model.encoder)}
         else:
             makers = Pretrained.from_pretrained(checkpoint).eval().frozen
+        if not makers:
+            raise ValueError(
+                f"the whole model in {checkpoint} is trained, so there is nothing to cache; train on video"
+            )
         if cfg.kind not in makers:
             raise ValueError(f"this model makes no {cfg.kind}; set kind to one of {', '.join(makers)}")
     options = {name: cfg[name] for name in ("flips", "batch_frames", "precision", "kind", "num_workers")}

@@ -294,6 +294,17 @@ def test_errors_of_every_kind_name_the_file(tmp_path: Path, monkeypatch: pytest.
         video_index.playing(path)
 
 
+def test_frames_for_which_there_is_no_memory_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("Unable to allocate 90 GiB")
+
+    monkeypatch.setattr(video_reader.VideoReader, "read", fail)
+    with pytest.raises(MemoryError, match="Unable to allocate 90 GiB"):
+        VideoFiles().read(write(tmp_path / "a.mp4"), [0])
+
+
 def test_no_pictures_are_named(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.mp4"), "w") as file:
         with_sound(1)(file, None)

@@ -142,8 +142,8 @@ def test_parts_of_the_model_have_rates_of_their_own(tmp_path: Path) -> None:
         ({"net": {"clip": 0.1}}, r"optimization\.parts\.net must give lr, warmup or floor, got \{'clip': 0\.1\}"),
         ({"net": {}}, r"optimization\.parts\.net must give lr, warmup or floor"),
         ({"net": 0.1}, r"optimization\.parts\.net must give lr, warmup or floor, got 0\.1"),
-        ({"net": {"lr": 0}}, r"optimization\.lr must be a number > 0"),
-        ({"net": {"floor": 2.0}}, r"optimization\.floor must be"),
+        ({"net": {"lr": 0}}, r"^optimization\.parts\.net\.lr must be a number > 0, got 0$"),
+        ({"net": {"floor": 2.0}}, r"^optimization\.parts\.net\.floor must be"),
         (["net"], r"optimization\.parts must map parts of the model to"),
     ],
 )

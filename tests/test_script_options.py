@@ -20,6 +20,7 @@ from data_files import write_clip
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from test_slate import slate
 
 import dias_video.evaluation.in_training  # noqa: F401 - what scripts import is loaded once, before the forks
 import slotformer.contact.probing
@@ -67,6 +68,8 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("train_video", ("trainer.optimization.lr=[1]",), "error: trainer.optimization.lr must be a number, got [1]"),
     ("train_video", ("resume=perhaps",), "error: resume must be true or false, got 'perhaps'"),
     ("train_video", ("data.root=3",), "error: 3/toss/train is missing"),
+    ("train_video", ("+trainer.optimization.parts={aggregator: {lr: -1}}", "data.root=x"),
+     "error: optimization.parts.aggregator.lr must be a number > 0, got -1"),
     ("train_video", ("data.clip=5",), "error: data.clip must be a group of options, {name: value}, got 5"),
     ("train_video", ("trainer.batch_sise=5",), "no option trainer.batch_sise; did you mean trainer.batch_size? "),
     ("train_video", ("experiment=mvoi_d",), "error: there is no experiment=mvoi_d; choose from clevrtex, coco, "),
@@ -133,6 +136,15 @@ def test_a_wrong_option_is_named(tmp_path: Path, name: str, words: tuple[str, ..
     assert code == 1, output
     assert message in sentence(output)
     assert not (tmp_path / "out").exists()
+
+
+def test_of_a_model_that_is_all_trained_nothing_is_cached(tmp_path: Path) -> None:
+    slate().save_pretrained(tmp_path / "slate")
+    write_clip(tmp_path / "data/toss/train/00000")
+    code, output = run("cache_features", f"checkpoint={tmp_path}/slate", "data=simulated", f"data.root={tmp_path}/data",
+                       f"path={tmp_path}/out")  # fmt: skip
+    assert code == 1, output
+    assert "is trained, so there is nothing to cache; train on video" in sentence(output)
 
 
 NAMES = ["clip (1).mp4", "été.mp4", "日本.mp4", "a=b.mp4", "v#1.mp4", "x,y.mp4", "it's.mp4", "a&b.mp4", "[x].mp4", "3"]

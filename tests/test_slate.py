@@ -141,6 +141,9 @@ def test_a_sample_has_the_same_terms_alone_and_in_a_batch() -> None:
     for name, value in alone.items():
         torch.testing.assert_close(value[0], whole[name][1])
     assert whole["codes"].tolist() == [float(len(codes.unique())) for codes in drawn(model, batch)]
+    batch.frame_valid[0, 1:] = False
+    padded = model(batch, Draws.for_step(0, 4, range(3), 0.5))
+    assert float(padded["codes"][0]) == len(drawn(model, batch)[0, 0].unique()) < float(whole["codes"][0])
 
 
 def drawn(model: SLATE, batch: VideoBatch) -> torch.Tensor:

@@ -102,8 +102,8 @@ def decoding(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # on damaged files FFmpeg and PyAV raise errors of every kind
-        if isinstance(error, ValueError) and not isinstance(error, av.FFmpegError):
-            raise  # a sentence already
+        if isinstance(error, (ValueError, MemoryError)) and not isinstance(error, av.FFmpegError):
+            raise  # a sentence already, or frames for which there is no memory
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ValueError(f"{path} can't be decoded, it may be cut off ({reason}); {REMEDY}") from error
 

@@ -61,7 +61,10 @@ class Optimization:
                 raise ValueError(
                     f"optimization.parts.{part} must give {', '.join(PARTLY[:-1])} or {PARTLY[-1]}, got {given}"
                 )
-            self.of(part)
+            try:
+                self.of(part)
+            except ValueError as error:
+                raise ValueError(f"optimization.parts.{part}.{str(error).removeprefix('optimization.')}") from error
 
     def of(self, part: str) -> Optimization:
         """The settings for the weights of one of ``parts``."""

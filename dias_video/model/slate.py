@@ -77,8 +77,9 @@ class SLATE(DIAS):
         ``codes`` among these is the number of different codes in a clip.
         """
         terms, codes = self.encoder.tokenizer.sampled(batch, draws)
-        used = codes.new_zeros(len(codes), self.encoder.tokenizer.num_codes).scatter(1, codes.flatten(1), 1)
-        terms["codes"] = used.sum(1).float()
+        valid = batch.frame_valid[..., None].expand_as(codes).long()
+        counts = codes.new_zeros(len(codes), self.encoder.tokenizer.num_codes)
+        terms["codes"] = counts.scatter_add(1, codes.flatten(1), valid.flatten(1)).gt(0).sum(1).float()
         return terms | super().forward(replace(batch, codes=codes, features=self.encoder(codes)), draws)
 
 
