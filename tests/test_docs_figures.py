@@ -357,18 +357,31 @@ def test_better_futures_are_those_of_their_raw_file() -> None:
 
     head, *found = rows_of("Better futures", "docs/notebook.md")
     assert len(head) == 5
-    models = {"`tiny`": "tiny", "`objects`": "objects", "`objects`, and a loss on places": "objects, places"}
+    more = "objects, 6503 clips, 12 frames"
+    models = {
+        "`tiny`": "tiny",
+        "`objects`": "objects",
+        "`objects`, and a loss on places": "objects, places",
+        "2,002 clips, 4,000 updates": "objects, 4000 updates",
+        "3,502 clips, 4,000 updates": "objects, 3502 clips",
+        "5,750 clips, 6,000 updates, width 160, 3 layers": "objects, wide, 5750 clips",
+        "6,503 clips, 8,000 updates": "objects, 6503 clips",
+        "the same, then 4,000 updates on 12 predicted frames": more,
+    }
+    differences = {"difference": "objects", "its difference to `tiny`": more}
+    models["`objects`, 6,503 clips"] = more
     tested = [row for row in found if row[0] in ("new test", "test")]
-    assert len(tested) == 6
+    assert len(tested) == 10
     for clips, model, *cells in tested:
         for cell, frames in zip(cells, ("4", "8", "12"), strict=True):
-            if model == "difference":
-                assert cell == told(clips, "objects", "mean", frames, "minus_tiny", "+")
+            if model in differences:
+                assert cell == told(clips, differences[model], "mean", frames, "minus_tiny", "+")
             else:
-                assert cell == told(clips, models[model], "mean" if model == "`objects`" else "0", frames, "accuracy")
-    for model, *_, accuracy, more in (row for row in found if row[0] in models):
+                assert cell == told(clips, models[model], "0" if model == "`tiny`" else "mean", frames, "accuracy")
+    assert len([row for row in found if row[0] in models]) == 8
+    for model, *_, accuracy, better in (row for row in found if row[0] in models):
         assert accuracy.replace("*", "") == told("validation", models[model], "0", "12", "accuracy")
-        assert more == ("" if model == "`tiny`" else told("validation", models[model], "0", "12", "minus_tiny", "+"))
+        assert better == ("" if model == "`tiny`" else told("validation", models[model], "0", "12", "minus_tiny", "+"))
 
 
 def means(file: str, method: str, measures: list[str], videos: int) -> list[str]:
