@@ -285,6 +285,9 @@ def test_what_a_tokenizer_makes_is_cached_beside_features_and_belongs_to_it(kind
     cache_features(trained.backbone, Clips(), tmp_path / "others", transform, flips=True)
     with pytest.raises(ValueError, match=f"{kind} has {kind} of other videos than .*others has features of"):
         FeatureCache(tmp_path / "others", **{kind: folder})
+    cache_features(trained.backbone, source, tmp_path / "squares", ClipTransform(size=(HEIGHT, WIDTH), square=True))
+    with pytest.raises(ValueError, match=f"{kind} is of whole frames, .*squares is not; cache both with the same"):
+        FeatureCache(tmp_path / "squares", **{kind: folder})
 
 
 def test_moments_are_those_of_all_latents_of_a_cache(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class FeatureCache:
     what the cache in ``path`` holds.
 
     Raises:
-        ValueError: a folder holds no finished cache of its kind, or holds codes or latents of other videos.
+        ValueError: a folder holds no finished cache of its kind, or codes or latents of other videos or parts.
     """
 
     def __init__(
@@ -80,6 +80,11 @@ class FeatureCache:
         for name, cache in beside.items():
             if any(cache.header.get(key) != self.header.get(key) for key in ("data", "flips")):
                 raise ValueError(f"{cache.path} has {name} of other videos than {path} has {kind} of; cache both anew")
+            if cache.square != self.square:
+                shown = "centred squares" if cache.square else "whole frames"
+                raise ValueError(
+                    f"{cache.path} is of {shown}, {path} is not; cache both with the same data.eval_transform.square"
+                )
         self.parts = {kind: self, **beside}  # by what each holds
 
     def read(self, video_id: str, frames: Sequence[int], flipped: bool = False) -> Tensor:
