@@ -131,7 +131,10 @@ def _listed(problems: list[Problem], video_id: str) -> Iterator[None]:
     """Turn an error inside the block into an entry of the list: a file is damaged, or a video too large for memory."""
     try:
         yield
-    except (ValueError, MemoryError, RuntimeError) as error:  # RuntimeError is PyTorch's, also for memory
+    except (ValueError, MemoryError, RuntimeError) as error:
+        out_of_memory = "allocate" in str(error)  # as PyTorch says on the CPU and on a GPU, in a RuntimeError
+        if isinstance(error, RuntimeError) and not out_of_memory:
+            raise
         problems.append(Problem(video_id, f"{video_id} is not tracked: {str(error) or 'it takes too much memory'}"))
 
 
