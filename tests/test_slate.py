@@ -70,9 +70,23 @@ def test_it_trains_encodes_decodes_and_is_saved(name: str, tmp_path: Path) -> No
     assert one.attention.shape == (3, 4, S, *GRID)
     torch.testing.assert_close(one.slots, other.slots)
     known, maps = loaded.decode_slots(one.slots, one.live)
-    assert known.shape == (3, 4, N, 10)
+    assert known.shape == (3, 4, N, E)
     torch.testing.assert_close(maps.sum(2), torch.ones(3, 4, *GRID))
-    assert (known.flatten(0, 2)[:, None] == loaded.encoder.vectors).all(-1).any(1).all()  # tokens of the dictionary
+    tokenizer = loaded.encoder.tokenizer
+    assert tokenizer.decoder.shown(tokenizer.decoder(known)).shape == (3, 4, 3, *SIZE)  # pictures
+
+
+def test_greedy_generation_is_a_loop_over_tokens() -> None:
+    """Every token is the likeliest after the ones before it, whose vectors of the dictionary are fed back."""
+    model = slate().eval()
+    slots, live = torch.randn(2, 1, S, D), torch.ones(2, 1, S, dtype=torch.bool)
+    codes = torch.zeros(2, 1, N, dtype=torch.int64)
+    with torch.no_grad():
+        for n in range(N):
+            logits = model.decoder(slots, live, model.encoder(codes)).reconstruction  # token n sees those before it
+            codes[..., n] = logits[..., n, :].argmax(-1)
+    assert len(codes.unique()) > 1
+    torch.testing.assert_close(model.decode_slots(slots, live)[0], model.encoder.tokenizer.vectors(codes))
 
 
 def test_each_loss_trains_its_own_weights() -> None:

@@ -82,6 +82,13 @@ class SLATE(DIAS):
         terms["codes"] = counts.scatter_add(1, codes.flatten(1), valid.flatten(1)).gt(0).sum(1).float()
         return terms | super().forward(replace(batch, codes=codes, features=self.encoder(codes)), draws)
 
+    @torch.no_grad()
+    def decode_slots(self, slots: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``DIAS``; the tokens are the codebook's vectors, of which the tokenizer's decoder makes pictures."""
+        decoded = self.decoder(slots * live[..., None], live)
+        vectors = self.encoder.tokenizer.vectors(decoded.reconstruction.argmax(-1))
+        return vectors, decoded.attention.unflatten(-1, self.encoder.grid)
+
 
 class TokenProjection(ReLUProjection):
     """Vectors of codes to the tokens for Slot Attention: learned positions, LayerNorm and an MLP with ReLU."""

@@ -49,7 +49,10 @@ class CausalDecoder(Decoder):
         self.num_tokens, self.feature_dim = grid[0] * grid[1], feature_dim
         self.register_buffer("orders", fixed_orders(*grid)[:num_orders], persistent=False)  # (orders,N)
         if direct and not feature_dim == slot_dim == width:
-            raise ValueError(f"direct=true needs tokens and slots of width {width}, got {feature_dim} and {slot_dim}")
+            raise ValueError(
+                f"direct=true needs tokens and slots of width {width}, got {feature_dim} and {slot_dim}; make their "
+                "sizes equal, or set model.decoder.direct=false"
+            )
         projected = nn.Sequential(nn.Linear(feature_dim, width, bias=False), nn.LayerNorm(width))
         self.project_tokens = nn.Identity() if direct else projected
         self.begin = nn.Parameter(torch.randn(num_orders, width) * width**-0.5)  # E_bos
