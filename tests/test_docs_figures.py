@@ -240,12 +240,19 @@ def test_every_score_of_a_table_is_defined() -> None:
     assert [score for score in sorted(scores) if f"`{score}`" not in defined] == []
 
 
-def test_signs_of_life_are_those_of_their_raw_files() -> None:
-    """Each table follows the name of its file; its columns are called as there."""
+@pytest.mark.parametrize(
+    ("title", "folder", "count"),
+    [
+        ("Signs of life of the paper's other systems", "life", 10),
+        ("Self-distillation moves its teacher", "distillation", 3),
+    ],
+)
+def test_tables_that_follow_the_name_of_their_raw_file_are_of_it(title: str, folder: str, count: int) -> None:
+    """Columns are called as in the file."""
     page = (ROOT / "docs/notebook.md").read_text()
-    section = page.split("## Signs of life of the paper's other systems\n")[1].split("\n## ")[0]
-    tables = re.findall(r"Raw: `(results/life/\w+\.csv)`\.\n\n((?:\|.*\n)+)", section)
-    assert len(tables) == section.count("Raw: ") == 9
+    section = page.split(f"## {title}\n")[1].split("\n## ")[0]
+    tables = re.findall(rf"Raw: `(results/{folder}/\w+\.csv)`\.\n\n((?:\|.*\n)+)", section)
+    assert len(tables) == section.count("Raw: ") == count
     for name, table in tables:
         with (ROOT / name).open() as file:
             raw = list(csv.DictReader(file))
