@@ -6,6 +6,7 @@ import csv
 import functools
 import json
 import re
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -322,15 +323,19 @@ def hours(row: dict[str, Any]) -> str:
 def test_costs_are_those_of_their_raw_files() -> None:
     gpu, cpu = priced("h200"), priced("cpu")
     _, *rows = rows_of("What a system costs", "docs/benchmarks.md")
-    assert [row[0] for row in rows] == [f"`{name}`" for name in gpu]
-    assert gpu.keys() == cpu.keys()
+    assert [row[0] for row in rows] == [f"`{name}`" for name in cpu]
+    assert gpu.keys() < cpu.keys()
     for name, update, cached, memory, taken, less, *clip in rows:
-        own, host = gpu[name.strip("`")], cpu[name.strip("`")]
-        assert [update, cached][: len(own)] == [f"{row['seconds'] * 1e3:.1f}" for row in own], name
-        assert [taken, less][: len(own)] == [hours(row) for row in own], name
-        assert clip[: len(host)] == [f"{row['seconds'] * 1e3:.0f}" for row in host], name
-        assert memory == f"{own[0]['memory'] / 1e6:.0f}", name
-        assert {cached, less, clip[1]} == {""} or len(own) == len(host) == 2, name
+        own, host = gpu.get(name.strip("`"), []), cpu[name.strip("`")]
+        assert padded(f"{row['seconds'] * 1e3:.1f}" for row in own) == [update, cached], name
+        assert padded(hours(row) for row in own) == [taken, less], name
+        assert padded(f"{row['seconds'] * 1e3:.0f}" for row in host) == clip, name
+        assert memory == "".join(f"{row['memory'] / 1e6:.0f}" for row in own[:1]), name
+
+
+def padded(cells: Iterable[str]) -> list[str]:
+    """Two cells, of which those that were not measured are empty."""
+    return [*cells, "", ""][:2]
 
 
 def test_threads_are_those_of_their_raw_file() -> None:
