@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from test_facts import composed_of
+
+from dias_video.pretrained.saving import start_from
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "scripts/demo.py"
@@ -36,3 +40,15 @@ def test_every_stage_is_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
         words = [word.replace("experiment=", f"experiment/{name}=") for word in words]
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             compose(name, words)
+
+
+def test_the_demos_slotformer_is_the_shipped_one() -> None:
+    """It goes on from those weights, which need the same options."""
+    shipped = ROOT / "dias_video/assets/slotformer"
+    made_by = ("encoder", "encoding")
+    config = composed_of("train_slotformer", ["experiment/train_slotformer=demo"])
+    model = instantiate(config.slotformer, slot_dim=64)
+    start_from(model, shipped, made_by)
+    other = instantiate(config.slotformer, slot_dim=64, rollout=config.slotformer.rollout - 1)
+    with pytest.raises(ValueError, match="rollout"):
+        start_from(other, shipped, made_by)
