@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -298,6 +302,31 @@ def test_moments_are_those_of_all_latents_of_a_cache(tmp_path: Path) -> None:
     mean, std = latent_moments(tmp_path)
     assert mean == pytest.approx(latents.mean((0, 1, 2)), abs=1e-3)  # half precision
     assert std == pytest.approx(latents.std((0, 1, 2)), rel=1e-3)
+
+
+@pytest.mark.parametrize("flips", [False, True])
+@pytest.mark.parametrize("kind", ["features", "codes", "latents"])
+def test_the_disk_is_full_at_one_byte_less_than_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, flips: bool
+) -> None:
+    trained, transform = of_features(backbone=True).eval(), ClipTransform(size=(HEIGHT, WIDTH))
+    options: dict[str, Any] = {"transform": transform, "flips": flips, "kind": kind}
+    cache_features(trained.frozen[kind], Clips(), tmp_path / "whole", **options)
+    cache = FeatureCache(tmp_path / "whole", kind=kind)
+    stored = sum(cache.store.read(key)[kind].nbytes for key in cache.store.keys)  # int32 or half precision
+    for free, told in ((stored - 1, pytest.raises(ValueError, match=f"the {kind} take ")), (stored, nullcontext())):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with told:
+            cache_features(trained.frozen[kind], Clips(), tmp_path / "other", **options)
+
+
+def test_processes_count_what_all_of_them_will_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, transform = of_features(backbone=True).frozen["features"], ClipTransform(size=(HEIGHT, WIDTH))
+    one_of_two = SimpleNamespace(number=1, count=2, is_main=False, together=nullcontext)
+    monkeypatch.setattr("dias_video.data.features.Ranks", lambda: one_of_two)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 * 7 * N * C * 2))
+    with pytest.raises(ValueError, match="the features take "):  # room for three of the four clips of seven frames
+        cache_features(encoder, Clips(), tmp_path, transform)
 
 
 def test_validation_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

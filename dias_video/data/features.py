@@ -1,7 +1,7 @@
 """Cache of a frozen encoder's features: one pass over a data set, after which training never runs the encoder.
 
 A frame costs N * C * 2 bytes of disk: 16x16 tokens of DINOv2 ViT-S/14 (384 wide) are 192 KiB, so 1,000 clips of 24
-frames are 4.5 GiB; stored flips double it.
+frames are 4.5 GiB; stored flips double it. A frame of codes costs N * 4 bytes.
 """
 
 from __future__ import annotations
@@ -234,27 +234,26 @@ def cache_features(
             "data": fingerprint(source),
             "videos": fingerprints(source),
         }
-        infos = {index: source.info(index) for index in range(ranks.number, len(source), ranks.count)}
+        infos = [source.info(index) for index in range(len(source))]
         with ShardWriter(path, header, ranks.number, ranks.count, identity=_settings) as writer:
             _check_present(writer, header)
-            todo = {index: info for index, info in infos.items() if not _done(writer, info.video_id, flips)}
+            missing = [_missing(writer, info.video_id, flips) for info in infos]
+            stored = sum(info.num_frames * len(names) for info, names in zip(infos, missing, strict=True))
+            _check_disk(Path(path), stored * _frame_bytes(encoder, kind), kind)  # of all processes
+            todo = {i: infos[i] for i in range(ranks.number, len(source), ranks.count) if missing[i]}
             frames = sum(info.num_frames for info in todo.values())
-            _check_disk(Path(path), frames * (1 + flips) * encoder.grid[0] * encoder.grid[1] * encoder.feature_dim * 2)
             jobs = [list(windows({index: info.num_frames}, batch_frames, 1)) for index, info in todo.items()]
             read = read_windows(source, [*chain(*jobs)], transform, num_workers, keys=("video",))
             with tqdm(total=frames, unit="frame", desc=kind, disable=not ranks.is_main or frames == 0) as bar:
-                for info, own in zip(todo.values(), jobs, strict=True):
-                    pieces: dict[str, list[Tensor]] = {info.video_id: []}
-                    if flips:
-                        pieces[info.video_id + FLIPPED] = []
+                for (index, info), own in zip(todo.items(), jobs, strict=True):
+                    pieces: dict[str, list[Tensor]] = {name: [] for name in missing[index]}
                     for batch in islice(read, len(own)):  # and no further: the next video may be damaged
                         for name, collected in pieces.items():
                             shown = batch.pixels[0].flip(-1) if name.endswith(FLIPPED) else batch.pixels[0]
                             collected.append(_encode(encoder, shown.to(place), info.video_id, precision))
                         bar.update(batch.num_frames)
                     for name, collected in pieces.items():
-                        if name not in writer.present:
-                            writer.write(name, **{kind: torch.cat(collected)})
+                        writer.write(name, **{kind: torch.cat(collected)})
     with ranks.together():
         if ranks.is_main:
             build_index(path)
@@ -289,8 +288,9 @@ def _check_present(writer: ShardWriter, header: Mapping[str, Any]) -> None:
     writer.restate(header)
 
 
-def _done(writer: ShardWriter, video_id: str, flips: bool) -> bool:
-    return video_id in writer.present and (not flips or video_id + FLIPPED in writer.present)
+def _missing(writer: ShardWriter, video_id: str, flips: bool) -> list[str]:
+    names = [video_id, video_id + FLIPPED] if flips else [video_id]
+    return [name for name in names if name not in writer.present]
 
 
 @torch.no_grad()
@@ -307,10 +307,15 @@ def _encode(encoder: FrozenEncoder, video: Tensor, name: str, precision: str) ->
     return features
 
 
-def _check_disk(path: Path, needed: int) -> None:
+def _frame_bytes(encoder: FrozenEncoder, kind: str) -> int:
+    """Bytes of a frame as ``_encode`` makes it: codes are int32, all else is half precision."""
+    return encoder.grid[0] * encoder.grid[1] * (4 if kind == "codes" else 2 * encoder.feature_dim)
+
+
+def _check_disk(path: Path, needed: int, kind: str) -> None:
     free = shutil.disk_usage(path).free
     if needed > free:
-        raise ValueError(f"the features take {needed / 1e9:.1f} GB, {path} has {free / 1e9:.1f} GB left; free some")
+        raise ValueError(f"the {kind} take {needed / 1e9:.1f} GB, {path} has {free / 1e9:.1f} GB left; free some")
 
 
 def _runs(frames: Sequence[int]) -> list[tuple[int, int]]:
