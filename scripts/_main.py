@@ -18,6 +18,10 @@ from _sentences import of_start, of_unknown, of_work
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dias_video.machine.memory import lack_of_memory
+
+USERS = (ValueError, OSError, OmegaConfBaseException, hydra.errors.InstantiationException)  # errors of the user
+
 
 def options(cfg: DictConfig, but: Sequence[str] = ()) -> dict[str, Any]:
     """The options of a script as plain values for its function, except those named in ``but``."""
@@ -48,7 +52,8 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
     options that are its other parameters.
 
     ValueError, FileNotFoundError and other operating-system errors are errors of the user here: their message is
-    printed and the process exits with 1. ``DIAS_TRACEBACK=1`` shows the traceback instead.
+    printed and the process exits with 1. So it is with a lack of memory, whose message names options to lower.
+    ``DIAS_TRACEBACK=1`` shows the traceback instead.
     """
 
     def decorate(main: Callable[..., Any]) -> Callable[[], Any]:
@@ -80,11 +85,13 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
                 raise
             except KeyboardInterrupt:
                 sys.exit(130)
-            except (ValueError, OSError, OmegaConfBaseException, hydra.errors.InstantiationException) as error:
-                if os.environ.get("DIAS_TRACEBACK"):
+            except Exception as error:
+                is_users = isinstance(error, USERS)
+                if os.environ.get("DIAS_TRACEBACK") or not (is_users or lack_of_memory(error)):
                     raise
                 print(f"error: {of_work(error, cfg)}", file=sys.stderr, flush=True)
-                _part()
+                if is_users:  # and all processes agree; a lack of memory may be that of one, for which others wait
+                    _part()
                 sys.exit(1)
 
         run = hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)(guarded)

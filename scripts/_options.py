@@ -30,7 +30,7 @@ class Options:
         self.config = config
         self.own = {name: kind for function in functions for name, kind in parameters(function).items()}
         self.named_by: dict[str, list[str]] = {}  # for an option, the options that refer to it by ${...}
-        for path, value in _leaves(config):
+        for path, value in leaves(config):
             if isinstance(value, str) and (found := re.fullmatch(r"\$\{([\w.]+)\}", value)):
                 self.named_by.setdefault(found[1], []).append(path)
 
@@ -114,9 +114,10 @@ def _check(option: str, kinds: list[Any], value: Any, default: Any) -> None:
         _check(option, parts(type(inside) if items is None else items), one, inside)
 
 
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The options in a plain config, by their paths, with their values."""
     if not isinstance(node, dict):
         yield path, node
         return
     for name, value in node.items():
-        yield from _leaves(value, f"{path}.{name}".lstrip("."))
+        yield from leaves(value, f"{path}.{name}".lstrip("."))

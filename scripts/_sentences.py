@@ -8,14 +8,20 @@ import shlex
 from typing import Any
 
 import hydra
-from _options import Options
+from _options import Options, leaves
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+
+from dias_video.machine.memory import lack_of_memory
+
+LOWER = ("batch_size", "batch_frames", "window", "num_workers", "workers")  # options on which the memory depends
 
 
 def of_work(error: Exception, cfg: DictConfig) -> str:
     """The sentence for an error during the work that ``cfg`` describes."""
     cause = error.__cause__ if isinstance(error, hydra.errors.InstantiationException) else None
+    if (lacking := lack_of_memory(cause or error)) is not None:
+        return f"{lacking}; {_smaller(cfg)}"
     text = " ".join(str(cause or error).split())
     if isinstance(error, OSError) and error.filename:  # a message of the system begins with a number
         text = f"{error.filename}: {error.strerror}"
@@ -25,6 +31,18 @@ def of_work(error: Exception, cfg: DictConfig) -> str:
         option = _missing(cfg, error.full_key)
         text = f"{option} is missing; add {option}=<value> to the command"
     return text
+
+
+def _smaller(cfg: DictConfig) -> str:
+    """What a user can do to need less memory."""
+    values = dict(leaves(OmegaConf.to_container(cfg, resolve=False)))
+    lower = [name for name, value in values.items() if name.rpartition(".")[2] in LOWER and value not in (0, 1)]
+    ways = ["set data.in_memory=false"] if values.get("data.in_memory") else []
+    if "trainer" in cfg:
+        ways += ["raise trainer.accumulation"] if "trainer.batch_size" in lower else []
+        lower += ["data.clip.num_frames"] if "data" in cfg else []
+    ways += [f"lower {', '.join(lower)}"] if lower else []
+    return ", or ".join(ways) or "end other programs, or use a machine with more"
 
 
 def of_trained(out_dir: str, script: str | None = None, /, **options: str) -> str:

@@ -20,6 +20,7 @@ from dias_video.data.paths import hidden, safe_names
 from dias_video.data.problems import Problem, problems_of
 from dias_video.data.source import FileSource, TimedSource, VideoSource
 from dias_video.data.video_index import playing
+from dias_video.machine.memory import lack_of_memory
 from dias_video.report.page import MEGABYTES, join_reports
 from dias_video.stores.files import check_place
 
@@ -132,10 +133,11 @@ def _listed(problems: list[Problem], video_id: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, MemoryError, RuntimeError) as error:
-        out_of_memory = "allocate" in str(error)  # as PyTorch says on the CPU and on a GPU, in a RuntimeError
-        if isinstance(error, RuntimeError) and not out_of_memory:
+        lacking = lack_of_memory(error)
+        if isinstance(error, RuntimeError) and lacking is None:
             raise
-        problems.append(Problem(video_id, f"{video_id} is not tracked: {str(error) or 'it takes too much memory'}"))
+        said = str(error) if lacking is None else f"{lacking}; lower window"
+        problems.append(Problem(video_id, f"{video_id} is not tracked: {said}"))
 
 
 def clip_of(source: VideoSource, index: int, num_frames: int, fps: float) -> Clip:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dias_video.data.source import Keys, Sample, VideoSource, wanted
 from dias_video.data.transforms import Transform
-from dias_video.machine.workers import Caught, Failure
+from dias_video.machine.workers import Caught, Failure, living
 
 if TYPE_CHECKING:
     from dias_video.data.features import FeatureCache
@@ -118,9 +118,11 @@ def read_ahead(read: Callable[[Any], Any], order: Sequence[Any], num_workers: in
 
     Raises:
         ValueError: an item can't be read; the message is its own.
+        OSError: a process died.
     """
     caught: Any = Caught(read)
-    for found in DataLoader(caught, batch_size=None, sampler=list(order), num_workers=num_workers):
-        if isinstance(found, Failure):
-            raise ValueError(found.message)
-        yield found
+    with living("lower num_workers"):
+        for found in DataLoader(caught, batch_size=None, sampler=list(order), num_workers=num_workers):
+            if isinstance(found, Failure):
+                raise ValueError(found.message)
+            yield found

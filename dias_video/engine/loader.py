@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from dias_video.machine.threads import cpus
-from dias_video.machine.workers import Caught, Failure
+from dias_video.machine.workers import Caught, Failure, living
 
 Key = tuple[int, int]  # (epoch, index)
 
@@ -108,24 +108,11 @@ def batches(
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(order.seed),  # otherwise the loader draws from the global generator
     )
-    iterator = iter(loader)
-    while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            # A dead worker causes a RuntimeError of PyTorch or, if it died while sending, a broken connection.
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise OSError(
-                f"a process that loads data died ({reason}), often for lack of memory; lower num_workers and go on "
-                "with resume=true"
-            ) from error
-        if isinstance(batch, Failure):
-            raise ValueError(batch.message)
-        yield batch
+    with living("lower num_workers and go on with resume=true"):
+        for batch in loader:
+            if isinstance(batch, Failure):
+                raise ValueError(batch.message)
+            yield batch
 
 
 def default_workers(local_processes: int) -> int:

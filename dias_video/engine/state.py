@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dias_video.engine.checkpoint import read_state
 from dias_video.engine.sharding import local, part_of, whole
+from dias_video.machine.memory import lack_of_memory
 from dias_video.pretrained.configured import build
 from dias_video.pretrained.saving import Pretrained
 
@@ -112,6 +113,8 @@ class TrainingState:
                 self.scaler.load_state_dict(state["scaler"])
             self._load_plain(state)
         except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+            if lack_of_memory(error) is not None:  # the checkpoint is whole
+                raise
             reason = " ".join(repr(error).split())
             raise ValueError(
                 f"{checkpoint} can't be resumed from ({reason}); delete it to use the one before"
