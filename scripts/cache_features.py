@@ -26,6 +26,11 @@ def main(cfg: DictConfig, checkpoint: str | None, device: str | None, export: st
     """Cache ``cfg.split`` of ``cfg.data`` in ``cfg.path``."""
     if checkpoint is None and cfg.get("model") is None:
         raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
+    if checkpoint is None and "weights" not in list(cfg.model.encoder):  # a list has options without a value too
+        raise ValueError(
+            "the encoder of this model is trained, so there is nothing to cache before; name another model=, or "
+            "checkpoint=<folder of the trained model>"
+        )
     processes = joined(device)
     source = source_of(cfg, cfg.split)
     with Ranks().together():  # one of several processes reports an error

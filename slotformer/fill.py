@@ -78,6 +78,7 @@ def cache_slots(
         check_precision(precision, device or processes.device)
         checkpoint = pinned(checkpoint)
         model = DIAS.from_pretrained(checkpoint).to(device or processes.device).eval()
+        stored = cached_features(features, model.frozen)
         with_boxes = boxes and model.takes_boxes and has_boxes(source)
         known, (whole, _) = {info.video_id: info for info in map(source.info, range(len(source)))}, places(source)
         ids = {whole.info(index).video_id for index in range(len(whole))}
@@ -105,7 +106,6 @@ def cache_slots(
         if others := sorted(writer.present - ids):
             raise ValueError(f"{cache} holds other videos than these, {others[0]} for example; name another folder")
         own = [i for i in range(rank, len(source), world) if source.info(i).video_id not in writer.present]
-        stored = cached_features(features, model.encoder)
         keys = model.inputs(() if stored is None else stored.parts) - (set() if with_boxes else {"boxes"})
         windows = video_windows(source, own, transform, window, batch_size, max_frames, num_workers, stored, keys)
         with tqdm(total=len(own), unit="video", desc="slots", disable=rank > 0 or not own) as bar:

@@ -123,9 +123,9 @@ def test_features_of_centred_squares(tmp_path):
 def test_another_encoder_or_other_videos_are_refused(cached):
     cache = FeatureCache(cached)
     with pytest.raises(ValueError, match="another encoder"):
-        cached_features(cached, Patches(weight=0.25))
-    assert cached_features(cached, Patches()).path == cached
-    assert cached_features(None, Patches()) is None
+        cached_features(cached, {"features": Patches(weight=0.25)})
+    assert cached_features(cached, {"features": Patches()}).path == cached
+    assert cached_features(None, {}) is None
 
     class Longer(Textured):
         def info(self, index):

@@ -145,6 +145,29 @@ def test_of_a_model_that_is_all_trained_nothing_is_cached(tmp_path: Path) -> Non
                        f"path={tmp_path}/out")  # fmt: skip
     assert code == 1, output
     assert "is trained, so there is nothing to cache; train on video" in sentence(output)
+    for name in ("slate", "vqvae", "distill"):  # not yet trained
+        words = (f"model={name}", "data=simulated", f"data.root={tmp_path}/data", f"path={tmp_path}/out")
+        code, output = run("cache_features", *words)
+        assert code == 1, output
+        assert "so there is nothing to cache before; name another model=, or checkpoint=" in sentence(output)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["evaluate", "cache_slots", "life"])
+def test_a_model_that_is_all_trained_takes_no_cached_features(tmp_path: Path, name: str) -> None:
+    slate().save_pretrained(tmp_path / "slate")
+    for clip in ("train/00000", "val/00000", "val/00001"):
+        write_clip(tmp_path / f"data/toss/{clip}")
+    trained = (f"checkpoint={ROOT}/dias_video/assets/dias", "data=simulated", f"data.root={tmp_path}/data")
+    code, output = run("cache_features", *trained, "split=eval", f"path={tmp_path}/f")
+    assert code == 0, output
+    out = f"cache={tmp_path}/out" if name == "cache_slots" else f"out_dir={tmp_path}/out"
+    words = (f"checkpoint={tmp_path}/slate", *trained[1:], out, f"features={tmp_path}/f")
+    code, output = run(name, *words, *(["split=eval"] if name == "cache_slots" else []))
+    assert code == 1, output
+    said = "all of this model is trained, so it looks at no cached features: leave out features="
+    assert sentence(output) == f"error: {said}{tmp_path}/f"
+    assert not (tmp_path / "out").exists()
 
 
 NAMES = ["clip (1).mp4", "été.mp4", "日本.mp4", "a=b.mp4", "v#1.mp4", "x,y.mp4", "it's.mp4", "a&b.mp4", "[x].mp4", "3"]

@@ -155,16 +155,19 @@ class FeatureCache:
             raise ValueError(f"{self.path} was made by another encoder; cache again with this model's")
 
 
-def cached_features(path: str | Path | None, encoder: FrozenEncoder) -> FeatureCache | None:
-    """The cache in ``path``; None if ``path`` is None.
+def cached_features(path: str | Path | None, frozen: Mapping[str, FrozenEncoder]) -> FeatureCache | None:
+    """The cache of a model's features in ``path``, ``frozen`` being what the model has; None if ``path`` is None.
 
     Raises:
-        ValueError: ``path`` holds no finished feature cache, or one that was made by another encoder.
+        ValueError: ``path`` holds no finished feature cache, or one that was made by another encoder, or the model
+            looks at no features that could be cached.
     """
     if path is None:
         return None
+    if FEATURES not in frozen:
+        raise ValueError(f"all of this model is trained, so it looks at no cached features: leave out features={path}")
     features = FeatureCache(path)
-    features.check_encoder(encoder)
+    features.check_encoder(frozen[FEATURES])
     return features
 
 

@@ -129,7 +129,7 @@ def life(
         raise ValueError(
             f"slots are compared with those of another clip: name frames, and at least 2 videos, not {count}"
         )
-    cache = cached_features(features, model.encoder)
+    cache = cached_features(features, model.frozen)
     if cache is not None:
         cache.check(videos, transform)
     keys = ("video", "masks", "boxes") if told else ("video", "masks")

@@ -150,7 +150,7 @@ def evaluate(
             own = OwnTracks(Tracker(encoder=encoder, slots=slots, device=where, seed=seed, **looks), told)
             stored = own.stored(features)
         else:
-            stored = None if model is None else cached_features(features, model.encoder)
+            stored = None if model is None else cached_features(features, model.frozen)
             told = (model is None or model.takes_boxes) and has_boxes(source) if boxes is None else boxes
         videos = Videos(source, None if native_size else transform, max_videos, max_frames, stored, told)
         if rehearse and (told or predictions is not None):
