@@ -73,7 +73,7 @@ def untaken_options(known: Options) -> Iterator[str]:
 
 
 def _is_group(name: str) -> bool:
-    return bool(GlobalHydra.instance().config_loader().get_group_options(name))
+    return bool(GlobalHydra.instance().config_loader().get_group_options(name.partition("@")[0]))
 
 
 def print_help(commands: str, config_name: str, choices: Mapping[str, str | None]) -> None:

@@ -8,12 +8,14 @@ import shlex
 from typing import Any
 
 import hydra
+from _commands import CONFIGS
 from _options import Options, leaves
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, MissingMandatoryValue
 
 from dias_video.machine.memory import lack_of_memory
 
+PARTS = ("backbone", "decoder", "initializer", "objective", "projection", "reduction", "tokenizer")  # of models
 LOWER = ("batch_size", "batch_frames", "window", "num_workers", "workers")  # options on which the memory depends
 
 
@@ -27,9 +29,13 @@ def of_work(error: Exception, cfg: DictConfig) -> str:
         text = f"{error.filename}: {error.strerror}"
     if cause is not None and not isinstance(cause, (ValueError, OSError)):
         text = f"{_place(error)} can't be made of its options: {text}"
+        if _place(error).startswith("model"):
+            text += "; what the command chooses (experiment=, model=, system= and parts) does not fit together"
     if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):
         option = _missing(cfg, error.full_key)
         text = f"{option} is missing; add {option}=<value> to the command"
+    if isinstance(error, InterpolationKeyError) and (found := re.search(r"key '([\w.]+)' not found", text)):
+        text = f"{error.full_key} refers to {found[1]}, which this command's choices lack; +{found[1]}=<value> adds it"
     return text
 
 
@@ -58,15 +64,30 @@ def of_trained(out_dir: str, script: str | None = None, /, **options: str) -> st
 def of_start(error: Exception, config_name: str, known: Options) -> str:
     """The sentence for an error in composing the config."""
     text = " ".join(str(error).split())
-    found = re.match(r"Could not override '([\w.]+)'", text)
-    if found and found[1].rpartition(".")[2] not in _beside(found[1], known):  # it is not an option within a group
-        text = of_unknown(found[1], known)
+    found = re.match(r"(?:In '([\w/]+)': )?Could not override '([\w.]+)'", text)
+    if found and found[2] in PARTS and "- model:" in (CONFIGS / f"{config_name}.yaml").read_text():
+        text = _of_part(
+            found[1].replace(f"experiment/{config_name}/", "experiment/") if found[1] else "", found[2], text
+        )
+    elif found and not found[1] and found[2].rpartition(".")[2] not in _beside(found[2], known):  # not within a group
+        text = of_unknown(found[2], known)
     if isinstance(error, hydra.errors.MissingConfigException) and error.options:
         file = str(error.missing_cfg_file).replace(f"experiment/{config_name}/", "experiment/", 1)
         text = f"there is no {'='.join(file.rsplit('/', 1))}; choose from {', '.join(error.options)}"
     if isinstance(error, TypeError):  # raised by Hydra for words of the wrong kind
         text = f"the options can't be put together: {text}"
     return text
+
+
+def _of_part(file: str, part: str, text: str) -> str:
+    """The sentence for the choice of a part of a model by a config file, or typed, that the model does not have."""
+    choice = "=".join(file.rsplit("/", 1)) if file else f"{part}="
+    if not file and (meant := re.search(r"Did you mean to override (\S+?)\?", text)):
+        return f"the {part} of this model is chosen by {meant[1]}="
+    return (
+        f"{choice} chooses the model's {part}, but the model of this command has none to choose; leave out {choice}, "
+        "or what chooses that model (experiment= or model=)"
+    )
 
 
 def of_unknown(option: str, known: Options) -> str:

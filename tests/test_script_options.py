@@ -62,6 +62,7 @@ def sentence(output: str) -> str:
     return errors[0]
 
 
+NONE = "chooses the model's objective, but the model of this command has none to choose;"
 WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("simulate", ("simulate=toss", "root=x", "split=x", "num_videos=1", "simulate.size=null"), "must not be null"),
     ("train_video", ("max_steps=many",), "error: max_steps must be an integer, got 'many'"),
@@ -73,6 +74,15 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("train_video", ("data.clip=5",), "error: data.clip must be a group of options, {name: value}, got 5"),
     ("train_video", ("trainer.batch_sise=5",), "no option trainer.batch_sise; did you mean trainer.batch_size? "),
     ("train_video", ("experiment=mvoi_d",), "error: there is no experiment=mvoi_d; choose from clevrtex, coco, "),
+    ("train_video", ("experiment=slate_original", "system=steve"), f"error: system=steve {NONE} leave out "
+     "system=steve, or what chooses that model (experiment= or model=)"),
+    ("train_video", ("model=slate", "experiment=rows/steve"), f"error: system=steve {NONE} leave out system=steve, or"),
+    ("train_video", ("model=steve", "objective=codes"), f"error: objective= {NONE} leave out objective=, or what"),
+    ("train_video", ("projection=frames",), "error: projection= chooses the model's projection, but the model of this"),
+    ("train_video", ("model=slate", "tokenizer=dvae"), "of this model is chosen by tokenizer@model.encoder.tokenizer="),
+    ("train_video", ("model=slate", "projection=frames"), "error: model.projection.size refers to sizes.frame, which "
+     "this command's choices lack; +sizes.frame=<value> adds it"),
+    ("evaluate", ("objective=codes",), "error: there is no option objective; --help lists them all"),
     ("track", ("vidoe=x",), "error: there is no option vidoe; did you mean video? --help lists them all"),
     ("track", ("video=x", "+vidoe=x"), "error: there is no option vidoe; did you mean video?"),
     ("train_video", ("trainer.weights.contrast=1",), "+trainer.weights.contrast=<value> adds it"),
@@ -282,6 +292,21 @@ def test_help_of_a_choice_and_of_a_wrong_one() -> None:
     code, output = run("train_video", "data=nosuch", "--help")
     assert code == 1
     assert "nosuch" in sentence(output)
+
+
+def test_a_choice_for_a_place_is_in_the_help() -> None:
+    output = run("train_video", "model=slate", "tokenizer@model.encoder.tokenizer=pictures_small", "--help")[1]
+    assert "## options of tokenizer/pictures_small\n" in output
+
+
+def test_a_system_that_does_not_fit_a_model_is_said_to_be_a_choice(tmp_path: Path) -> None:
+    write_clip(tmp_path / "toss/train/00000")
+    words = ("experiment=slate_small", "system=spot", f"data.root={tmp_path}", f"out_dir={tmp_path}/out")
+    code, output = run("train_video", *words)
+    assert code == 1
+    said = "what the command chooses (experiment=, model=, system= and parts) does not fit together"
+    assert sentence(output).endswith(f"'teacher'; {said}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_may_be_cut_off() -> None:
