@@ -107,8 +107,8 @@ def _check(option: str, kinds: list[Any], value: Any, default: Any) -> None:
     if plain(items) is list:  # a list of lists is checked by the function that takes it, which can say what they are
         return
     for one in value if given is list else ():
-        if one is None:
-            raise ValueError(f"{option} must not hold null")
+        if one in (None, ""):
+            raise ValueError(f"{option} must not hold {'null' if one is None else 'an empty name'}")
         # The items of a list that is empty by default are names or options.
         inside = default[0] if isinstance(default, list) and default else ""
         _check(option, parts(type(inside) if items is None else items), one, inside)

@@ -49,6 +49,8 @@ def test_parts_of_the_model_have_rates_of_their_own(tmp_path: Path) -> None:
         ({"net": 0.1}, r"optimization\.parts\.net must give lr, warmup or floor, got 0\.1"),
         ({"net": {"lr": 0}}, r"^optimization\.parts\.net\.lr must be a number > 0, got 0$"),
         ({"net": {"floor": 2.0}}, r"^optimization\.parts\.net\.floor must be"),
+        ({"": {"lr": 0.1}}, r"optimization\.parts must name parts of the model, such as decoder, got ''$"),
+        ({0: {"lr": 0.1}}, r"optimization\.parts must name parts of the model, such as decoder, got 0$"),
         (["net"], r"optimization\.parts must map parts of the model to"),
     ],
 )

@@ -71,6 +71,9 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("train_video", ("data.root=3",), "error: 3/toss/train is missing"),
     ("train_video", ("+trainer.optimization.parts={aggregator: {lr: -1}}", "data.root=x"),
      "error: optimization.parts.aggregator.lr must be a number > 0, got -1"),
+    *(("train_video", (f"{name}=[decoder,'']", "checkpoint=x"), f"error: {name} must not hold an empty name")
+      for name in ("train_only", "begin_anew", "changed")),
+    ("train_slotformer", ("cache=x", "changed=['']", "checkpoint=x"), "error: changed must not hold an empty name"),
     ("train_video", ("data.clip=5",), "error: data.clip must be a group of options, {name: value}, got 5"),
     ("train_video", ("trainer.batch_sise=5",), "no option trainer.batch_sise; did you mean trainer.batch_size? "),
     ("train_video", ("experiment=mvoi_d",), "error: there is no experiment=mvoi_d; choose from clevrtex, coco, "),

@@ -57,6 +57,8 @@ class Optimization:
         if not isinstance(self.parts, Mapping):
             raise ValueError(f"optimization.parts must map parts of the model to their rates, got {self.parts!r}")
         for part, given in self.parts.items():
+            if not part or not isinstance(part, str):
+                raise ValueError(f"optimization.parts must name parts of the model, such as decoder, got {part!r}")
             if not isinstance(given, Mapping) or not given or not set(given) <= set(PARTLY):
                 raise ValueError(
                     f"optimization.parts.{part} must give {', '.join(PARTLY[:-1])} or {PARTLY[-1]}, got {given}"
