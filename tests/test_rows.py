@@ -120,6 +120,16 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DictConfi
     return begin
 
 
+def test_tokens_of_a_row_can_have_positions() -> None:
+    """Cells of the same features have the same tokens, and others with ``projection=placed``."""
+    same = torch.ones(1, 256, 384)
+    usual = instantiate(composed("full").model.projection)(same, None)[0]
+    placed = instantiate(composed("full", "rows", "projection=placed").model.projection)(same, None)[0]
+    assert usual.shape == placed.shape
+    assert len(usual.unique(dim=0)) == 1
+    assert len(placed.unique(dim=0)) == 256
+
+
 def test_every_row_is_known() -> None:
     assert {file.stem for file in (CONFIGS / "experiment/train_video/rows").glob("*.yaml")} == set(ON)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
