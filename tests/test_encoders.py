@@ -186,6 +186,23 @@ def test_what_timm_draws_moves_no_weights_that_are_made_afterwards() -> None:
     assert not torch.equal(first.vit.pos_embed, other.vit.pos_embed)
 
 
+def test_a_linear_map_that_no_file_holds_is_refused() -> None:
+    """It would be random, and frozen."""
+    with pytest.raises(
+        ValueError, match=r"feature_dim=4 .* hub holds none; name the folder .* model\.encoder\.weights="
+    ):
+        TimmEncoder(TINY_VIT, "hub", feature_dim=4)
+
+
+def test_a_whitened_encoder_moves_no_weights_that_are_made_afterwards() -> None:
+    """So that a model of whitened features begins with the weights of one of features as they are."""
+    torch.manual_seed(3)
+    expected = torch.rand(5)
+    torch.manual_seed(3)
+    TimmEncoder(TINY_VIT, "random", feature_dim=4)
+    assert torch.equal(torch.rand(5), expected)
+
+
 @pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize("smoothness", [0.0, 0.7])
 def test_whitened_features_are_uncorrelated_and_smooth_ones_larger(kind: str, smoothness: float) -> None:

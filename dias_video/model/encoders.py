@@ -118,7 +118,7 @@ class TimmEncoder(Encoder):
         color: see ``Encoder``.
 
     Raises:
-        ValueError: the model is unknown or has no patch tokens, or the weights can't be loaded.
+        ValueError: the model is unknown or has no patch tokens, or the weights can't be loaded or have no map.
     """
 
     pixel_mean: Tensor
@@ -143,6 +143,11 @@ class TimmEncoder(Encoder):
         import timm  # imported here because it takes seconds, and smaller encoders don't need it
 
         saved = Path(weights).is_dir()
+        if feature_dim and not saved and weights != "random":
+            raise ValueError(
+                f"feature_dim={feature_dim} wants a linear map of the tokens, and {weights} holds none; name the "
+                "folder of an encoder that whiten_encoder.py made with model.encoder.weights="
+            )
         overlay = None
         if weights not in ("hub", "random") and not saved:
             if not Path(weights).is_file():
@@ -180,7 +185,8 @@ class TimmEncoder(Encoder):
         self.register_buffer("pixel_mean", torch.tensor(stats["mean"]).view(3, 1, 1), persistent=False)
         self.vit = vit
         self.register_buffer("pixel_std", torch.tensor(stats["std"]).view(3, 1, 1), persistent=False)
-        mapped = nn.Linear(vit.num_features, feature_dim) if feature_dim else nn.Identity()
+        with torch.random.fork_rng(devices=[]):  # weights made next are the same with and without the map
+            mapped = nn.Linear(vit.num_features, feature_dim) if feature_dim else nn.Identity()
         self.head = nn.Sequential(nn.Identity(), mapped)
         if saved:
             load_encoder(self, weights)
