@@ -16,7 +16,6 @@ from dias_video.data.source import Sample, VideoSource, seconds_shown
 from dias_video.data.transforms import Transform
 from dias_video.model.dias import DIAS
 from dias_video.pretrained.configured import build
-from dias_video.pretrained.earlier import upgraded
 from dias_video.pretrained.weights import HUB, WEIGHTS, weights_sha256
 from slotformer.cache import SlotCache, moved
 
@@ -54,9 +53,9 @@ class CachedVideos:
             data = _said(cache, "data")
             if root is not None:
                 data = {**moved(data, data["root"], root), "root": root}
-            whole: VideoSource = build(upgraded(data), VideoSource)
+            whole: VideoSource = build(data, VideoSource)
             transform = cache.header.get("transform")
-            self.transform: Any = None if transform is None else build(upgraded(transform), Transform)
+            self.transform: Any = None if transform is None else build(transform, Transform)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"the videos of {cache.path} can't be opened: {error}; say where they lie with data.root=<folder>"

@@ -55,18 +55,11 @@ def test_of_a_slice_only_the_cached_videos_are_found(tmp_path: Path, videos: Fol
     assert [found.info(index).video_id for index in range(len(found))] == ["one"]
 
 
-def test_headers_of_earlier_versions_are_read(tmp_path: Path, videos: FolderVideos) -> None:
-    data = {"_target_": "dias_video.data.folder.FolderVideos", "root": str(tmp_path / "videos"), "on_error": "raise"}
-    transform = {"_target_": "dias_video.data.transforms.ClipTransform", "size": [8, 12]}
-    sample = CachedVideos(cache(tmp_path / "c", data=data, transform=transform)).read("one", range(1))
-    assert sample["video"].shape == (1, 3, 8, 12)
-
-
 def planted(canary: Path) -> dict[str, dict[str, Any]]:
     """Headers that would write a file, if anything of them were run."""
     write = {"self": {"_target_": "pathlib.Path", "_args_": [str(canary)]}, "data": "x"}
     evil = {"_target_": "pathlib.Path.write_text", **write}
-    source = {"_target_": "dias_video.data.folder.FolderVideos", "root": str(canary.parent / "videos")}
+    source = {"type": "dias_video.data.folder.FolderVideos", "root": str(canary.parent / "videos")}
     touch = {"_args_": [f"touch {canary}"]}
     return {
         "itself": {"data": evil},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -14,10 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dias_video.model.dias import DIAS
 from dias_video.model.tiny_encoder import TinyEncoder
-from dias_video.pretrained.configured import Configured, build, path_of
-from dias_video.pretrained.earlier import PLACES, upgraded
+from dias_video.pretrained.configured import Configured, build
 from dias_video.pretrained.saving import Pretrained
 from dias_video.pretrained.weights import encoder_hash, load_weights, read_weights
 
@@ -112,11 +109,10 @@ def test_only_classes_of_the_allow_list_are_built(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="unknown class"):
             build({"type": HERE + "Whole", "part": {"type": kind, "width": 3}})
     Part(4).save_pretrained(tmp_path)
-    for version in (1, 2):
-        config = {"type": "subprocess.run", "_target_": "os.system", "command": "touch hacked"}
-        (tmp_path / "config.json").write_text(json.dumps({"format": version, "model": config}))
-        with pytest.raises(ValueError, match=r"unknown class 'subprocess\.run'"):
-            Part.from_pretrained(tmp_path)
+    config = {"type": "subprocess.run", "_target_": "os.system", "command": "touch hacked"}
+    (tmp_path / "config.json").write_text(json.dumps({"format": 2, "model": config}))
+    with pytest.raises(ValueError, match=r"unknown class 'subprocess\.run'"):
+        Part.from_pretrained(tmp_path)
 
 
 def test_nothing_is_made_of_a_config_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +128,6 @@ def test_nothing_is_made_of_a_config_of_another_kind(monkeypatch: pytest.MonkeyP
 def test_a_class_is_imported_when_a_file_names_it() -> None:
     code = """
 from dias_video.pretrained.configured import Configured, build, path_of
-from dias_video.pretrained.earlier import PLACES, upgraded
 import sys
 assert "dias_video.model.transition" not in sys.modules
 print(type(build({"type": "dias_video.model.transition.Transition", "slot_dim": 8})).__name__)
@@ -170,88 +165,6 @@ def test_weights_are_not_fetched_because_a_file_says_so(monkeypatch: pytest.Monk
     assert len(asked) == 3
 
 
-FORMAT_1 = {
-    "type": "DIAS",
-    "encoder": {"type": "TinyEncoder", "feature_dim": 4, "width": 8, "depth": 1, "input_size": [16, 24],
-                "weights": "random", "color": 0.0},
-    "projection": {"type": "Projection", "feature_dim": 4, "out_dim": 8, "grid": [2, 3], "residual": False,
-                   "place": 0.0},
-    "initializer": {"type": "BoxInitializer", "num_slots": 3, "slot_dim": 8, "hidden": 5, "box_dropout": 0.1,
-                    "grid": None},
-    "aggregator": {"type": "Aggregator", "attention": {"type": "SlotAttention", "slot_dim": 8, "token_dim": 8,
-                                                       "mlp_ratio": 4, "sharpness": None},
-                   "merge_threshold": 0.12, "reinitialize": True, "skip_merging": 0.0, "linkage": "complete",
-                   "bilevel": False, "rehearsal_threshold": 0.25},
-    "transition": {"type": "Transition", "slot_dim": 8, "num_heads": 2, "mlp_ratio": 4, "memory": 0.0},
-    "decoder": {"type": "MLPDecoder", "feature_dim": 4, "slot_dim": 8, "num_tokens": 6, "hidden": 7, "num_layers": 4},
-    "first_iterations": 2, "later_iterations": 2, "carry": "reseed", "teacher": "hard", "normalize_targets": False,
-    "mask_source": "decoder", "similarity_temperature": None,
-}  # fmt: skip
-
-
-PLAIN_PROJECTION = FORMAT_1["projection"] | {"grid": None}
-
-
-def test_format_1_is_read(tmp_path: Path) -> None:
-    model = build(upgraded(FORMAT_1))
-    assert type(model) is DIAS
-    assert "normalize_targets" not in model.config
-    assert model.config["aggregator"]["reduction"] == {
-        "type": "dias_video.model.reduction.Merging", "threshold": 0.12, "skip": 0.0, "warmup": 0.0,
-        "rehearsal_threshold": 0.25,
-    }  # fmt: skip
-    unreduced = {**FORMAT_1["aggregator"], "merge_threshold": None, "reinitialize": False}
-    assert build(upgraded({**FORMAT_1, "aggregator": unreduced})).aggregator.reduction is None
-    assert model.config["decoder"]["type"] == "dias_video.model.decoders.mlp.MLPDecoder"
-    model.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text()) == {"format": 2, "model": model.config}
-    (tmp_path / "config.json").write_text(json.dumps({"format": 1, "model": FORMAT_1}))
-    assert DIAS.from_pretrained(tmp_path).config == model.config
-    with pytest.raises(ValueError, match="DIAS has no normalize_targets any more"):
-        upgraded({**FORMAT_1, "normalize_targets": True})
-    assert "contrast_temperature" not in upgraded({**FORMAT_1, "contrast_temperature": 0.1})
-    average = {"linkage": "average"}
-    for whose in (FORMAT_1["aggregator"] | average, model.config["aggregator"]["reduction"] | average):
-        with pytest.raises(ValueError, match="has no linkage any more, and here it is 'average'"):
-            upgraded(whose)
-    decoder = {"type": PLACES["RandomARDecoder"], "feature_dim": 4}
-    assert upgraded(decoder | {"out_dim": None}) == decoder
-    with pytest.raises(ValueError, match="unknown class 'Unheard'"):
-        build(upgraded({**FORMAT_1, "decoder": {"type": "Unheard"}}))
-    assert build(upgraded({"type": "Part", "width": 3})).linear.out_features == 3  # a user's own, which is imported
-
-
-def test_what_tiny_models_need_is_found_where_it_lies_now() -> None:
-    """Options of the paper's classes before, classes of their own now; untouched ones stay the paper's."""
-    own = {"grid": [2, 3], "residual": True, "place": 0.25, "feature_dim": 8, "out_dim": 8}
-    stored = {
-        **FORMAT_1,
-        "encoder": FORMAT_1["encoder"] | {"feature_dim": 8},
-        "projection": {"type": "dias_video.model.projection.Projection", **own},
-        "initializer": FORMAT_1["initializer"] | {"grid": [2, 3]},
-        "aggregator": FORMAT_1["aggregator"] | {"attention": FORMAT_1["aggregator"]["attention"] | {"sharpness": 40.0}},
-        "transition": FORMAT_1["transition"] | {"memory": 0.9},
-        "decoder": FORMAT_1["decoder"] | {"feature_dim": 8},
-    }
-    model, plain = build(upgraded(stored)), build(upgraded(FORMAT_1 | {"projection": PLAIN_PROJECTION}))
-    parts = ("projection", "initializer", "aggregator.attention", "transition")
-    assert [type(model.get_submodule(part)).__name__ for part in parts] == [
-        "PlacedProjection", "LookingBoxInitializer", "ClusteringAttention", "RememberingTransition",
-    ]  # fmt: skip
-    assert [type(plain.get_submodule(part)).__name__ for part in parts] == [
-        "Projection", "BoxInitializer", "SlotAttention", "Transition",
-    ]  # fmt: skip
-    assert model.projection.config == {"type": "dias_video.model.tiny.PlacedProjection", **own}
-
-
-def test_every_class_that_format_1_knew_is_where_the_table_says() -> None:
-    for path in PLACES.values():
-        module, _, name = path.rpartition(".")
-        found = getattr(importlib.import_module(module), name)
-        assert path_of(found) == path
-        assert issubclass(found, Configured)
-
-
 def test_things_that_are_not_data_are_refused() -> None:
     with pytest.raises(TypeError, match="a function can't be part of a config"):
         Part(4, scale=lambda: 2)  # type: ignore[arg-type]
@@ -264,8 +177,9 @@ CONFIGS: list[tuple[Any, str]] = [
     ("[1]", r"config\.json is damaged"),
     (b"\xff", r"config\.json is damaged"),
     ("[" * 100_000, r"config\.json is damaged"),
-    ({"format": 1}, r"config\.json is damaged"),
-    ({"format": 3, "model": PART}, "has format 3, this version reads 1 and 2"),
+    ({"format": 2}, r"config\.json is damaged"),
+    ({"format": 1, "model": PART}, "has format 1, this version reads 2; use another checkpoint"),
+    ({"format": 3, "model": PART}, "has format 3, this version reads 2"),
     (
         {"format": 2, "model": {"type": HERE + "Whole", "part": PART}},
         "config.json describes a model of class Whole where Part is needed; name the folder",
@@ -275,7 +189,6 @@ CONFIGS: list[tuple[Any, str]] = [
     ({"format": 2, "model": {"type": HERE + "Part", "wide": 4}}, r"config\.json"),
     ({"format": 2, "model": {**PART, "_args_": []}}, r"config\.json .*_args_"),
     ({"format": 2, "model": ["Part"]}, r"config\.json"),
-    ({"format": 1, "model": {"type": "Part", "width": "4"}}, r"config\.json .*stored arguments"),
 ]
 
 
@@ -321,15 +234,3 @@ def test_wrong_weights_are_named(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
         Part.from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize("antialias", [True, False])
-def test_an_encoder_of_format_1_resizes_as_it_did(antialias: bool) -> None:
-    config = upgraded({"type": "TimmEncoder", "name": "vit_tiny_patch16_224", "antialias": antialias})
-    assert (config["antialias"], config["clamp"], config["frame_size"]) == (antialias, antialias, None)
-
-
-@pytest.mark.parametrize("limit", [None, 120])
-def test_a_source_that_took_only_some_videos_is_found_again(limit: int | None) -> None:
-    config = upgraded({"_target_": "dias_video.data.simulated.SimulatedVideos", "root": "x", "limit": limit})
-    assert config == {"type": "dias_video.data.simulated.SimulatedVideos", "root": "x"}

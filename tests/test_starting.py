@@ -12,12 +12,10 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 from test_pretrained import Part, Whole
 from test_script_options import run, sentence
-from tiny import tiny_dias
 from torch import Tensor, nn
 
 from dias_video.model.dias import DIAS
 from dias_video.model.distillation import Distillation
-from dias_video.model.objectives import FeatureObjective
 from dias_video.model.tiny_encoder import TinyEncoder
 from dias_video.pretrained.saving import start_from
 from dias_video.pretrained.weights import read_weights
@@ -62,18 +60,8 @@ def test_a_part_that_begins_anew_may_be_another(tmp_path: Path) -> None:
         start_from(Whole(Part(6, scale=3.0), name="b"), tmp_path, begin_anew=["part"])
 
 
-def test_no_objective_is_that_of_the_features(tmp_path: Path) -> None:
-    saved, new = tiny_dias(), tiny_dias(objective=FeatureObjective())
-    assert saved.config["objective"] is None
-    saved.save_pretrained(tmp_path)
-    start_from(new, tmp_path)
-    new.save_pretrained(tmp_path)
-    start_from(saved, tmp_path)
-
-
 @pytest.mark.parametrize("experiment", ["demo", "toss"])
 def test_the_shipped_model_starts_its_experiments(experiment: str) -> None:
-    """It was saved before it had an objective."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         words = [f"experiment/train_video={experiment}", "data.root=x", "out_dir=x", "model.encoder.weights=random"]
         model = instantiate(compose("train_video", words).model)

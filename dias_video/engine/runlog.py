@@ -20,7 +20,6 @@ from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
 from PIL import Image
 
 from dias_video.checks import check_flag, check_integer, check_number, one_of
-from dias_video.pretrained.earlier import upgraded
 from dias_video.stores.files import check_place, read_json, read_yaml, replace_file, strict_json, write_json
 from dias_video.stores.store import differences
 
@@ -110,7 +109,7 @@ class RunLog:
         file = self.out_dir / "config.yaml"
         if file.exists():
             old = read_yaml(file, "remove it, and it is written anew")
-            changed = [line for line in differences(upgraded(old), upgraded(config)) if not line.startswith("resume ")]
+            changed = [line for line in differences(old, config) if not line.startswith("resume ")]
             if changed:
                 print(f"the run goes on with other settings: {'; '.join(changed)}", file=sys.stderr, flush=True)
         replace_file(file, lambda aside: aside.write_text(yaml.safe_dump(config, sort_keys=False)))

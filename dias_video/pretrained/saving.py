@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dias_video.pretrained.card import model_card, run_of
 from dias_video.pretrained.configured import Configured, OtherKind, build
-from dias_video.pretrained.earlier import upgraded
 from dias_video.pretrained.weights import WEIGHTS, instead, load_weights, located
 from dias_video.stores.files import READABLE, read_json
 from dias_video.stores.store import differences
@@ -111,10 +110,10 @@ def described(folder: Path, kind: type[Model]) -> Model:
         version, config = content["format"], content["model"]
     except KeyError as error:
         raise ValueError(f"{file} is damaged ({error} is missing); use another checkpoint") from error
-    if version not in (1, FORMAT_VERSION):
-        raise ValueError(f"{file} has format {version}, this version reads 1 and {FORMAT_VERSION}; use a newer one")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{file} has format {version}, this version reads {FORMAT_VERSION}; use another checkpoint")
     try:
-        model: Model = build(upgraded(config), kind)
+        model: Model = build(config, kind)
         return model
     except OtherKind as error:
         raise ValueError(f"{file} describes {error}") from error
@@ -141,7 +140,7 @@ def start_from(
     """
     folder = located(folder)
     saved = described(folder, type(model))
-    lines = {line.split(" is ", 1)[0]: line for line in differences(saved.config, upgraded(model.config))}
+    lines = {line.split(" is ", 1)[0]: line for line in differences(saved.config, model.config)}
     anew = [name for name in lines if any(f"{name}.".startswith(f"{part}.") for part in begin_anew)]
     if other := [name for name in lines if name not in [*changed, *anew]]:
         shown = "; ".join(lines[name] for name in other[:5]) + ("; …" if other[5:] else "")
