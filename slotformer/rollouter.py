@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from dias_video.batch import SlotSequence
 from dias_video.draws import Draws, Dropout
+from dias_video.model.layers import LayerNorm
 from dias_video.pretrained.saving import Pretrained
 
 
@@ -206,10 +207,10 @@ class Block(nn.Module):
         if width % heads:
             raise ValueError(f"slotformer.width={width} is not divisible by slotformer.heads={heads}")
         self.heads = heads
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = LayerNorm(width)
         self.ffn = nn.Sequential(nn.Linear(width, ffn_dim), nn.ReLU(), nn.Linear(ffn_dim, width))
         nn.init.xavier_uniform_(self.qkv.weight)  # as nn.MultiheadAttention starts
         nn.init.zeros_(self.qkv.bias)

@@ -1,13 +1,18 @@
-"""Attention by parts, as a CPU does it in bfloat16, is the fused one."""
+"""Layers compute in bfloat16 on a CPU what they compute elsewhere: attention by parts, the gradients of norms."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dias_video.model.encoders import TimmEncoder
-from dias_video.model.layers import attend
+from dias_video.model.layers import LayerNorm, attend
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -35,3 +40,25 @@ def test_the_encoder_in_bfloat16_is_the_one_in_float32() -> None:
         half = encoder.features(video).float()
     assert 1e-4 < (half - exact).norm() / exact.norm() < 0.02  # it did run in bfloat16
     torch.testing.assert_close(encoder.features(video), exact, atol=0, rtol=0)  # and float32 is as before
+
+
+def test_a_norm_of_many_tokens_in_bfloat16_has_its_whole_gradient() -> None:
+    """The bias' gradient is the sum of what comes back, the weight's that of its products with normalised tokens."""
+    tokens = torch.randn(8192, 24, generator=torch.Generator().manual_seed(0)).bfloat16()
+    norm = LayerNorm(24)
+    with torch.autocast("cpu", torch.bfloat16):
+        normed = norm(tokens)
+    back = torch.full_like(normed, 0.05) + 0.1 * normed.detach()
+    normed.backward(back)
+    exact = tokens.double()
+    exact = (exact - exact.mean(1, keepdim=True)) / (exact.var(1, correction=0, keepdim=True) + norm.eps).sqrt()
+    torch.testing.assert_close(norm.bias.grad.double(), back.double().sum(0), atol=0.1, rtol=1e-3)
+    torch.testing.assert_close(norm.weight.grad.double(), (back.double() * exact).sum(0), atol=0.1, rtol=1e-3)
+    assert norm.double()(exact).dtype == torch.float64
+
+
+def test_every_norm_is_that_one() -> None:
+    files = [*ROOT.glob("dias_video/**/*.py"), *ROOT.glob("slotformer/**/*.py")]
+    assert len(files) > 150
+    usual = [file.name for file in files if re.search(r"nn\.(LayerNorm|Transformer\w+Layer)\b", file.read_text())]
+    assert usual == ["layers.py"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dias_video.model.layers import MLP, masked_softmax, zero_biases
+from dias_video.model.layers import MLP, LayerNorm, masked_softmax, zero_biases
 from dias_video.pretrained.configured import Configured
 
 
@@ -19,13 +19,13 @@ class SlotAttention(Configured, nn.Module):
 
     def __init__(self, slot_dim: int, token_dim: int, mlp_ratio: int = 4) -> None:
         super().__init__()
-        self.norm_tokens = nn.LayerNorm(token_dim)
+        self.norm_tokens = LayerNorm(token_dim)
         self.key = nn.Linear(token_dim, slot_dim, bias=False)
         self.value = nn.Linear(token_dim, slot_dim, bias=False)
-        self.norm_slots = nn.LayerNorm(slot_dim)
+        self.norm_slots = LayerNorm(slot_dim)
         self.query = nn.Linear(slot_dim, slot_dim, bias=False)
         self.gru = nn.GRUCell(slot_dim, slot_dim)
-        self.norm_mlp = nn.LayerNorm(slot_dim)
+        self.norm_mlp = LayerNorm(slot_dim)
         self.mlp = MLP(slot_dim, mlp_ratio * slot_dim)
         zero_biases(self)
 

@@ -41,6 +41,18 @@ class MLP(nn.Sequential):
         zero_biases(self)
 
 
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm in float32 (or wider), as autocast has it on GPUs.
+
+    On a CPU autocast leaves it in bfloat16, where PyTorch (2.14) adds up the gradients of weight and bias in bfloat16
+    too: of 8,192 tokens the bias gets a third of its gradient.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(...,C) to (...,C), float32 if it was narrower."""
+        return super().forward(x if x.dtype.itemsize >= 4 else x.float())
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over tokens (B,N,C) through the fused kernel."""
 

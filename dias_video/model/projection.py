@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dias_video.model.layers import zero_biases
+from dias_video.model.layers import LayerNorm, zero_biases
 from dias_video.pretrained.configured import Configured
 
 
@@ -20,7 +20,7 @@ class Projection(Configured, nn.Module):
 
     def __init__(self, feature_dim: int, out_dim: int, hidden: int | None = None) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(feature_dim)
+        self.norm = LayerNorm(feature_dim)
         self.hidden = nn.Linear(feature_dim, hidden or out_dim)
         self.out = nn.Linear(hidden or out_dim, out_dim)
         zero_biases(self)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dias_video.draws import Draws
+from dias_video.model.layers import LayerNorm
 from dias_video.model.redundancy import cosine_distance, merge_redundant_slots
 from dias_video.pretrained.configured import Configured
 
@@ -112,9 +113,7 @@ class KeepOrDrop(Configured, nn.Module):
     def __init__(self, slot_dim: int, mlp_ratio: int = 4) -> None:
         super().__init__()
         hidden = mlp_ratio * slot_dim
-        self.policy = nn.Sequential(
-            nn.LayerNorm(slot_dim), nn.Linear(slot_dim, hidden), nn.ReLU(), nn.Linear(hidden, 2)
-        )
+        self.policy = nn.Sequential(LayerNorm(slot_dim), nn.Linear(slot_dim, hidden), nn.ReLU(), nn.Linear(hidden, 2))
 
     def draw(self, draws: Draws, live: Tensor) -> Tensor:
         """Gumbel noise (B,S,2) of a training step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dias_video.model.layers import MLP, zero_biases
+from dias_video.model.layers import MLP, LayerNorm, zero_biases
 from dias_video.pretrained.configured import Configured
 
 
@@ -15,7 +15,7 @@ class ReLUProjection(Configured, nn.Module):
 
     def __init__(self, feature_dim: int, hidden: int, out_dim: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(feature_dim)
+        self.norm = LayerNorm(feature_dim)
         self.mlp = MLP(feature_dim, hidden, out_dim, activation=nn.ReLU)
         zero_biases(self.mlp)
 

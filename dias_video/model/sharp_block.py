@@ -7,7 +7,7 @@ import math
 from einops import rearrange
 from torch import Tensor, nn
 
-from dias_video.model.layers import MLP, attend
+from dias_video.model.layers import MLP, LayerNorm, attend
 
 
 class SharpBlock(nn.Module):
@@ -22,11 +22,11 @@ class SharpBlock(nn.Module):
         if width % num_heads:
             raise ValueError(f"width {width} is not divisible by num_heads {num_heads}")
         self.num_heads = num_heads
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = LayerNorm(width)
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = LayerNorm(width)
         self.mlp = MLP(width, 4 * width, activation=nn.ReLU)
         for linear in (self.q, self.kv, self.out):  # Xavier of square matrices, as if q, k and v were separate
             nn.init.uniform_(linear.weight, -math.sqrt(3 / width), math.sqrt(3 / width))

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dias_video.model.encoders import Encoder, load_encoder
-from dias_video.model.layers import MLP
+from dias_video.model.layers import MLP, LayerNorm
 
 
 class TinyEncoder(Encoder):
@@ -47,7 +47,7 @@ class TinyEncoder(Encoder):
         )
         self.position = nn.Parameter(torch.zeros(1, width, *self.grid))  # the teacher's tokens contain positions
         self.blocks = nn.Sequential(*[ConvBlock(width) for _ in range(depth)])
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, feature_dim))
+        self.head = nn.Sequential(LayerNorm(width), nn.Linear(width, feature_dim))
         if weights != "random":
             load_encoder(self, weights)
 
@@ -63,7 +63,7 @@ class ConvBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.spatial = nn.Conv2d(width, width, 7, padding=3, groups=width)
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.mlp = MLP(width, 4 * width)
 
     def forward(self, x: Tensor) -> Tensor:

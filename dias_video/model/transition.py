@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dias_video.batch import CarryState
-from dias_video.model.layers import MLP, SelfAttention
+from dias_video.model.layers import MLP, LayerNorm, SelfAttention
 from dias_video.pretrained.configured import Configured
 
 
@@ -17,9 +17,9 @@ class Transition(Configured, nn.Module):
 
     def __init__(self, slot_dim: int, num_heads: int = 4, mlp_ratio: int = 4) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(slot_dim)
+        self.norm1 = LayerNorm(slot_dim)
         self.attention = SelfAttention(slot_dim, num_heads, bias=True)
-        self.norm2 = nn.LayerNorm(slot_dim)
+        self.norm2 = LayerNorm(slot_dim)
         self.mlp = MLP(slot_dim, mlp_ratio * slot_dim)
         self.mlp.begin_at_zero()
         nn.init.zeros_(self.attention.out.weight)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dias_video.draws import Draws
 from dias_video.model.decoders.decoded import Decoded, Decoder, check_tokens
 from dias_video.model.decoders.slot_transformer import SlotTransformer
-from dias_video.model.layers import zero_biases
+from dias_video.model.layers import LayerNorm, zero_biases
 
 
 class CausalDecoder(Decoder):
@@ -53,7 +53,7 @@ class CausalDecoder(Decoder):
                 f"direct=true needs tokens and slots of width {width}, got {feature_dim} and {slot_dim}; make their "
                 "sizes equal, or set model.decoder.direct=false"
             )
-        projected = nn.Sequential(nn.Linear(feature_dim, width, bias=False), nn.LayerNorm(width))
+        projected = nn.Sequential(nn.Linear(feature_dim, width, bias=False), LayerNorm(width))
         self.project_tokens = nn.Identity() if direct else projected
         self.begin = nn.Parameter(torch.randn(num_orders, width) * width**-0.5)  # E_bos
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.num_tokens, width)))

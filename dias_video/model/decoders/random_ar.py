@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dias_video.draws import Draws
 from dias_video.model.decoders.decoded import Decoded, Decoder, check_tokens
 from dias_video.model.decoders.slot_transformer import SlotTransformer
-from dias_video.model.layers import zero_biases
+from dias_video.model.layers import LayerNorm, zero_biases
 
 MODES = ("parallel", "next_token")
 SCORED = ("all", "unknown")
@@ -54,7 +54,7 @@ class RandomARDecoder(Decoder):
             raise ValueError(f"short_prefix is a part of the tokens, from 0 to below 1, got {short_prefix}")
         self.short_prefix = short_prefix
         self.mode, self.scored, self.num_tokens, self.feature_dim = mode, scored, num_tokens, feature_dim
-        self.project_tokens = nn.Sequential(nn.Linear(feature_dim, width, bias=False), nn.LayerNorm(width))
+        self.project_tokens = nn.Sequential(nn.Linear(feature_dim, width, bias=False), LayerNorm(width))
         self.mask_token = nn.Parameter(torch.randn(width) * width**-0.5)  # E_m
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_tokens, width)))  # E_p
         self.transformer = SlotTransformer(slot_dim, width, num_layers, num_heads, mlp_ratio)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dias_video.draws import Draws
 from dias_video.model.decoders.decoded import Decoded, Decoder, check_tokens, total
-from dias_video.model.layers import masked_softmax, zero_biases
+from dias_video.model.layers import LayerNorm, masked_softmax, zero_biases
 from dias_video.model.sharp_block import SharpBlock
 
 
@@ -44,9 +44,9 @@ class SlotMixerDecoder(Decoder):
         super().__init__()
         self.num_tokens = num_tokens
         self.positions = nn.Parameter(torch.randn(num_tokens, slot_dim) * slot_dim**-0.5)
-        self.norm_memory = nn.LayerNorm(slot_dim)
+        self.norm_memory = LayerNorm(slot_dim)
         self.allocate = nn.ModuleList(SharpBlock(slot_dim, num_heads) for _ in range(num_layers))
-        self.norm_query, self.norm_key = nn.LayerNorm(slot_dim), nn.LayerNorm(slot_dim)
+        self.norm_query, self.norm_key = LayerNorm(slot_dim), LayerNorm(slot_dim)
         self.query = nn.Linear(slot_dim, slot_dim, bias=False)
         self.key = nn.Linear(slot_dim, slot_dim, bias=False)
         widths = [slot_dim] + [hidden] * render_layers

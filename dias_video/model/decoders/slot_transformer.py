@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dias_video.model.layers import MLP, CrossAttention, SelfAttention
+from dias_video.model.layers import MLP, CrossAttention, LayerNorm, SelfAttention
 
 
 class DecoderLayer(nn.Module):
@@ -15,11 +15,11 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: int, first: bool = False) -> None:
         super().__init__()
-        self.norm1 = nn.Identity() if first else nn.LayerNorm(width, bias=False)
+        self.norm1 = nn.Identity() if first else LayerNorm(width, bias=False)
         self.self_attention = SelfAttention(width, num_heads)
-        self.norm2 = nn.LayerNorm(width, bias=False)
+        self.norm2 = LayerNorm(width, bias=False)
         self.cross_attention = CrossAttention(width, num_heads)
-        self.norm3 = nn.LayerNorm(width, bias=False)
+        self.norm3 = LayerNorm(width, bias=False)
         self.mlp = MLP(width, mlp_ratio * width, bias=False)
 
     def forward(
@@ -51,9 +51,9 @@ class SlotTransformer(nn.Module):
         super().__init__()
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}")
-        projected = nn.Sequential(nn.Linear(slot_dim, width, bias=False), nn.LayerNorm(width))
+        projected = nn.Sequential(nn.Linear(slot_dim, width, bias=False), LayerNorm(width))
         self.project_slots = nn.Identity() if direct else projected
-        self.norm = nn.LayerNorm(width, bias=False)
+        self.norm = LayerNorm(width, bias=False)
         self.layers = nn.ModuleList(DecoderLayer(width, num_heads, mlp_ratio, i == 0) for i in range(num_layers))
 
     def forward(
