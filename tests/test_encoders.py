@@ -189,7 +189,7 @@ def test_what_timm_draws_moves_no_weights_that_are_made_afterwards() -> None:
 def test_a_linear_map_that_no_file_holds_is_refused() -> None:
     """It would be random, and frozen."""
     with pytest.raises(
-        ValueError, match=r"feature_dim=4 .* hub holds none; name the folder .* model\.encoder\.weights="
+        ValueError, match=r"feature_dim=4 .* hub holds none; leave feature_dim out, .* model\.encoder\.weights=<"
     ):
         TimmEncoder(TINY_VIT, "hub", feature_dim=4)
 

@@ -145,8 +145,8 @@ class TimmEncoder(Encoder):
         saved = Path(weights).is_dir()
         if feature_dim and not saved and weights != "random":
             raise ValueError(
-                f"feature_dim={feature_dim} wants a linear map of the tokens, and {weights} holds none; name the "
-                "folder of an encoder that whiten_encoder.py made with model.encoder.weights="
+                f"feature_dim={feature_dim} wants a linear map of the tokens, and {weights} holds none; leave "
+                "feature_dim out, or name a folder that whiten_encoder.py made: model.encoder.weights=<folder>"
             )
         overlay = None
         if weights not in ("hub", "random") and not saved:
