@@ -44,10 +44,10 @@ def mistaken(_: int) -> None:
     ("make", "amount"),
     [
         (of_numpy, " for a further 1.00 EiB"),
-        (of_torch, " for a further 1073741824.00 GiB"),
+        (of_torch, " for a further 1099511627776.0 MiB"),
         (lambda: bytearray(2**60), ""),
         (lambda: list(read_ahead(of_numpy, [0], 1)), " for a further 1.00 EiB"),
-        (lambda: list(read_ahead(of_torch, [0], 1)), " for a further 1073741824.00 GiB"),
+        (lambda: list(read_ahead(of_torch, [0], 1)), " for a further 1099511627776.0 MiB"),
     ],
 )
 def test_errors_of_python_numpy_and_pytorch(make: Callable[[], Any], amount: str) -> None:
@@ -60,6 +60,8 @@ def test_errors_of_others() -> None:
     assert lack_of_memory(ON_GPU) == "there is not enough memory of the GPU for a further 20.00 GiB"
     broken = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
     assert lack_of_memory(broken) == "there is not enough memory of the GPU"
+    little = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 786432 bytes.")
+    assert lack_of_memory(little) == "there is not enough memory for a further 0.8 MiB"
     assert lack_of_memory(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))) == "there is not enough memory"
     for other in (RuntimeError("shapes differ"), OSError(errno.ENOSPC, "full"), ValueError("can't allocate memory")):
         assert lack_of_memory(other) is None
@@ -100,7 +102,7 @@ def test_a_model_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     words = ("experiment=smoke", "model.encoder.weights=random", f"data.root={tmp_path}", f"out_dir={tmp_path}/out")
     code, output = run("train_video", *words)
     assert code == 1
-    assert sentence(output).startswith("error: there is not enough memory for a further 1073741824.00 GiB; ")
+    assert sentence(output).startswith("error: there is not enough memory for a further 1099511627776.0 MiB; ")
 
 
 def test_a_checkpoint_for_which_there_is_no_room_is_not_to_be_deleted(

@@ -24,5 +24,5 @@ def lack_of_memory(error: BaseException) -> str | None:
     asked = re.search(r"llocate ([0-9.]+) (bytes|[KMGTPE]iB)", text)
     if asked is None:
         return f"there is not enough {where}"
-    amount = f"{int(asked[1]) / 2**30:.2f} GiB" if asked[2] == "bytes" else f"{asked[1]} {asked[2]}"
+    amount = f"{int(asked[1]) / 2**20:.1f} MiB" if asked[2] == "bytes" else f"{asked[1]} {asked[2]}"
     return f"there is not enough {where} for a further {amount}"
