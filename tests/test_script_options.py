@@ -81,7 +81,7 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
      "system=steve, or what chooses that model (experiment= or model=)"),
     ("train_video", ("model=slate", "experiment=rows/steve"), f"error: system=steve {NONE} leave out system=steve, or"),
     ("train_video", ("model=steve", "objective=codes"), f"error: objective= {NONE} leave out objective=, or what"),
-    ("train_video", ("projection=frames",), "error: projection= chooses the model's projection, but the model of this"),
+    ("train_video", ("model=slotcontrast", "projection=frames"), "error: projection= chooses the model's projection,"),
     ("train_video", ("model=slate", "tokenizer=dvae"), "of this model is chosen by tokenizer@model.encoder.tokenizer="),
     ("train_video", ("model=slate", "projection=frames"), "error: model.projection.size refers to sizes.frame, which "
      "this command's choices lack; +sizes.frame=<value> adds it"),
