@@ -246,6 +246,7 @@ def test_every_score_of_a_table_is_defined() -> None:
     [
         ("Signs of life of the paper's other systems", "life", 10),
         ("Self-distillation moves its teacher", "distillation", 3),
+        ("What DINOv2's features say", "features", 3),
     ],
 )
 def test_tables_that_follow_the_name_of_their_raw_file_are_of_it(title: str, folder: str, count: int) -> None:
