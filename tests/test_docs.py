@@ -152,13 +152,33 @@ def test_blocks_say_what_they_are() -> None:
         assert len(re.findall(r"^```", page.read_text(), re.MULTILINE)) == 2 * len(BLOCK.findall(page.read_text()))
 
 
+def check_links(page: Path) -> None:
+    """Every link of ``page`` leads to a file, and to a heading of it if it names one."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match("https?://", link):
+            continue
+        name, _, heading = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), (page, link)
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], (
+                page,
+                link,
+            )
+
+
+def test_links_of_the_notebook_and_the_lists_lead_somewhere() -> None:
+    for page in (ROOT / "docs/notebook.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"):
+        check_links(page)
+
+
 def test_pages_are_short_and_links_lead_somewhere() -> None:
     assert len(PAGES) > 12
     for page in PAGES:
         text = page.read_text()
         assert len(text.splitlines()) <= 200, page
-        for link in re.findall(r"\]\(([^)#]+)\)", text):
-            assert re.match("https?://", link) or (page.parent / link).exists(), (page, link)
+        check_links(page)
         for kept in re.findall(
             r"`((?:results|docs|tests|configs|dias_video|slotformer|scripts|benchmarks)/[\w./-]+)`", text
         ):
