@@ -122,6 +122,8 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DictConfi
 
 def test_tokens_of_a_row_can_have_positions() -> None:
     """Cells of the same features have the same tokens, and others with ``projection=placed``."""
+    made = list(composed("full", "rows", "projection=placed").model)
+    assert made.index("encoder") < made.index("projection") < made.index("transition")  # a seed's first weights stay
     same = torch.ones(1, 256, 384)
     usual = instantiate(composed("full").model.projection)(same, None)[0]
     placed = instantiate(composed("full", "rows", "projection=placed").model.projection)(same, None)[0]
