@@ -1,19 +1,22 @@
 """Make an encoder's features uncorrelated with variance 1 (or larger for smooth features), and save it for training.
 
 python scripts/whiten_encoder.py checkpoint=runs/distill/checkpoints/last data.root=… out_dir=runs/encoder
+python scripts/whiten_encoder.py model=dinov2 kept=0.5 turned_back=true data.root=… out_dir=runs/half
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from _main import entry
-from _videos import source_of
+from _videos import announce_random, source_of
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from dias_video.checks import device_of
 from dias_video.data.source import VideoSource
 from dias_video.model.dias import DIAS
 from dias_video.model.distillation import Distillation, whiten
@@ -23,8 +26,13 @@ from dias_video.pretrained.weights import WEIGHTS
 from dias_video.stores.files import check_new
 
 
-def encoder_of(checkpoint: str) -> Encoder:
-    """The encoder of a trained model."""
+def encoder_of(cfg: DictConfig, checkpoint: str | None) -> Encoder:
+    """The encoder of a trained model, or of ``cfg.model``."""
+    if checkpoint is None:
+        if cfg.get("model") is None:
+            raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
+        announce_random(cfg.model.encoder)
+        return cast(Encoder, instantiate(cfg.model.encoder))
     model = Pretrained.from_pretrained(checkpoint)
     if not isinstance(model, (Distillation, DIAS)):
         found = type(model).__name__
@@ -33,19 +41,20 @@ def encoder_of(checkpoint: str) -> Encoder:
 
 
 @entry("whiten_encoder")
-def main(cfg: DictConfig, checkpoint: str, overwrite: bool) -> None:
+def main(cfg: DictConfig, checkpoint: str | None, overwrite: bool, turned_back: bool) -> None:
     """Whiten an encoder on frames of ``cfg.data.train``."""
     check_new(Path(cfg.out_dir) / WEIGHTS, overwrite)
-    encoder = encoder_of(checkpoint).eval()
+    device = device_of(None)
+    encoder = encoder_of(cfg, checkpoint).to(device).eval()
     source: VideoSource = source_of(cfg, "train")
     chosen = torch.linspace(0, len(source) - 1, min(cfg.videos, len(source))).long().tolist()
     transform, tokens = instantiate(cfg.data.eval_transform), []
     for index in tqdm(chosen, unit="video", desc="tokens"):
         frames = range(0, source.info(index).num_frames, cfg.stride)
         sample = transform(source.read(index, frames, ("video",)), torch.Generator())  # as in training, without crops
-        features = encoder.features(sample["video"][None])  # (1,T,N,C)
+        features = encoder.features(sample["video"][None].to(device))  # (1,T,N,C)
         tokens.append(features[0].unflatten(1, encoder.grid))
-    whitened, share = whiten(encoder, torch.cat(tokens), encoder.feature_dim, cfg.smoothness)
+    whitened, share = whiten(encoder, torch.cat(tokens), encoder.feature_dim, cfg.smoothness, cfg.kept, turned_back)
     whitened.save_pretrained(cfg.out_dir)
     print(f"{cfg.out_dir}: whitened; two directions held {float(share[:2].sum()):.0%} of the variance before")
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from data_files import SHARED, reads_shared
 from safetensors.torch import save_file
+from scipy.linalg import fractional_matrix_power
 from sklearn.decomposition import PCA
 from torchvision.transforms import v2
 
@@ -257,6 +258,29 @@ def test_principal_components_keep_a_part_of_their_variance(smoothness: float) -
     if not smoothness:
         expected /= expected.var(0).mean().sqrt()
         torch.testing.assert_close(after.abs(), expected.abs(), atol=2e-2, rtol=2e-2)  # signs are arbitrary
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.9])
+def test_whitened_features_turned_back_are_a_power_of_the_covariance(kept: float) -> None:
+    torch.manual_seed(0)
+    encoder = TinyEncoder(6, width=16, depth=1, input_size=(40, 56)).eval()
+    before = grid_tokens(encoder).double()
+    whitened, _ = whiten(encoder, before, 6, kept=kept, turned_back=True)
+    flat = before.flatten(0, 2)
+    power = torch.from_numpy(fractional_matrix_power(torch.cov(flat.T).numpy(), (kept - 1) / 2))
+    expected = (flat - flat.mean(0)) @ power
+    expected /= expected.var(0).mean().sqrt()
+    torch.testing.assert_close(grid_tokens(whitened).double().flatten(0, 2), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_turning_back_changes_no_distances() -> None:
+    torch.manual_seed(0)
+    encoder = TinyEncoder(6, width=16, depth=1, input_size=(40, 56)).eval()
+    before = grid_tokens(encoder)
+    components, turned = (whiten(encoder, before, 6, 0.5, 0.3, turned)[0] for turned in (False, True))
+    one, other = (grid_tokens(made).double().flatten(0, 2)[::3] for made in (components, turned))
+    torch.testing.assert_close(torch.cdist(one, one), torch.cdist(other, other), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(one, other, atol=0.1)
 
 
 def test_whitening_twice_is_whitening_once() -> None:

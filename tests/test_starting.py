@@ -116,6 +116,16 @@ def test_whitening_sees_the_part_of_the_frames_that_training_sees(tmp_path: Path
     assert any(not torch.equal(value, whole[name]) for name, value in one.items())
 
 
+def test_whitening_takes_the_encoder_of_a_configuration(tmp_path: Path) -> None:
+    write_clip(tmp_path / "toss/train/00000", num_frames=4)
+    size = "model.encoder.input_size=[126,168]"  # 108 tokens a frame, for 384 features
+    words = ("model=dinov2", "model.encoder.weights=random", size, "kept=0.5", "turned_back=true", "stride=1")
+    code, output = run("whiten_encoder", *words, f"data.root={tmp_path}", f"out_dir={tmp_path / 'half'}")
+    assert code == 0, output
+    assert "the encoder is frozen with random weights" in output
+    assert read_weights(tmp_path / "half")["head.1.weight"].shape == (384, 384)
+
+
 def test_a_checkpoint_brings_the_encoder_that_the_configuration_leaves_open(tmp_path: Path) -> None:
     write_clip(tmp_path / "toss/train/00000", num_frames=2)
     words = ["experiment=toss", f"checkpoint={SHIPPED}", f"data.root={tmp_path}", f"out_dir={tmp_path / 'out'}"]

@@ -60,7 +60,12 @@ class Distillation(Pretrained, nn.Module):
 
 @torch.no_grad()
 def whiten(
-    encoder: Encoder, tokens: Tensor, feature_dim: int, smoothness: float = 0.0, kept: float = 0.0
+    encoder: Encoder,
+    tokens: Tensor,
+    feature_dim: int,
+    smoothness: float = 0.0,
+    kept: float = 0.0,
+    turned_back: bool = False,
 ) -> tuple[Encoder, Tensor]:
     """An encoder whose features are the leading principal components of the given one, with mean 0 and variance 1.
 
@@ -76,6 +81,9 @@ def whiten(
             cell to cell shows their edges and textures.
         kept: a principal component of variance v gets the variance v**kept: 0 whitens, 1 would change nothing. With
             ``kept`` or ``smoothness``, the features have falling variances with mean 1.
+        turned_back: whether the components, weighted so, are turned back to the encoder's own channels, as near to them
+            as they can be. Norms and Adam look at single channels, so slots can learn from these what they can't from
+            components. Distances between features are the same.
 
     Returns:
         The encoder, and (C,) the share of the variance that each direction had before, falling.
@@ -102,4 +110,7 @@ def whiten(
         larger = variance[:feature_dim, None] ** (kept / 2) * smooth * roughness.clamp_min(1e-12) ** (-smoothness / 2)
         _, scale, turn = torch.linalg.svd(larger @ smooth.T)  # turned, so that features stay uncorrelated
         matrix = (scale / scale.square().mean().sqrt())[:, None] * turn @ matrix
+    if turned_back:  # the symmetric factor of the polar decomposition
+        _, scale, directions = torch.linalg.svd(matrix, full_matrices=False)
+        matrix = directions.T * scale @ directions
     return encoder.followed_by(matrix, mean), variance / variance.sum()
