@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from dias_video.evaluation.results import VIDEOS
+from dias_video.model.watch import WATCHED
 from slotformer.statistics import interval
 
 MEASURES = ("video-fg/fg_ari", "video-fg/mbo", "video-fg/miou", "ocb/ari", "ocb/mbo", "ocb/miou")
-CURVES = ("loss", "reconstruction", "distillation", "live_first", "live_later", "largest_share", "grad_norm")
+CURVES = ("loss", "reconstruction", "distillation", *WATCHED, "grad_norm")
 COMPARED = ("video-fg/fg_ari", "video-fg/mbo", "ocb/ari")  # measures that are compared with the first row, by video
 
 

@@ -96,6 +96,21 @@ def test_persist_never_reseeds() -> None:
     assert [object_of(scan, t) for t in range(3)] == [{0: 0, 1: 1}, {0: 0}, {0: 0}]
 
 
+def test_settle_reseeds_in_training_alone() -> None:
+    batch, features = story((0, 0, 1), (0, 0, 0), (0, 2, 1))
+    dias = scripted("settle")
+
+    def tracks() -> list[dict[int, int]]:
+        scan = dias.scan(batch, features, Draws.for_step(0, 0, range(1)))
+        return [object_of(scan, t) for t in range(3)]
+
+    dias.train()
+    dias.aggregator.reduction.warmup, dias.aggregator.reduction.skip = 0.0, 0.0  # slots are merged from the start
+    assert [sorted(held.values()) for held in tracks()] == [[0, 1], [0], [0, 1, 2]]
+    dias.eval()
+    assert tracks() == [{0: 0, 1: 1}, {0: 0}, {0: 0}]
+
+
 def test_of_two_that_merge_the_older_slot_stays() -> None:
     # Object 2 enters first at frame 1 and takes slot 0, which is free; object 1 lives in a higher slot since frame 0.
     dias = scripted("reseed", num_slots=3)

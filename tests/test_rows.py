@@ -304,8 +304,9 @@ def test_rows_are_compared_video_by_video(tmp_path: Path, monkeypatch: pytest.Mo
     assert plain == f"| plain | decoder | {' | '.join(['0.575 ± 0.318'] * 6 + gains)} |"
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
     head, *curves = (tmp_path / "curves.csv").read_text().splitlines()
-    assert head == "row,seed,step,loss,reconstruction,distillation,live_first,live_later,largest_share,grad_norm"
-    assert curves[2:4] == ["full,1,1,2.5,,,,,,", "full,1,50,1.5,,1.25,,,,"]
+    watched = "live_first,live_later,largest_share,steadiness"
+    assert head == f"row,seed,step,loss,reconstruction,distillation,{watched},grad_norm"
+    assert curves[2:4] == ["full,1,1,2.5,,,,,,,", "full,1,50,1.5,,1.25,,,,,"]
     assert len(curves) == 2 * 2 * 2
 
 

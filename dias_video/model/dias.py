@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dias_video.batch import CarryState, SlotSequence, VideoBatch
@@ -27,6 +26,7 @@ from dias_video.model.projection import Projection
 from dias_video.model.relu_projection import ReLUProjection
 from dias_video.model.tokenizers.tokenizer import check_tokenizer
 from dias_video.model.transition import Transition
+from dias_video.model.watch import WATCHED, watch
 from dias_video.pretrained.saving import Pretrained
 from dias_video.tracking import track_videos
 
@@ -50,7 +50,7 @@ class Guide(Protocol):
         ...
 
 
-CARRIES = ("reseed", "persist")
+CARRIES = ("reseed", "persist", "settle")
 COLLAPSED = 1.5  # with fewer live slots a frame, on average, a model can't separate objects
 MASK_SOURCES = ("decoder", "aggregation")
 
@@ -77,7 +77,8 @@ class DIAS(Pretrained, nn.Module):
         decoder: phi_d.
         first_iterations, later_iterations: i_a on the first frame and on the others.
         carry: what happens to a slot that is off at t. ``reseed``: it starts again from the initializer's Gaussian at
-            t + 1. ``persist``: it stays off.
+            t + 1, where it may take an object from its track. ``persist``: it stays off. ``settle``: the first in
+            training, so that slots don't run out, the second in evaluation.
         teacher: self-distillation: ``hard`` (eq. 14-15), ``soft`` (released image code), or None.
         mask_source: where masks come from: ``decoder`` is its attention A_d, ``aggregation`` is A_a.
         objective: what slots have to reconstruct; None: the encoder's features.
@@ -88,7 +89,7 @@ class DIAS(Pretrained, nn.Module):
     """
 
     not_stored = {"guide": None}  # noqa: RUF012 - a constant
-    watched: tuple[str, ...] = ("live_first", "live_later", "largest_share")  # logged and not minimised
+    watched = WATCHED
 
     def __init__(
         self,
@@ -190,7 +191,8 @@ class DIAS(Pretrained, nn.Module):
                 terms["distillation"] = distillation_loss(*maps, scan.live, self.teacher, batch.frame_valid)
         if self.guide is not None:
             terms |= self.guide.losses(batch, features, scan, draws)
-        return terms | watch(scan, batch.frame_valid)
+        assert scan.attention is not None
+        return terms | watch(scan.attention.flatten(-2), scan.live, scan.num_live, batch.frame_valid)
 
     def alarm(self, watched: Mapping[str, float]) -> str | None:
         """A warning if the means of the watched terms over many updates show that slots have collapsed, else None."""
@@ -248,7 +250,7 @@ class DIAS(Pretrained, nn.Module):
             valid = None if batch.box_valid is None else batch.box_valid[:, t]
             return (*self.initializer(tokens, draws, boxes, valid), None)
         queries = self.transition(state.slots, state.live)
-        if self.carry == "persist":
+        if self.carry == "persist" or (self.carry == "settle" and not self.training):
             return queries, state.live, state
         seeds = self.initializer.reseed(len(batch), draws).to(queries.dtype)
         return torch.where(state.live[..., None], queries, seeds), torch.ones_like(state.live), state
@@ -257,8 +259,8 @@ class DIAS(Pretrained, nn.Module):
         """The state after going through clips of one length, ``features`` (B,T,N,C), forwards and then backwards.
 
         Learned queries need some frames until each stays on one object. Slots are merged once, at the end, by their
-        mean distance on the way back, because two objects may look alike on a single frame. (With ``carry="reseed"``
-        the slots that become free are seeded again on the next frame, as after any frame.)
+        mean distance on the way back, because two objects may look alike on a single frame. (``carry="reseed"`` seeds
+        the slots that become free again on the next frame, as after any.)
         """
         state = self.scan(batch, features, draws, merge=False).state
         backwards = replace(batch, video=None if batch.video is None else batch.video.flip(1))
@@ -362,27 +364,6 @@ class DIAS(Pretrained, nn.Module):
         options = {"seed": seed, "boxes": boxes is not None, "rehearse": rehearse, "follow_edges": follow_edges}
         (tracked,) = track_videos(self, batch.windows(window), labels=True, **options)
         return tracked
-
-
-@torch.no_grad()
-def watch(scan: Scan, frame_valid: Tensor) -> dict[str, Tensor]:
-    """Numbers that show whether slots divide the frame among them, each (B,) float32.
-
-    ``live_first`` and ``live_later`` are the numbers of slots that reduction leaves on the first frame and, as a mean,
-    on the later ones (left out for clips of one frame). ``largest_share`` is the part of the cells that the largest
-    slot holds, mean over frames. ``frame_valid`` (B,T) bool is False for padding.
-    """
-    num_live, valid = scan.num_live.float(), frame_valid.float()
-    terms = {"live_first": num_live[:, 0]}
-    if num_live.shape[1] > 1:
-        # A clip of one frame among longer ones has no later frame; its first frame is used instead.
-        later = (num_live[:, 1:] * valid[:, 1:]).sum(1) / valid[:, 1:].sum(1).clamp_min(1)
-        terms["live_later"] = torch.where(frame_valid[:, 1], later, num_live[:, 0])
-    assert scan.attention is not None
-    last = scan.attention.flatten(-2)  # (B,T,S,N)
-    cells = F.one_hot(last.argmax(2), last.shape[2]).float().mean(2)  # (B,T,S)
-    terms["largest_share"] = (cells.amax(-1) * valid).sum(1) / valid.sum(1)
-    return terms
 
 
 def carried(state: CarryState, slots: Tensor, live: Tensor) -> CarryState:
