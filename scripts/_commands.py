@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import hydra
@@ -16,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -31,6 +33,19 @@ def chosen(config_name: str, words: Sequence[str]) -> DictConfig:
         # The first of several choices under --multirun, since all take the same options.
         named = [word.split(",")[0] for word in words if _is_group(word.partition("=")[0].lstrip("+"))]
         return hydra.compose(config_name, named, return_hydra_config=True)
+
+
+def check_choices(words: Sequence[str]) -> None:
+    """Refuse words that choose a config of a group by null, a number or a flag, which are no names.
+
+    Raises:
+        MissingConfigException: there is no such choice.
+    """
+    for word in words:
+        group, _, value = word.lstrip("+").partition("=")
+        options = sorted(file.stem for file in (CONFIGS / group.partition("@")[0]).glob("*.yaml")) if group else []
+        if options and isinstance(OverridesParser.create().parse_override(word).value(), (NoneType, int, float)):
+            raise MissingConfigException(f"{word} is no choice", f"{group}/{value}", options)
 
 
 def as_typed(words: Sequence[str], known: Options) -> list[str]:

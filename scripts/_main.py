@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import hydra
-from _commands import as_typed, chosen, print_help, typed_options, untaken_options
+from _commands import as_typed, check_choices, chosen, print_help, typed_options, untaken_options
 from _options import Options
 from _sentences import of_start, of_unknown, of_work
 from omegaconf import DictConfig, OmegaConf
@@ -111,6 +111,7 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
                 known = Options(OmegaConf.to_container(config, resolve=False), [main, *functions])
             sys.argv[1:] = as_typed(words, known)
             try:
+                check_choices(words)
                 return run()
             except (hydra.errors.HydraException, ValueError, TypeError) as error:
                 if composed or os.environ.get("DIAS_TRACEBACK"):

@@ -28,7 +28,10 @@ def of_work(error: Exception, cfg: DictConfig) -> str:
     if isinstance(error, OSError) and error.filename:  # a message of the system begins with a number
         text = f"{error.filename}: {error.strerror}"
     if cause is not None and not isinstance(cause, (ValueError, OSError)):
-        text = f"{_place(error)} can't be made of its options: {text}"
+        wrong = re.search(r"(unexpected|missing) .*argument.*?'(\w+)'", text)  # in Python's words
+        said = {"unexpected": "takes no option", "missing": "needs the option"}
+        text = f"{said[wrong[1]]} {wrong[2]}" if wrong else f"can't be made of its options: {text}"
+        text = f"{_place(error)} {text}"
         if _place(error).startswith("model"):
             text += "; what the command chooses (experiment=, model=, system= and parts) does not fit together"
     if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):

@@ -128,7 +128,14 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("reason", ("seeds=[0,null]",), "error: seeds must not hold null"),
     ("compare", ("train=[5]",), "error: train must be text, got 5"),
     ("rollout", ("device=fast",), "error: device must be a device such as cpu"),
-    ("inspect_data", ("data=1.5", "data.root=x"), "Config group override must be a string"),
+    ("inspect_data", ("data=1.5", "data.root=x"), "error: there is no data=1.5; choose from base, clevrtex, coco, "),
+    ("train_video", ("model=tiny_free", "projection=null"), "there is no projection=null; choose from features, "),
+    ("train_video", ("experiment=null",), "error: there is no experiment=null; choose from clevrtex, "),
+    ("train_video", ("model=slate", "tokenizer@model.encoder.tokenizer=true"),
+     "error: there is no tokenizer@model.encoder.tokenizer=true; choose from dvae, pictures_small"),
+    ("whiten_encoder", ("model=null",), "error: there is no model=null; choose from dinov2, "),
+    ("train_video", ("+trainer.pace=3",), "error: trainer takes no option pace"),
+    ("train_video", ("~trainer.batch_size",), "error: trainer needs the option batch_size"),
     ("inspect_data", ("data=[0,-3]", "data.root=x"), "error: the options can't be put together"),
     ("inspect_cache", ("cache=[]",), "error: [] holds no cache"),
 ]  # fmt: skip
@@ -303,13 +310,19 @@ def test_a_choice_for_a_place_is_in_the_help() -> None:
     assert "## options of tokenizer/pictures_small\n" in output
 
 
-def test_a_system_that_does_not_fit_a_model_is_said_to_be_a_choice(tmp_path: Path) -> None:
+def test_parts_that_do_not_fit_a_model_are_said_to_be_a_choice(tmp_path: Path) -> None:
     write_clip(tmp_path / "toss/train/00000")
-    words = ("experiment=slate_small", "system=spot", f"data.root={tmp_path}", f"out_dir={tmp_path}/out")
-    code, output = run("train_video", *words)
-    assert code == 1
+    common = (f"data.root={tmp_path}", f"out_dir={tmp_path}/out")
     said = "what the command chooses (experiment=, model=, system= and parts) does not fit together"
-    assert sentence(output).endswith(f"'teacher'; {said}")
+    for *words, lacking in (
+        ("experiment=slate_small", "system=spot", "model takes no option teacher"),
+        ("model=tiny_free", "model.encoder.weights=random", "projection=features",
+         "model.projection takes no option residual"),
+        ("model=slate", "projection=features", "model.projection needs the option feature_dim"),
+    ):  # fmt: skip
+        code, output = run("train_video", *words, *common)
+        assert code == 1
+        assert sentence(output) == f"error: {lacking}; {said}"
     assert not (tmp_path / "out").exists()
 
 
