@@ -24,6 +24,7 @@ from dias_video.model.objectives import FeatureObjective, Objective
 from dias_video.model.predictor import Predictor
 from dias_video.model.projection import Projection
 from dias_video.model.relu_projection import ReLUProjection
+from dias_video.model.sizes import check_sizes
 from dias_video.model.tokenizers.tokenizer import check_tokenizer
 from dias_video.model.transition import Transition
 from dias_video.model.watch import WATCHED, watch
@@ -160,7 +161,8 @@ class DIAS(Pretrained, nn.Module):
         return {"features": self.encoder, **self.objective.frozen}
 
     def check_parts(self) -> None:
-        """Raise ValueError if its tokenizer or its guide needs the features of another encoder."""
+        """Raise ValueError if parts differ in a size, or its tokenizer or guide needs another encoder's features."""
+        check_sizes(self.encoder, self.config)
         check_tokenizer(self.frozen)
         if self.guide is not None:
             self.guide.check(self.encoder)
@@ -204,8 +206,7 @@ class DIAS(Pretrained, nn.Module):
 
     def features(self, batch: VideoBatch) -> Tensor:
         """Frozen tokens (B,T,N,C): from the batch if it has cached ones, else all frames in one call of the encoder."""
-        tokens = self.encoder.features(batch.pixels) if batch.features is None else batch.features
-        return tokens.float()
+        return (self.encoder.features(batch.pixels) if batch.features is None else batch.features).float()
 
     def scan(
         self, batch: VideoBatch, features: Tensor, draws: Draws, state: CarryState | None = None, merge: bool = True
