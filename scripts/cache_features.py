@@ -10,12 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from _main import entry
-from _videos import announce_random, source_of
+from _videos import announce_random, check_encoder, source_of
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dias_video.data.features import FEATURES, FeatureCache, cache_features, cache_size
 from dias_video.machine.ranks import Ranks, joined
+from dias_video.model.distillation import Distillation
+from dias_video.model.encoders import Encoder
 from dias_video.pretrained.saving import Pretrained
 from slotformer.contact.physion15 import exporter
 from slotformer.contact.pooled import pooled_tokens
@@ -24,13 +26,7 @@ from slotformer.contact.pooled import pooled_tokens
 @entry("cache_features")
 def main(cfg: DictConfig, checkpoint: str | None, device: str | None, export: str | None) -> None:
     """Cache ``cfg.split`` of ``cfg.data`` in ``cfg.path``."""
-    if checkpoint is None and cfg.get("model") is None:
-        raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
-    if checkpoint is None and "weights" not in list(cfg.model.encoder):  # a list has options without a value too
-        raise ValueError(
-            "the encoder of this model is trained, so there is nothing to cache before; name another model=, or "
-            "checkpoint=<folder of the trained model>"
-        )
+    check_encoder(cfg, "cache", "a trained tokenizer: checkpoint=<its folder> kind=codes")
     processes = joined(device)
     source = source_of(cfg, cfg.split)
     with Ranks().together():  # one of several processes reports an error
@@ -42,11 +38,13 @@ def main(cfg: DictConfig, checkpoint: str | None, device: str | None, export: st
                 announce_random(cfg.model.encoder)
             makers = {FEATURES: instantiate(cfg.model.encoder)}
         else:
-            makers = Pretrained.from_pretrained(checkpoint).eval().frozen
+            model = Pretrained.from_pretrained(checkpoint).eval()
+            makers = {FEATURES: model} if isinstance(model, Encoder) else getattr(model, "frozen", {})
         if not makers:
-            raise ValueError(
-                f"the whole model in {checkpoint} is trained, so there is nothing to cache; train on video"
-            )
+            ways = "train on video"
+            if isinstance(model, Distillation):
+                ways = f"its encoder's features are cached with model=tiny_free model.encoder.weights={checkpoint}"
+            raise ValueError(f"the whole model in {checkpoint} is trained, so there is nothing to cache; {ways}")
         if cfg.kind not in makers:
             raise ValueError(f"this model makes no {cfg.kind}; set kind to one of {', '.join(makers)}")
     options = {name: cfg[name] for name in ("flips", "batch_frames", "precision", "kind", "num_workers")}

@@ -11,15 +11,14 @@ from typing import cast
 
 import torch
 from _main import entry
-from _videos import announce_random, source_of
+from _videos import announce_random, check_encoder, source_of
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from dias_video.checks import device_of
 from dias_video.data.source import VideoSource
-from dias_video.model.dias import DIAS
-from dias_video.model.distillation import Distillation, whiten
+from dias_video.model.distillation import whiten
 from dias_video.model.encoders import Encoder
 from dias_video.pretrained.saving import Pretrained
 from dias_video.pretrained.weights import WEIGHTS
@@ -28,16 +27,16 @@ from dias_video.stores.files import check_new
 
 def encoder_of(cfg: DictConfig, checkpoint: str | None) -> Encoder:
     """The encoder of a trained model, or of ``cfg.model``."""
+    check_encoder(cfg, "whiten", "a trained model=distill: checkpoint=<its folder>")
     if checkpoint is None:
-        if cfg.get("model") is None:
-            raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
         announce_random(cfg.model.encoder)
         return cast(Encoder, instantiate(cfg.model.encoder))
     model = Pretrained.from_pretrained(checkpoint)
-    if not isinstance(model, (Distillation, DIAS)):
-        found = type(model).__name__
-        raise ValueError(f"{checkpoint} holds no encoder but {found}; name a checkpoint of train_video.py")
-    return model.encoder
+    encoder = getattr(model, "encoder", model)
+    if not isinstance(encoder, Encoder):  # a tokenizer's is none
+        said = f"{checkpoint} holds no encoder but {type(model).__name__}"
+        raise ValueError(f"{said}; name a model of a frozen encoder, or a trained model=distill")
+    return encoder
 
 
 @entry("whiten_encoder")

@@ -159,21 +159,6 @@ def test_a_wrong_option_is_named(tmp_path: Path, name: str, words: tuple[str, ..
     assert not (tmp_path / "out").exists()
 
 
-def test_of_a_model_that_is_all_trained_nothing_is_cached(tmp_path: Path) -> None:
-    slate().save_pretrained(tmp_path / "slate")
-    write_clip(tmp_path / "data/toss/train/00000")
-    code, output = run("cache_features", f"checkpoint={tmp_path}/slate", "data=simulated", f"data.root={tmp_path}/data",
-                       f"path={tmp_path}/out")  # fmt: skip
-    assert code == 1, output
-    assert "is trained, so there is nothing to cache; train on video" in sentence(output)
-    for name in ("slate", "vqvae", "distill"):  # not yet trained
-        words = (f"model={name}", "data=simulated", f"data.root={tmp_path}/data", f"path={tmp_path}/out")
-        code, output = run("cache_features", *words)
-        assert code == 1, output
-        assert "so there is nothing to cache before; name another model=, or checkpoint=" in sentence(output)
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("name", ["evaluate", "cache_slots", "life"])
 def test_a_model_that_is_all_trained_takes_no_cached_features(tmp_path: Path, name: str) -> None:
     slate().save_pretrained(tmp_path / "slate")
