@@ -62,17 +62,19 @@ def _opened(cfg: DictConfig, split: str, checked: bool) -> Any:
 
 
 def check_encoder(cfg: DictConfig, work: str, trained: str) -> None:
-    """Refuse a command that names no encoder, by ``checkpoint=`` or ``model=``, or one without weights.
+    """Refuse a command that does not name one encoder, by ``checkpoint=`` or by ``model=``, that has weights.
 
     ``work`` is what the script does with it; ``trained`` names the checkpoints of trained encoders that it takes.
 
     Raises:
-        ValueError: none is named, or a model whose encoder has no weights before it is trained.
+        ValueError: none or two are named, or a model whose encoder has no weights before it is trained.
     """
     named = [name for name in ("checkpoint", "model") if cfg.get(name) is not None]
+    if len(named) == 2:
+        raise ValueError("checkpoint= and model= both name an encoder; leave out one of them")
     if not named:
         raise ValueError("name an encoder: checkpoint=<folder of a trained model> or model=<one of configs/model>")
-    if "checkpoint" not in named and "weights" not in list(cfg.model.encoder):  # a list has options without a value too
+    if named == ["model"] and "weights" not in list(cfg.model.encoder):  # a list has options without a value too
         raise ValueError(
             f"the encoder of this model is trained, so there is nothing to {work} before; name a model of a frozen "
             f"encoder, such as model=dinov2, or {trained}"

@@ -37,6 +37,9 @@ def refused(name: str, tmp_path: Path, *words: str) -> str:
 @pytest.mark.parametrize("name", OUT)
 def test_one_encoder_is_named(name: str, tmp_path: Path, data: str) -> None:
     assert "error: name an encoder: checkpoint=<" in refused(name, tmp_path, data)
+    both = (f"checkpoint={SHIPPED}", "model=tiny_free", "model.encoder.weights=random")
+    said = "error: checkpoint= and model= both name an encoder; leave out one of them"
+    assert refused(name, tmp_path, data, *both) == said
 
 
 @pytest.mark.parametrize("model", ["slate", "vqvae", "distill"])

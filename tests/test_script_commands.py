@@ -116,7 +116,7 @@ def test_a_model_on_the_hub_is_taken(world: Path, tmp_path: Path, monkeypatch: p
     }  # fmt: skip
     for name, others in more.items():
         option = "dynamics" if name == "reason" else "checkpoint"
-        words = [word.format(w=world, o=tmp_path / name) for word in COMMANDS[name]]
+        words = [word.format(w=world, o=tmp_path / name) for word in COMMANDS[name] if not word.startswith("model")]
         words = [word for word in words if word.split("=")[0] not in (option, *(w.split("=")[0] for w in others))]
         model = "slotformer" if name in ("rollout", "reason", "train_slotformer") else "dias"
         code, output = run(name, f"{option}=hf-hub:me/{model}@v1", *words, *others)
