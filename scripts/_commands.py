@@ -87,6 +87,14 @@ def untaken_options(known: Options) -> Iterator[str]:
             yield option
 
 
+def check_start(cfg: DictConfig) -> None:
+    """Raise ValueError if options say how a model differs from its checkpoint, and there is no checkpoint."""
+    idle = [name for name in ("changed", "begin_anew") if cfg.get(name)]
+    if idle and cfg.checkpoint is None:
+        said = f"{idle[0]}= says how the model differs from its checkpoint, and there is none"
+        raise ValueError(f"{said}; add checkpoint=<folder of a trained model>, or leave out {idle[0]}=")
+
+
 def _is_group(name: str) -> bool:
     return bool(GlobalHydra.instance().config_loader().get_group_options(name.partition("@")[0]))
 

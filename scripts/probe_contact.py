@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from _main import entry
+from _options import leaves
 from _videos import source_of
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from slotformer.contact.probing import probe_contact
 
@@ -19,6 +20,10 @@ from slotformer.contact.probing import probe_contact
 @entry("probe_contact", probe_contact)
 def main(cfg: DictConfig) -> None:
     """Fit on ``cfg.data.train``, score on ``cfg.data.eval``, from ``cfg.representation``."""
+    taken = [value for _, value in leaves(OmegaConf.to_container(cfg.representation, resolve=False))]
+    for name in ("checkpoint", "dynamics"):
+        if cfg[name] is not None and f"${{{name}}}" not in taken:
+            raise ValueError(f"this representation= looks at no {name}; leave out {name}=")
     videos = {"train": source_of(cfg, "train", checked=False), "test": source_of(cfg, "eval", checked=False)}
     given = {name: cfg[name] for name in ("out_dir", "resume", "export", "device")}
     rows = probe_contact(**videos, features=instantiate(cfg.representation), **given)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from _commands import check_start
 from _main import entry
 from _sentences import of_trained
 from hydra.utils import instantiate
@@ -28,6 +29,7 @@ from slotformer.rollouter import Dynamics
 @entry("train_slotformer")
 def main(cfg: DictConfig, checkpoint: str | None, val_cache: str | None) -> None:
     """Train ``cfg.slotformer`` on ``cfg.cache``."""
+    check_start(cfg)
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
     trainer: Trainer = instantiate(cfg.trainer)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _commands import check_start
 from _main import entry
 from _sentences import of_trained
 from _videos import announce_random, source_of
@@ -58,6 +59,7 @@ def check_said(cfg: DictConfig) -> None:
 def main(cfg: DictConfig, checkpoint: str | None) -> None:
     """Train ``cfg.model`` on ``cfg.data.train``."""
     check_said(cfg)
+    check_start(cfg)
     part = "backbone" if "backbone" in cfg.model else "encoder"  # the frozen part, if there is one
     takes = list(cfg.model[part])  # with options that have no value
     if checkpoint is not None and "weights" in takes and part not in cfg.begin_anew:

@@ -74,6 +74,12 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     *(("train_video", (f"{name}=[decoder,'']", "checkpoint=x"), f"error: {name} must not hold an empty name")
       for name in ("train_only", "begin_anew", "changed")),
     ("train_slotformer", ("cache=x", "changed=['']", "checkpoint=x"), "error: changed must not hold an empty name"),
+    *((script, (f"{name}=[decoder]", *others), f"error: {name}= says how the model differs from its checkpoint, and "
+       f"there is none; add checkpoint=<folder of a trained model>, or leave out {name}=") for script, name, *others in
+      (("train_video", "changed"), ("train_video", "begin_anew"), ("train_slotformer", "changed", "cache=x"))),
+    *(("probe_contact", (f"representation={kind}", f"{name}=x"), f"error: this representation= looks at no {name}; "
+       f"leave out {name}=") for kind, name in
+      (("tokens", "checkpoint"), ("clusters", "dynamics"), ("slots", "dynamics"))),
     ("train_video", ("data.clip=5",), "error: data.clip must be a group of options, {name: value}, got 5"),
     ("train_video", ("trainer.batch_sise=5",), "no option trainer.batch_sise; did you mean trainer.batch_size? "),
     ("train_video", ("experiment=mvoi_d",), "error: there is no experiment=mvoi_d; choose from clevrtex, coco, "),
@@ -145,6 +151,7 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
 def test_a_wrong_option_is_named(tmp_path: Path, name: str, words: tuple[str, ...], message: str) -> None:
     base = {
         "train_video": ("data.root=x",),
+        "probe_contact": ("data.root=x",),
         "evaluate": ("data.root=x", "checkpoint=x"),
         "rollout": ("checkpoint=x", "cache=x"),
         "reason": ("dynamics=x", "readout_cache=x", "test_cache=x"),
