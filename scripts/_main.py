@@ -86,11 +86,11 @@ def entry(config_name: str, *functions: Callable[..., Any]) -> Callable[[Callabl
             except KeyboardInterrupt:
                 sys.exit(130)
             except Exception as error:
-                is_users = isinstance(error, USERS)
-                if os.environ.get("DIAS_TRACEBACK") or not (is_users or lack_of_memory(error)):
+                lacking = lack_of_memory(error) is not None  # perhaps only here, and the other processes wait
+                if os.environ.get("DIAS_TRACEBACK") or not (lacking or isinstance(error, USERS)):
                     raise
                 print(f"error: {of_work(error, cfg)}", file=sys.stderr, flush=True)
-                if is_users:  # and all processes agree; a lack of memory may be that of one, for which others wait
+                if not lacking:  # all processes agree
                     _part()
                 sys.exit(1)
 

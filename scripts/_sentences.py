@@ -22,7 +22,7 @@ LOWER = ("batch_size", "batch_frames", "window", "num_workers", "workers")  # op
 def of_work(error: Exception, cfg: DictConfig) -> str:
     """The sentence for an error during the work that ``cfg`` describes."""
     cause = error.__cause__ if isinstance(error, hydra.errors.InstantiationException) else None
-    if (lacking := lack_of_memory(cause or error)) is not None:
+    if (lacking := lack_of_memory(error)) is not None:
         return f"{lacking}; {_smaller(cfg)}"
     text = " ".join(str(cause or error).split())
     if isinstance(error, OSError) and error.filename:  # a message of the system begins with a number

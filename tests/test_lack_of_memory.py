@@ -19,6 +19,7 @@ from toy import Numbers, Points, Toy
 from dias_video.data.loading import read_ahead
 from dias_video.engine.loop import Trainer
 from dias_video.engine.state import TrainingState
+from dias_video.machine import ranks
 from dias_video.machine.memory import lack_of_memory
 from dias_video.model.dias import DIAS
 
@@ -97,12 +98,19 @@ def test_a_script_names_its_own_options(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_model_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Perhaps for one process alone, which then leaves no others, since these wait for it."""
     monkeypatch.setattr(DIAS, "__init__", lambda *_, **__: of_torch())
+    monkeypatch.setattr(ranks, "part", lambda: print("has left the others", flush=True))
     write_clip(tmp_path / "toss/train/00000")
     words = ("experiment=smoke", "model.encoder.weights=random", f"data.root={tmp_path}", f"out_dir={tmp_path}/out")
     code, output = run("train_video", *words)
     assert code == 1
     assert sentence(output).startswith("error: there is not enough memory for a further 1099511627776.0 MiB; ")
+    assert "has left the others" not in output
+    code, output = run("train_video", *words, "model.decoder.mode=x")  # which all processes see
+    assert code == 1
+    assert "error: the decoding mode must be one of" in sentence(output)
+    assert "has left the others" in output
 
 
 def test_a_checkpoint_for_which_there_is_no_room_is_not_to_be_deleted(
