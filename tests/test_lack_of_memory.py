@@ -107,9 +107,9 @@ def test_a_model_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert code == 1
     assert sentence(output).startswith("error: there is not enough memory for a further 1099511627776.0 MiB; ")
     assert "has left the others" not in output
-    code, output = run("train_video", *words, "model.decoder.mode=x")  # which all processes see
+    code, output = run("train_video", *words, "model.initializer.num_slots=0")  # which all processes see
     assert code == 1
-    assert "error: the decoding mode must be one of" in sentence(output)
+    assert "num_slots must be at least 1" in sentence(output)
     assert "has left the others" in output
 
 
