@@ -1,4 +1,4 @@
-"""Make an encoder's features uncorrelated with variance 1 (or larger for smooth features), and save it for training.
+"""Whiten an encoder's features, wholly or in part, and save the encoder for training.
 
 python scripts/whiten_encoder.py checkpoint=runs/distill/checkpoints/last data.root=… out_dir=runs/encoder
 python scripts/whiten_encoder.py model=dinov2 kept=0.5 turned_back=true data.root=… out_dir=runs/half

@@ -7,8 +7,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from test_data_video import VP, WRITTEN, check
-from video_files import FRAMES, HEIGHT, WIDTH, number_shown, write
+from test_data_video import H264, VP, WRITTEN, check
+from video_files import FRAMES, HEIGHT, WIDTH, copy, number_shown, write
 
 from dias_video.data.video_file import VideoFiles
 
@@ -138,3 +138,13 @@ def test_transport_streams_of_other_packets(tmp_path: Path, length: int) -> None
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="is cut off"):
         VideoFiles().num_frames(path)
+
+
+def test_decord_refuses_edit_lists_and_fragments(tmp_path: Path) -> None:
+    pytest.importorskip("decord")
+    cut = copy(write(tmp_path / "a.mp4", options=H264), tmp_path / "b.mp4", shift=-0.6)
+    with pytest.raises(ValueError, match="files with an edit list"):
+        VideoFiles("decord").num_frames(cut)
+    path = write(tmp_path / "c.mp4", options=H264, container={"movflags": "frag_keyframe+empty_moov"})
+    with pytest.raises(ValueError, match="fragmented files"):
+        VideoFiles("decord").num_frames(path)

@@ -356,6 +356,7 @@ def test_decord_is_loaded_only_when_asked_for() -> None:
 def test_decord_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "decord", None)
     monkeypatch.delitem(sys.modules, "dias_video.data.decord_reader", raising=False)
+    monkeypatch.delattr("dias_video.data.decord_reader", raising=False)  # a test before may have imported it
     with pytest.raises(ValueError, match="decord is not installed"):
         VideoFiles("decord")
 
@@ -388,14 +389,4 @@ def test_decord_refuses_what_it_would_get_wrong(tmp_path: Path, name: str) -> No
     with pytest.raises(
         ValueError, match=f"{name}: decord can't be trusted with {REFUSED[name]}; set data.decoder=pyav"
     ):
-        VideoFiles("decord").num_frames(path)
-
-
-def test_decord_refuses_edit_lists_and_fragments(tmp_path: Path) -> None:
-    pytest.importorskip("decord")
-    cut = copy(write(tmp_path / "a.mp4", options=H264), tmp_path / "b.mp4", shift=-0.6)
-    with pytest.raises(ValueError, match="files with an edit list"):
-        VideoFiles("decord").num_frames(cut)
-    path = write(tmp_path / "c.mp4", options=H264, container={"movflags": "frag_keyframe+empty_moov"})
-    with pytest.raises(ValueError, match="fragmented files"):
         VideoFiles("decord").num_frames(path)

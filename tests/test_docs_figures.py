@@ -301,8 +301,11 @@ def test_figures_of_the_readme_are_those_of_their_raw_files() -> None:
         (end,) = ends("toss-A, 10000", row, "decoder")
         found += [f"{float(end[name]):.2f}" for name in (fg_ari, "ocb/ari")]
     assert "FG-ARI {}, ARI with the background {}; plain Slot Attention {} and {} (".format(*found) in text
-    (end,) = ends("davis, slots of 64, 5000", "no_distillation", "decoder", "half")
-    assert f"with positions: DAVIS mBO {float(end[mbo]):.2f} (k-means" in text
+    found = []
+    for clips in ("davis, slots of 64, 5000", "davis, 7000"):
+        (end,) = ends(clips, "no_distillation", "decoder", "half")
+        found.append(f"{float(end[mbo]):.2f}")
+    assert "with positions: DAVIS mBO {} in one of two trainings, {} in the other (best".format(*found) in text
     rate = figures("surprise/shipped.csv")["all", "model"]["rate"]
     assert f"more surprised by the impossible clip in {rate:.2f} of 80 pairs" in text
     costs = {row["what"]: row for row in csv.DictReader((ROOT / "results/costs.csv").open())}

@@ -105,13 +105,16 @@ def test_whitening_sees_the_part_of_the_frames_that_training_sees(tmp_path: Path
     Distillation(TinyEncoder(8, width=8, depth=1), 8).save_pretrained(tmp_path / "distilled")
     common = (f"checkpoint={tmp_path / 'distilled'}", f"data.root={tmp_path}", "stride=1")
 
-    def whitened(square: str, name: str) -> dict[str, Tensor]:
+    def whitened(square: str, name: str, *more: str) -> dict[str, Tensor]:
         where = (f"data.eval_transform.square={square}", f"out_dir={tmp_path / name}")
-        code, output = run("whiten_encoder", *common, *where)
+        code, output = run("whiten_encoder", *common, *where, *more)
         assert code == 0, output
         return read_weights(tmp_path / name)
 
     one, same, whole = whitened("true", "a"), whitened("true", "b"), whitened("false", "c")
+    for option in ("kept=0.5", "smoothness=0.5", "turned_back=true"):
+        other = whitened("true", option, option)
+        assert not torch.allclose(other["head.1.weight"], one["head.1.weight"], rtol=0.01), option
     assert all(torch.equal(value, same[name]) for name, value in one.items())
     assert any(not torch.equal(value, whole[name]) for name, value in one.items())
 

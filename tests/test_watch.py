@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny import clips, tiny_dias
 from torch import Tensor
 
+from dias_video.draws import Draws
 from dias_video.model.watch import WATCHED, watch
 
 
@@ -63,3 +65,15 @@ def test_one_frame_has_no_later_ones() -> None:
         owned("0011"), torch.ones(1, 1, 3, dtype=torch.bool), torch.tensor([[3]]), torch.ones(1, 1, dtype=torch.bool)
     )
     assert {name: float(value) for name, value in one.items()} == {"live_first": 3.0, "largest_share": 0.5}
+
+
+def test_a_model_watches_its_last_attention() -> None:
+    dias, batch = tiny_dias(threshold=None, later_iterations=3, first_iterations=3), clips(frames=3)
+    terms = dias(batch, Draws.for_step(0, 0, range(3)))
+    scan = dias.scan(batch, dias.features(batch), Draws.for_step(0, 0, range(3)))
+    first, last = (
+        watch(attention.flatten(-2), scan.live, scan.num_live, batch.frame_valid)
+        for attention in (scan.first, scan.attention)
+    )
+    assert not torch.equal(first["steadiness"], last["steadiness"])  # or this test says nothing
+    assert all(torch.equal(terms[name], last[name]) for name in WATCHED)

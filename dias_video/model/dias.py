@@ -206,7 +206,8 @@ class DIAS(Pretrained, nn.Module):
 
     def features(self, batch: VideoBatch) -> Tensor:
         """Frozen tokens (B,T,N,C): from the batch if it has cached ones, else all frames in one call of the encoder."""
-        return (self.encoder.features(batch.pixels) if batch.features is None else batch.features).float()
+        tokens = self.encoder.features(batch.pixels) if batch.features is None else batch.features
+        return tokens.float()
 
     def scan(
         self, batch: VideoBatch, features: Tensor, draws: Draws, state: CarryState | None = None, merge: bool = True

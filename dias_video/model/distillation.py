@@ -82,8 +82,8 @@ def whiten(
         kept: a principal component of variance v gets the variance v**kept: 0 whitens, 1 would change nothing. With
             ``kept`` or ``smoothness``, the features have falling variances with mean 1.
         turned_back: whether the components, weighted so, are turned back to the encoder's own channels, as near to them
-            as they can be. Norms and Adam look at single channels, so slots can learn from these what they can't from
-            components. Distances between features are the same.
+            as they can be: C features, also where ``feature_dim`` is less. Distances between features are the same,
+            but norms and Adam look at single channels, so slots can learn from these what they can't from components.
 
     Returns:
         The encoder, and (C,) the share of the variance that each direction had before, falling.
