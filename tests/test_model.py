@@ -96,7 +96,7 @@ def test_persist_never_reseeds() -> None:
     assert [object_of(scan, t) for t in range(3)] == [{0: 0, 1: 1}, {0: 0}, {0: 0}]
 
 
-def test_settle_reseeds_in_training_alone() -> None:
+def test_settle_seeds_and_merges_in_training_and_on_the_first_frame_in_use() -> None:
     batch, features = story((0, 0, 1), (0, 0, 0), (0, 2, 1))
     dias = scripted("settle")
 
@@ -108,7 +108,15 @@ def test_settle_reseeds_in_training_alone() -> None:
     dias.aggregator.reduction.warmup, dias.aggregator.reduction.skip = 0.0, 0.0  # slots are merged from the start
     assert [sorted(held.values()) for held in tracks()] == [[0, 1], [0], [0, 1, 2]]
     dias.eval()
-    assert tracks() == [{0: 0, 1: 1}, {0: 0}, {0: 0}]
+    # Four slots become two. When object 1 is hidden, its slot sees object 0 as well, but stays a track of its own.
+    settled = [{0: 0, 1: 1}, {0: 0, 1: 0}, {0: 0, 1: 0}]
+    assert tracks() == settled
+    state, seen = None, []
+    for t in range(3):  # the same window by window
+        scan = dias.scan(batch.frames(t, t + 1), features[:, t : t + 1], Draws.for_step(0, 0, range(1)), state)
+        state = scan.state
+        seen.append(object_of(scan, 0))
+    assert seen == settled
 
 
 def test_of_two_that_merge_the_older_slot_stays() -> None:

@@ -78,8 +78,9 @@ class DIAS(Pretrained, nn.Module):
         decoder: phi_d.
         first_iterations, later_iterations: i_a on the first frame and on the others.
         carry: what happens to a slot that is off at t. ``reseed``: it starts again from the initializer's Gaussian at
-            t + 1, where it may take an object from its track. ``persist``: it stays off. ``settle``: the first in
-            training, so that slots don't run out, the second in evaluation.
+            t + 1, where it may take an object from its track. ``persist``: it stays off. ``settle``: as ``reseed`` in
+            training, so that slots don't run out; in evaluation slots are reduced on a video's first frame, and
+            afterwards none is seeded or merged away.
         teacher: self-distillation: ``hard`` (eq. 14-15), ``soft`` (released image code), or None.
         mask_source: where masks come from: ``decoder`` is its attention A_d, ``aggregation`` is A_a.
         objective: what slots have to reconstruct; None: the encoder's features.
@@ -144,6 +145,11 @@ class DIAS(Pretrained, nn.Module):
         if self.projection.sees_frames or any(part.sees_frames for part in running):
             needed.add("video")
         return needed if self.guide is None else needed | self.guide.inputs(cached)
+
+    @property
+    def settles(self) -> bool:
+        """Whether slots stay as they are after the first frame (``carry="settle"``, in evaluation)."""
+        return self.carry == "settle" and not self.training
 
     @property
     def num_slots(self) -> int:
@@ -222,6 +228,7 @@ class DIAS(Pretrained, nn.Module):
         keys, values = self.aggregator.attention.keys_values(tokens)  # (B,T,N,D)
         outputs = []
         for t in range(features.shape[1]):
+            reduce = merge and (state is None or not self.settles)
             queries, on, state = self.queries(batch, t, tokens[:, t], draws, state)
             iterations = self.later_iterations
             if state is None:
@@ -229,8 +236,8 @@ class DIAS(Pretrained, nn.Module):
                 state = CarryState(
                     queries, on, torch.full_like(on, -1, dtype=torch.int64), on.long() * 0, on[:, 0].long() * 0
                 )
-            drawn = self.aggregator.draw(draws, on) if merge and self.training else None
-            frame = self.aggregator(queries, keys[:, t], values[:, t], on, iterations, state.age, drawn, merge)
+            drawn = self.aggregator.draw(draws, on) if reduce and self.training else None
+            frame = self.aggregator(queries, keys[:, t], values[:, t], on, iterations, state.age, drawn, reduce)
             state = carried(state, self.transition.remember(state, frame.slots), frame.carried)
             track_id = state.track_id
             if frame.carried is not frame.live:
@@ -252,7 +259,7 @@ class DIAS(Pretrained, nn.Module):
             valid = None if batch.box_valid is None else batch.box_valid[:, t]
             return (*self.initializer(tokens, draws, boxes, valid), None)
         queries = self.transition(state.slots, state.live)
-        if self.carry == "persist" or (self.carry == "settle" and not self.training):
+        if self.carry == "persist" or self.settles:
             return queries, state.live, state
         seeds = self.initializer.reseed(len(batch), draws).to(queries.dtype)
         return torch.where(state.live[..., None], queries, seeds), torch.ones_like(state.live), state
