@@ -39,7 +39,10 @@ def main(cfg: DictConfig, checkpoint: str | None, device: str | None, export: st
             makers = {FEATURES: instantiate(cfg.model.encoder)}
         else:
             model = Pretrained.from_pretrained(checkpoint).eval()
-            makers = {FEATURES: model} if isinstance(model, Encoder) else getattr(model, "frozen", {})
+            makers = {FEATURES: model} if isinstance(model, Encoder) else getattr(model, "frozen", None)
+            if makers is None:
+                said = f"{checkpoint} holds no model of videos but {type(model).__name__}"
+                raise ValueError(f"{said}; name a model of a frozen encoder, or a trained tokenizer")
         if not makers:
             ways = "train on video"
             if isinstance(model, Distillation):

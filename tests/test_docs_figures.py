@@ -259,6 +259,7 @@ def test_every_score_of_a_table_is_defined() -> None:
         ("Signs of life of the paper's other systems", "life", 10),
         ("Self-distillation moves its teacher", "distillation", 3),
         ("What DINOv2's features say", "features", 3),
+        ("The faithful recipe at length", "faithful", 2),
         ("Half whitened, with positions: what is lost is identity", "half", 1),
     ],
 )

@@ -57,6 +57,12 @@ def test_of_a_model_that_is_all_trained_nothing_is_cached_or_whitened(tmp_path: 
     assert said.endswith("holds no encoder but SLATE; name a model of a frozen encoder, or a trained model=distill")
 
 
+@pytest.mark.parametrize("name", OUT)
+def test_a_model_of_slots_alone_has_no_encoder(name: str, tmp_path: Path, data: str) -> None:
+    said = refused(name, tmp_path, f"checkpoint={SHIPPED.parent}/slotformer", data)
+    assert "but ObjectFormer; name a model of a frozen encoder, or a trained " in said
+
+
 def test_what_is_said_to_be_cached_instead_is_cached(tmp_path: Path, data: str) -> None:
     said = refused("cache_features", tmp_path, "model=vqvae", data)
     of_pictures().save_pretrained(tmp_path / "tokenizer")
