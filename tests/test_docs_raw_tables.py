@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
         ("Signs of life of the paper's other systems", "life", 10),
         ("Self-distillation moves its teacher", "distillation", 3),
         ("What DINOv2's features say", "features", 3),
-        ("The faithful recipe at length", "faithful", 2),
-        ("Half whitened, with positions: what is lost is identity", "half", 1),
+        ("The faithful recipe at length", "faithful", 3),
+        ("Half whitened, with positions: what is lost is identity", "half", 3),
     ],
 )
 def test_tables_that_follow_the_name_of_their_raw_file_are_of_it(title: str, folder: str, count: int) -> None:
