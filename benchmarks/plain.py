@@ -76,7 +76,7 @@ class Plain:
                 age, iterations = on.long() * 0, model.first_iterations
             else:
                 queries, on, age, iterations = model.transition(slots, mask), mask, track, model.later_iterations
-                if model.carry == "reseed":
+                if model.carry != "persist":  # in training "settle" is "reseed"
                     seeds = model.initializer.reseed(len(batch), draws).to(queries.dtype)
                     queries, on = torch.where(mask[..., None], queries, seeds), torch.ones_like(mask)
             skip = None

@@ -178,6 +178,19 @@ def test_on_video_a_dropped_slot_goes_on_and_may_come_back() -> None:
     assert again.any()  # in these clips it happens
 
 
+@pytest.mark.parametrize("rehearse", [False, True])
+def test_where_slots_settle_the_first_choice_holds(rehearse: bool) -> None:
+    """Each frame by itself and all together; with a rehearsal the choice is made at its end."""
+    dias = adaslot(carry="settle").eval()
+    batch, draws = clips(frames=7), Draws.for_videos(0, ["a", "b", "c"])
+    sequence, state = dias.encode(batch, draws, rehearse=rehearse)
+    first = sequence.live[:, :1]
+    assert 0 < int(first.sum()) < first.numel()
+    assert torch.equal(sequence.live, first.expand_as(sequence.live))
+    assert torch.equal(state.live, first[:, 0])
+    assert (sequence.track_id >= 0).eq(sequence.live).all()
+
+
 def test_padding_changes_no_term_of_the_others() -> None:
     dias, batch = adaslot(reduction=KeepOrDrop(D)).train(), clips()
     batch.frame_valid[1, -1] = False

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 CEILINGS = {"float32": 1e9, "bfloat16": 2e9, "copy": 1e8}
 
 
-@pytest.mark.parametrize(("boxes", "carry"), [(False, "reseed"), (True, "reseed"), (True, "persist")])
+@pytest.mark.parametrize(("boxes", "carry"), [(False, "reseed"), (True, "reseed"), (True, "persist"), (True, "settle")])
 def test_the_plain_step_has_our_losses_and_weights(boxes: bool, carry: str) -> None:
     ours = tiny_dias(boxes, carry=carry, threshold=0.4).train()
     ours.aggregator.reduction.skip = 0.3

@@ -79,8 +79,8 @@ class DIAS(Pretrained, nn.Module):
         first_iterations, later_iterations: i_a on the first frame and on the others.
         carry: what happens to a slot that is off at t. ``reseed``: it starts again from the initializer's Gaussian at
             t + 1, where it may take an object from its track. ``persist``: it stays off. ``settle``: as ``reseed`` in
-            training, so that slots don't run out; in evaluation slots are reduced on a video's first frame, and
-            afterwards none is seeded or merged away.
+            training, so that slots don't run out; in evaluation slots are reduced on a video's first frame, or
+            at the end of a rehearsal, and afterwards none is seeded, merged away or dropped.
         teacher: self-distillation: ``hard`` (eq. 14-15), ``soft`` (released image code), or None.
         mask_source: where masks come from: ``decoder`` is its attention A_d, ``aggregation`` is A_a.
         objective: what slots have to reconstruct; None: the encoder's features.
@@ -238,7 +238,8 @@ class DIAS(Pretrained, nn.Module):
                 )
             drawn = self.aggregator.draw(draws, on) if reduce and self.training else None
             frame = self.aggregator(queries, keys[:, t], values[:, t], on, iterations, state.age, drawn, reduce)
-            state = carried(state, self.transition.remember(state, frame.slots), frame.carried)
+            kept = frame.live if self.settles else frame.carried
+            state = carried(state, self.transition.remember(state, frame.slots), kept)
             track_id = state.track_id
             if frame.carried is not frame.live:
                 track_id = track_id.masked_fill(~frame.live, -1)
@@ -277,7 +278,7 @@ class DIAS(Pretrained, nn.Module):
         if self.aggregator.reduction is None:
             return back.state
         state = back.state
-        slots, live = self.aggregator.reduction.settled(state.slots, state.live, state.age, back.slots)
+        slots, live = self.aggregator.reduction.settled(state.slots, state.live, state.age, back.slots, self.settles)
         return CarryState(slots, live, state.track_id.masked_fill(~live, -1), state.age * live, state.next_id)
 
     @torch.no_grad()

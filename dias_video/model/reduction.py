@@ -2,8 +2,8 @@
 
 A reduction has four methods. ``draw(draws, live)`` returns the random numbers of a training step, or None.
 ``reduction(slots, live, age, drawn)`` returns ``Reduced``. ``losses(gate, frame_valid)`` returns its loss terms.
-``settled(slots, live, age, seen)`` returns the slots to start from after a rehearsal. ``advice`` says what to change
-when too few slots remain.
+``settled(slots, live, age, seen, for_good)`` returns the slots to start from after a rehearsal; ``for_good`` says that
+they are not reduced afterwards. ``advice`` says what to change when too few slots remain.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Merging(Configured, nn.Module):
         """No loss term: merging is not learned."""
         return {}
 
-    def settled(self, slots: Tensor, live: Tensor, age: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def settled(self, slots: Tensor, live: Tensor, age: Tensor, seen: Tensor, for_good: bool) -> tuple[Tensor, Tensor]:
         """Slots (B,S,D) and live (B,S) merged by their mean distance over the frames ``seen`` (B,T,S,D)."""
         distance = cosine_distance(seen.flatten(0, 1)).unflatten(0, seen.shape[:2]).mean(1)  # (B,S,S)
         merged = merge_redundant_slots(slots, self.rehearsal_threshold, live, age, distance)
@@ -105,7 +105,8 @@ class KeepOrDrop(Configured, nn.Module):
     weight is the method's lambda, and depends on the scale of the reconstruction loss.
 
     The authors' code has no video. Here each frame is decided independently, and a dropped slot passes to the next
-    frame unchanged. With re-initialisation it is seeded again there instead.
+    frame unchanged. With re-initialisation it is seeded again there instead. With ``carry="settle"`` the first frame's
+    choice holds for the whole video in evaluation.
     """
 
     advice = "Lower trainer.weights.kept"
@@ -136,9 +137,9 @@ class KeepOrDrop(Configured, nn.Module):
         weight = frame_valid.to(gate.dtype)
         return {"kept": (gate.mean(-1) * weight).sum(1) / weight.sum(1).clamp_min(1)}
 
-    def settled(self, slots: Tensor, live: Tensor, age: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """The slots unchanged: every frame is decided independently."""
-        return slots, live
+    def settled(self, slots: Tensor, live: Tensor, age: Tensor, seen: Tensor, for_good: bool) -> tuple[Tensor, Tensor]:
+        """The slots unchanged, as every frame is decided independently; ``for_good``: the slots that are kept."""
+        return slots, self(slots, live).live if for_good else live
 
 
 def unmerged(live: Tensor) -> Tensor:
