@@ -37,3 +37,28 @@ def test_tables_that_follow_the_name_of_their_raw_file_are_of_it(title: str, fol
             assert len(found) == 1, (name, texts)
             for key in shown.keys() - texts:
                 assert shown[key] == f"{float(found[0][key]):.{len(shown[key].split('.')[1])}f}", (name, row, key)
+
+
+def test_prose_beside_the_tables_is_of_the_raw_files() -> None:
+    page = " ".join((ROOT / "docs/notebook.md").read_text().split())
+
+    def raw(name: str, **chosen: str) -> list[dict[str, str]]:
+        with (ROOT / f"results/{name}.csv").open() as file:
+            return [one for one in csv.DictReader(file) if all(one[key] == text for key, text in chosen.items())]
+
+    runs: dict[tuple[str, str], dict[int, float]] = {}
+    for one in raw("faithful/curves"):
+        runs.setdefault((one["clips"], one["row"]), {})[int(one["update"])] = float(one["steadiness"])
+    ends = {run: max(steady) for run, steady in runs.items()}
+    toss_d = runs["toss-D, boxes", "full"]
+    others = [end for run, end in ends.items() if run[0] != "toss-D, boxes"]
+    assert f"up to update {max(toss_d):,} on toss-D, {min(others):,} to {max(others):,} elsewhere" in page
+    assert f"from update 2,500 on ({toss_d[2500]:.2f} to {toss_d[9750]:.2f} at 9,750) and with boxes on toss-A" in page
+    boxes = (runs["toss-A, boxes", row] for row in ("full", "plain"))
+    full, plain = (f"{steady[5000]:.2f} to {steady[9750]:.2f}" for steady in boxes)
+    assert f"on toss-A from 5,000 on ({full}, `plain` {plain})" in page
+
+    (best,) = (one for one in raw("half/places", run="pa4") if one["update"] == "1250")
+    assert f"the aligned one too ({float(best['steadiness']):.2f} at update 1,250)" in page
+    for one in raw("half/scores", set="toss-D, boxes, 5000", row="full"):
+        assert f"`full` on toss-D has {float(one['video-fg/fg_ari']):.2f}." in page
