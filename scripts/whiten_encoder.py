@@ -2,6 +2,7 @@
 
 python scripts/whiten_encoder.py checkpoint=runs/distill/checkpoints/last data.root=… out_dir=runs/encoder
 python scripts/whiten_encoder.py model=dinov2 kept=0.5 turned_back=true data.root=… out_dir=runs/half
+python scripts/whiten_encoder.py model=dinov2 feature_dim=128 smoothness=0.5 data.root=… out_dir=runs/whitened
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def main(cfg: DictConfig, checkpoint: str | None, overwrite: bool, turned_back: 
         sample = transform(source.read(index, frames, ("video",)), torch.Generator())  # as in training, without crops
         features = encoder.features(sample["video"][None].to(device))  # (1,T,N,C)
         tokens.append(features[0].unflatten(1, encoder.grid))
-    whitened, share = whiten(encoder, torch.cat(tokens), encoder.feature_dim, cfg.smoothness, cfg.kept, turned_back)
+    width = encoder.feature_dim if cfg.feature_dim is None else cfg.feature_dim
+    whitened, share = whiten(encoder, torch.cat(tokens), width, cfg.smoothness, cfg.kept, turned_back)
     whitened.save_pretrained(cfg.out_dir)
     print(f"{cfg.out_dir}: whitened; two directions held {float(share[:2].sum()):.0%} of the variance before")
 

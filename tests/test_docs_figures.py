@@ -94,7 +94,7 @@ def more(
 
 def check_trained_rows() -> None:
     """The tables of trained rows, and what is said of them."""
-    head, *rows = rows_of("DIAS beside plain Slot Attention")
+    head, *rows = rows_of("DIAS beside plain Slot Attention", "docs/notebook.md")
     assert len(rows) == 4 * 2 * 2 + 1 + 2 + 2
     with (ROOT / "results/rows/beside.csv").open() as file:
         beside = {(r["set"], r["row"]): r for r in csv.DictReader(file) if r["edges"] == "false"}
@@ -107,8 +107,7 @@ def check_trained_rows() -> None:
             end = beside[", ".join([clips, *told, updates[clips, queries]]), row]
         measured = ["" if measure.endswith("fg_ari") and clips == "davis" else end[measure] for measure in head[5:]]
         assert cells == [value and f"{float(value):.3f}".replace("-0.000", "0.000") for value in measured]
-    text = " ".join((ROOT / "docs/results.md").read_text().split())
-
+    text = " ".join((ROOT / "docs/notebook.md").read_text().split())
     fg_ari, mbo, _ = more("toss-A, 10000", "full", "plain", "decoder")
     assert f"without boxes, decoder's masks, {fg_ari} FG-ARI and {mbo} mBO;" in text
     fg_ari, mbo, _ = more("toss-A, boxes, 10000", "full", "plain", "aggregation")

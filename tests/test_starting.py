@@ -117,6 +117,7 @@ def test_whitening_sees_the_part_of_the_frames_that_training_sees(tmp_path: Path
         assert not torch.allclose(other["head.1.weight"], one["head.1.weight"], rtol=0.01), option
     assert all(torch.equal(value, same[name]) for name, value in one.items())
     assert any(not torch.equal(value, whole[name]) for name, value in one.items())
+    assert torch.equal(whitened("true", "few", "feature_dim=5")["head.1.weight"], one["head.1.weight"][:5])
 
 
 def test_whitening_takes_the_encoder_of_a_configuration(tmp_path: Path) -> None:
@@ -127,6 +128,20 @@ def test_whitening_takes_the_encoder_of_a_configuration(tmp_path: Path) -> None:
     assert code == 0, output
     assert "the encoder is frozen with random weights" in output
     assert read_weights(tmp_path / "half")["head.1.weight"].shape == (384, 384)
+
+
+def test_the_small_model_s_recipe_takes_whitened_features_of_dinov2(tmp_path: Path) -> None:
+    write_clip(tmp_path / "toss/train/00000", num_frames=4)
+    size = ("model.encoder.input_size=[98,126]", f"data.root={tmp_path}")  # 63 tokens a frame
+    words = ("model=dinov2", "model.encoder.weights=random", "feature_dim=128", "smoothness=0.5", "stride=1")
+    code, output = run("whiten_encoder", *words, *size, f"out_dir={tmp_path / 'white'}")
+    assert code == 0, output
+    words = ("model=dinov2_whitened", f"model.encoder.weights={tmp_path / 'white'}", "max_steps=1", "trainer.num_workers=0")
+    grid = ("sizes.num_tokens=63", "sizes.grid=[7,9]", "data.clip={num_frames: 2, stride: 1}")
+    code, output = run("train_video", *words, *size, *grid, f"out_dir={tmp_path / 'out'}")
+    assert code == 0, output
+    weights = load_file(tmp_path / "out/checkpoints/last/model.safetensors")
+    assert weights["aggregator.attention.query.weight"].shape == (128, 128)
 
 
 def test_a_checkpoint_brings_the_encoder_that_the_configuration_leaves_open(tmp_path: Path) -> None:
