@@ -1,4 +1,4 @@
-"""Tables of the notebook that stand behind the name of a raw file."""
+"""Tables of the docs that stand behind the name of a raw file."""
 
 import csv
 import re
@@ -10,19 +10,22 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
-    ("title", "folder", "count"),
+    ("title", "folder", "count", "page"),
     [
-        ("Signs of life of the paper's other systems", "life", 10),
-        ("Self-distillation moves its teacher", "distillation", 3),
-        ("What DINOv2's features say", "features", 3),
-        ("The faithful recipe at length", "faithful", 3),
-        ("Half whitened, with positions: what is lost is identity", "half", 3),
+        ("Signs of life of the paper's other systems", "life", 10, "notebook"),
+        ("Self-distillation moves its teacher", "distillation", 3, "notebook"),
+        ("What DINOv2's features say", "features", 3, "notebook"),
+        ("The faithful recipe at length", "faithful", 3, "notebook"),
+        ("The small model's recipe on DINOv2's features", "whitened", 1, "results"),
+        ("Whitened features of DINOv2: what was tried", "whitened", 2, "notebook"),
+        ("Half whitened, with positions: what is lost is identity", "half", 3, "notebook"),
     ],
 )
-def test_tables_that_follow_the_name_of_their_raw_file_are_of_it(title: str, folder: str, count: int) -> None:
+def test_tables_that_follow_the_name_of_their_raw_file_are_of_it(
+    title: str, folder: str, count: int, page: str
+) -> None:
     """Columns are called as in the file."""
-    page = (ROOT / "docs/notebook.md").read_text()
-    section = page.split(f"## {title}\n")[1].split("\n## ")[0]
+    section = (ROOT / f"docs/{page}.md").read_text().split(f"## {title}\n")[1].split("\n## ")[0]
     tables = re.findall(rf"Raw: `(results/{folder}/\w+\.csv)`\.\n\n((?:\|.*\n)+)", section)
     assert len(tables) == section.count("Raw: ") == count
     for name, table in tables:

@@ -136,7 +136,12 @@ def test_the_small_model_s_recipe_takes_whitened_features_of_dinov2(tmp_path: Pa
     words = ("model=dinov2", "model.encoder.weights=random", "feature_dim=128", "smoothness=0.5", "stride=1")
     code, output = run("whiten_encoder", *words, *size, f"out_dir={tmp_path / 'white'}")
     assert code == 0, output
-    words = ("model=dinov2_whitened", f"model.encoder.weights={tmp_path / 'white'}", "max_steps=1", "trainer.num_workers=0")
+    words = (
+        "model=dinov2_whitened",
+        f"model.encoder.weights={tmp_path / 'white'}",
+        "max_steps=1",
+        "trainer.num_workers=0",
+    )
     grid = ("sizes.num_tokens=63", "sizes.grid=[7,9]", "data.clip={num_frames: 2, stride: 1}")
     code, output = run("train_video", *words, *size, *grid, f"out_dir={tmp_path / 'out'}")
     assert code == 0, output
