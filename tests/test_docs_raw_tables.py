@@ -4,7 +4,10 @@ import csv
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from slotformer.statistics import interval
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,3 +68,16 @@ def test_prose_beside_the_tables_is_of_the_raw_files() -> None:
     assert f"the aligned one too ({float(best['steadiness']):.2f} at update 1,250)" in page
     for one in raw("half/scores", set="toss-D, boxes, 5000", row="full"):
         assert f"`full` on toss-D has {float(one['video-fg/fg_ari']):.2f}." in page
+
+
+def test_what_the_techniques_are_worth_on_whitened_features_is_of_the_videos() -> None:
+    scores: dict[str, dict[str, list[float]]] = {"full": {}, "plain": {}}
+    with (ROOT / "results/whitened/videos.csv").open() as file:
+        for row in csv.DictReader(file):
+            if (row["clips"], row["updates"], row["edges"]) == ("toss-D", "2000", "yes"):
+                scores[row["row"]][row["video_id"]] = [float(row[name]) for name in ("video-fg/fg_ari", "video-fg/mbo")]
+    assert len(scores["full"]) == len(scores["plain"]) == 64
+    more = interval(np.array([np.subtract(scores["full"][video], other) for video, other in scores["plain"].items()]))
+    fg_ari, mbo = (f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in more.T)
+    text = " ".join((ROOT / "docs/results.md").read_text().split())
+    assert f"toss-D, edges, 2,000 updates, one seed, paired by video: {fg_ari} FG-ARI and {mbo} mBO." in text
