@@ -17,9 +17,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from dias_video.checks import device_of
+from dias_video.checks import Count, device_of
 from dias_video.data.source import VideoSource
-from dias_video.model.distillation import whiten
+from dias_video.model.distillation import check_kept, whiten
 from dias_video.model.encoders import Encoder
 from dias_video.pretrained.saving import Pretrained
 from dias_video.pretrained.weights import WEIGHTS
@@ -41,11 +41,15 @@ def encoder_of(cfg: DictConfig, checkpoint: str | None) -> Encoder:
 
 
 @entry("whiten_encoder")
-def main(cfg: DictConfig, checkpoint: str | None, overwrite: bool, turned_back: bool) -> None:
+def main(
+    cfg: DictConfig, checkpoint: str | None, overwrite: bool, turned_back: bool, feature_dim: Count | None
+) -> None:
     """Whiten an encoder on frames of ``cfg.data.train``."""
     check_new(Path(cfg.out_dir) / WEIGHTS, overwrite)
     device = device_of(None)
     encoder = encoder_of(cfg, checkpoint).to(device).eval()
+    width = encoder.feature_dim if feature_dim is None else feature_dim
+    check_kept(encoder, width)  # before the videos are read
     source: VideoSource = source_of(cfg, "train")
     chosen = torch.linspace(0, len(source) - 1, min(cfg.videos, len(source))).long().tolist()
     transform, tokens = instantiate(cfg.data.eval_transform), []
@@ -54,7 +58,6 @@ def main(cfg: DictConfig, checkpoint: str | None, overwrite: bool, turned_back: 
         sample = transform(source.read(index, frames, ("video",)), torch.Generator())  # as in training, without crops
         features = encoder.features(sample["video"][None].to(device))  # (1,T,N,C)
         tokens.append(features[0].unflatten(1, encoder.grid))
-    width = encoder.feature_dim if cfg.feature_dim is None else cfg.feature_dim
     whitened, share = whiten(encoder, torch.cat(tokens), width, cfg.smoothness, cfg.kept, turned_back)
     whitened.save_pretrained(cfg.out_dir)
     print(f"{cfg.out_dir}: whitened; two directions held {float(share[:2].sum()):.0%} of the variance before")

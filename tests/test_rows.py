@@ -174,6 +174,21 @@ def test_the_rows_of_techniques_fit_the_small_model_s_recipe(row: str, model: st
     one_step(made)
 
 
+def test_on_dinov2_the_small_model_s_recipe_is_that_of_the_small_model() -> None:
+    small, large = (composed("full", "rows", f"model={name}").model for name in ("tiny", "dinov2_whitened"))
+    widths = ("feature_dim", "out_dim", "slot_dim", "token_dim")
+
+    def other_than_widths(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        return {name: other_than_widths(value) for name, value in node.items() if name not in widths}
+
+    ours, theirs = (OmegaConf.to_container(model, resolve=True) for model in (small, large))
+    encoders = [model.pop("encoder") for model in (ours, theirs)]
+    assert other_than_widths(ours) == other_than_widths(theirs)
+    assert [encoder["color"] for encoder in encoders] == [6.0, 8.0]
+
+
 @pytest.mark.parametrize("row", sorted(ON))
 def test_a_row_is_built_makes_a_step_and_has_its_techniques(row: str, begun: Callable[[str], DictConfig]) -> None:
     cfg = begun(row)

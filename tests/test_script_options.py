@@ -116,6 +116,8 @@ WRONG: list[tuple[str, tuple[str, ...], str]] = [
     ("track", ("video=x", "first_boxes=[[0,0,9,9],null]"), "[[x0,y0,x1,y1],…]; None is none"),
     ("visualize", ("data=simulated",), "error: data.root is missing; add data.root=<value> to the command"),
     ("whiten_encoder", ("videos=-1",), "error: videos must not be negative, got -1"),
+    ("whiten_encoder", ("feature_dim=few",), "error: feature_dim must be an integer, got 'few'"),
+    ("whiten_encoder", ("feature_dim=0",), "error: feature_dim must be at least 1, got 0"),
     ("whiten_encoder", ("checkpoint=null",), "error: name an encoder: checkpoint=<folder of a trained model> or"),
     ("whiten_encoder", (f"checkpoint={ROOT}/dias_video/assets/slotformer",), "no encoder but ObjectFormer; name"),
     ("cache_slots", ("split=transform",), "this data has no split 'transform'; choose from "

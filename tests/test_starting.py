@@ -130,6 +130,14 @@ def test_whitening_takes_the_encoder_of_a_configuration(tmp_path: Path) -> None:
     assert read_weights(tmp_path / "half")["head.1.weight"].shape == (384, 384)
 
 
+def test_more_features_than_there_are_are_refused_before_videos_are_read(tmp_path: Path) -> None:
+    write_clip(tmp_path / "toss/train/00000", num_frames=4)
+    (tmp_path / "toss/train/00000.mp4").write_bytes(b"")
+    common = ("model=dinov2", "model.encoder.weights=random", f"data.root={tmp_path}", f"out_dir={tmp_path / 'out'}")
+    code, output = run("whiten_encoder", *common, "feature_dim=385")
+    assert (code, sentence(output)) == (1, "error: the encoder has 384 features, of which 385 can't be kept")
+
+
 def test_the_small_model_s_recipe_takes_whitened_features_of_dinov2(tmp_path: Path) -> None:
     write_clip(tmp_path / "toss/train/00000", num_frames=4)
     size = ("model.encoder.input_size=[98,126]", f"data.root={tmp_path}")  # 63 tokens a frame

@@ -58,6 +58,18 @@ class Distillation(Pretrained, nn.Module):
         return {"distillation": (error * valid).sum((1, 2)) / (valid.sum((1, 2)) * error.shape[-1])}
 
 
+def check_kept(encoder: Encoder, feature_dim: int) -> None:
+    """Refuse to keep ``feature_dim`` features of an encoder.
+
+    Raises:
+        ValueError: the encoder has fewer features, or some of them are colour.
+    """
+    if encoder.color:
+        raise ValueError("whiten an encoder without colour (color=0), and give it colour when it is used")
+    if not 1 <= feature_dim <= encoder.feature_dim:
+        raise ValueError(f"the encoder has {encoder.feature_dim} features, of which {feature_dim} can't be kept")
+
+
 @torch.no_grad()
 def whiten(
     encoder: Encoder,
@@ -92,13 +104,10 @@ def whiten(
         ValueError: there are no more tokens than features to keep, the encoder has fewer features than that, or some
             of its features are colour.
     """
-    if encoder.color:
-        raise ValueError("whiten an encoder without colour (color=0), and give it colour when it is used")
+    check_kept(encoder, feature_dim)
     flat = tokens.flatten(0, 2).double()
     if len(flat) <= feature_dim:
         raise ValueError(f"whitening {feature_dim} features needs more than {len(flat)} tokens")
-    if not 1 <= feature_dim <= encoder.feature_dim:
-        raise ValueError(f"the encoder has {encoder.feature_dim} features, of which {feature_dim} can't be kept")
     mean = flat.mean(0)
     variance, directions = torch.linalg.eigh(torch.cov(flat.T))
     variance, directions = variance.flip(0).clamp_min(1e-12), directions.flip(1)
