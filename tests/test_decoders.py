@@ -78,6 +78,21 @@ def test_frames_do_not_see_each_other(name: str) -> None:
     torch.testing.assert_close(got.reconstruction[1:, 2:], alone.reconstruction)
 
 
+@pytest.mark.parametrize("name", ["unknown", "next_token", "parallel"])
+def test_masks_are_read_only_where_the_decoder_learns_to_answer(name: str) -> None:
+    """The loss tells which tokens' answers are learned; a decoder that knows a token never answers for it."""
+    decoder = decoders()[name]
+    slots, mask, target = inputs()
+    tokens = torch.nn.Parameter(target)
+    read = decoder(slots, mask, tokens)
+    (gradient,) = torch.autograd.grad(read.attention.square().sum(), tokens, allow_unused=True)
+    if name == "parallel":
+        assert (gradient != 0).all()
+    else:
+        assert gradient is None
+        torch.testing.assert_close(read.attention, decoder(slots, mask).attention, rtol=0, atol=0)
+
+
 def place_in_order(order_uniform: torch.Tensor) -> torch.Tensor:
     return order_uniform.argsort(-1).argsort(-1)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from dias_video.draws import Draws
 from dias_video.model.aggregator import Aggregator
 from dias_video.model.decoders.causal import CausalDecoder
+from dias_video.model.decoders.random_ar import RandomARDecoder
 from dias_video.model.dias import DIAS
 from dias_video.model.guide import MaskTeacher
 from dias_video.model.learned_initializer import LearnedInitializer
@@ -34,6 +35,19 @@ def spot(seed: int = 0, guide: MaskTeacher | None = None) -> DIAS:
 def teacher(tmp_path: Path) -> MaskTeacher:
     spot().save_pretrained(tmp_path / "teacher")
     return MaskTeacher(tmp_path / "teacher")
+
+
+@pytest.mark.parametrize("scored", ["all", "unknown"])
+def test_no_masks_are_read_where_the_teacher_learned_none(scored: str, tmp_path: Path) -> None:
+    dias = tiny_dias(threshold=None, teacher=None)
+    decoder = RandomARDecoder(C, D, N, width=10, num_layers=2, num_heads=2, scored=scored)
+    parts = (dias.encoder, dias.projection, dias.initializer, dias.aggregator, dias.transition, decoder)
+    DIAS(*parts, teacher=None).save_pretrained(tmp_path / scored)
+    teacher, batch = MaskTeacher(tmp_path / scored), clips(batch=3, frames=2)
+    live, masks = teacher.masks(batch, teacher.model.features(batch), Draws.for_step(0, 0, range(3)))
+    read, _ = teacher.model.encode(batch, Draws.for_step(0, 0, range(3)))
+    torch.testing.assert_close(live, read.live)
+    assert torch.allclose(masks, read.attention.flatten(-2), atol=1e-6) == (scored == "unknown")
 
 
 class Says:

@@ -70,8 +70,14 @@ class MaskTeacher:
 
     @torch.no_grad()
     def masks(self, batch: VideoBatch, features: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """The teacher's live slots (B,T,S) and its decoder's attention (B,T,S,N)."""
+        """The teacher's live slots (B,T,S) and its decoder's attention (B,T,S,N).
+
+        A decoder that does not answer for all tokens at once is read as in evaluation, without a drawn order.
+        """
         teacher = self.model.to(features.device)
         scan = teacher.scan(batch, features, draws)
         known = teacher.objective.target(features, batch).known
-        return scan.live, teacher.decoder(scan.slots, scan.gate, known, draws).attention
+        decoded = teacher.decoder(scan.slots, scan.gate, known, draws)
+        if not decoded.scored.all():
+            decoded = teacher.decoder(scan.slots, scan.gate, known)
+        return scan.live, decoded.attention

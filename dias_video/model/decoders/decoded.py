@@ -34,8 +34,9 @@ class Decoder(Configured, nn.Module, ABC):
         """Slots (B,T,S,D), live where ``live`` (B,T,S), to tokens (B,T,N,C).
 
         With ``draws`` it decodes as in training, with a random order and prefix. Without ``draws`` every token of
-        ``target`` (B,T,N,C) is known. Without ``target`` no token is known; predicted slots must be decoded so, since
-        they have no features. ``live`` may be a gate (``layers.masked_softmax``).
+        ``target`` (B,T,N,C) is known, if the decoder was trained for that. Without ``target`` no token is known;
+        predicted slots must be decoded so, since they have no features. ``live`` may be a gate
+        (``layers.masked_softmax``).
         """
 
 

@@ -27,7 +27,10 @@ class RandomARDecoder(Decoder):
             probability 1/2, otherwise its length is ``short_prefix`` times N. ``next_token`` predicts only the one
             mask token that follows the known prefix (eq. 18-23 exactly; n# is uniform in 0..N-1, since no token
             follows all N).
-        scored: which tokens count in the loss of ``parallel``: ``all`` (as released) or ``unknown``.
+        scored: which tokens count in the loss of ``parallel``: ``all`` (as released) or ``unknown``. Only with ``all``
+            does it learn anything for the places of known tokens. So without draws it then knows every token of
+            ``target`` (as released); otherwise (``unknown``, ``next_token``) it knows none, since its attention there,
+            and so its masks, would have no meaning.
         short_prefix: 0.1 as released. With 0 no token is known in half of the cases, as when predicted slots are
             decoded. The decoder then has to use the slots even where a few tokens say much about an image.
     """
@@ -70,7 +73,8 @@ class RandomARDecoder(Decoder):
         positions = self.positions.expand(num_frames, -1, -1)  # (F,N,width)
         if target is None or draws is None:
             # Position order; either every token is known or none is.
-            known = self.mask_token.expand_as(positions) if target is None else self._tokens(target)
+            answers_known = self.mode == "parallel" and self.scored == "all"
+            known = self._tokens(target) if target is not None and answers_known else self.mask_token
             x, attention = self.transformer(known + positions, slots, live)
             scored = torch.ones(shape, dtype=torch.bool, device=slots.device)
             return self._decoded(x, attention, scored, shape)
