@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,13 +39,21 @@ def teacher(tmp_path: Path) -> MaskTeacher:
 
 
 @pytest.mark.parametrize("scored", ["all", "unknown"])
-def test_no_masks_are_read_where_the_teacher_learned_none(scored: str, tmp_path: Path) -> None:
+def test_no_masks_are_read_where_the_teacher_learned_none(
+    scored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dias = tiny_dias(threshold=None, teacher=None)
     decoder = RandomARDecoder(C, D, N, width=10, num_layers=2, num_heads=2, scored=scored)
     parts = (dias.encoder, dias.projection, dias.initializer, dias.aggregator, dias.transition, decoder)
     DIAS(*parts, teacher=None).save_pretrained(tmp_path / scored)
     teacher, batch = MaskTeacher(tmp_path / scored), clips(batch=3, frames=2)
-    live, masks = teacher.masks(batch, teacher.model.features(batch), Draws.for_step(0, 0, range(3)))
+    decoded: list[Any] = []
+    teacher.model.decoder.register_forward_hook(lambda *given: decoded.append(given))
+    features, draws = teacher.model.features(batch), Draws.for_step(0, 0, range(3))
+    with monkeypatch.context() as patch:  # the host waits for no value
+        patch.setattr(Tensor, "__bool__", lambda _: pytest.fail("a value is read"))
+        live, masks = teacher.masks(batch, features, draws)
+    assert len(decoded) == 1
     read, _ = teacher.model.encode(batch, Draws.for_step(0, 0, range(3)))
     torch.testing.assert_close(live, read.live)
     assert torch.allclose(masks, read.attention.flatten(-2), atol=1e-6) == (scored == "unknown")

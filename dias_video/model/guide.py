@@ -24,8 +24,8 @@ class MaskTeacher:
     regions. SPOT gives the term the weight 0.005.
 
     The teacher is frozen and in evaluation mode, and is given the student's features. It draws the noise of its queries
-    and a random order of tokens (as in training) after all draws of the student. The student's checkpoint does not
-    contain the teacher.
+    and, if its decoder answers for known tokens, a random order of tokens (as in training) after all draws of the
+    student. The student's checkpoint does not contain the teacher.
 
     Args:
         checkpoint: folder of the teacher, which must have as many slots as the student.
@@ -72,12 +72,10 @@ class MaskTeacher:
     def masks(self, batch: VideoBatch, features: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """The teacher's live slots (B,T,S) and its decoder's attention (B,T,S,N).
 
-        A decoder that does not answer for all tokens at once is read as in evaluation, without a drawn order.
+        A decoder that does not answer for known tokens is read as in evaluation, without a drawn order.
         """
         teacher = self.model.to(features.device)
         scan = teacher.scan(batch, features, draws)
         known = teacher.objective.target(features, batch).known
-        decoded = teacher.decoder(scan.slots, scan.gate, known, draws)
-        if not decoded.scored.all():
-            decoded = teacher.decoder(scan.slots, scan.gate, known)
-        return scan.live, decoded.attention
+        order = draws if teacher.decoder.answers_known else None
+        return scan.live, teacher.decoder(scan.slots, scan.gate, known, order).attention

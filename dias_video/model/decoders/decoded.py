@@ -25,8 +25,12 @@ class Decoder(Configured, nn.Module, ABC):
 
     ``feedback`` turns a predicted token into a known one, for decoders that use their own predictions. The model sets
     it to the objective's ``as_known``. By default a predicted token is used unchanged.
+
+    ``answers_known``: it is taught to answer at the places of known tokens. Where it is not, its masks are read with no
+    token known.
     """
 
+    answers_known: bool = True
     feedback: Callable[[Tensor], Tensor] = staticmethod(lambda predicted: predicted)
 
     @abstractmethod
@@ -34,7 +38,7 @@ class Decoder(Configured, nn.Module, ABC):
         """Slots (B,T,S,D), live where ``live`` (B,T,S), to tokens (B,T,N,C).
 
         With ``draws`` it decodes as in training, with a random order and prefix. Without ``draws`` every token of
-        ``target`` (B,T,N,C) is known, if the decoder was trained for that. Without ``target`` no token is known;
+        ``target`` (B,T,N,C) is known, if the decoder ``answers_known``. Without ``target`` no token is known;
         predicted slots must be decoded so, since they have no features. ``live`` may be a gate
         (``layers.masked_softmax``).
         """

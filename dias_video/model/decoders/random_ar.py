@@ -57,6 +57,7 @@ class RandomARDecoder(Decoder):
             raise ValueError(f"short_prefix is a part of the tokens, from 0 to below 1, got {short_prefix}")
         self.short_prefix = short_prefix
         self.mode, self.scored, self.num_tokens, self.feature_dim = mode, scored, num_tokens, feature_dim
+        self.answers_known = mode == "parallel" and scored == "all"
         self.project_tokens = nn.Sequential(nn.Linear(feature_dim, width, bias=False), LayerNorm(width))
         self.mask_token = nn.Parameter(torch.randn(width) * width**-0.5)  # E_m
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_tokens, width)))  # E_p
@@ -73,8 +74,7 @@ class RandomARDecoder(Decoder):
         positions = self.positions.expand(num_frames, -1, -1)  # (F,N,width)
         if target is None or draws is None:
             # Position order; either every token is known or none is.
-            answers_known = self.mode == "parallel" and self.scored == "all"
-            known = self._tokens(target) if target is not None and answers_known else self.mask_token
+            known = self._tokens(target) if target is not None and self.answers_known else self.mask_token
             x, attention = self.transformer(known + positions, slots, live)
             scored = torch.ones(shape, dtype=torch.bool, device=slots.device)
             return self._decoded(x, attention, scored, shape)
