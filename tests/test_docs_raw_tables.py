@@ -92,3 +92,48 @@ def test_what_the_techniques_are_worth_on_whitened_features_is_of_the_videos() -
     boxes = " and ".join(first(clips, "boxes", "3000", "persist") for clips in ("toss-A", "toss-D"))
     assert f"has 0.876 and 0.795, these slots {boxes}; without" in text
     assert f"it has 0.894, these {first('toss-A', 'nothing', '4000', 'settle')}." in text
+
+
+def test_what_is_said_beside_the_tables_of_whitened_features_is_of_their_files() -> None:
+    def score(name: str, measure: str, **chosen: str) -> float:
+        with (ROOT / f"results/whitened/{name}.csv").open() as file:
+            (one,) = (row for row in csv.DictReader(file) if chosen.items() <= row.items())
+        return float(one[measure])
+
+    fg_ari, mbo, ari = "video-fg/fg_ari", "video-fg/mbo", "ocb/ari"
+    results, notebook = (" ".join((ROOT / f"docs/{page}.md").read_text().split()) for page in ("results", "notebook"))
+    free = {"clips": "toss-A", "told": "nothing", "edges": "yes"}
+    other = score("scores", mbo, row="kmeans", **free)
+    ours = [score("scores", mbo, mask_source="aggregation", carry=carry, **free) for carry in ("settle", "persist")]
+    said = f"k-means has mBO {other:.3f} (toss-A, 16 clusters, edges), these slots {ours[0]:.3f}, but {ours[1]:.3f}"
+    assert f"{said} without `settle`" in results
+
+    def gain(clips: str, measure: str) -> str:
+        named = {"clips": clips, "told": "boxes", "edges": "yes", "mask_source": "aggregation"}
+        ends = [
+            score("scores", measure, row=row, updates=n, **named) for row, n in (("untrained", "0"), ("full", "3000"))
+        ]
+        return f"{ends[1] - ends[0]:.2f}"
+
+    toss_a, toss_d = ([gain(clips, measure) for measure in (fg_ari, mbo)] for clips in ("toss-A", "toss-D"))
+    said = f"slots gain {toss_a[0]} FG-ARI and {toss_a[1]} mBO over untrained ones on toss-A"
+    assert f"{said}, {toss_d[0]} and {toss_d[1]} on toss-D" in notebook
+
+    as_it_is, *others = (
+        score("tried", ari, clips="toss-D", changed=changed)
+        for changed in ("as it is", "place=0.4", "first_iterations=6")
+    )
+    place, first = (f"{as_it_is - other:.2f}" for other in others)
+    assert f"costs up to {place} ocb ARI, and more first iterations, which cost up to {first}." in notebook
+
+    def package(told: str, videos: str, **chosen: str) -> str:
+        return f"{score('package', fg_ari, told=told, videos=videos, **chosen):.3f}"
+
+    unmerged = package("nothing", "24", carry="persist")
+    rows = (("nothing", "0.2"), ("boxes", "0.02"), ("boxes", "0.2"))
+    merged = [package(told, "24", carry="settle", **{"merged at": distance}) for told, distance in rows]
+    said = f"24 val clips: {unmerged} as it is, {merged[0]} at 0.2) and loses with boxes"
+    assert f"{said} ({merged[1]} at 0.02, {merged[2]} at 0.2)" in notebook
+    before, after = ([package(told, "48", updates=n) for told in ("boxes", "nothing")] for n in ("0", "1500"))
+    said = f"it has {after[0]} with boxes after 1,500 updates and {after[1]} without (48 val clips, edges)"
+    assert f"{said}, before {before[0]} and {before[1]}" in notebook
