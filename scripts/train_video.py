@@ -82,7 +82,7 @@ def main(cfg: DictConfig, checkpoint: str | None) -> None:
     if cfg.train_only:
         freeze_all_but(cfg.train_only, model)
     if features is not None:
-        features.check_encoders(model.frozen)
+        features.check_encoders(model.frozen, getattr(model, "of_any", ()))
         if trainer.is_main:
             print(f"cached features: no random crops, flips {'as stored' if cfg.data.transform.flip else 'none'}")
     dataset = ClipDataset(

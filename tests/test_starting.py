@@ -120,6 +120,19 @@ def test_whitening_sees_the_part_of_the_frames_that_training_sees(tmp_path: Path
     assert torch.equal(whitened("true", "few", "feature_dim=5")["head.1.weight"], one["head.1.weight"][:5])
 
 
+def test_a_tiny_encoder_learns_from_the_features_of_any_encoder(tmp_path: Path) -> None:
+    """The commands of docs/training.md."""
+    write_clip(tmp_path / "toss/train/00000", num_frames=2)
+    common = ("model.encoder.weights=random", "data=simulated", f"data.root={tmp_path}")
+    code, output = run("cache_features", "model=dinov2", *common, f"path={tmp_path / 'teacher'}")
+    assert code == 0, output
+    words = ["experiment=distill", f"data.root={tmp_path}", f"data.features.path={tmp_path / 'teacher'}"]
+    words += ["max_steps=1", "trainer.num_workers=0", f"out_dir={tmp_path / 'out'}"]
+    code, output = run("train_video", *words)
+    assert code == 0, output
+    assert (tmp_path / "out/checkpoints/last/model.safetensors").is_file()
+
+
 def test_whitening_takes_the_encoder_of_a_configuration(tmp_path: Path) -> None:
     write_clip(tmp_path / "toss/train/00000", num_frames=4)
     size = "model.encoder.input_size=[126,168]"  # 108 tokens a frame, for 384 features

@@ -7,7 +7,7 @@ frames are 4.5 GiB; stored flips double it. A frame of codes costs N * 4 bytes.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -133,13 +133,17 @@ class FeatureCache:
                 "cache again"
             )
 
-    def check_encoders(self, encoders: Mapping[str, FrozenEncoder]) -> None:
+    def check_encoders(self, encoders: Mapping[str, FrozenEncoder], of_any: Collection[str] = ()) -> None:
         """Refuse caches that were made by other encoders than ``encoders``, which are named by what they make.
+
+        ``of_any`` names what the model takes of any encoder.
 
         Raises:
             ValueError: weights or configuration differ, or there is something for which a model has no use.
         """
         for name, cache in self.parts.items():
+            if name in of_any:
+                continue
             if name not in encoders:
                 option = "data.features" if cache is self else f"data.features.{name}"
                 raise ValueError(f"this model looks at no {name}: leave out {option}={cache.path}")

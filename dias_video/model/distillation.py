@@ -25,7 +25,8 @@ class Distillation(Pretrained, nn.Module):
     student's tokens are distances between the teacher's.
     """
 
-    frozen: dict[str, Any] = {}  # noqa: RUF012 - a constant; any encoder's features will do
+    frozen: dict[str, Any] = {}  # noqa: RUF012 - a constant
+    of_any = frozenset({"features"})  # any encoder can be the teacher
 
     def __init__(self, encoder: TinyEncoder, teacher_dim: int) -> None:
         super().__init__()
