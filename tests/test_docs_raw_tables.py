@@ -54,7 +54,7 @@ def test_prose_beside_the_tables_is_of_the_raw_files() -> None:
             return [one for one in csv.DictReader(file) if all(one[key] == text for key, text in chosen.items())]
 
     runs: dict[tuple[str, str], dict[int, float]] = {}
-    for one in raw("faithful/curves"):
+    for one in (one for one in raw("faithful/curves") if not one["clips"].endswith("CPU")):
         runs.setdefault((one["clips"], one["row"]), {})[int(one["update"])] = float(one["steadiness"])
     ends = {run: max(steady) for run, steady in runs.items()}
     toss_d = runs["toss-D, boxes", "full"]
@@ -64,6 +64,16 @@ def test_prose_beside_the_tables_is_of_the_raw_files() -> None:
     boxes = (runs["toss-A, boxes", row] for row in ("full", "plain"))
     full, plain = (f"{steady[5000]:.2f} to {steady[9750]:.2f}" for steady in boxes)
     assert f"on toss-A from 5,000 on ({full}, `plain` {plain})" in page
+
+    cpu = {"machine": "CPU", "mask_source": "aggregation"}
+    cells, edges = (
+        {int(r["update"]): f"{float(r['video-fg/fg_ari']):.3f}" for r in raw("faithful/scores", edges=e, **cpu)}
+        for e in ("no", "yes")
+    )
+    every, some = ([scores[update] for update in sorted(scores)] for scores in (cells, edges))
+    assert (sorted(cells), sorted(edges)) == ([*range(5000, 20001, 2500)], [*range(5000, 20001, 5000)])
+    assert f"FG-ARI of the aggregation {', '.join(every[:-1])} and {every[-1]} after 5,000, 7,500, … and 20,000" in page
+    assert f"with edges {', '.join(some[:-1])} and {some[-1]} after 5,000, 10,000, 15,000 and 20,000" in page
 
     (best,) = (one for one in raw("half/places", run="pa4") if one["update"] == "1250")
     assert f"the aligned one too ({float(best['steadiness']):.2f} at update 1,250)" in page
