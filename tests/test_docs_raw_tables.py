@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
         ("What DINOv2's features say", "features", 3, "notebook"),
         ("The faithful recipe at length", "faithful", 3, "notebook"),
         ("The small model's recipe on DINOv2's features", "whitened", 1, "results"),
-        ("Whitened features of DINOv2: what was tried", "whitened", 2, "notebook"),
+        ("Whitened features of DINOv2: what was tried", "whitened", 3, "notebook"),
         ("Half whitened, with positions: what is lost is identity", "half", 3, "notebook"),
         ("Where a decoder's masks are read", "decoder_masks", 1, "notebook"),
     ],
