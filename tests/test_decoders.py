@@ -80,7 +80,7 @@ def test_frames_do_not_see_each_other(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["unknown", "next_token", "parallel"])
 def test_masks_are_read_only_where_the_decoder_learns_to_answer(name: str) -> None:
-    """The loss tells which tokens' answers are learned; a decoder that knows a token never answers for it."""
+    """A decoder that is not taught known tokens looks at none; its masks are those of predicted slots."""
     decoder = decoders()[name]
     slots, mask, target = inputs()
     tokens = torch.nn.Parameter(target)
