@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
         ("Whitened features of DINOv2: what was tried", "whitened", 3, "notebook"),
         ("Half whitened, with positions: what is lost is identity", "half", 3, "notebook"),
         ("Where a decoder's masks are read", "decoder_masks", 1, "notebook"),
+        ("A whitened teacher for the small encoder", "tiny", 1, "notebook"),
     ],
 )
 def test_tables_that_follow_the_name_of_their_raw_file_are_of_it(

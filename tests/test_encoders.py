@@ -151,9 +151,10 @@ def test_distillation_learns_the_teacher_and_hands_its_encoder_on(tmp_path: Path
     student.save_pretrained(tmp_path)
     loaded = TinyEncoder(6, width=16, depth=1, input_size=(16, 24), weights=str(tmp_path))
     assert torch.equal(loaded.features(frames), student.encoder.features(frames))
-    batch.features = None
-    with pytest.raises(ValueError, match="teacher features"):
-        student(batch, Draws.for_step(0, 0, range(4)))
+    for wrong in (None, features[..., :7], features[:, :, :5]):  # none, of another width, on another grid
+        batch.features = wrong
+        with pytest.raises(ValueError, match=r"teacher features \(4, 1, 6, 10\), got .*; model.teacher_dim= is"):
+            student(batch, Draws.for_step(0, 0, range(4)))
 
 
 ENCODERS = {

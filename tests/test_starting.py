@@ -122,15 +122,22 @@ def test_whitening_sees_the_part_of_the_frames_that_training_sees(tmp_path: Path
 
 def test_a_tiny_encoder_learns_from_the_features_of_any_encoder(tmp_path: Path) -> None:
     """The commands of docs/training.md."""
-    write_clip(tmp_path / "toss/train/00000", num_frames=2)
-    common = ("model.encoder.weights=random", "data=simulated", f"data.root={tmp_path}")
-    code, output = run("cache_features", "model=dinov2", *common, f"path={tmp_path / 'teacher'}")
-    assert code == 0, output
-    words = ["experiment=distill", f"data.root={tmp_path}", f"data.features.path={tmp_path / 'teacher'}"]
-    words += ["max_steps=1", "trainer.num_workers=0", f"out_dir={tmp_path / 'out'}"]
-    code, output = run("train_video", *words)
-    assert code == 0, output
-    assert (tmp_path / "out/checkpoints/last/model.safetensors").is_file()
+    write_clip(tmp_path / "toss/train/00000", num_frames=2)  # 512 tokens, for 128 features
+    data, white = f"data.root={tmp_path}", str(tmp_path / "white")
+
+    def done(script: str, *words: str) -> None:
+        code, output = run(script, *words, data)
+        assert code == 0, output
+
+    of_dinov2 = ("model=dinov2", "model.encoder.weights=random", "feature_dim=128", "smoothness=0.5", "stride=1")
+    done("whiten_encoder", *of_dinov2, f"out_dir={white}")
+    teacher = (f"model.encoder.weights={white}", "+model.encoder.feature_dim=128")
+    done("cache_features", "model=dinov2", *teacher, "data=simulated", f"path={tmp_path / 'teacher'}")
+    words = ["experiment=distill", f"data.features.path={tmp_path / 'teacher'}", "max_steps=1", "trainer.num_workers=0"]
+    done("train_video", *words, f"out_dir={tmp_path / 'out'}")
+    student = ("smoothness=0.25", "stride=1", f"out_dir={tmp_path / 'encoder'}")
+    done("whiten_encoder", f"checkpoint={tmp_path / 'out/checkpoints/last'}", *student)
+    assert read_weights(tmp_path / "encoder")["head.1.weight"].shape == (64, 96)
 
 
 def test_whitening_takes_the_encoder_of_a_configuration(tmp_path: Path) -> None:

@@ -45,12 +45,14 @@ class Distillation(Pretrained, nn.Module):
         """``distillation`` (B,): the squared error to the teacher's tokens, whose mean square is 1.
 
         Raises:
-            ValueError: the batch has no cached features, or they are on another grid.
+            ValueError: the batch has no cached features, or they are on another grid or of another width.
         """
         tokens = self.encoder(batch.pixels)  # (B,T,N,C)
-        if batch.features is None or batch.features.shape[:3] != tokens.shape[:3]:
+        expected = (*tokens.shape[:3], len(self.basis))
+        if batch.features is None or batch.features.shape != expected:
             got = None if batch.features is None else tuple(batch.features.shape)
-            raise ValueError(f"distillation needs cached teacher features {tuple(tokens.shape[:3])} + (C,), got {got}")
+            said = f"distillation needs cached teacher features {expected}, got {got}"
+            raise ValueError(f"{said}; model.teacher_dim= is their width")
         columns, upper = torch.linalg.qr(self.basis.float())  # (C_teacher,C) orthonormal
         columns = columns * upper.diagonal().sign()  # with these signs QR is continuous in the basis
         target = F.layer_norm(batch.features.float(), batch.features.shape[-1:])
