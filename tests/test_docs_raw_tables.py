@@ -159,3 +159,15 @@ def test_what_is_said_beside_the_tables_of_whitened_features_is_of_their_files()
     before, after = ([package(told, "48", updates=n) for told in ("boxes", "nothing")] for n in ("0", "1500"))
     said = f"it has {after[0]} with boxes after 1,500 updates and {after[1]} without (48 val clips, edges)"
     assert f"{said}, before {before[0]} and {before[1]}" in notebook
+
+
+def test_what_a_whitened_teacher_is_worth_is_of_the_videos() -> None:
+    scores: dict[str, dict[str, list[float]]] = {"plain": {}, "whitened": {}}
+    with (ROOT / "results/tiny/whitened_teacher_videos.csv").open() as file:
+        for row in csv.DictReader(file):
+            scores[row["teacher"]][row["video_id"]] = [float(row[name]) for name in ("video-fg/fg_ari", "video-fg/mbo")]
+    assert len(scores["plain"]) == len(scores["whitened"]) == 48
+    pairs = np.array([np.subtract(scores["whitened"][video], other) for video, other in scores["plain"].items()])
+    fg_ari, mbo = (f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in interval(pairs).T)
+    page = " ".join((ROOT / "docs/notebook.md").read_text().split())
+    assert f"whitened less plain, each at its best: {fg_ari} FG-ARI, {mbo} mBO, one training each" in page
