@@ -171,3 +171,41 @@ def test_what_a_whitened_teacher_is_worth_is_of_the_videos() -> None:
     fg_ari, mbo = (f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in interval(pairs).T)
     page = " ".join((ROOT / "docs/notebook.md").read_text().split())
     assert f"whitened less plain, each at its best: {fg_ari} FG-ARI, {mbo} mBO, one training each" in page
+
+
+def test_what_is_said_beside_the_table_of_the_small_encoders_is_of_it() -> None:
+    with (ROOT / "results/tiny/whitened_teacher.csv").open() as file:
+        raw = [row for row in csv.DictReader(file) if row["videos"] == "48"]
+    page = " ".join((ROOT / "docs/notebook.md").read_text().split())
+    fg_ari, mbo, ari = "video-fg/fg_ari", "video-fg/mbo", "ocb/ari"
+
+    def found(measure: str, **chosen: str) -> list[float]:
+        return [float(row[measure]) for row in raw if chosen.items() <= row.items()]
+
+    def best(teacher: str) -> list[str]:
+        rows = (row for row in raw if (row["teacher"], row["training"]) == (teacher, "untrained"))
+        row = max(rows, key=lambda row: float(row[fg_ari]))
+        return [f"{float(row[name]):.3f}" for name in (fg_ari, mbo)]
+
+    assert "have {} FG-ARI and {} mBO".format(*best("whitened")) in page
+    assert (
+        "have {} and {} at best, with the shipped encoder {} and {}.".format(*best("plain"), *best("shipped")) in page
+    )
+
+    trained = [row for row in raw if row["training"] not in ("untrained", "as shipped") and "of" not in row["training"]]
+    spoiled = "no distillation, 4e-4, 2,000"
+    boxes = [float(row[fg_ari]) for row in trained if row["told"] == "boxes" and row["training"] != spoiled]
+    (shipped,) = found(fg_ari, training="as shipped", told="boxes")
+    said = f"(FG-ARI {min(boxes):.3f} to {max(boxes):.3f} instead of {shipped:.3f}) if they learn little"
+    assert len(boxes) == 6
+    assert said in page
+    ((without,), (with_it,)) = (found(fg_ari, training=end, told="boxes") for end in (spoiled, "4e-4, 2,000 of 3,000"))
+    assert f"leave {without:.3f} without self-distillation and {with_it:.3f} with it" in page
+
+    rehearsed = [row for row in trained if row["told"] == "rehearsed"]
+    ends = [float(row[fg_ari]) for row in rehearsed]
+    (shipped,) = found(fg_ari, training="as shipped", told="rehearsed")
+    assert f"(FG-ARI {min(ends):.3f} to {max(ends):.3f} instead of {shipped:.3f};" in page
+    little = [float(row[ari]) for row in rehearsed if row["training"] != spoiled]
+    assert f"{min(little):.3f} to {max(little):.3f} where they learn little" in page
+    assert max(found(mbo, told="rehearsed")) == found(mbo, training="as shipped", told="rehearsed")[0]
